@@ -1,0 +1,80 @@
+"""How are the CIFAR examples trained? By this ordinary loop, which knows nothing of pruning and serves every model here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from examples.cifar_data import Cifar
+
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What one epoch came to: mean training loss, and accuracies as shares of 1."""
+
+    number: int
+    loss: float
+    train_accuracy: float
+    test_accuracy: float
+
+
+def train(
+    model: nn.Module, data: Cifar, *, epochs: int, lr: float, batch_size: int = 128, seed: int = 0
+) -> list[Epoch]:
+    """Train with SGD under a one-cycle learning rate, and leave the model in eval mode.
+
+    Args:
+        model: what maps images to logits; it is trained in place.
+        data: batches to learn from, and the test images that every epoch ends with.
+        epochs: passes over the training images.
+        lr: the highest learning rate, reached after a fifth of all steps; it falls to almost zero at the end.
+        batch_size: images in one step.
+        seed: decides order and augmentation of the images.
+    """
+    steps = -(-len(data.train) // batch_size)
+    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, lr, epochs=epochs, steps_per_epoch=steps, pct_start=0.2, cycle_momentum=False
+    )
+    history = []
+    for number in range(1, epochs + 1):
+        model.train()
+        total_loss = correct = 0.0
+        batches = data.train_batches(batch_size, seed=seed + number)
+        for images, labels in (bar := tqdm(batches, f"epoch {number}/{epochs}", steps, unit="batch", mininterval=1)):
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            total_loss += loss.item() * len(labels)
+            correct += (logits.argmax(1) == labels).sum().item()
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+        images_seen = len(data.train)
+        history.append(Epoch(number, total_loss / images_seen, correct / images_seen, accuracy(model, data)))
+        tqdm.write(f"epoch {number}/{epochs}: {summary(history[-1])}")
+    return history
+
+
+def summary(epoch: Epoch) -> str:
+    return f"loss {epoch.loss:.3f}, train {epoch.train_accuracy:.2%}, test {epoch.test_accuracy:.2%}"
+
+
+@torch.inference_mode()
+def predictions(model: nn.Module, data: Cifar) -> torch.Tensor:
+    """The class that the model, put into eval mode, gives to each test image."""
+    model.eval()
+    return torch.cat([model(images).argmax(1) for images, _ in data.test_batches()])
+
+
+def accuracy(model: nn.Module, data: Cifar) -> float:
+    """The share of test images that the model, put into eval mode, classifies correctly."""
+    return (predictions(model, data) == data.test.labels).double().mean().item()

@@ -1,0 +1,294 @@
+"""A torch model as the graph that passes read.
+
+`read_model` traces the module, runs it on meta tensors for shapes, and translates every call
+into an operator of the table. A call that has no spelling becomes an unknown operator under its
+own name, which inference pins.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.errors import InputError
+from fxprune.frontends.torch_spellings import NAMES, Call, Spelling, bare_name, module_spelling
+from fxprune.frontends.torch_trace import (
+    is_training_flag,
+    propagate_shapes,
+    remove_dead,
+    torch_base,
+    trace,
+)
+from fxprune.ir import Graph, Kind, Node, Value
+from fxprune.passes.operators import OPERATORS
+
+EXAMPLE_BATCH = 2
+"""The batch size of the example run where the user's examples have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A traced model: torch's graph of it, and ours.
+
+    `graph` belongs to no module; its nodes carry `meta["value"]`. `aliases` gives for every
+    parameter of `ir` the state_dict names under which the model knows it.
+    """
+
+    graph: fx.Graph
+    ir: Graph
+    aliases: Mapping[str, tuple[str, ...]]
+
+
+def read_model(model: nn.Module, example_inputs: tuple[Any, ...]) -> Program:
+    """Trace a model and translate it; the model is as it was afterwards.
+
+    Raises:
+        TraceError: the model's Python cannot be traced.
+        InputError: the model does not accept the example inputs.
+    """
+    graph = trace(model)
+    _propagate(model, graph, example_inputs)
+    translation = _Translation(model, graph)
+    return Program(graph, translation.graph(), translation.aliases)
+
+
+def _propagate(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) -> None:
+    """Run the example at a batch size above one if the model lets us."""
+    batches = {x.shape[0] for x in inputs if isinstance(x, Tensor) and x.dim()}
+    if batches == {1}:
+        try:
+            propagate_shapes(model, graph, tuple(map(_rebatched, inputs)))
+            return
+        except InputError:
+            pass
+    propagate_shapes(model, graph, inputs)
+
+
+def _rebatched(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.dim():
+        return value.new_empty((EXAMPLE_BATCH, *value.shape[1:]), device="meta")
+    return value
+
+
+class _Translation:
+    """Translates node by node; `values` maps fx nodes to our values, or containers of them."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        self._fx = graph
+        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._values: dict[fx.Node, Any] = {}
+        self._nodes: list[Node] = []
+        self._inputs: list[Value] = []
+        self._parameters: dict[int, Value] = {}
+        self._outputs: list[Value] = []
+        self.aliases: dict[str, tuple[str, ...]] = {}
+        self._collect_parameters(model)
+
+    def _collect_parameters(self, model: nn.Module) -> None:
+        trained = {id(p) for p in model.parameters()}
+        names: dict[int, list[str]] = {}
+        tensors: dict[int, Tensor] = {}
+        for path, module in self._modules.items():
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                if tensor is not None:
+                    names.setdefault(id(tensor), []).append(f"{path}.{name}" if path else name)
+                    tensors[id(tensor)] = tensor
+        for key, aliases in names.items():
+            shape = tuple(tensors[key].shape)
+            self._parameters[key] = Value(aliases[0], shape, Kind.PARAMETER, key in trained)
+            self.aliases[aliases[0]] = tuple(dict.fromkeys(aliases))
+
+    def graph(self) -> Graph:
+        """The translated graph."""
+        for node in self._fx.nodes:
+            self._values[node] = self._translate(node)
+        batch = {value.shape[0] for value in self._inputs if value.shape}
+        return Graph(
+            inputs=tuple(self._inputs),
+            nodes=tuple(self._nodes),
+            outputs=tuple(self._outputs),
+            parameters=tuple(self._parameters.values()),
+            batch=batch.pop() if len(batch) == 1 else 1,
+        )
+
+    def _translate(self, node: fx.Node) -> Any:
+        result = node.meta["value"]
+        if node.op == "placeholder":
+            values = self._named(node.name, result, Kind.INPUT)
+            self._inputs.extend(_flat(values))
+            return values
+        if node.op == "get_attr":
+            return self._attribute(node, result)
+        if node.op == "output":
+            self._outputs.extend(_flat(fx.map_arg(node.args[0], self._values.__getitem__)))
+            return None
+        if node.op == "call_module":
+            return self._module(node, result)
+        if bare_name(node) == "getitem":
+            return self._getitem(node, result)
+        return self._function(node, result)
+
+    def _named(self, name: str, result: Any, kind: Kind = Kind.COMPUTED) -> Any:
+        """A value for a tensor, containers of values for containers, None for the rest."""
+        if isinstance(result, Tensor):
+            return Value(name, tuple(result.shape), kind)
+        if isinstance(result, Mapping):
+            return {key: self._named(f"{name}.{key}", item, kind) for key, item in result.items()}
+        if isinstance(result, list | tuple):
+            return tuple(self._named(f"{name}.{i}", item, kind) for i, item in enumerate(result))
+        return None
+
+    def _attribute(self, node: fx.Node, result: Any) -> Any:
+        if not isinstance(result, Tensor):
+            return None
+        path, _, name = str(node.target).rpartition(".")
+        tensor = getattr(self._modules[path], name)
+        if id(tensor) in self._parameters:
+            return self._parameters[id(tensor)]
+        return self._emit(node, "constant", (), result)
+
+    def _emit(
+        self, node: fx.Node, op: str, inputs: tuple[Any, ...], result: Any, **attributes: Any
+    ) -> Any:
+        """Add one node of ours for `node`."""
+        outputs = self._named(node.name, result)
+        source = str(node.target) if node.op == "call_module" else ""
+        self._nodes.append(
+            Node(node.name, op, inputs, tuple(_flat(outputs)), attributes, source)
+        )
+        return outputs
+
+    def _module(self, node: fx.Node, result: Any) -> Any:
+        module = self._modules[str(node.target)]
+        operands = _flat(fx.map_arg((node.args, node.kwargs), self._values.__getitem__))
+        spelling = module_spelling(torch_base(type(module)))
+        qualified = f"{type(module).__module__}.{type(module).__qualname__}"
+        if qualified in OPERATORS or spelling is None or len(operands) != 1:
+            own = [p for p in module.parameters()]
+            op = qualified if qualified in OPERATORS else type(module).__name__
+            return self._emit(node, op, (*operands, *map(self._parameter, own)), result)
+        tensors = (getattr(module, name, None) for name in spelling.parameters.split())
+        sizes = {name: read(module) for name, read in spelling.sizes.items()}
+        inputs = (*operands, *map(self._parameter, tensors))
+        return self._emit(node, spelling.op, inputs, result, sizes=sizes, slots=spelling.slots)
+
+    def _parameter(self, tensor: Tensor | None) -> Value | None:
+        return None if tensor is None else self._parameters[id(tensor)]
+
+    def _function(self, node: fx.Node, result: Any) -> Any:
+        name = bare_name(node)
+        everything = fx.map_arg((node.args, node.kwargs), self._values.__getitem__)
+        operands = tuple(_flat(everything))
+        if name in OPERATORS and "." in name:
+            return self._emit(node, name, operands, result)
+        spelling = NAMES.get(name)
+        if not _flat(self._named("", result)) and not (spelling and spelling.op == "size"):
+            return None  # arithmetic on sizes
+        if not operands:
+            return self._emit(node, "constant", (), result)
+        if spelling is None:
+            return self._emit(node, name, operands, result)
+        return self._spelled(node, spelling, result)
+
+    def _spelled(self, node: fx.Node, spelling: Spelling, result: Any) -> Any:
+        arguments = spelling.bind(node.args, node.kwargs)
+        values = {key: fx.map_arg(arg, self._values.__getitem__) for key, arg in arguments.items()}
+        concrete = {
+            key: fx.map_arg(arg, lambda item: item.meta["value"]) for key, arg in arguments.items()
+        }
+        inputs: list[Value | None] = []
+        for name in spelling.arrays.split():
+            found = _flat(values.get(name))
+            inputs.extend(found if found or len(spelling.arrays.split()) == 1 else [None])
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        op = _variant(spelling, concrete)
+        if spelling.op == "reduce" and op == "elementwise":
+            inputs = list(_flat(values))
+        elif op in ("add", "elementwise"):
+            inputs = [value for value in inputs if value is not None]
+        if op == "reduce" and values.get("input") is None:
+            return self._emit(node, bare_name(node), tuple(_flat(values)), result)
+        attributes = spelling.attributes(Call(node, concrete, result)) if op == spelling.op else {}
+        return self._emit(node, op, tuple(inputs), result, **attributes)
+
+    def _getitem(self, node: fx.Node, result: Any) -> Any:
+        source, index = node.args
+        assert isinstance(source, fx.Node)
+        value = self._values[source]
+        if isinstance(value, tuple | Mapping):
+            return value[index]  # type: ignore[index]
+        if value is None:
+            return None
+        return self._index(node, value, index, result)
+
+    def _index(self, node: fx.Node, value: Value, index: Any, result: Tensor) -> Any:
+        """`x[...]` as a slice, then selections, then new axes; arrays as indices pin one axis."""
+        items = index_items(index, len(value.shape))
+        concrete = fx.map_arg(items, lambda item: item.meta["value"])
+        if any(isinstance(item, bool | list) for item in concrete):
+            return self._emit(node, "getitem", (value,), result)
+        arrays = [item for item in concrete if isinstance(item, Tensor)]
+        if arrays:
+            return self._index_by_array(node, value, items, concrete, result)
+        dims = [item for item in concrete if item is not None]
+        ranges = tuple(
+            item.indices(n) if isinstance(item, slice) else (0, n, 1)
+            for item, n in zip(dims, value.shape, strict=True)
+        )
+        current = torch.empty(value.shape, device="meta")[
+            tuple(item if isinstance(item, slice) else slice(None) for item in dims)
+        ]
+        out = self._emit(node, "slice", (value,), current, ranges=ranges)
+        for dim in reversed([i for i, item in enumerate(dims) if isinstance(item, int)]):
+            current = current.select(dim, 0)
+            out = self._emit(node, "select", (out,), current, dim=dim)
+        if any(item is None for item in concrete):
+            out = self._emit(node, "reshape", (out,), result)
+        return out
+
+    def _index_by_array(
+        self, node: fx.Node, value: Value, items: Any, concrete: Any, result: Tensor
+    ) -> Any:
+        positions = [i for i, item in enumerate(concrete) if isinstance(item, Tensor)]
+        plain = all(isinstance(i, Tensor) or i == slice(None) for i in concrete)
+        index = self._values[items[positions[0]]]
+        if len(positions) != 1 or not plain or concrete[positions[0]].dtype == torch.bool:
+            return self._emit(node, "getitem", (value, index), result)
+        return self._emit(node, "gather", (value, index), result, dim=positions[0])
+
+
+def _variant(spelling: Spelling, arguments: Mapping[str, Any]) -> str:
+    """The operator where one name spells several, depending on the ranks of its operands."""
+    other = arguments.get("other")
+    if spelling.op == "matmul" and isinstance(other, Tensor) and other.dim() > 2:
+        return "batch_matmul"
+    if spelling.op == "reduce" and isinstance(arguments.get("dim"), Tensor):
+        return "elementwise"
+    return spelling.op
+
+
+def index_items(index: Any, rank: int) -> list[Any]:
+    """The items of an index expression, one per axis, `...` and trailing axes spelled out."""
+    items = list(index) if isinstance(index, tuple) else [index]
+    used = sum(item is not None and item is not Ellipsis for item in items)
+    fill = [slice(None)] * (rank - used)
+    if any(item is Ellipsis for item in items):
+        place = next(i for i, item in enumerate(items) if item is Ellipsis)
+        return [*items[:place], *fill, *items[place + 1 :]]
+    return [*items, *fill]
+
+
+def _flat(values: Any) -> list[Value]:
+    """Every value in a nested structure, in order."""
+    if isinstance(values, Value):
+        return [values]
+    if isinstance(values, Mapping):
+        return [value for item in values.values() for value in _flat(item)]
+    if isinstance(values, list | tuple):
+        return [value for item in values for value in _flat(item)]
+    if isinstance(values, slice):
+        return _flat((values.start, values.stop, values.step))
+    return []

@@ -1,0 +1,522 @@
+"""How torch spells the operators of the table: one entry for modules, functions and methods alike.
+
+`torch.relu`, `F.relu`, `Tensor.relu_` and `operator.add` go by their bare names, modules by the
+name of their torch.nn class. A spelling names the operator, the signature, which arguments are
+array operands, and how attributes are read and literals written back.
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+Changes = Mapping[tuple[str, int], int]
+"""New values of the literals of one node, by slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A torch call with its arguments by name, as values of the example run."""
+
+    node: fx.Node
+    arguments: Mapping[str, Any]
+    result: Any
+
+    @property
+    def input(self) -> Tensor:
+        """The first argument."""
+        value = self.arguments["input"]
+        assert isinstance(value, Tensor)
+        return value
+
+    def dim(self, name: str = "dim") -> int:
+        """A dimension of the input, counted from the front."""
+        return int(self.arguments[name]) % max(self.input.dim(), 1)
+
+    def dims(self, name: str = "dim") -> tuple[int, ...]:
+        """Dimensions of the input, counted from the front; all if none is given."""
+        value = self.arguments.get(name)
+        if value is None or value == ():
+            return tuple(range(self.input.dim()))
+        values = (value,) if isinstance(value, int) else value
+        return tuple(dim % max(self.input.dim(), 1) for dim in values)
+
+
+def _nothing(call: Call) -> dict[str, Any]:
+    return {}
+
+
+def _write_nothing(node: fx.Node, changes: Changes) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """How a function or method is written.
+
+    `signature` lists argument names, with `=value` for defaults that attributes need; a last
+    name with `*` takes the remaining positional arguments. `arrays` are those that are operands,
+    in the operator's order.
+    """
+
+    op: str
+    signature: str = "input"
+    arrays: str = "input"
+    attributes: Callable[[Call], dict[str, Any]] = _nothing
+    write: Callable[[fx.Node, Changes], None] = _write_nothing
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by name."""
+        names, bound = self.signature.split(), {}
+        for index, item in enumerate(names):
+            name, has_default, default = item.partition("=")
+            if name.startswith("*"):
+                rest = args[index:]
+                packed = len(rest) == 1 and isinstance(rest[0], list | tuple)
+                bound[name[1:]] = rest[0] if packed else rest or kwargs.get(name[1:], ())
+            elif index < len(args):
+                bound[name] = args[index]
+            elif name in kwargs:
+                bound[name] = kwargs[name]
+            elif has_default:
+                bound[name] = _DEFAULTS[default]
+        for alias, name in (("axis", "dim"), ("x", "input"), ("self", "input")):
+            if alias in kwargs and name not in bound:
+                bound[name] = kwargs[alias]
+        return bound
+
+
+_DEFAULTS = {"0": 0, "1": 1, "-1": -1, "None": None, "False": False, "constant": "constant"}
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleSpelling:
+    """How a module is written: its operands after the input, and attributes that are sizes.
+
+    `sizes` gives names of the pattern their size from an attribute; `slots` says which attribute
+    holds the size of which names, so that folding can rewrite it.
+    """
+
+    op: str
+    parameters: str = ""
+    sizes: Mapping[str, Callable[[Any], int]] = field(default_factory=dict)
+    slots: Mapping[str, str] = field(default_factory=dict)
+
+
+def set_argument(node: fx.Node, position: int, name: str, value: Any) -> None:
+    """Write an argument of a call where it stands, positional or by name."""
+    if position < len(node.args):
+        node.args = (*node.args[:position], value, *node.args[position + 1 :])
+    else:
+        node.kwargs = {**node.kwargs, name: value}
+
+
+# Reading attributes --------------------------------------------------------------------------
+
+
+def _permute(call: Call) -> dict[str, Any]:
+    return {"order": call.dims("dims")}
+
+
+def _transpose(call: Call) -> dict[str, Any]:
+    order = list(range(call.input.dim()))
+    first, second = call.dim("dim0"), call.dim("dim1")
+    order[first], order[second] = order[second], order[first]
+    return {"order": tuple(order)}
+
+
+def _swap_last(call: Call) -> dict[str, Any]:
+    return {"order": tuple(reversed(range(call.input.dim())))}
+
+
+def _movedim(call: Call) -> dict[str, Any]:
+    sources, targets = call.dims("source"), call.dims("destination")
+    rest = iter(dim for dim in range(call.input.dim()) if dim not in sources)
+    places = dict(zip(targets, sources, strict=True))
+    return {
+        "order": tuple(
+            places[dim] if dim in places else next(rest) for dim in range(call.input.dim())
+        )
+    }
+
+
+def _dim(call: Call) -> dict[str, Any]:
+    return {"dim": call.dim()}
+
+
+def _dims(call: Call) -> dict[str, Any]:
+    return {"dims": call.dims()}
+
+
+def _cat(call: Call) -> dict[str, Any]:
+    tensors = call.arguments["tensors"]
+    return {"dim": call.arguments["dim"] % tensors[0].dim()}
+
+
+def _stack(call: Call) -> dict[str, Any]:
+    tensors = call.arguments["tensors"]
+    return {"dim": call.arguments["dim"] % (tensors[0].dim() + 1)}
+
+
+def _reduce(reading: str | None) -> Callable[[Call], dict[str, Any]]:
+    def read(call: Call) -> dict[str, Any]:
+        keep = bool(call.arguments.get("keepdim"))
+        return {"dims": call.dims(), "keepdim": keep, "reading": reading}
+
+    return read
+
+
+def _pad(call: Call) -> dict[str, Any]:
+    flat = list(call.arguments["pad"])
+    pairs = [(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
+    missing = call.input.dim() - len(pairs)
+    widths = [(0, 0)] * missing + pairs[::-1]
+    return {"widths": tuple(widths), "constant": call.arguments["mode"] == "constant"}
+
+
+def _narrow(call: Call) -> dict[str, Any]:
+    ranges = [(0, n, 1) for n in call.input.shape]
+    start = call.arguments["start"]
+    ranges[call.dim()] = (start, start + call.arguments["length"], 1)
+    return {"ranges": tuple(ranges)}
+
+
+def _select(call: Call) -> dict[str, Any]:
+    return {"dim": call.dim()}
+
+
+def _tile(call: Call) -> dict[str, Any]:
+    return {"repeats": tuple(call.arguments["repeats"])}
+
+
+def _groups(call: Call) -> dict[str, Any]:
+    groups = call.arguments.get("groups", 1)
+    return {"sizes": {"g": groups}, "slots": {"groups": "g"}}
+
+
+def _layer_norm(call: Call) -> dict[str, Any]:
+    return {
+        "sizes": {"*c": len(call.arguments["normalized_shape"])},
+        "slots": {"normalized_shape": "*c"},
+    }
+
+
+def _group_norm(call: Call) -> dict[str, Any]:
+    return {"sizes": {"g": call.arguments["num_groups"]}, "slots": {"num_groups": "g"}}
+
+
+def _pixel_shuffle(call: Call) -> dict[str, Any]:
+    factor = call.arguments["factor"]
+    return {"sizes": {"r": factor, "s": factor}}
+
+
+# Writing literals -----------------------------------------------------------------------------
+
+
+def _write_shape(node: fx.Node, changes: Changes) -> None:
+    """`view`, `reshape`, `expand`: sizes follow the input, one by one or as a tuple."""
+    packed = len(node.args) == 2 and not isinstance(node.args[1], int)
+    sizes: Any = node.args[1] if packed else node.args[1:]
+    if "shape" in node.kwargs or "size" in node.kwargs:
+        sizes = node.kwargs.get("shape", node.kwargs.get("size"))
+    if isinstance(sizes, fx.Node) and not isinstance(sizes.meta["value"], int):
+        with node.graph.inserting_before(node):
+            sizes = [
+                node.graph.call_function(operator.getitem, (sizes, dim))
+                for dim in range(len(sizes.meta["value"]))
+            ]
+    elif isinstance(sizes, fx.Node):
+        sizes = [sizes]
+    new = list(sizes)
+    for (slot, dim), value in changes.items():
+        if slot == "shape" and not (isinstance(new[dim], int) and new[dim] < 0):
+            new[dim] = value
+    node.args, node.kwargs = (node.args[0], tuple(new)), {}
+
+
+def _write_unflatten(node: fx.Node, changes: Changes) -> None:
+    dim = int(node.args[1] if len(node.args) > 1 else node.kwargs["dim"])  # type: ignore[arg-type]
+    sizes: Any = node.args[2] if len(node.args) > 2 else node.kwargs["sizes"]
+    dim %= node.args[0].meta["value"].dim()  # type: ignore[union-attr]
+    new = [
+        size if isinstance(size, int) and size < 0 else changes.get(("shape", dim + index), size)
+        for index, size in enumerate(sizes)
+    ]
+    node.args, node.kwargs = (node.args[0], dim, tuple(new)), {}
+
+
+def _write_split(node: fx.Node, changes: Changes) -> None:
+    """`split` and `chunk` become a split into explicit sizes."""
+    pieces = node.meta["value"]
+    dim: Any = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
+    sizes = [
+        changes.get(("sizes", index), piece.shape[dim]) for index, piece in enumerate(pieces)
+    ]
+    node.op, node.target = "call_function", torch.split
+    node.args, node.kwargs = (node.args[0], sizes, dim), {}
+
+
+def _write_pad(node: fx.Node, changes: Changes) -> None:
+    rank = node.args[0].meta["value"].dim()  # type: ignore[union-attr]
+    widths: Any = list(node.kwargs.get("pad", node.args[1] if len(node.args) > 1 else ()))  # type: ignore[arg-type]
+    for (slot, dim), value in changes.items():
+        widths[2 * (rank - 1 - dim) + (slot == "after")] = value
+    set_argument(node, 1, "pad", tuple(widths))
+
+
+def _write_narrow(node: fx.Node, changes: Changes) -> None:
+    arguments = NAMES["narrow"].bind(node.args, node.kwargs)
+    dim = arguments["dim"] % node.args[0].meta["value"].dim()  # type: ignore[union-attr]
+    start = changes.get(("start", dim), arguments["start"])
+    stop = changes.get(("stop", dim), arguments["start"] + arguments["length"])
+    node.args, node.kwargs = (node.args[0], dim, start, stop - start), {}
+
+
+def _write_argument(position: int, name: str) -> Callable[[fx.Node, Changes], None]:
+    """A literal argument that is one size, or a tuple of them."""
+
+    def write(node: fx.Node, changes: Changes) -> None:
+        old: Any = node.args[position] if position < len(node.args) else node.kwargs.get(name)
+        if isinstance(old, list | tuple):
+            new: Any = tuple(changes.get((name, i), size) for i, size in enumerate(old))
+        else:
+            new = changes.get((name, 0), old)
+        set_argument(node, position, name, new)
+
+    return write
+
+
+# The table ------------------------------------------------------------------------------------
+
+_ELEMENTWISE = """
+    sub rsub mul div true_divide floor_divide truediv floordiv pow maximum minimum fmod remainder
+    isub imul itruediv ifloordiv ipow atan2 logaddexp eq ne lt le gt ge
+    logical_and logical_or lerp addcmul addcdiv where hypot xlogy
+"""
+_UNARY = """
+    relu relu6 hardtanh elu selu celu leaky_relu gelu silu mish hardswish hardsigmoid sigmoid tanh
+    softplus logsigmoid softsign hardshrink softshrink tanhshrink threshold exp expm1 log log2 log1p
+    sqrt rsqrt abs neg sign square clamp clip clamp_min clamp_max sin cos erf reciprocal round floor
+    ceil trunc nan_to_num logical_not isnan
+"""
+_SAME = """
+    contiguous clone detach to float double half bfloat16 type type_as cpu cuda requires_grad_
+    dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout stochastic_depth
+    identity alias
+"""
+_SPATIAL = """
+    max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
+    adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+    adaptive_max_pool3d lp_pool1d lp_pool2d interpolate upsample
+"""
+
+_CONV = Spelling(
+    "conv",
+    "input weight bias=None stride padding dilation groups=1",
+    "input weight bias",
+    _groups,
+    _write_argument(6, "groups"),
+)
+_CONV_TRANSPOSE = Spelling(
+    "conv_transpose",
+    "input weight bias=None stride padding output_padding groups=1",
+    "input weight bias",
+    _groups,
+    _write_argument(6, "groups"),
+)
+_VIEW = Spelling("reshape", "input *shape", write=_write_shape)
+_RESHAPE = Spelling("reshape")
+_SPLIT = Spelling("split", "input sizes dim=0", attributes=_dim, write=_write_split)
+_BINARY = Spelling("elementwise", "input other", "input other")
+
+NAMES: Mapping[str, Spelling] = MappingProxyType(
+    {
+        **{name: Spelling("elementwise") for name in _UNARY.split()},
+        **{name: _BINARY for name in _ELEMENTWISE.split()},
+        **{name: Spelling("identity") for name in _SAME.split()},
+        **{name: Spelling("channelwise") for name in _SPATIAL.split()},
+        "add": Spelling("add", "input other", "input other"),
+        "iadd": Spelling("add", "input other", "input other"),
+        "where": Spelling("elementwise", "condition input other", "condition input other"),
+        "lerp": Spelling("elementwise", "input end weight", "input end weight"),
+        "conv1d": _CONV,
+        "conv2d": _CONV,
+        "conv3d": _CONV,
+        "conv_transpose1d": _CONV_TRANSPOSE,
+        "conv_transpose2d": _CONV_TRANSPOSE,
+        "conv_transpose3d": _CONV_TRANSPOSE,
+        "linear": Spelling("linear", "input weight bias=None", "input weight bias"),
+        "matmul": Spelling("matmul", "input other", "input other"),
+        "mm": Spelling("matmul", "input other", "input other"),
+        "bmm": Spelling("matmul", "input other", "input other"),
+        "batch_norm": Spelling(
+            "batch_norm",
+            "input running_mean running_var weight=None bias=None",
+            "input running_mean running_var weight bias",
+        ),
+        "instance_norm": Spelling(
+            "instance_norm",
+            "input running_mean=None running_var=None weight=None bias=None",
+            "input running_mean running_var weight bias",
+        ),
+        "layer_norm": Spelling(
+            "layer_norm",
+            "input normalized_shape weight=None bias=None",
+            "input weight bias",
+            _layer_norm,
+            _write_argument(1, "normalized_shape"),
+        ),
+        "group_norm": Spelling(
+            "group_norm",
+            "input num_groups weight=None bias=None",
+            "input weight bias",
+            _group_norm,
+            _write_argument(1, "num_groups"),
+        ),
+        "prelu": Spelling("prelu", "input weight", "input weight"),
+        "view": _VIEW,
+        "reshape": _VIEW,
+        "view_as": _RESHAPE,
+        "flatten": _RESHAPE,
+        "ravel": _RESHAPE,
+        "squeeze": _RESHAPE,
+        "unsqueeze": _RESHAPE,
+        "unflatten": Spelling("reshape", "input dim sizes", write=_write_unflatten),
+        "permute": Spelling("permute", "input *dims", attributes=_permute),
+        "transpose": Spelling("permute", "input dim0 dim1", attributes=_transpose),
+        "swapaxes": Spelling("permute", "input dim0 dim1", attributes=_transpose),
+        "t": Spelling("permute", attributes=_swap_last),
+        "movedim": Spelling("permute", "input source destination", attributes=_movedim),
+        "cat": Spelling("cat", "tensors dim=0", "tensors", _cat),
+        "concat": Spelling("cat", "tensors dim=0", "tensors", _cat),
+        "concatenate": Spelling("cat", "tensors dim=0", "tensors", _cat),
+        "stack": Spelling("stack", "tensors dim=0", "tensors", _stack),
+        "split": _SPLIT,
+        "chunk": _SPLIT,
+        "tensor_split": _SPLIT,
+        "unbind": Spelling("unbind", "input dim=0", attributes=_dim),
+        "select": Spelling("select", "input dim index", attributes=_select),
+        "narrow": Spelling("slice", "input dim start length", "input", _narrow, _write_narrow),
+        "index_select": Spelling("gather", "input dim index", "input index", _dim),
+        "pad": Spelling("pad", "input pad mode=constant value", "input", _pad, _write_pad),
+        "expand": Spelling("expand", "input *size", write=_write_shape),
+        "expand_as": Spelling("expand"),
+        "repeat": Spelling("tile", "input *repeats", attributes=_tile),
+        "mean": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("normalise")),
+        "sum": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("contract")),
+        "amax": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("normalise")),
+        "max": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None)),
+        "min": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None)),
+        "amin": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None)),
+        "var": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None)),
+        "std": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None)),
+        "softmax": Spelling("along", "input dim=None", attributes=_dims),
+        "log_softmax": Spelling("along", "input dim=None", attributes=_dims),
+        "cumsum": Spelling("along", "input dim", attributes=_dims),
+        "flip": Spelling("along", "input *dim", attributes=_dims),
+        "roll": Spelling("along", "input shifts dim=None", attributes=_dims),
+        "pixel_shuffle": Spelling("pixel_shuffle", "input factor", attributes=_pixel_shuffle),
+        "pixel_unshuffle": Spelling("pixel_unshuffle", "input factor", attributes=_pixel_shuffle),
+        "size": Spelling("size", "input dim=None"),
+        "shape": Spelling("size", "input dim=None"),
+    }
+)
+"""Functions and methods by bare name; a trailing underscore (in place) is not part of it."""
+
+_CHANNELWISE = ModuleSpelling("channelwise")
+_NORM_PARAMETERS = "running_mean running_var weight bias"
+_CONV_MODULE = ModuleSpelling(
+    "conv",
+    "weight bias",
+    {"g": lambda module: int(module.groups)},
+    {"groups": "g", "in_channels": "g i", "out_channels": "g o"},
+)
+_CONV_TRANSPOSE_MODULE = ModuleSpelling(
+    "conv_transpose", "weight bias", _CONV_MODULE.sizes, _CONV_MODULE.slots
+)
+_FACTOR = {
+    name: lambda module: int(getattr(module, "upscale_factor", 0) or module.downscale_factor)
+    for name in ("r", "s")
+}
+
+MODULES: Mapping[type, ModuleSpelling] = MappingProxyType(
+    {
+        nn.Conv1d: _CONV_MODULE,
+        nn.Conv2d: _CONV_MODULE,
+        nn.Conv3d: _CONV_MODULE,
+        nn.ConvTranspose1d: _CONV_TRANSPOSE_MODULE,
+        nn.ConvTranspose2d: _CONV_TRANSPOSE_MODULE,
+        nn.ConvTranspose3d: _CONV_TRANSPOSE_MODULE,
+        nn.Linear: ModuleSpelling(
+            "linear", "weight bias", slots={"in_features": "i", "out_features": "o"}
+        ),
+        nn.modules.batchnorm._BatchNorm: ModuleSpelling(
+            "batch_norm", _NORM_PARAMETERS, slots={"num_features": "c"}
+        ),
+        nn.modules.instancenorm._InstanceNorm: ModuleSpelling(
+            "instance_norm", _NORM_PARAMETERS, slots={"num_features": "c"}
+        ),
+        nn.LayerNorm: ModuleSpelling(
+            "layer_norm",
+            "weight bias",
+            {"*c": lambda module: len(module.normalized_shape)},
+            {"normalized_shape": "*c"},
+        ),
+        nn.GroupNorm: ModuleSpelling(
+            "group_norm",
+            "weight bias",
+            {"g": lambda module: int(module.num_groups)},
+            {"num_groups": "g", "num_channels": "g c"},
+        ),
+        nn.PReLU: ModuleSpelling("prelu", "weight", slots={"num_parameters": "c"}),
+        nn.PixelShuffle: ModuleSpelling("pixel_shuffle", sizes=_FACTOR),
+        nn.PixelUnshuffle: ModuleSpelling("pixel_unshuffle", sizes=_FACTOR),
+        **{
+            getattr(nn, f"{kind}{rank}d"): _CHANNELWISE
+            for kind in ("MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool", "LPPool")
+            for rank in (1, 2, 3)
+        },
+        nn.Upsample: _CHANNELWISE,
+        **{
+            getattr(nn, name): ModuleSpelling("elementwise")
+            for name in (
+                "ReLU ReLU6 Hardtanh ELU SELU CELU LeakyReLU GELU SiLU Mish Hardswish Hardsigmoid "
+                "Sigmoid Tanh Softplus LogSigmoid Softsign Hardshrink Softshrink Tanhshrink "
+                "Threshold RReLU"
+            ).split()
+        },
+        nn.modules.dropout._DropoutNd: ModuleSpelling("identity"),
+        nn.Identity: ModuleSpelling("identity"),
+        nn.Flatten: ModuleSpelling("reshape"),
+        nn.Unflatten: ModuleSpelling("reshape"),
+    }
+)
+"""Modules by torch.nn class; subclasses follow their base."""
+
+
+def module_spelling(cls: type | None) -> ModuleSpelling | None:
+    """The spelling of a module class or of its nearest base."""
+    for base in cls.__mro__ if cls else ():
+        if base in MODULES:
+            return MODULES[base]
+    return None
+
+
+def bare_name(node: fx.Node) -> str:
+    """The name a function or method goes by; qualified if torch does not define it."""
+    target: Any = node.target
+    if node.op == "call_method":
+        name = str(target)
+        return name.rstrip("_") if not name.startswith("__") else name
+    name = getattr(target, "__name__", str(target))
+    home = getattr(target, "__module__", None) or ""
+    if target is getattr:
+        return str(node.args[1])
+    wrapped = name in ("stochastic_depth",) and home.startswith("torchvision.")
+    if home.startswith(("torch", "_operator")) and (wrapped or not home.startswith("torchvision")):
+        return name.rstrip("_") if not name.startswith("_") else name.strip("_")
+    return name if not home else f"{home}.{name}"

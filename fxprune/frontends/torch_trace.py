@@ -1,0 +1,299 @@
+"""How does a torch module compute? A torch.fx graph of it, with a shape on every node.
+
+The tracer enters every module that torch.nn does not define, so that no leaf hides parameters
+that inference cannot see. `self.training` stays live: where it is passed on it becomes a node of
+the graph, and where the model branches on it both modes are traced and merged. Shapes come from a
+run on the meta device: nothing is computed, no statistics move, no random numbers are drawn.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.errors import InputError, TraceError
+
+MODES = "fxprune_modes"
+"""Key in the output node's meta: the graph returns (train result, eval result)."""
+
+
+class _Tracer(fx.Tracer):
+    """torch.fx's tracer with a live `self.training`; remembers whether the model branched on it."""
+
+    def __init__(self, root: nn.Module, mode: bool) -> None:
+        super().__init__(param_shapes_constant=True)
+        self.mode = mode
+        self.branched_on_mode = False
+        self.paths = {id(module): name for name, module in root.named_modules()}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if super().is_leaf_module(m, module_qualified_name):
+            return True
+        return torch_base(type(m)) is not None
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        if is_training_flag(obj.node):
+            self.branched_on_mode = True
+            return self.mode
+        return super().to_bool(obj)
+
+    def training_flag(self, module: nn.Module) -> Any:
+        """What a module under trace sees as its `training`."""
+        if id(module) not in self.paths:
+            return module.__dict__["training"]
+        path = self.paths[id(module)]
+        return self.create_proxy("get_attr", f"{path}.training" if path else "training", (), {})
+
+
+def torch_base(cls: type) -> type | None:
+    """The torch.nn class whose forward `cls` runs; a batch norm subclass always counts as one."""
+    for base in cls.__mro__:
+        if base.__module__.startswith("torch.nn") and base is not nn.Module:
+            own_forward = cls.__dict__.get("forward") or getattr(cls, "forward", None)
+            inherited = own_forward is getattr(base, "forward", None)
+            if issubclass(base, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+                return None
+            if inherited or issubclass(base, nn.modules.batchnorm._BatchNorm):
+                return base
+            return base if issubclass(base, nn.modules.dropout._DropoutNd) else None
+    return None
+
+
+def is_training_flag(node: fx.Node) -> bool:
+    """Whether a node reads `training` of a module."""
+    return node.op == "get_attr" and str(node.target).rpartition(".")[2] == "training"
+
+
+@contextmanager
+def _live_training(tracer: _Tracer) -> Iterator[None]:
+    """Let modules read their `training` from the tracer; a data descriptor wins over __dict__."""
+
+    def write(module: nn.Module, value: bool) -> None:
+        module.__dict__["training"] = value
+
+    nn.Module.training = property(tracer.training_flag, write)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del nn.Module.training
+
+
+def trace(model: nn.Module) -> fx.Graph:
+    """The torch.fx graph of a model; the model is as it was afterwards.
+
+    A model that branches on `self.training` gets one graph that returns the pair of both results,
+    marked by `MODES` in the meta of its output node.
+
+    Raises:
+        TraceError: the model's Python cannot be traced.
+    """
+    graph, branched = _trace_mode(model, model.training)
+    if not branched:
+        return graph
+    other, _ = _trace_mode(model, not model.training)
+    return _merge(*((graph, other) if model.training else (other, graph)))
+
+
+def _trace_mode(model: nn.Module, mode: bool) -> tuple[fx.Graph, bool]:
+    tracer = _Tracer(model, mode)
+    attributes = {module: dict(module.__dict__) for module in model.modules()}
+    try:
+        with _live_training(tracer):
+            graph = tracer.trace(model)
+    except Exception as error:
+        raise TraceError(_explain(model, error)) from error
+    finally:
+        for module, before in attributes.items():
+            module.__dict__.clear()
+            module.__dict__.update(before)
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            node.meta["training_flag"] = is_training_flag(node)
+    _follow_in_place(model, graph)
+    remove_dead(graph)
+    return graph, tracer.branched_on_mode
+
+
+def remove_dead(graph: fx.Graph) -> None:
+    """Remove nodes without users; in-place effects have been turned into uses before."""
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+
+
+def _follow_in_place(model: nn.Module, graph: fx.Graph) -> None:
+    """Let what comes after an in-place operator read its result instead of its operand."""
+    order = {node: index for index, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        if _works_in_place(model, node) and isinstance(operand := node.args[0], fx.Node):
+            for user in list(operand.users):
+                if order[user] > order[node]:
+                    user.replace_input_with(operand, node)
+
+
+def _works_in_place(model: nn.Module, node: fx.Node) -> bool:
+    if not node.args:
+        return False
+    if node.op == "call_module":
+        return getattr(model.get_submodule(str(node.target)), "inplace", False) is True
+    if node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator":
+        return getattr(node.target, "__name__", "") in _IN_PLACE_OPERATORS
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    trailing = str(name).endswith("_") and not str(name).startswith("__")
+    return trailing or (node.op == "call_function" and node.kwargs.get("inplace") is True)
+
+
+_IN_PLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow")
+
+
+def _explain(model: nn.Module, error: Exception) -> str:
+    import traceback
+
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "/torch/fx/" not in f.filename and "/fxprune/" not in f.filename]
+    where = f"{own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "its forward"
+    return (
+        f"{type(model).__name__} cannot be traced: {error}\n  at {where}\n"
+        "Prune a part of the model that has no data-dependent Python control flow, or move that "
+        "control flow out of forward."
+    )
+
+
+def _merge(train: fx.Graph, evaluation: fx.Graph) -> fx.Graph:
+    """One graph that computes both results; what both modes compute alike is there once."""
+    merged = fx.Graph()
+    known: dict[Any, fx.Node] = {}
+    results = []
+    for graph in (train, evaluation):
+        copies: dict[fx.Node, fx.Node] = {}
+        for node in graph.nodes:
+            if node.op == "output":
+                results.append(fx.map_arg(node.args[0], copies.__getitem__))
+                continue
+            args = fx.map_arg(node.args, copies.__getitem__)
+            kwargs = fx.map_arg(node.kwargs, copies.__getitem__)
+            key = (node.op, node.target, str(args), str(kwargs), node.name)
+            if key not in known:
+                known[key] = merged.node_copy(node, copies.__getitem__)
+            copies[node] = known[key]
+    merged.output(tuple(results)).meta[MODES] = True
+    return merged
+
+
+def select_mode(graph: fx.Graph, training: bool) -> fx.Graph:
+    """The part of a merged graph that one mode runs."""
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    copy.set_codegen(graph._codegen)
+    output = copy.output_node()
+    output.args = (output.args[0][0 if training else 1],)  # type: ignore[index]
+    remove_dead(copy)
+    return copy
+
+
+def propagate_shapes(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) -> None:
+    """Set `meta["value"]` of every node: a meta tensor, a container of them, or a Python value.
+
+    Raises:
+        InputError: the model does not accept the inputs.
+    """
+    run = _MetaRun(model, inputs)
+    with torch.no_grad(), torch.device("meta"):
+        for node in graph.nodes:
+            try:
+                node.meta["value"] = run.value_of(node)
+            except Exception as error:
+                shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
+                raise InputError(
+                    f"{type(model).__name__} fails at {node.name} ({node.target}) on example "
+                    f"inputs of shape {shapes}: {error}\nPass example_inputs that the model accepts."
+                ) from error
+
+
+class _MetaRun:
+    """Evaluates nodes on meta tensors; the frequent modules by formula, the others for real."""
+
+    def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._modules = dict(model.named_modules())
+        self._inputs = iter(inputs)
+        self._meta: dict[int, Tensor] = {}
+        self._model = model
+
+    def value_of(self, node: fx.Node) -> Any:
+        """The value of one node whose operands have theirs."""
+        args = fx.map_arg(node.args, _value)
+        kwargs = fx.map_arg(node.kwargs, _value)
+        target: Any = node.target
+        if node.op == "placeholder":
+            default = node.args[0] if node.args else None
+            return _to_meta(next(self._inputs, default))
+        if node.op == "get_attr":
+            return self._attribute(target)
+        if node.op == "call_module":
+            return self._call_module(self._modules[target], args, kwargs)
+        if node.op == "call_function":
+            return target(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        return args[0]
+
+    def _attribute(self, target: str) -> Any:
+        path, _, name = target.rpartition(".")
+        value = getattr(self._modules[path], name)
+        return self._on_meta(value) if isinstance(value, Tensor) else value
+
+    def _on_meta(self, tensor: Tensor) -> Tensor:
+        if id(tensor) not in self._meta:
+            self._meta[id(tensor)] = _to_meta(tensor.detach())
+        return self._meta[id(tensor)]
+
+    def _call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Any:
+        if not kwargs and len(args) == 1 and isinstance(args[0], Tensor):
+            shape = _module_shape(module, tuple(args[0].shape))
+            if shape is not None:
+                return args[0].new_empty(shape)
+        tensors = itertools.chain(module.named_parameters(), module.named_buffers())
+        state = {name: self._on_meta(tensor) for name, tensor in tensors}
+        return torch.func.functional_call(module, state, args, kwargs)
+
+
+def _value(node: fx.Node) -> Any:
+    return node.meta["value"]
+
+
+def _to_meta(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return torch.empty(value.shape, dtype=value.dtype, device="meta")
+    if isinstance(value, list | tuple):
+        return type(value)(map(_to_meta, value))
+    if isinstance(value, Mapping):
+        return {key: _to_meta(item) for key, item in value.items()}
+    return value
+
+
+_SAME_SHAPE = (nn.modules.batchnorm._BatchNorm, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish,
+               nn.Hardsigmoid, nn.Sigmoid, nn.GELU, nn.Dropout, nn.Identity)  # fmt: skip
+
+
+def _module_shape(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The output shape of the modules that make up most of a CNN; None for the others."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return shape if len(shape) > 1 and shape[1] == module.num_features else None
+    if isinstance(module, _SAME_SHAPE):
+        return shape
+    if type(module) is nn.Conv2d and len(shape) == 4 and shape[1] == module.in_channels:
+        return _conv_shape(module, shape)
+    if type(module) is nn.Linear and shape and shape[-1] == module.in_features:
+        return (*shape[:-1], module.out_features)
+    return None
+
+
+def _conv_shape(module: nn.Conv2d, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    if isinstance(module.padding, str):
+        return None
+    windows = zip(
+        shape[2:], module.padding, module.dilation, module.kernel_size, module.stride, strict=True
+    )
+    sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in windows]
+    return (shape[0], module.out_channels, *sizes) if min(sizes) > 0 else None

@@ -1,0 +1,145 @@
+"""Which operands of additions can be removed whole?
+
+A branch is an operand whose producers serve that addition alone and that starts from a single
+value, so that without it the addition becomes its other operand. Every addition keeps the operand
+with the fewest exclusive producers: its skip.
+"""
+
+from dataclasses import dataclass
+
+import networkx as nx
+
+from fxprune.ir import Graph, Kind, Node, Value
+
+_ROOT = "network input"
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Operand number `operand` of `addition`; `nodes` go with it when it is removed."""
+
+    name: str
+    addition: str
+    operand: int
+    nodes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: operand {self.operand} of {self.addition}, {len(self.nodes)} nodes"
+
+
+def find_branches(graph: Graph) -> tuple[Branch, ...]:
+    """The removable branches, in graph order.
+
+    Ensures: names are unique; at least one operand of every addition is no branch.
+    """
+    search = _Search(graph)
+    branches: list[Branch] = []
+    for node in graph.nodes:
+        if node.op == "add":
+            branches.extend(search.branches_of(node))
+    return tuple(branches)
+
+
+class _Search:
+    """The graph's users, producers and dominators, computed once."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._producers = graph.producers()
+        self._readers: dict[str, set[str]] = {
+            name: {user.name for user in users if user.op != "size"}
+            for name, users in graph.users().items()
+        }
+        for value in graph.outputs:
+            self._readers.setdefault(value.name, set()).add("network output")
+        self._dominators = nx.immediate_dominators(self._flow(graph), _ROOT)
+        self._taken: set[str] = set()
+
+    def _flow(self, graph: Graph) -> "nx.DiGraph[str]":
+        flow: nx.DiGraph[str] = nx.DiGraph()
+        flow.add_node(_ROOT)
+        for node in graph.nodes:
+            for value in node.inputs:
+                if value is None or value.kind is Kind.PARAMETER:
+                    continue
+                producer = self._producers.get(value.name)
+                flow.add_edge(producer.name if producer else _ROOT, node.name)
+        return flow
+
+    def branches_of(self, addition: Node) -> list[Branch]:
+        """The removable operands of one addition."""
+        operands = [value for value in addition.inputs if value is not None]
+        if len(operands) < 2 or any(v.shape != addition.outputs[0].shape for v in operands):
+            return []
+        if any(value.kind is Kind.PARAMETER for value in operands) or operands[0] is operands[1]:
+            return []
+        cones = [
+            self._cone(value, addition, {other.name for other in operands if other is not value})
+            for value in operands
+        ]
+        skip = min(range(len(cones)), key=lambda index: len(cones[index]))
+        branches = []
+        for index, cone in enumerate(cones):
+            if index != skip and cone and self._single_entry(cone):
+                name = self._name(addition, cone)
+                branches.append(
+                    Branch(name, addition.name, index, tuple(node.name for node in cone))
+                )
+        return branches
+
+    def _cone(self, value: Value, addition: Node, others: set[str]) -> list[Node]:
+        """The nodes whose results reach nothing but this operand, last first."""
+        inside = {addition.name}
+        cone: list[Node] = []
+        candidates = [value]
+        while candidates:
+            producer = self._producers.get(candidates.pop().name)
+            if producer is None or producer.name in inside:
+                continue
+            names = [out.name for out in producer.outputs]
+            if others.isdisjoint(names) and all(
+                self._readers.get(name, set()) <= inside for name in names
+            ):
+                inside.add(producer.name)
+                cone.append(producer)
+                candidates.extend(v for v in producer.inputs if v is not None)
+        return cone
+
+    def _single_entry(self, cone: list[Node]) -> bool:
+        inside = {node.name for node in cone}
+        entries = {
+            value.name
+            for node in cone
+            for value in node.inputs
+            if value is not None
+            and value.kind is not Kind.PARAMETER
+            and getattr(self._producers.get(value.name), "name", None) not in inside
+        }
+        return len(entries) == 1
+
+    def _name(self, addition: Node, cone: list[Node]) -> str:
+        """The longest module path shared by the parameters inside, else the addition."""
+        paths = [
+            value.name.split(".")[:-2]
+            for node in cone
+            for value in node.inputs
+            if value is not None and value.kind is Kind.PARAMETER
+        ]
+        common = _common_prefix(paths)
+        name = ".".join(common) + "+" if common else addition.name + "+"
+        while name in self._taken:
+            name += "+"
+        self._taken.add(name)
+        return name
+
+
+def _common_prefix(paths: list[list[str]]) -> list[str]:
+    if not paths:
+        return []
+    prefix = paths[0]
+    for path in paths[1:]:
+        length = next(
+            (i for i, (a, b) in enumerate(zip(prefix, path, strict=False)) if a != b),
+            min(len(prefix), len(path)),
+        )
+        prefix = prefix[:length]
+    return prefix

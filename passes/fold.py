@@ -1,0 +1,149 @@
+"""Given a keep-set, which edits make the model physically smaller?
+
+Slices of parameters, new values of literals, additions that lose operands. The plan is computed
+from the types alone, so it serves every front end.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fxprune.errors import KeepSetError
+from fxprune.ir import Graph
+from fxprune.passes.axes import Axis, Kept, Space, evaluate, kept_flags, spaces
+from fxprune.passes.branches import Branch
+from fxprune.passes.groups import Group
+from fxprune.passes.infer import Types
+
+KeepSet = Mapping[str, Sequence[bool]]
+"""By name: for a group a flag per position, for a branch a single flag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Keep positions `kept` of axis `dim` of `parameter`."""
+
+    parameter: str
+    dim: int
+    kept: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.parameter}: keep {len(self.kept)} of axis {self.dim}"
+
+
+@dataclass(frozen=True, slots=True)
+class SetLiteral:
+    """Write `value` into literal `slot` of `node`."""
+
+    node: str
+    slot: tuple[str, int]
+    value: int
+
+    def __str__(self) -> str:
+        name, index = self.slot
+        return f"{self.node}: {name}[{index}] = {self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class DropOperand:
+    """Let addition `node` go on without operand number `operand`."""
+
+    node: str
+    operand: int
+
+    def __str__(self) -> str:
+        return f"{self.node}: drop operand {self.operand}"
+
+
+@dataclass(frozen=True, slots=True)
+class FoldPlan:
+    """Every edit that turns a model into a folded one; `removed` nodes are not needed any more."""
+
+    slices: tuple[Slice, ...]
+    literals: tuple[SetLiteral, ...]
+    drops: tuple[DropOperand, ...]
+    removed: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = map(str, (*self.slices, *self.literals, *self.drops))
+        return "\n".join((*lines, *(f"{name}: remove" for name in self.removed)))
+
+
+def check_keep_set(keep: KeepSet, groups: Iterable[Group], branches: Iterable[Branch]) -> None:
+    """Raise KeepSetError unless every name is known, every size fits and no group is empty."""
+    sizes = {g.name: g.size for g in groups if not g.pin} | {b.name: 1 for b in branches}
+    pinned = {g.name: g.pin for g in groups if g.pin}
+    channels = {g.name for g in groups}
+    for name, flags in keep.items():
+        if name in pinned:
+            raise KeepSetError(f"group {name} is pinned ({pinned[name]}): leave it out")
+        if name not in sizes:
+            raise KeepSetError(f"no group or branch is called {name!r}; see fxprune.groups(gated)")
+        if len(flags) != sizes[name]:
+            raise KeepSetError(f"{name} has {sizes[name]} positions, the keep-set {len(flags)}")
+        if name in channels and not any(flags):
+            raise KeepSetError(f"{name} keeps nothing: keep at least one of {sizes[name]} positions")
+
+
+def plan_fold(
+    graph: Graph,
+    types: Types,
+    groups: Iterable[Group],
+    branches: Iterable[Branch],
+    keep: KeepSet,
+) -> FoldPlan:
+    """Plan a fold.
+
+    Requires: `types`, `groups` and `branches` found on `graph`.
+    Ensures: an all-open keep-set gives an empty plan.
+
+    Raises:
+        KeepSetError: see `check_keep_set`.
+    """
+    groups, branches = tuple(groups), tuple(branches)
+    check_keep_set(keep, groups, branches)
+    kept: Kept = {
+        g.space: tuple(keep[g.name]) for g in groups if g.name in keep and not all(keep[g.name])
+    }
+    closed = [b for b in branches if b.name in keep and not keep[b.name][0]]
+    removed = dict.fromkeys(name for branch in closed for name in branch.nodes)
+    return FoldPlan(
+        slices=_slices(graph, types, kept),
+        literals=_literals(types, kept, removed),
+        drops=tuple(
+            DropOperand(b.addition, b.operand) for b in closed if b.addition not in removed
+        ),
+        removed=tuple(removed),
+    )
+
+
+def _changes(axis: Axis, kept: Kept) -> bool:
+    return any(space in kept for space in spaces(axis))
+
+
+def _size(space: Space, kept: Kept) -> int:
+    return sum(kept[space]) if space in kept else space.size
+
+
+def _slices(graph: Graph, types: Types, kept: Kept) -> tuple[Slice, ...]:
+    indices: dict[Axis, tuple[int, ...]] = {}
+    slices = []
+    for parameter in graph.parameters:
+        for dim, axis in enumerate(types.axes.get(parameter.name, ())):
+            if not _changes(axis, kept):
+                continue
+            if axis not in indices:
+                flags = kept_flags(axis, kept)
+                indices[axis] = tuple(i for i, flag in enumerate(flags) if flag)
+            slices.append(Slice(parameter.name, dim, indices[axis]))
+    return tuple(slices)
+
+
+def _literals(types: Types, kept: Kept, removed: Mapping[str, None]) -> tuple[SetLiteral, ...]:
+    literals = []
+    for literal in types.literals:
+        if literal.node in removed or not _changes(literal.axis, kept):
+            continue
+        size = evaluate(literal.axis, lambda space: _size(space, kept))
+        value = literal.axis.size if literal.frozen else size
+        literals.append(SetLiteral(literal.node, literal.slot, value))
+    return tuple(literals)

@@ -1,0 +1,304 @@
+"""What operators that only move, combine or reduce positions do to axes: one short rule each.
+
+These depend on shapes and literals, so they do not fit in one line of the operator table. A rule
+gets the inference state and a node and returns the axes of its outputs.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from fxprune.ir import Node, Value
+from fxprune.passes.axes import Axis, concat, product
+
+if TYPE_CHECKING:
+    from fxprune.passes.infer import Inference
+
+OutputTypes = tuple[tuple[Axis, ...], ...]
+Rule = Callable[["Inference", Node], OutputTypes]
+
+
+def elementwise(state: "Inference", node: Node) -> OutputTypes:
+    """Operands broadcast from the right; axes that are not stretched are equal."""
+    (output,) = node.outputs
+    axes: list[Axis | None] = [None] * len(output.shape)
+    for value in node.inputs:
+        types = state.type_of(value) if value else ()
+        for offset, axis in enumerate(reversed(types), start=1):
+            if axis.size != output.shape[-offset]:
+                continue
+            known = axes[-offset]
+            if known is None:
+                axes[-offset] = axis
+            else:
+                state.unify(known, axis, node)
+    return (tuple(axis or state.fresh(1) for axis in axes),)
+
+
+def reshape(state: "Inference", node: Node) -> OutputTypes:
+    """Input and output axes are grouped by equal cumulative size; groups are equal products."""
+    value, output = _operand(node), node.outputs[0]
+    axes: list[Axis] = []
+    for left, sizes in _regroup(state.type_of(value), output.shape):
+        if len(sizes) == 1:
+            axes.append(product(*left))
+            continue
+        right = [state.fresh(size) for size in sizes]
+        state.unify(product(*left), product(*right), node)
+        axes.extend(right)
+    for dim, axis in enumerate(axes):
+        state.literal(node, ("shape", dim), axis)
+    return (tuple(axes),)
+
+
+def _regroup(
+    axes: Sequence[Axis], shape: Sequence[int]
+) -> list[tuple[tuple[Axis, ...], tuple[int, ...]]]:
+    """Cut two shapes of equal size into the shortest runs of equal size.
+
+    Axes of one position carry nothing: on the left they are dropped, on the right they stand
+    alone.
+    """
+    if 0 in shape or any(axis.size == 0 for axis in axes):
+        return [(tuple(axes), tuple(shape))]
+    left = [axis for axis in axes if axis.size != 1]
+    groups: list[tuple[tuple[Axis, ...], tuple[int, ...]]] = []
+    right: list[int] = []
+    taken = 0
+    for size in shape:
+        if size == 1 and not right:
+            groups.append(((), (1,)))
+            continue
+        right.append(size)
+        total = math.prod(right)
+        run, count = 1, taken
+        while count < len(left) and run < total:
+            run *= left[count].size
+            count += 1
+        if run == total:
+            groups.append((tuple(left[taken:count]), tuple(right)))
+            taken, right = count, []
+    return groups
+
+
+def permute(state: "Inference", node: Node) -> OutputTypes:
+    """Output axis `i` is input axis `order[i]`."""
+    axes = state.type_of(_operand(node))
+    return (tuple(axes[dim] for dim in _ints(node, "order")),)
+
+
+def identity(state: "Inference", node: Node) -> OutputTypes:
+    """The output is the input: clone, contiguous, dropout, type casts."""
+    return (state.type_of(_operand(node)),)
+
+
+def cat(state: "Inference", node: Node) -> OutputTypes:
+    """Along `dim` the operands are concatenated; other axes are equal."""
+    (dim,) = _ints(node, "dim")
+    types = [state.type_of(value) for value in node.inputs if value and math.prod(value.shape)]
+    first, *others = types
+    for other in others:
+        for index, (left, right) in enumerate(zip(first, other, strict=True)):
+            if index != dim:
+                state.unify(left, right, node)
+    joined = concat(*(axes[dim] for axes in types))
+    return ((*first[:dim], joined, *first[dim + 1 :]),)
+
+
+def stack(state: "Inference", node: Node) -> OutputTypes:
+    """All axes are equal; a new one, pinned, counts the operands."""
+    (dim,) = _ints(node, "dim")
+    first, *others = [state.type_of(value) for value in node.inputs if value]
+    for other in others:
+        for left, right in zip(first, other, strict=True):
+            state.unify(left, right, node)
+    new = state.fresh(len(others) + 1, pin=f"counts operands of {node.place}")
+    return ((*first[:dim], new, *first[dim:]),)
+
+
+def split(state: "Inference", node: Node) -> OutputTypes:
+    """Consecutive pieces along `dim`; their sizes are literals."""
+    (dim,) = _ints(node, "dim")
+    axes = state.type_of(_operand(node))
+    rest = axes[dim]
+    outputs = []
+    for index, output in enumerate(node.outputs):
+        piece, rest = state.split(rest, output.shape[dim])
+        state.literal(node, ("sizes", index), piece)
+        outputs.append((*axes[:dim], piece, *axes[dim + 1 :]))
+    return tuple(outputs)
+
+
+def unbind(state: "Inference", node: Node) -> OutputTypes:
+    """One output per position of `dim`, which is pinned."""
+    (dim,) = _ints(node, "dim")
+    axes = state.type_of(_operand(node))
+    state.pin(axes[dim], f"taken apart by position in {node.place}")
+    return tuple((*axes[:dim], *axes[dim + 1 :]) for _ in node.outputs)
+
+
+def slice_(state: "Inference", node: Node) -> OutputTypes:
+    """Per axis a `(start, stop, step)`; unit steps cut the axis, others pin it."""
+    axes: list[Axis] = []
+    ranges: Any = node.attributes["ranges"]
+    for dim, (axis, (start, stop, step)) in enumerate(
+        zip(state.type_of(_operand(node)), ranges, strict=True)
+    ):
+        size = node.outputs[0].shape[dim]
+        if (start, size, step) == (0, axis.size, 1):
+            axes.append(axis)
+        elif step == 1:
+            before, rest = state.split(axis, start)
+            middle, _ = state.split(rest, stop - start)
+            state.literal(node, ("start", dim), before)
+            state.literal(node, ("stop", dim), concat(before, middle))
+            axes.append(middle)
+        else:
+            state.pin(axis, f"strided in {node.place}")
+            axes.append(state.fresh(size, pin=f"strided in {node.place}"))
+    return (tuple(axes),)
+
+
+def select(state: "Inference", node: Node) -> OutputTypes:
+    """One position of `dim` is taken; the axis disappears and is pinned."""
+    (dim,) = _ints(node, "dim")
+    axes = state.type_of(_operand(node))
+    state.pin(axes[dim], f"indexed by position in {node.place}")
+    return ((*axes[:dim], *axes[dim + 1 :]),)
+
+
+def gather(state: "Inference", node: Node) -> OutputTypes:
+    """Axis `dim` is indexed by arrays: it is pinned, and what replaces it is pinned."""
+    (dim,) = _ints(node, "dim")
+    axes, output = state.type_of(_operand(node)), node.outputs[0]
+    reason = f"indexed by position in {node.place}"
+    state.pin(axes[dim], reason)
+    new = len(output.shape) - len(axes) + 1
+    inserted = tuple(state.fresh(n, pin=reason) for n in output.shape[dim : dim + new])
+    return ((*axes[:dim], *inserted, *axes[dim + 1 :]),)
+
+
+def pad(state: "Inference", node: Node) -> OutputTypes:
+    """`widths[dim] = (before, after)`; constant padding adds positions, other modes pin."""
+    axes: list[Axis] = []
+    widths: Any = node.attributes["widths"]
+    for dim, (axis, (before, after)) in enumerate(
+        zip(state.type_of(_operand(node)), widths, strict=True)
+    ):
+        if not before and not after:
+            axes.append(axis)
+            continue
+        if before < 0 or after < 0 or not node.attributes.get("constant", False):
+            reason = f"padded from its own positions in {node.place}"
+            state.pin(axis, reason)
+            axes.append(state.fresh(axis.size + before + after, pin=reason))
+            continue
+        ends = state.fresh(before), state.fresh(after)
+        state.literal(node, ("before", dim), ends[0])
+        state.literal(node, ("after", dim), ends[1])
+        axes.append(concat(ends[0], axis, ends[1]))
+    return (tuple(axes),)
+
+
+def expand(state: "Inference", node: Node) -> OutputTypes:
+    """Axes of one position are repeated; the others are kept."""
+    axes, output = state.type_of(_operand(node)), node.outputs[0]
+    missing = len(output.shape) - len(axes)
+    result: list[Axis] = []
+    for dim, size in enumerate(output.shape):
+        axis = axes[dim - missing] if dim >= missing else None
+        result.append(axis if axis and axis.size == size else state.fresh(size))
+        state.literal(node, ("shape", dim), result[-1])
+    return (tuple(result),)
+
+
+def tile(state: "Inference", node: Node) -> OutputTypes:
+    """Axis `dim` is repeated `repeats[dim]` times as a whole."""
+    axes, output = state.type_of(_operand(node)), node.outputs[0]
+    missing = len(output.shape) - len(axes)
+    result: list[Axis] = []
+    for dim, repeats in enumerate(_ints(node, "repeats")):
+        new = state.fresh(repeats, pin=f"repeats of {node.place}")
+        result.append(product(new, axes[dim - missing]) if dim >= missing else new)
+    return (tuple(result),)
+
+
+def reduce(state: "Inference", node: Node) -> OutputTypes:
+    """Axes `dims` are reduced. `reading` says how; without it they are pinned."""
+    from fxprune.passes.infer import Reading
+
+    axes, dims = state.type_of(_operand(node)), _ints(node, "dims")
+    reading = node.attributes.get("reading")
+    for dim in dims:
+        if reading is None:
+            state.pin(axes[dim], f"reduced by {node.place}")
+        elif axes[dim].size > 1:
+            state.read(node, 0, dim, Reading(reading))
+    kept = tuple(
+        state.fresh(1) if dim in dims else axis
+        for dim, axis in enumerate(axes)
+        if dim not in dims or node.attributes.get("keepdim")
+    )
+    return (kept,) * len(node.outputs)
+
+
+def along(state: "Inference", node: Node) -> OutputTypes:
+    """Positions of `dims` are compared or mixed (softmax, cumsum, roll): these are pinned."""
+    axes = state.type_of(_operand(node))
+    for dim in _ints(node, "dims"):
+        state.pin(axes[dim], f"compared or mixed along in {node.place}")
+    return tuple(axes for _ in node.outputs)
+
+
+def size(state: "Inference", node: Node) -> OutputTypes:
+    """The model asks for a size: it is told the original one for ever."""
+    for dim, axis in enumerate(state.type_of(_operand(node))):
+        state.literal(node, ("value", dim), axis, frozen=True)
+    return ()
+
+
+def constant(state: "Inference", node: Node) -> OutputTypes:
+    """An array made from literals: pinned."""
+    return tuple(
+        tuple(state.fresh(n, pin=f"made by {node.place}") for n in output.shape)
+        for output in node.outputs
+    )
+
+
+def _operand(node: Node) -> Value:
+    value = node.inputs[0]
+    assert value is not None, node
+    return value
+
+
+def _ints(node: Node, name: str) -> tuple[int, ...]:
+    """An attribute as a tuple of non-negative dimensions."""
+    value = node.attributes[name]
+    return (value,) if isinstance(value, int) else tuple(value)  # type: ignore[arg-type]
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "add": elementwise,
+        "elementwise": elementwise,
+        "reshape": reshape,
+        "permute": permute,
+        "identity": identity,
+        "cat": cat,
+        "stack": stack,
+        "split": split,
+        "unbind": unbind,
+        "slice": slice_,
+        "select": select,
+        "gather": gather,
+        "pad": pad,
+        "expand": expand,
+        "tile": tile,
+        "reduce": reduce,
+        "along": along,
+        "size": size,
+        "constant": constant,
+    }
+)
+"""The structural rules, by operator name."""

@@ -63,14 +63,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
-    """Nodes in execution order, the inputs and outputs of the whole, and the example batch size.
+    """Nodes in execution order, and what goes in and out.
 
-    `modes` names the output lists: a model whose forward depends on train/eval has one per mode.
+    `outputs` are returned in some mode, `results` in evaluation; they differ for a model that
+    branches on train/eval. `batch` is the batch size of the example run.
     """
 
     inputs: tuple[Value, ...]
     nodes: tuple[Node, ...]
     outputs: tuple[Value, ...]
+    results: tuple[Value, ...]
     parameters: tuple[Value, ...]
     batch: int
 
@@ -89,3 +91,13 @@ class Graph:
     def producers(self) -> dict[str, Node]:
         """The node that computes each value, by value name."""
         return {value.name: node for node in self.nodes for value in node.outputs}
+
+    def served(self) -> set[str]:
+        """The names of the nodes that evaluation runs."""
+        needed = {value.name for value in self.results}
+        names: set[str] = set()
+        for node in reversed(self.nodes):
+            if any(value.name in needed for value in node.outputs):
+                names.add(node.name)
+                needed.update(value.name for value in node.inputs if value is not None)
+        return names

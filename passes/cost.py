@@ -2,9 +2,9 @@
 
 Costs are polynomials in the numbers of kept positions of groups and in branches (0 or 1):
 
-    macs    multiply-accumulates of all contractions, per sample
+    macs    multiply-accumulates of all contractions in evaluation, per sample
     params  elements of all trained parameters
-    memory  elements of all computed arrays, per sample: the activations that training keeps
+    memory  elements of all arrays computed in evaluation, per sample
 
 They are exact for every keep-set, and differentiable where the sizes are.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fxprune.ir import Graph, Kind
+from fxprune.ir import Graph
 from fxprune.passes.axes import Axis, Prod, Space
 from fxprune.passes.branches import Branch
 from fxprune.passes.groups import Group
@@ -65,10 +65,12 @@ def cost_polynomials(
     """
     groups, branches = tuple(groups), tuple(branches)
     builder = _Builder({g.space: g.name for g in groups if not g.pin}, branches)
+    served = graph.served()
     for contraction in types.contractions:
-        builder.add("macs", contraction.axes, builder.enclosing(contraction.node))
+        if contraction.node in served:
+            builder.add("macs", contraction.axes, builder.enclosing(contraction.node))
     for node in graph.nodes:
-        for value in node.outputs:
+        for value in node.outputs if node.name in served else ():
             builder.add("memory", types.axes[value.name], builder.enclosing(node.name))
     users = graph.users()
     for parameter in graph.parameters:

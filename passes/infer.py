@@ -5,7 +5,7 @@ mixes along which axis (so where gates act), and which of its literals are sizes
 folding rewrites). Anything a rule cannot express is pinned, with the reason.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -148,13 +148,17 @@ class Inference:
         return tuple(tuple(self.fresh(n, pin=reason) for n in out.shape) for out in node.outputs)
 
 
-def infer(graph: Graph) -> Types:
+def infer(graph: Graph, ignored: Collection[str] = ()) -> Types:
     """Infer what the axes of every value are made of.
 
     Requires: nodes in execution order.
-    Ensures: `Types.check`; the axes of graph inputs and outputs are pinned.
+    Ensures: `Types.check`; the axes of graph inputs and outputs are pinned, and so is what the
+    parameters called `ignored` produce (their first axis).
     """
     state = Inference()
+    for parameter in graph.parameters:
+        if parameter.name in ignored and parameter.shape:
+            state.pin(state.type_of(parameter)[0], "ignored by the caller")
     for value in graph.inputs:
         state.axes[value.name] = tuple(state.fresh(n, pin="network input") for n in value.shape)
     for node in graph.nodes:
@@ -320,6 +324,7 @@ def _output_type(
         else:
             sizes = value.shape[len(axes) : len(axes) + width]
             new = tuple(state.fresh(n, pin=f"positions of {node.place}") for n in sizes)
+            state.positional.extend(new)
             bound[term.names[0]] = new
             axes.extend(new)
     return tuple(axes)

@@ -5,22 +5,22 @@ into an operator of the table. A call that has no spelling becomes an unknown op
 own name, which inference pins.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError
-from fxprune.frontends.torch_spellings import NAMES, Call, Spelling, bare_name, module_spelling
-from fxprune.frontends.torch_trace import (
-    is_training_flag,
-    propagate_shapes,
-    remove_dead,
-    torch_base,
-    trace,
+from fxprune.frontends.torch_spellings import (
+    NAMES,
+    Call,
+    Spelling,
+    bare_name,
+    module_spelling,
 )
+from fxprune.frontends.torch_trace import MODES, propagate_shapes, torch_base, trace
 from fxprune.ir import Graph, Kind, Node, Value
 from fxprune.passes.operators import OPERATORS
 
@@ -82,7 +82,7 @@ class _Translation:
         self._nodes: list[Node] = []
         self._inputs: list[Value] = []
         self._parameters: dict[int, Value] = {}
-        self._outputs: list[Value] = []
+        self._outputs: tuple[Any, ...] = ()
         self.aliases: dict[str, tuple[str, ...]] = {}
         self._collect_parameters(model)
 
@@ -108,7 +108,8 @@ class _Translation:
         return Graph(
             inputs=tuple(self._inputs),
             nodes=tuple(self._nodes),
-            outputs=tuple(self._outputs),
+            outputs=tuple(dict.fromkeys(_flat(self._outputs))),
+            results=tuple(dict.fromkeys(_flat(self._outputs[-1]))),
             parameters=tuple(self._parameters.values()),
             batch=batch.pop() if len(batch) == 1 else 1,
         )
@@ -122,10 +123,13 @@ class _Translation:
         if node.op == "get_attr":
             return self._attribute(node, result)
         if node.op == "output":
-            self._outputs.extend(_flat(fx.map_arg(node.args[0], self._values.__getitem__)))
+            returned: Any = fx.map_arg(node.args[0], self._values.__getitem__)
+            self._outputs = returned if MODES in node.meta else (returned,)
             return None
         if node.op == "call_module":
             return self._module(node, result)
+        if isinstance(node.target, type) and issubclass(node.target, tuple):
+            return fx.map_arg(tuple(node.args), self._values.__getitem__)
         if bare_name(node) == "getitem":
             return self._getitem(node, result)
         return self._function(node, result)

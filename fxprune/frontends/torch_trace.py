@@ -30,9 +30,7 @@ class _Tracer(fx.Tracer):
         self.paths = {id(module): name for name, module in root.named_modules()}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if super().is_leaf_module(m, module_qualified_name):
-            return True
-        return torch_base(type(m)) is not None
+        return torch_base(type(m)) is not None and not isinstance(m, nn.Unflatten)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         if is_training_flag(obj.node):

@@ -75,13 +75,14 @@ class Result:
 def run(job: Job, model: CifarResNet, data: Cifar) -> Result:
     """Prune and train a copy of the model, which must be the unpruned network of He et al."""
     start = time.monotonic()
+    accuracy_before = accuracy_sparse = accuracy(model, data)
     macs_before, parameters_before = count(model)
     pruned = FORMS[job.form](model)
     pruner = METHODS[job.method](pruned, job)
     if job.sparse_epochs > 0:
         with regularised(pruner, pruned):
-            train(pruned, data, epochs=job.sparse_epochs, lr=job.sparse_lr, seed=job.seed)
-    accuracy_sparse = accuracy(pruned, data)
+            sparse_history = train(pruned, data, epochs=job.sparse_epochs, lr=job.sparse_lr, seed=job.seed)
+        accuracy_sparse = sparse_history[-1].test_accuracy
     if job.method == "taylor":
         accumulate_gradients(pruned, data)
     prune_until(pruner, pruned, macs=int(job.target * macs_before))
@@ -92,7 +93,7 @@ def run(job: Job, model: CifarResNet, data: Cifar) -> Result:
     macs_after, parameters_after = count(pruned)
     return Result(
         job=job,
-        accuracy_before=accuracy(model, data),
+        accuracy_before=accuracy_before,
         accuracy_sparse=accuracy_sparse,
         accuracy_pruned=accuracy_pruned,
         accuracy_final=history[-1].test_accuracy if history else accuracy_pruned,

@@ -1,0 +1,62 @@
+"""fxprune: neural networks that learn, in their one normal training, what they can do without.
+
+    gated = fxprune.prepare(model)             # trace, group, insert gates
+    train(gated)                               # your own loop, unchanged
+    folded = fxprune.fold(gated)               # a physically smaller model, the same function
+    fxprune.export_onnx(folded, "model.onnx")  # and ONNX Runtime agrees
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from fxprune.api import (
+        GroupInfo,
+        fold,
+        groups,
+        keep_set,
+        parameter_groups,
+        prepare,
+        reach_target,
+        regularizer,
+        set_keep_set,
+    )
+    from fxprune.errors import (
+        CheckpointError,
+        FxpruneError,
+        InputError,
+        InternalError,
+        KeepSetError,
+        NothingToPruneError,
+        TargetError,
+        TraceError,
+        VerificationError,
+    )
+    from fxprune.passes.operators import register_operator
+
+_HOMES = {
+    "fxprune.api": (
+        "GroupInfo fold groups keep_set parameter_groups prepare reach_target regularizer "
+        "set_keep_set"
+    ),
+    "fxprune.errors": (
+        "CheckpointError FxpruneError InputError InternalError KeepSetError NothingToPruneError "
+        "TargetError TraceError VerificationError"
+    ),
+    "fxprune.passes.operators": "register_operator",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Load public names when they are first used, so that importing fxprune loads no framework."""
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'fxprune' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,348 @@
+"""The verbs: prepare a model, look at its groups and keep-set, fold it."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, overload
+
+import torch
+from torch import Tensor, fx, nn
+from torch.optim import Optimizer
+
+from fxprune.backends.torch_fx import copy_model, fold_model, insert_gates, mask_axes
+from fxprune.backends.torch_module import TracedModule
+from fxprune.backends.torch_optimizer import fold_optimizer
+from fxprune.errors import InputError, KeepSetError, NothingToPruneError, TraceError
+from fxprune.frontends.torch_examples import check_examples
+from fxprune.frontends.torch_fx import Program, read_model
+from fxprune.gates.budget import Budget, Layout, Target, limits
+from fxprune.gates.methods import METHODS
+from fxprune.gates.module import PREFIX, Gates
+from fxprune.passes.analyse import Analysis, analyse
+from fxprune.passes.fold import check_keep_set, plan_fold
+from fxprune.passes.gate import plan_gates
+from fxprune.record import Record, Step, attach, gated_record, gates_of, record_of
+
+_log = logging.getLogger("fxprune")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInfo:
+    """One line of `groups`: `kind` is "channel" or "branch"; `pin` is empty for what is free."""
+
+    name: str
+    kind: str
+    size: int
+    members: tuple[str, ...]
+    pin: str = ""
+
+
+def prepare(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    target: Target = 0.5,
+    steps: int = 1000,
+    round_to: int = 1,
+    ignore: Iterable[str | nn.Module] = (),
+    method: str = "static",
+) -> fx.GraphModule:
+    """Turn a model into one that learns, in its normal training, what it can do without.
+
+    The result computes the very bits of `model`, has its state_dict keys (and gates under
+    `fxprune_gates`), and trains in an unchanged loop: build the optimizer from its parameters.
+
+    >>> import torch, fxprune
+    >>> model = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 3)
+    ... )
+    >>> gated = fxprune.prepare(model, torch.randn(1, 3, 8, 8), target=0.5)
+    >>> [(group.name, group.size) for group in fxprune.groups(gated) if not group.pin]
+    [('0', 16)]
+
+    Args:
+        model: any traceable module; it is copied and stays as it is.
+        example_inputs: a tensor or a tuple of what `forward` takes. If missing, it is inferred
+            from the model's configuration or first layer, and a log line says what was assumed.
+        target: the share of the multiply-accumulates to keep, in (0, 1], or a mapping from
+            "macs", "params", "memory" to shares (up to 1) or absolute numbers (above 1).
+        steps: optimizer steps until the target is reached; train on afterwards.
+        round_to: every group keeps a multiple of this many positions (or all of them).
+        ignore: names of modules, or modules, whose outputs stay as they are.
+        method: how gates learn: "static".
+
+    Raises:
+        InputError: an argument does not fit; TargetError for the target.
+        TraceError: the model's Python cannot be traced.
+        NothingToPruneError: every channel is pinned; the message says why.
+    """
+    _check_model(model)
+    _check_settings(steps, round_to, method)
+    examples = check_examples(model, example_inputs)
+    ignored = _ignored_parameters(model, ignore)
+    program = read_model(model, examples)
+    analysis = analyse(program.ir, ignored)
+    _check_prunable(model, analysis)
+    layout = _layout(analysis)
+    wanted = limits(target, analysis.costs)
+    budget = Budget(analysis.costs, layout, wanted, round_to)
+    plan = plan_gates(program.ir, analysis.types, analysis.groups, analysis.branches)
+    names = {group.space: group.name for group in analysis.free_groups}
+    gates = Gates(METHODS[method](budget, steps), layout, mask_axes(plan), names)
+    gates.train(model.training).to(_device(model))
+    gated = insert_gates(copy_model(model), program, plan, gates)
+    previous = record_of(model)
+    record = Record(
+        source=previous.source if previous else type(model).__qualname__,
+        examples=tuple(_described(value) for value in examples),
+        program=program,
+        analysis=analysis,
+        ignored=tuple(ignored),
+        history=previous.history if previous else (),
+        costs_before=previous.costs_before if previous else None,
+        targets=wanted,
+    )
+    attach(gated, record)
+    return gated
+
+
+@overload
+def fold(gated: nn.Module) -> fx.GraphModule: ...
+@overload
+def fold(gated: nn.Module, *, optimizer: Optimizer) -> tuple[fx.GraphModule, Optimizer]: ...
+
+
+def fold(
+    gated: nn.Module, *, optimizer: Optimizer | None = None
+) -> fx.GraphModule | tuple[fx.GraphModule, Optimizer]:
+    """A physically smaller module that computes what `gated.eval()` computes.
+
+    The result is an ordinary module without any gate: it can be trained further, exported, copied,
+    compiled and prepared again. `gated` stays as it is.
+
+    Args:
+        gated: what `prepare` returned, trained.
+        optimizer: SGD, Adam or AdamW over the parameters of `gated`; with it, the pair of the
+            folded module and an optimizer of the same kind, settings and (sliced) state.
+
+    Raises:
+        InputError: `gated` is not gated, or the optimizer is of another kind.
+    """
+    gates, record = gated_record(gated)
+    keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
+    _check_finite(gated)
+    _warn_if_unfinished(gates)
+    folded = _fold(gated, record, keep)
+    if optimizer is None:
+        return folded
+    return folded, fold_optimizer(optimizer, gated, folded, _plan(record, keep).slices)
+
+
+def _fold(
+    gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]
+) -> TracedModule:
+    plan = _plan(record, keep)
+    plain = _without_gates(gated)
+    folded = fold_model(plain, record.program, plan)
+    return _finish(folded, record, keep)
+
+
+def _plan(record: Record, keep: Mapping[str, Any]) -> Any:
+    analysis = record.analysis
+    return plan_fold(
+        record.program.ir, analysis.types, analysis.groups, analysis.branches, keep
+    )
+
+
+def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]) -> TracedModule:
+    """Attach what the folded module remembers."""
+    costs = record.analysis.costs
+    kept = {
+        name: tuple(i for i, flag in enumerate(flags) if flag) for name, flags in keep.items()
+    }
+    attach(
+        folded,
+        replace(
+            record,
+            history=(*record.history, Step(kept, record.ignored)),
+            costs_before=record.costs_before or costs.at(costs.full),
+        ),
+    )
+    return folded
+
+
+def _without_gates(gated: nn.Module) -> nn.Module:
+    """A copy of a gated module that lacks the gates."""
+    root = nn.Module()
+    gates = gated._modules.pop(PREFIX)
+    try:
+        own = {k: v for k, v in gated.__dict__.items() if k not in ("_graph", "meta")}
+        root.__dict__ = copy_model_dict(own)
+    finally:
+        gated._modules[PREFIX] = gates
+    return root
+
+
+def copy_model_dict(own: Mapping[str, Any]) -> dict[str, Any]:
+    """A deep copy of the attributes of a module."""
+    import copy
+
+    return copy.deepcopy(dict(own))
+
+
+def groups(gated: nn.Module) -> list[GroupInfo]:
+    """Every group and branch of a gated or folded module, the pinned ones with the reason."""
+    record = record_of(gated)
+    if record is None:
+        raise InputError(f"expected a gated or folded module, got {type(gated).__name__}")
+    analysis = record.analysis
+    channels = [GroupInfo(g.name, "channel", g.size, g.members, g.pin) for g in analysis.groups]
+    return channels + [GroupInfo(b.name, "branch", 1, b.nodes) for b in analysis.branches]
+
+
+def keep_set(gated: nn.Module) -> dict[str, Tensor]:
+    """The open positions of every group (a bool tensor of its size) and branch (of size 1)."""
+    return gates_of(gated).keep_set()
+
+
+def set_keep_set(gated: nn.Module, keep: Mapping[str, Any]) -> None:
+    """Open exactly the positions that `keep` names; the gates stop learning from here on.
+
+    Args:
+        gated: what `prepare` returned; it is changed in place.
+        keep: for each group name a bool tensor or sequence of its size, for each branch one of
+            size 1. Names that are left out stay as they are.
+
+    Raises:
+        KeepSetError: an unknown or pinned name, a wrong size, a group that keeps nothing.
+    """
+    gates, record = gated_record(gated)
+    flags = {name: _flags(name, value) for name, value in keep.items()}
+    check_keep_set(flags, record.analysis.groups, record.analysis.branches)
+    gates.set_keep_set(flags)
+
+
+def reach_target(gated: nn.Module) -> None:
+    """Close the lowest-ranked positions now until the target is met, whatever the schedule says."""
+    gates_of(gated).method.settle()
+
+
+def regularizer(gated: nn.Module) -> Tensor:
+    """A term to add to the loss by hand; zero for methods that need none."""
+    return gates_of(gated).method.scores.sum() * 0
+
+
+def parameter_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:
+    """Optimizer parameter groups: the model's own with `options`, the gates without weight decay.
+
+    >>> optimizer = torch.optim.SGD(parameter_groups(gated, weight_decay=5e-4), lr=0.1)
+    ... # doctest: +SKIP
+    """
+    own = [p for name, p in model.named_parameters() if not name.startswith(PREFIX)]
+    gates = [p for name, p in model.named_parameters() if name.startswith(PREFIX)]
+    return [{"params": own, **options}, {"params": gates, **options, "weight_decay": 0.0}]
+
+
+def _flags(name: str, value: Any) -> list[bool]:
+    tensor = torch.as_tensor(value).reshape(-1)
+    if tensor.dtype is not torch.bool and not bool(((tensor == 0) | (tensor == 1)).all()):
+        raise KeepSetError(f"the keep-set of {name} must be bools, got {tensor.dtype}")
+    return [bool(flag) for flag in tensor.tolist()]
+
+
+def _layout(analysis: Analysis) -> Layout:
+    free = analysis.free_groups
+    names = (*(g.name for g in free), *(b.name for b in analysis.branches))
+    sizes = (*(g.size for g in free), *(1 for _ in analysis.branches))
+    return Layout(names, sizes, len(free))
+
+
+def _check_model(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if PREFIX in dict(model.named_children()):
+        raise InputError("the model is gated already: fold it before preparing it again")
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    if lazy := [name for name, p in tensors if isinstance(p, nn.parameter.UninitializedTensorMixin)]:
+        raise InputError(f"{lazy[0]} has no shape yet: run the model once before preparing it")
+    if meta := [name for name, p in tensors if p.is_meta]:
+        raise InputError(
+            f"{meta[0]} is on the meta device, so it has no values: load the weights before "
+            "preparing the model (model.to_empty(device='cpu'), then load_state_dict)"
+        )
+    _check_finite(model)
+
+
+def _check_finite(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter.detach()).all()):
+            raise InputError(
+                f"{name} holds NaN or infinite values: masking would spread them; restore "
+                "a sound checkpoint first"
+            )
+
+
+def _check_settings(steps: int, round_to: int, method: str) -> None:
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"steps is {steps!r}: give the number of optimizer steps, at least 1")
+    if not isinstance(round_to, int) or round_to < 1:
+        raise InputError(f"round_to is {round_to!r}: give a positive integer such as 8")
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}; known methods are {', '.join(METHODS)}")
+
+
+def _ignored_parameters(model: nn.Module, ignore: Iterable[str | nn.Module]) -> list[str]:
+    """The parameters of ignored modules."""
+    modules = dict(model.named_modules())
+    paths = {id(module): path for path, module in modules.items()}
+    ignored: dict[str, None] = {}
+    for item in [ignore] if isinstance(ignore, str | nn.Module) else ignore:
+        path = item if isinstance(item, str) else paths.get(id(item))
+        if path is None:
+            raise InputError(f"ignore: this {type(item).__name__} is not a part of the model")
+        own = [
+            name for name, _ in model.named_parameters() if f"{name}.".startswith(f"{path}.")
+        ]
+        if path not in modules and not own:
+            close = ", ".join(sorted(name for name in modules if name)[:10])
+            raise InputError(f"ignore: the model has no module {path!r}; it has {close}, ...")
+        ignored.update(dict.fromkeys(own))
+    return list(ignored)
+
+
+def _check_prunable(model: nn.Module, analysis: Analysis) -> None:
+    if analysis.free_groups or analysis.branches:
+        return
+    reasons = "\n".join(f"  {g.name} ({g.size}): {g.pin}" for g in analysis.groups[:10])
+    raise NothingToPruneError(
+        f"nothing in {type(model).__name__} can be pruned; what was found:\n"
+        f"{reasons or '  no layer with channels'}"
+    )
+
+
+def _warn_if_unfinished(gates: Gates) -> None:
+    method = gates.method
+    done = int(method.steps_done)
+    if gates.external or done >= method.steps:
+        return
+    if done == 0:
+        _log.warning(
+            "the gates have not seen one optimizer step, so everything is open: build the "
+            "optimizer from the parameters of the gated module"
+        )
+        return
+    _log.warning(
+        "folding after %d of %d steps, before the target is reached: train on, prepare with "
+        "fewer steps, or call fxprune.reach_target(gated)",
+        done,
+        method.steps,
+    )
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _described(value: Any) -> Any:
+    """An example input without its data."""
+    return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value

@@ -1,0 +1,1 @@
+"""Plans carried out on a copy of a framework's model."""

@@ -1,0 +1,83 @@
+"""Reductions and normalisations that see open positions only.
+
+With everything open each returns the very bits of torch's own function; the gradient that reaches
+the mask is always that of the masked form.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def apply_mask(x: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """`x` with position `i` of axis `dim` multiplied by `mask[i]`."""
+    return x * _along(mask, dim, x.dim()).to(x.dtype)
+
+
+def scale(x: Tensor, gate: Tensor) -> Tensor:
+    """`x` times the gate of its branch."""
+    return x * gate.to(x.dtype)
+
+
+def mean(x: Tensor, dims: tuple[int, ...], keepdim: bool, mask: Tensor) -> Tensor:
+    """The mean over open positions; `mask` broadcasts to `x` and is 1 outside gated axes."""
+    mask = mask.to(x.dtype)
+    others = math.prod(x.shape[dim] for dim in dims if mask.shape[dim] == 1)
+    total = (x * mask).sum(dims, keepdim=keepdim)
+    return _exact_when_open(x.mean(dims, keepdim), total / (mask.sum() * others), mask)
+
+
+def amax(x: Tensor, dims: tuple[int, ...], keepdim: bool, mask: Tensor) -> Tensor:
+    """The maximum over open positions."""
+    return x.masked_fill(mask == 0, -math.inf).amax(dims, keepdim)
+
+
+def layer_norm(
+    x: Tensor,
+    mask: Tensor,
+    normalized_shape: tuple[int, ...],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+) -> Tensor:
+    """`F.layer_norm` with statistics over open positions; `mask` has the normalised shape."""
+    dims = tuple(range(-len(normalized_shape), 0))
+    mask = mask.to(x.dtype)
+    y = _standardise(x, mask.expand(normalized_shape), dims, eps)
+    y = y if weight is None else y * weight
+    y = y if bias is None else y + bias
+    return _exact_when_open(F.layer_norm(x, normalized_shape, weight, bias, eps), y, mask)
+
+
+def group_norm(
+    x: Tensor, mask: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """`F.group_norm` with statistics over open channels; `mask` has one entry per channel."""
+    mask = mask.to(x.dtype)
+    grouped = x.unflatten(1, (groups, -1)).flatten(3) if x.dim() > 2 else x.unflatten(1, (groups, -1))
+    grouped = grouped if grouped.dim() == 4 else grouped.unsqueeze(-1)
+    inner = mask.view(1, groups, -1, 1).expand(1, *grouped.shape[1:])
+    y = _standardise(grouped, inner, (2, 3), eps).reshape(x.shape)
+    y = y if weight is None else y * _along(weight, 1, x.dim())
+    y = y if bias is None else y + _along(bias, 1, x.dim())
+    return _exact_when_open(F.group_norm(x, groups, weight, bias, eps), y, mask)
+
+
+def _standardise(x: Tensor, mask: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    count = mask.sum(dims, keepdim=True).clamp(min=1)
+    average = (x * mask).sum(dims, keepdim=True) / count
+    centred = x - average
+    variance = (centred.square() * mask).sum(dims, keepdim=True) / count
+    return centred * torch.rsqrt(variance + eps)
+
+
+def _along(vector: Tensor, dim: int, rank: int) -> Tensor:
+    return vector.view([-1 if axis == dim % rank else 1 for axis in range(rank)])
+
+
+def _exact_when_open(exact: Tensor, masked: Tensor, mask: Tensor) -> Tensor:
+    """`masked`, with the value (not the gradient) of `exact` while nothing is closed."""
+    open_value = exact.detach() + (masked - masked.detach())
+    return torch.where((mask != 0).all(), open_value, masked)

@@ -1,0 +1,407 @@
+"""Gate plans and fold plans carried out on a copy of a torch model."""
+
+import copy
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.backends import masked_forms
+from fxprune.backends.torch_module import TracedModule, copy_graph
+from fxprune.errors import InternalError
+from fxprune.frontends.torch_fx import Program, index_items
+from fxprune.frontends.torch_spellings import NAMES, bare_name, module_spelling
+from fxprune.frontends.torch_trace import remove_dead, torch_base
+from fxprune.gates.module import PREFIX
+from fxprune.passes.axes import Axis
+from fxprune.passes.fold import FoldPlan, SetLiteral, Slice
+from fxprune.passes.gate import GatePlan, MaskedForm, MaskOperand
+
+# Gating ---------------------------------------------------------------------------------------
+
+
+def mask_axes(plan: GatePlan) -> tuple[Axis, ...]:
+    """The distinct axes that a plan masks, in order."""
+    edits: tuple[MaskOperand | MaskedForm, ...] = (*plan.masks, *plan.forms)
+    return tuple(dict.fromkeys(edit.axis for edit in edits))
+
+
+def insert_gates(model: nn.Module, program: Program, plan: GatePlan, gates: nn.Module) -> TracedModule:
+    """Carry out a gate plan: `model` (our own copy) becomes a gated module.
+
+    Ensures: with every gate open the result computes the bits that the model computes.
+    """
+    graph, copies = copy_graph(program.graph)
+    editor = _GateEditor(model, graph, {node.name: copies[node] for node in copies}, plan)
+    for mask in plan.masks:
+        editor.mask_operand(mask)
+    for name, forms in _by_node(plan.forms).items():
+        editor.use_masked_form(name, forms)
+    for branch in plan.branches:
+        editor.gate_branch(branch.node, branch.operand, branch.branch)
+    model.add_module(PREFIX, gates)
+    return TracedModule(model, graph)
+
+
+def _by_node(forms: Iterable[MaskedForm]) -> dict[str, list[MaskedForm]]:
+    grouped: dict[str, list[MaskedForm]] = {}
+    for form in forms:
+        grouped.setdefault(form.node, []).append(form)
+    return grouped
+
+
+class _GateEditor:
+    """Edits one graph; masks come from one call of the gates at its start."""
+
+    def __init__(
+        self, model: nn.Module, graph: fx.Graph, nodes: Mapping[str, fx.Node], plan: GatePlan
+    ) -> None:
+        self._model = model
+        self._graph = graph
+        self._nodes = nodes
+        axes = mask_axes(plan)
+        first = next(node for node in graph.nodes if node.op != "placeholder")
+        with graph.inserting_before(first):
+            masks = graph.call_module(PREFIX)
+            keys = (*axes, *dict.fromkeys(branch.branch for branch in plan.branches))
+            self._masks: dict[Axis | str, fx.Node] = {
+                key: graph.call_function(operator.getitem, (masks, index))
+                for index, key in enumerate(keys)
+            }
+
+    def mask_operand(self, mask: MaskOperand) -> None:
+        """Multiply one operand, a parameter of a module or an argument, by a mask."""
+        node = self._nodes[mask.node]
+        with self._graph.inserting_before(node):
+            if node.op != "call_module" or mask.operand == 0:
+                old = argument(node, mask.operand)
+                new = self._masked(old, mask)
+                _replace_argument(node, mask.operand, new)
+                return
+            name = parameter_names(self._model, node)[mask.operand - 1]
+            module = self._module_node(str(node.target))
+            weight = self._graph.call_function(getattr, (module, name))
+            masked = self._masked(weight, mask)
+            node.op, node.target = "call_function", call_with
+            node.args = (module, {name: masked}, *node.args)
+
+    def _module_node(self, path: str) -> fx.Node:
+        return self._graph.create_node("get_attr", path)
+
+    def _masked(self, value: fx.Node, mask: MaskOperand) -> fx.Node:
+        return self._graph.call_function(
+            masked_forms.apply_mask, (value, self._masks[mask.axis], mask.dim)
+        )
+
+    def use_masked_form(self, name: str, forms: list[MaskedForm]) -> None:
+        """Replace a normalisation or reduction by its masked form."""
+        node = self._nodes[name]
+        dims = tuple(form.dim for form in forms)
+        masks = tuple(self._masks[form.axis] for form in forms)
+        with self._graph.inserting_before(node):
+            if node.op == "call_module":
+                module = self._module_node(str(node.target))
+                node.args = (module, node.args[0], masks, dims)
+                node.op, node.target = "call_function", _MODULE_FORMS[_kind(self._model, node, name)]
+                return
+            bound = NAMES[bare_name(node)].bind(node.args, node.kwargs)
+            node.args = (bare_name(node), bound, masks, dims)
+            node.op, node.target, node.kwargs = "call_function", masked_function, {}
+
+    def gate_branch(self, name: str, operand: int, branch: str) -> None:
+        """Multiply one operand of an addition by the gate of a branch."""
+        node = self._nodes[name]
+        with self._graph.inserting_before(node):
+            old = argument(node, operand)
+            _replace_argument(
+                node,
+                operand,
+                self._graph.call_function(masked_forms.scale, (old, self._masks[branch])),
+            )
+
+
+def call_with(module: nn.Module, parameters: dict[str, Tensor], *args: Any) -> Any:
+    """Call a module with some of its parameters replaced."""
+    return torch.func.functional_call(module, parameters, args)
+
+
+def _masked_layer_norm(
+    module: nn.LayerNorm, x: Tensor, masks: tuple[Tensor, ...], dims: tuple[int, ...]
+) -> Tensor:
+    shape = tuple(module.normalized_shape)
+    mask = joint_mask(masks, tuple(dim - x.dim() for dim in dims), len(shape))
+    return masked_forms.layer_norm(x, mask, shape, module.weight, module.bias, module.eps)
+
+
+def _masked_group_norm(
+    module: nn.GroupNorm, x: Tensor, masks: tuple[Tensor, ...], dims: tuple[int, ...]
+) -> Tensor:
+    return masked_forms.group_norm(
+        x, masks[0], module.num_groups, module.weight, module.bias, module.eps
+    )
+
+
+def joint_mask(masks: tuple[Tensor, ...], dims: tuple[int, ...], rank: int) -> Tensor:
+    """The product of masks of single axes, as an array of `rank` that broadcasts."""
+    joint = masks[0].new_ones((1,) * rank)
+    for mask, dim in zip(masks, dims, strict=True):
+        joint = joint * mask.view([-1 if axis == dim % rank else 1 for axis in range(rank)])
+    return joint
+
+
+def masked_function(
+    name: str, arguments: dict[str, Any], masks: tuple[Tensor, ...], dims: tuple[int, ...]
+) -> Tensor:
+    """The masked form of a functional normalisation or reduction."""
+    x = arguments["input"]
+    if name == "layer_norm":
+        shape = tuple(arguments["normalized_shape"])
+        mask = joint_mask(masks, tuple(dim - x.dim() for dim in dims), len(shape))
+        return masked_forms.layer_norm(
+            x, mask, shape, arguments["weight"], arguments["bias"], arguments.get("eps", 1e-5)
+        )
+    if name == "group_norm":
+        return masked_forms.group_norm(
+            x,
+            masks[0],
+            arguments["num_groups"],
+            arguments["weight"],
+            arguments["bias"],
+            arguments.get("eps", 1e-5),
+        )
+    reduced = arguments.get("dim")
+    reduced = tuple(range(x.dim())) if reduced is None else reduced
+    reduced = (reduced,) if isinstance(reduced, int) else tuple(reduced)
+    form: Callable[..., Tensor] = {"mean": masked_forms.mean, "amax": masked_forms.amax}[name]
+    return form(x, reduced, bool(arguments["keepdim"]), joint_mask(masks, dims, x.dim()))
+
+
+_MODULE_FORMS: Mapping[str, Callable[..., Tensor]] = {
+    "layer_norm": _masked_layer_norm,
+    "group_norm": _masked_group_norm,
+}
+
+
+def _kind(model: nn.Module, node: fx.Node, name: str) -> str:
+    module = model.get_submodule(node.args[0].target)  # type: ignore[union-attr, arg-type]
+    spelling = module_spelling(torch_base(type(module)))
+    if spelling is None or spelling.op not in _MODULE_FORMS:
+        raise InternalError(f"no masked form for {type(module).__name__} at {name}; please report")
+    return spelling.op
+
+
+def parameter_names(model: nn.Module, node: fx.Node) -> list[str]:
+    """The parameters that follow the input among the operands of a module call."""
+    spelling = module_spelling(torch_base(type(model.get_submodule(str(node.target)))))
+    if spelling is None:
+        own = dict(model.get_submodule(str(node.target)).named_parameters())
+        return list(own)
+    return spelling.parameters.split()
+
+
+def argument(node: fx.Node, operand: int) -> fx.Node:
+    """The fx node that is array operand number `operand` of a call."""
+    value: Any = _operands(node)[operand][1]
+    assert isinstance(value, fx.Node)
+    return value
+
+
+def _operands(node: fx.Node) -> list[tuple[str, Any]]:
+    """Array operands by argument name, absent ones left in place as our graph does."""
+    if node.op == "call_module":
+        return [("input", node.args[0])]
+    name = bare_name(node)
+    spelling = NAMES.get(name)
+    if spelling is None:
+        return [("", arg) for arg in node.args]
+    bound = spelling.bind(node.args, node.kwargs)
+    names = spelling.arrays.split()
+    if spelling.op in ("add", "elementwise"):
+        return [(n, bound[n]) for n in names if _is_array(bound.get(n))]
+    if len(names) == 1 and isinstance(bound.get(names[0]), list | tuple):
+        return [(names[0], item) for item in bound[names[0]]]
+    return [(n, bound.get(n)) for n in names]
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, fx.Node) and isinstance(value.meta.get("value"), Tensor)
+
+
+def _replace_argument(node: fx.Node, operand: int, new: fx.Node) -> None:
+    """Put `new` where operand number `operand` stands, and nowhere else."""
+    old = argument(node, operand)
+    new.meta.setdefault("value", old.meta.get("value"))
+    same = sum(value is old for _, value in _operands(node)[:operand])
+    position = -1
+
+    def swap(item: fx.Node) -> fx.Node:
+        nonlocal position
+        position += item is old
+        return new if item is old and position == same else item
+
+    args, kwargs = fx.map_arg((node.args, node.kwargs), swap)
+    node.args, node.kwargs = args, kwargs
+
+
+# Folding --------------------------------------------------------------------------------------
+
+
+def fold_model(model: nn.Module, program: Program, plan: FoldPlan) -> TracedModule:
+    """Carry out a fold plan on `model`, our own copy with the parameters of the original.
+
+    Ensures: parameters that no slice names are untouched; no module remains that nothing calls
+    and that only removed nodes called.
+    """
+    graph, copies = copy_graph(program.graph)
+    nodes = {node.name: copies[node] for node in copies}
+    for name, changes in _changes_by_node(plan.literals).items():
+        _write_literals(model, nodes[name], changes)
+    for drop in plan.drops:
+        _drop_operand(nodes[drop.node], drop.operand)
+    before = _called(graph)
+    remove_dead(graph)
+    for path in before - _called(graph):
+        _delete_module(model, path)
+    slice_parameters(model, program, plan.slices)
+    return TracedModule(model, graph)
+
+
+def _changes_by_node(literals: Iterable[SetLiteral]) -> dict[str, dict[tuple[str, int], int]]:
+    grouped: dict[str, dict[tuple[str, int], int]] = {}
+    for literal in literals:
+        grouped.setdefault(literal.node, {})[literal.slot] = literal.value
+    return grouped
+
+
+def _write_literals(
+    model: nn.Module, node: fx.Node, changes: Mapping[tuple[str, int], int]
+) -> None:
+    if node.op == "call_module":
+        _write_attributes(model.get_submodule(str(node.target)), changes)
+    elif bare_name(node) in ("size", "shape"):
+        _freeze_sizes(node, {dim: value for (_, dim), value in changes.items()})
+    elif bare_name(node) == "getitem":
+        _write_ranges(node, changes)
+    else:
+        NAMES[bare_name(node)].write(node, changes)
+
+
+def _write_attributes(module: nn.Module, changes: Mapping[tuple[str, int], int]) -> None:
+    for (name, index), value in changes.items():
+        old = getattr(module, name, None)
+        if isinstance(old, tuple):
+            setattr(module, name, (*old[:index], value, *old[index + 1 :]))
+        elif old is not None:
+            setattr(module, name, value)
+
+
+def _freeze_sizes(node: fx.Node, sizes: Mapping[int, int]) -> None:
+    """Answer a question for a size with the original number."""
+    value = node.meta["value"]
+    if isinstance(value, int):
+        asked = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
+        rank = node.args[0].meta["value"].dim()  # type: ignore[union-attr]
+        if isinstance(asked, int) and asked % rank in sizes:
+            _replace_by_constant(node, sizes[asked % rank])
+        return
+    users = list(node.users)
+    with node.graph.inserting_after(node):
+        items: list[Any] = [
+            sizes[dim]
+            if dim in sizes
+            else node.graph.call_function(operator.getitem, (node, dim))
+            for dim in range(len(value))
+        ]
+    for item, number in zip(items, value, strict=True):
+        if isinstance(item, fx.Node):
+            item.meta["value"] = number
+    last = next((item for item in items if isinstance(item, fx.Node)), node)
+    with node.graph.inserting_after(last):
+        frozen = node.graph.call_function(torch.Size, (items,))
+    frozen.meta["value"] = value
+    for user in users:
+        index = user.args[1] if bare_name(user) == "getitem" else None
+        if isinstance(index, int) and index % len(value) in sizes:
+            _replace_by_constant(user, sizes[index % len(value)])
+        elif not isinstance(index, int):
+            user.replace_input_with(node, frozen)
+
+
+def _replace_by_constant(node: fx.Node, value: int) -> None:
+    for user in list(node.users):
+        swap = {node: value}
+        user.args = fx.map_arg(user.args, lambda item: swap.get(item, item))
+        user.kwargs = fx.map_arg(user.kwargs, lambda item: swap.get(item, item))
+
+
+def _write_ranges(node: fx.Node, changes: Mapping[tuple[str, int], int]) -> None:
+    rank = node.args[0].meta["value"].dim()  # type: ignore[union-attr]
+    items = index_items(node.args[1], rank)
+    dims = [place for place, item in enumerate(items) if item is not None]
+    for (slot, dim), value in changes.items():
+        item = items[dims[dim]]
+        start, stop = (value, item.stop) if slot == "start" else (item.start, value)
+        items[dims[dim]] = slice(start, stop, item.step)
+    node.args = (node.args[0], tuple(items))
+
+
+def _drop_operand(node: fx.Node, operand: int) -> None:
+    """An addition goes on as its other operand."""
+    others = [index for index in range(len(_operands(node))) if index != operand]
+    node.replace_all_uses_with(argument(node, others[0]))
+
+
+def _called(graph: fx.Graph) -> set[str]:
+    """The modules that a graph calls."""
+    return {str(node.target) for node in graph.nodes if node.op == "call_module"}
+
+
+def _delete_module(model: nn.Module, path: str) -> None:
+    """Delete a module and the containers that it leaves empty."""
+    while path:
+        parent, _, name = path.rpartition(".")
+        owner = model.get_submodule(parent)
+        owner._modules.pop(name, None)
+        if owner._modules or owner._parameters or owner._buffers:
+            return
+        path = parent
+
+
+def slice_parameters(model: nn.Module, program: Program, slices: Iterable[Slice]) -> None:
+    """Replace parameters and buffers by their kept positions, under all their names."""
+    by_name: dict[str, list[Slice]] = {}
+    for item in slices:
+        by_name.setdefault(item.parameter, []).append(item)
+    for name, items in by_name.items():
+        owners = [(path.rpartition("."), path) for path in program.aliases[name]]
+        new: Tensor | None = None
+        for (parent, _, leaf), _path in owners:
+            try:
+                owner = model.get_submodule(parent)
+            except AttributeError:
+                continue  # removed with its branch
+            if new is None:
+                new = sliced(getattr(owner, leaf), items)
+            if leaf in owner._parameters:
+                owner._parameters[leaf] = new  # type: ignore[assignment]
+            else:
+                owner._buffers[leaf] = new
+
+
+def sliced(tensor: Tensor, slices: Iterable[Slice]) -> Tensor:
+    """The kept positions of a parameter or buffer, as one of its kind."""
+    with torch.no_grad():
+        result = tensor.detach()
+        for item in slices:
+            index = torch.tensor(item.kept, device=tensor.device)
+            result = result.index_select(item.dim, index)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(result, requires_grad=tensor.requires_grad)
+    return result
+
+
+def copy_model(model: nn.Module) -> nn.Module:
+    """A deep copy that owns everything it has."""
+    return copy.deepcopy(model)

@@ -1,0 +1,73 @@
+"""A module that runs a torch.fx graph and keeps everything else of the module it came from.
+
+torch.fx.GraphModule keeps only what its graph mentions. This one keeps unused parameters, buffers
+that are not saved, the order of state_dict keys and plain attributes such as `config`, and it
+survives deepcopy. Where train and eval differ it runs the graph of its mode.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, nn
+
+from fxprune.frontends.torch_trace import MODES, select_mode
+
+_RECORD = "fxprune"
+_CONTAINERS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+
+
+class TracedModule(fx.GraphModule):
+    """An ordinary nn.Module: `root` with its forward replaced by `graph`."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, class_name: str = "") -> None:
+        super().__init__(root, graph, class_name or type(root).__name__)
+        for name in _CONTAINERS:
+            self.__dict__[name] = root.__dict__[name]
+        for name, value in root.__dict__.items():
+            self.__dict__.setdefault(name, value)
+        self.training = root.training
+
+    def recompile(self) -> Any:
+        """Regenerate `forward` from the graph, one per mode if they differ."""
+        code = super().recompile()
+        if MODES in self._graph.output_node().meta:
+            train, evaluation = (
+                type(fx.GraphModule(self, select_mode(self._graph, mode))).forward
+                for mode in (True, False)
+            )
+            type(self).forward = _dispatch(train, evaluation)  # type: ignore[method-assign]
+        return code
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "TracedModule":
+        root = nn.Module()
+        graph = fx.Graph()
+        graph.output(graph.graph_copy(self._graph, {})).meta.update(
+            self._graph.output_node().meta
+        )
+        record = self.meta
+        root.__dict__ = {
+            name: copy.deepcopy(value, memo)
+            for name, value in self.__dict__.items()
+            if name not in ("_graph", "meta")
+        }
+        clone = TracedModule(root, graph, type(self).__name__)
+        clone.meta = dict(record)
+        memo[id(self)] = clone
+        return clone
+
+
+def _dispatch(train: Callable[..., Any], evaluation: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return (train if self.training else evaluation)(self, *args, **kwargs)
+
+    return forward
+
+
+def copy_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
+    """A copy of a graph and the map from old nodes to new ones; metas are shared."""
+    copies: dict[fx.Node, fx.Node] = {}
+    clone = fx.Graph()
+    clone.output(clone.graph_copy(graph, copies)).meta.update(graph.output_node().meta)
+    clone.set_codegen(graph._codegen)
+    return clone, copies

@@ -1,0 +1,80 @@
+"""What does a model take as input, when nobody says so?"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.errors import InputError
+from fxprune.frontends.torch_trace import propagate_shapes, trace
+
+_log = logging.getLogger("fxprune")
+_SIZES = (224, 32, 28, 64, 128, 299, 256, 96, 512, 16, 8)
+
+
+def check_examples(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
+    """Example inputs as a tuple; inferred, with a log line that says what was assumed, if missing.
+
+    Raises:
+        InputError: there are none and none can be inferred, or they hold no tensor.
+    """
+    if example_inputs is None:
+        return infer_examples(model)
+    examples = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    if not any(isinstance(value, Tensor) for value in examples):
+        raise InputError(
+            "example_inputs holds no tensor: pass what the model's forward takes, for example "
+            "torch.randn(1, 3, 224, 224)"
+        )
+    return examples
+
+
+def infer_examples(model: nn.Module) -> tuple[Tensor, ...]:
+    """Example inputs from a timm configuration, else from the first layer.
+
+    Raises:
+        InputError: no candidate runs.
+    """
+    candidates = [*_configured(model), *_from_first_layer(model)]
+    graph = trace(model) if candidates else None
+    for shape, because in candidates:
+        assert graph is not None
+        example = torch.empty(shape, device="meta")
+        try:
+            propagate_shapes(model, graph, (example,))
+        except InputError:
+            continue
+        _log.warning("no example_inputs given: assumed one tensor of shape %s, %s", shape, because)
+        return (example,)
+    tried = ", ".join(str(shape) for shape, _ in candidates) or "nothing: no first layer is known"
+    raise InputError(
+        f"cannot infer what {type(model).__name__} takes as input (tried {tried}): pass "
+        "example_inputs, a tensor or a tuple of what its forward takes"
+    )
+
+
+def _configured(model: nn.Module) -> list[tuple[tuple[int, ...], str]]:
+    """timm writes the input size on the model."""
+    for name in ("pretrained_cfg", "default_cfg"):
+        config = getattr(model, name, None)
+        size = config.get("input_size") if isinstance(config, dict) else None
+        if size:
+            return [((2, *size), f"as its {name} says")]
+    config = getattr(model, "config", None)
+    size, channels = getattr(config, "image_size", None), getattr(config, "num_channels", None)
+    if isinstance(size, int) and isinstance(channels, int):
+        return [((2, channels, size, size), "as its config says")]
+    return []
+
+
+def _from_first_layer(model: nn.Module) -> list[tuple[tuple[int, ...], str]]:
+    for name, module in model.named_modules():
+        because = f"because its first layer is {name or 'the model'} ({type(module).__name__})"
+        if isinstance(module, nn.Linear):
+            return [((2, module.in_features), because)]
+        for rank, kind in enumerate((nn.Conv1d, nn.Conv2d, nn.Conv3d), start=1):
+            if isinstance(module, kind):
+                sizes = _SIZES if rank < 3 else (16, 32, 64, 112)
+                return [((2, module.in_channels, *(size,) * rank), because) for size in sizes]
+    return []

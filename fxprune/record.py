@@ -1,0 +1,75 @@
+"""What a gated or folded module remembers about itself, kept in its `meta`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fxprune.errors import InputError
+from fxprune.frontends.torch_fx import Program
+from fxprune.gates.module import PREFIX, Gates
+from fxprune.passes.analyse import Analysis
+
+_KEY = "fxprune"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One fold: the keep-set as tuples of kept indices, and what was ignored when grouping."""
+
+    kept: Mapping[str, tuple[int, ...]]
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The facts behind a module.
+
+    `history` lists the folds since the original constructor; `costs_before` are those of the
+    module before the first fold.
+    """
+
+    source: str
+    examples: tuple[Any, ...]
+    program: Program
+    analysis: Analysis
+    ignored: tuple[str, ...] = ()
+    history: tuple[Step, ...] = ()
+    costs_before: Mapping[str, int] | None = None
+    targets: Mapping[str, float] | None = None
+
+
+def attach(module: nn.Module, record: Record) -> None:
+    """Let a traced module remember its record."""
+    module.meta[_KEY] = record  # type: ignore[index, operator, union-attr]
+
+
+def record_of(module: nn.Module) -> Record | None:
+    """The record of a module, None if fxprune did not make it."""
+    meta = getattr(module, "meta", None)
+    return meta.get(_KEY) if isinstance(meta, dict) else None
+
+
+def gates_of(gated: nn.Module) -> Gates:
+    """The gates of a gated module.
+
+    Raises:
+        InputError: the module has none.
+    """
+    gates = getattr(gated, PREFIX, None)
+    if not isinstance(gates, Gates):
+        kind = "a folded module" if record_of(gated) else f"a plain {type(gated).__name__}"
+        raise InputError(f"expected what fxprune.prepare returns, got {kind}")
+    return gates
+
+
+def gated_record(gated: nn.Module) -> tuple[Gates, Record]:
+    """Gates and record of a gated module.
+
+    Raises:
+        InputError: the module is not gated.
+    """
+    gates, record = gates_of(gated), record_of(gated)
+    assert record is not None
+    return gates, record

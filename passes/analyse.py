@@ -1,0 +1,35 @@
+"""Everything that is known about a graph before anything is changed: the facts behind all plans."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from fxprune.ir import Graph
+from fxprune.passes.branches import Branch, find_branches
+from fxprune.passes.cost import Costs, cost_polynomials
+from fxprune.passes.groups import Group, find_groups
+from fxprune.passes.infer import Types, infer
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """A graph with its types, groups, branches and costs."""
+
+    graph: Graph
+    types: Types
+    groups: tuple[Group, ...]
+    branches: tuple[Branch, ...]
+    costs: Costs
+
+    @property
+    def free_groups(self) -> tuple[Group, ...]:
+        """The groups that may lose positions."""
+        return tuple(group for group in self.groups if not group.pin)
+
+
+def analyse(graph: Graph, ignored: Collection[str] = ()) -> Analysis:
+    """Analyse a graph; what the parameters called `ignored` produce is left alone."""
+    types = infer(graph, ignored)
+    groups = find_groups(graph, types)
+    owners = {n.name for n in graph.nodes for v in n.inputs if v is not None and v.name in ignored}
+    branches = tuple(b for b in find_branches(graph) if owners.isdisjoint(b.nodes))
+    return Analysis(graph, types, groups, branches, cost_polynomials(graph, types, groups, branches))

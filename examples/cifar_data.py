@@ -1,7 +1,8 @@
-"""How do CIFAR images reach a training loop fast enough for a CPU? Decoded once into uint8 tensors, then augmented by the batch.
+"""How do CIFAR images reach a training loop fast enough for a CPU? As uint8 tensors, decoded once.
 
-Nothing is done image by image after loading: cropping is one indexed read from a strided view of the padded images, flipping
-one `torch.where`, normalising one subtraction and one division. A seed fixes order, crops and flips.
+Nothing is done image by image after that. Cropping is one indexed read from a strided view of the
+padded images, flipping one `torch.where`, normalising one subtraction and one division. A seed
+fixes order, crops and flips.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Cifar:
-    """Both splits of CIFAR-10 or CIFAR-100, and the mean and standard deviation that batches are normalised with."""
+    """Both splits of CIFAR-10 or CIFAR-100, and what their batches are normalised with."""
 
     train: Split
     test: Split
@@ -52,11 +53,11 @@ class Cifar:
 
     def test_batches(self, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
         """The test images in their order, unchanged but for normalisation."""
-        for images, labels in zip(self.test.images.split(size), self.test.labels.split(size), strict=True):
-            yield self.normalised(images), labels
+        for chosen in torch.arange(len(self.test)).split(size):
+            yield self.normalised(self.test.images[chosen]), self.test.labels[chosen]
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Images of 0..255 as floats with about zero mean and unit deviation, in the memory format fastest on a CPU."""
+        """Images of 0..255 as floats of about zero mean and unit deviation, channels last."""
         mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (self.mean, self.std))
         return images.float().sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
 
@@ -90,7 +91,7 @@ def split_tensors(columns: datasets.Dataset) -> Split:
 
 
 def crop_windows(images: Tensor) -> Tensor:
-    """A view of all 9 x 9 crops of the zero-padded images, of shape (n, 3, 9, 9, 32, 32); it copies the images once."""
+    """All crops of the zero-padded images, as one strided view of shape (n, 3, 9, 9, 32, 32)."""
     height, width = images.shape[2:]
     padded = F.pad(images, (PADDING,) * 4)
     return padded.unfold(2, height, 1).unfold(3, width, 1)

@@ -1,8 +1,8 @@
-"""Which network do the CIFAR examples prune? The CIFAR ResNets of He et al. 2016 (arXiv 1512.03385, section 4.2).
+"""Which network do the CIFAR examples prune? The CIFAR ResNets of arXiv 1512.03385.
 
-Three stages of n basic blocks each, 16, 32 and 64 channels wide, make depth 6 n + 2. Their shortcuts have no parameters
-("option A"): where a stage halves the image and doubles the channels, the skip takes every second pixel and pads the new
-channels with zeros, half of them before and half after the old ones.
+Three stages of n basic blocks each, 16, 32 and 64 channels wide, make depth 6 n + 2 (section 4.2 of
+He et al.). Skips have no parameters ("option A"): where a stage halves the image and doubles the
+channels, the skip takes every second pixel and pads with zero channels on either side of the old.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 WIDTHS = (16, 32, 64)
-DEPTHS = (20, 32, 44, 56, 110)
 
 
 class BasicBlock(nn.Module):
@@ -26,7 +25,8 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.skip = nn.Identity() if inputs == outputs else PaddedSkip(stride, (outputs - inputs) // 2)
+        widening = outputs - inputs
+        self.skip: nn.Module = PaddedSkip(stride, widening // 2) if widening else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))

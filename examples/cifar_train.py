@@ -1,4 +1,4 @@
-"""How are the CIFAR examples trained? By this ordinary loop, which knows nothing of pruning and serves every model here."""
+"""How are the CIFAR examples trained? By this ordinary loop, which knows nothing of pruning."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from examples.cifar_data import Cifar
@@ -24,6 +26,12 @@ class Epoch:
     train_accuracy: float
     test_accuracy: float
 
+    def __str__(self) -> str:
+        return (
+            f"epoch {self.number}: loss {self.loss:.3f}, "
+            f"train {self.train_accuracy:.2%}, test {self.test_accuracy:.2%}"
+        )
+
 
 def train(
     model: nn.Module, data: Cifar, *, epochs: int, lr: float, batch_size: int = 128, seed: int = 0
@@ -34,21 +42,19 @@ def train(
         model: what maps images to logits; it is trained in place.
         data: batches to learn from, and the test images that every epoch ends with.
         epochs: passes over the training images.
-        lr: the highest learning rate, reached after a fifth of all steps; it falls to almost zero at the end.
+        lr: the highest learning rate, reached after a fifth of all steps and then lowered to zero.
         batch_size: images in one step.
         seed: decides order and augmentation of the images.
     """
     steps = -(-len(data.train) // batch_size)
-    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, lr, epochs=epochs, steps_per_epoch=steps, pct_start=0.2, cycle_momentum=False
-    )
+    optimizer = SGD(model.parameters(), lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    scheduler = OneCycleLR(optimizer, lr, epochs * steps, pct_start=0.2, cycle_momentum=False)
     history = []
     for number in range(1, epochs + 1):
         model.train()
         total_loss = correct = 0.0
         batches = data.train_batches(batch_size, seed=seed + number)
-        for images, labels in (bar := tqdm(batches, f"epoch {number}/{epochs}", steps, unit="batch", mininterval=1)):
+        for images, labels in tqdm(batches, f"epoch {number}/{epochs}", steps, mininterval=1):
             logits = model(images)
             loss = F.cross_entropy(logits, labels)
             optimizer.zero_grad()
@@ -57,19 +63,14 @@ def train(
             scheduler.step()
             total_loss += loss.item() * len(labels)
             correct += (logits.argmax(1) == labels).sum().item()
-            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-        images_seen = len(data.train)
-        history.append(Epoch(number, total_loss / images_seen, correct / images_seen, accuracy(model, data)))
-        tqdm.write(f"epoch {number}/{epochs}: {summary(history[-1])}")
+        n = len(data.train)
+        history.append(Epoch(number, total_loss / n, correct / n, accuracy(model, data)))
+        tqdm.write(str(history[-1]))
     return history
 
 
-def summary(epoch: Epoch) -> str:
-    return f"loss {epoch.loss:.3f}, train {epoch.train_accuracy:.2%}, test {epoch.test_accuracy:.2%}"
-
-
 @torch.inference_mode()
-def predictions(model: nn.Module, data: Cifar) -> torch.Tensor:
+def predictions(model: nn.Module, data: Cifar) -> Tensor:
     """The class that the model, put into eval mode, gives to each test image."""
     model.eval()
     return torch.cat([model(images).argmax(1) for images, _ in data.test_batches()])

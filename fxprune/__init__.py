@@ -1,9 +1,9 @@
 """fxprune: neural networks that learn, in their one normal training, what they can do without.
 
-    gated = fxprune.prepare(model)             # trace, group, insert gates
-    train(gated)                               # your own loop, unchanged
-    folded = fxprune.fold(gated)               # a physically smaller model, the same function
-    fxprune.export_onnx(folded, "model.onnx")  # and ONNX Runtime agrees
+gated = fxprune.prepare(model)             # trace, group, insert gates
+train(gated)                               # your own loop, unchanged
+folded = fxprune.fold(gated)               # a physically smaller model, the same function
+fxprune.export_onnx(folded, "model.onnx")  # and ONNX Runtime agrees
 """
 
 import importlib
@@ -34,7 +34,11 @@ if TYPE_CHECKING:
         TraceError,
         VerificationError,
     )
+    from fxprune.export import export_onnx
     from fxprune.passes.operators import register_operator
+    from fxprune.reporting import Report, report
+    from fxprune.storage import load, save
+    from fxprune.verification import Verdict, verify
 
 _HOMES = {
     "fxprune.api": (
@@ -46,6 +50,10 @@ _HOMES = {
         "TargetError TraceError VerificationError"
     ),
     "fxprune.passes.operators": "register_operator",
+    "fxprune.verification": "Verdict verify",
+    "fxprune.export": "export_onnx",
+    "fxprune.storage": "load save",
+    "fxprune.reporting": "Report report",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = sorted(_HOME)

@@ -1,5 +1,6 @@
 """The verbs: prepare a model, look at its groups and keep-set, fold it."""
 
+import copy
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -12,14 +13,14 @@ from torch.optim import Optimizer
 from fxprune.backends.torch_fx import copy_model, fold_model, insert_gates, mask_axes
 from fxprune.backends.torch_module import TracedModule
 from fxprune.backends.torch_optimizer import fold_optimizer
-from fxprune.errors import InputError, KeepSetError, NothingToPruneError, TraceError
+from fxprune.errors import InputError, KeepSetError, NothingToPruneError
 from fxprune.frontends.torch_examples import check_examples
-from fxprune.frontends.torch_fx import Program, read_model
+from fxprune.frontends.torch_fx import read_model
 from fxprune.gates.budget import Budget, Layout, Target, limits
 from fxprune.gates.methods import METHODS
 from fxprune.gates.module import PREFIX, Gates
 from fxprune.passes.analyse import Analysis, analyse
-from fxprune.passes.fold import check_keep_set, plan_fold
+from fxprune.passes.fold import FoldPlan, check_keep_set, plan_fold
 from fxprune.passes.gate import plan_gates
 from fxprune.record import Record, Step, attach, gated_record, gates_of, record_of
 
@@ -138,28 +139,57 @@ def fold(
     return folded, fold_optimizer(optimizer, gated, folded, _plan(record, keep).slices)
 
 
-def _fold(
-    gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]
+def fold_as(gated: nn.Module, keep: Mapping[str, Any] | None) -> TracedModule:
+    """Fold under a keep-set (None: the present one) without changing the gates."""
+    gates, record = gated_record(gated)
+    chosen = gates.keep_set() if keep is None else keep
+    flags = {name: [bool(flag) for flag in value] for name, value in chosen.items()}
+    return _fold(gated, record, flags)
+
+
+def apply_step(
+    model: nn.Module, step: Step, examples: tuple[Any, ...], source: str
 ) -> TracedModule:
-    plan = _plan(record, keep)
-    plain = _without_gates(gated)
-    folded = fold_model(plain, record.program, plan)
+    """Repeat a recorded fold on a model that was never gated.
+
+    Raises:
+        KeepSetError: the model has no such groups.
+    """
+    program = read_model(model, examples)
+    analysis = analyse(program.ir, step.ignored)
+    previous = record_of(model)
+    record = Record(
+        source,
+        examples,
+        program,
+        analysis,
+        step.ignored,
+        previous.history if previous else (),
+        previous.costs_before if previous else None,
+    )
+    full = analysis.costs.full
+    keep: dict[str, list[bool]] = {}
+    for name, kept in step.kept.items():
+        if name not in full or any(index >= full[name] for index in kept):
+            raise KeepSetError(f"the model has no group {name!r} with these positions")
+        keep[name] = [index in set(kept) for index in range(full[name])]
+    return _finish(fold_model(copy_model(model), program, _plan(record, keep)), record, keep)
+
+
+def _fold(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> TracedModule:
+    folded = fold_model(_without_gates(gated), record.program, _plan(record, keep))
     return _finish(folded, record, keep)
 
 
-def _plan(record: Record, keep: Mapping[str, Any]) -> Any:
+def _plan(record: Record, keep: Mapping[str, Any]) -> FoldPlan:
     analysis = record.analysis
-    return plan_fold(
-        record.program.ir, analysis.types, analysis.groups, analysis.branches, keep
-    )
+    return plan_fold(record.program.ir, analysis.types, analysis.groups, analysis.branches, keep)
 
 
 def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]) -> TracedModule:
     """Attach what the folded module remembers."""
     costs = record.analysis.costs
-    kept = {
-        name: tuple(i for i, flag in enumerate(flags) if flag) for name, flags in keep.items()
-    }
+    kept = {name: tuple(i for i, flag in enumerate(flags) if flag) for name, flags in keep.items()}
     attach(
         folded,
         replace(
@@ -172,22 +202,12 @@ def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]
 
 
 def _without_gates(gated: nn.Module) -> nn.Module:
-    """A copy of a gated module that lacks the gates."""
+    """A copy of a gated module that lacks the gates; the gated module is not copied with them."""
     root = nn.Module()
-    gates = gated._modules.pop(PREFIX)
-    try:
-        own = {k: v for k, v in gated.__dict__.items() if k not in ("_graph", "meta")}
-        root.__dict__ = copy_model_dict(own)
-    finally:
-        gated._modules[PREFIX] = gates
+    own = {name: value for name, value in gated.__dict__.items() if name not in ("_graph", "meta")}
+    own["_modules"] = {k: v for k, v in gated._modules.items() if k != PREFIX}
+    root.__dict__ = copy.deepcopy(own)
     return root
-
-
-def copy_model_dict(own: Mapping[str, Any]) -> dict[str, Any]:
-    """A deep copy of the attributes of a module."""
-    import copy
-
-    return copy.deepcopy(dict(own))
 
 
 def groups(gated: nn.Module) -> list[GroupInfo]:
@@ -263,7 +283,7 @@ def _check_model(model: nn.Module) -> None:
     if PREFIX in dict(model.named_children()):
         raise InputError("the model is gated already: fold it before preparing it again")
     tensors = [*model.named_parameters(), *model.named_buffers()]
-    if lazy := [name for name, p in tensors if isinstance(p, nn.parameter.UninitializedTensorMixin)]:
+    if lazy := [name for name, p in tensors if nn.parameter.is_lazy(p)]:
         raise InputError(f"{lazy[0]} has no shape yet: run the model once before preparing it")
     if meta := [name for name, p in tensors if p.is_meta]:
         raise InputError(
@@ -300,9 +320,7 @@ def _ignored_parameters(model: nn.Module, ignore: Iterable[str | nn.Module]) -> 
         path = item if isinstance(item, str) else paths.get(id(item))
         if path is None:
             raise InputError(f"ignore: this {type(item).__name__} is not a part of the model")
-        own = [
-            name for name, _ in model.named_parameters() if f"{name}.".startswith(f"{path}.")
-        ]
+        own = [name for name, _ in model.named_parameters() if f"{name}.".startswith(f"{path}.")]
         if path not in modules and not own:
             close = ", ".join(sorted(name for name in modules if name)[:10])
             raise InputError(f"ignore: the model has no module {path!r}; it has {close}, ...")

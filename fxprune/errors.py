@@ -1,14 +1,14 @@
 """What can go wrong, as one tree. Every message names the place and says what to do.
 
-    FxpruneError
-    ├── InputError            the arguments do not describe a job that can be done
-    │   ├── TargetError       a target out of range, or one that no keep-set reaches
-    │   └── KeepSetError      a keep-set with a wrong name or size, or one that keeps nothing
-    ├── TraceError            the model could not be turned into a graph
-    ├── NothingToPruneError   every channel is pinned; the message lists the reasons
-    ├── CheckpointError       a file is truncated, foreign, or belongs to another model
-    ├── VerificationError     two models that must agree do not; names the first differing layer
-    └── InternalError         fxprune broke an invariant of its own: please report it
+FxpruneError
+├── InputError            the arguments do not describe a job that can be done
+│   ├── TargetError       a target out of range, or one that no keep-set reaches
+│   └── KeepSetError      a keep-set with a wrong name or size, or one that keeps nothing
+├── TraceError            the model could not be turned into a graph
+├── NothingToPruneError   every channel is pinned; the message lists the reasons
+├── CheckpointError       a file is truncated, foreign, or belongs to another model
+├── VerificationError     two models that must agree do not; names the first differing layer
+└── InternalError         fxprune broke an invariant of its own: please report it
 """
 
 

@@ -42,7 +42,8 @@ class Record:
 
 def attach(module: nn.Module, record: Record) -> None:
     """Let a traced module remember its record."""
-    module.meta[_KEY] = record  # type: ignore[index, operator, union-attr]
+    meta: dict[str, Any] = module.meta  # type: ignore[assignment]
+    meta[_KEY] = record
 
 
 def record_of(module: nn.Module) -> Record | None:

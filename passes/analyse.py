@@ -32,4 +32,6 @@ def analyse(graph: Graph, ignored: Collection[str] = ()) -> Analysis:
     groups = find_groups(graph, types)
     owners = {n.name for n in graph.nodes for v in n.inputs if v is not None and v.name in ignored}
     branches = tuple(b for b in find_branches(graph) if owners.isdisjoint(b.nodes))
-    return Analysis(graph, types, groups, branches, cost_polynomials(graph, types, groups, branches))
+    return Analysis(
+        graph, types, groups, branches, cost_polynomials(graph, types, groups, branches)
+    )

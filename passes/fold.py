@@ -81,7 +81,9 @@ def check_keep_set(keep: KeepSet, groups: Iterable[Group], branches: Iterable[Br
         if len(flags) != sizes[name]:
             raise KeepSetError(f"{name} has {sizes[name]} positions, the keep-set {len(flags)}")
         if name in channels and not any(flags):
-            raise KeepSetError(f"{name} keeps nothing: keep at least one of {sizes[name]} positions")
+            raise KeepSetError(
+                f"{name} keeps nothing: keep at least one of {sizes[name]} positions"
+            )
 
 
 def plan_fold(

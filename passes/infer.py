@@ -202,8 +202,9 @@ def _match(state: Inference, node: Node, operator: Operator) -> Bindings | None:
     bound: Bindings = {}
     for term, axes in dims:
         if not term.star:
-            names = [bound.setdefault(n, (_name_axis(state, n, term, axes, sizes),)) for n in
-                     term.names]
+            names = [
+                bound.setdefault(n, (_name_axis(state, n, term, axes, sizes),)) for n in term.names
+            ]
             state.unify(axes[0], product(*(axis for (axis,) in names)), node)
             continue
         for left, right in zip(bound.setdefault(term.names[0], axes), axes, strict=True):

@@ -2,7 +2,7 @@
 
     lower-case names   axes; the same name is the same axis
     (a b)              a row-major product of axes
-    *x                 any number of axes; where only one side of the arrow has them, they are pinned
+    *x                 any number of axes; pinned where only one side of the arrow has them
     [c]                normalised over: the output depends on the set of positions of c
     operand?           an optional operand
 

@@ -56,8 +56,7 @@ def group_norm(
 ) -> Tensor:
     """`F.group_norm` with statistics over open channels; `mask` has one entry per channel."""
     mask = mask.to(x.dtype)
-    grouped = x.unflatten(1, (groups, -1)).flatten(3) if x.dim() > 2 else x.unflatten(1, (groups, -1))
-    grouped = grouped if grouped.dim() == 4 else grouped.unsqueeze(-1)
+    grouped = x.reshape(x.shape[0], groups, x.shape[1] // groups, -1)
     inner = mask.view(1, groups, -1, 1).expand(1, *grouped.shape[1:])
     y = _standardise(grouped, inner, (2, 3), eps).reshape(x.shape)
     y = y if weight is None else y * _along(weight, 1, x.dim())

@@ -28,7 +28,9 @@ def mask_axes(plan: GatePlan) -> tuple[Axis, ...]:
     return tuple(dict.fromkeys(edit.axis for edit in edits))
 
 
-def insert_gates(model: nn.Module, program: Program, plan: GatePlan, gates: nn.Module) -> TracedModule:
+def insert_gates(
+    model: nn.Module, program: Program, plan: GatePlan, gates: nn.Module
+) -> TracedModule:
     """Carry out a gate plan: `model` (our own copy) becomes a gated module.
 
     Ensures: with every gate open the result computes the bits that the model computes.
@@ -104,7 +106,10 @@ class _GateEditor:
             if node.op == "call_module":
                 module = self._module_node(str(node.target))
                 node.args = (module, node.args[0], masks, dims)
-                node.op, node.target = "call_function", _MODULE_FORMS[_kind(self._model, node, name)]
+                node.op, node.target = (
+                    "call_function",
+                    _MODULE_FORMS[_kind(self._model, node, name)],
+                )
                 return
             bound = NAMES[bare_name(node)].bind(node.args, node.kwargs)
             node.args = (bare_name(node), bound, masks, dims)
@@ -309,9 +314,7 @@ def _freeze_sizes(node: fx.Node, sizes: Mapping[int, int]) -> None:
     users = list(node.users)
     with node.graph.inserting_after(node):
         items: list[Any] = [
-            sizes[dim]
-            if dim in sizes
-            else node.graph.call_function(operator.getitem, (node, dim))
+            sizes[dim] if dim in sizes else node.graph.call_function(operator.getitem, (node, dim))
             for dim in range(len(value))
         ]
     for item, number in zip(items, value, strict=True):
@@ -330,10 +333,12 @@ def _freeze_sizes(node: fx.Node, sizes: Mapping[int, int]) -> None:
 
 
 def _replace_by_constant(node: fx.Node, value: int) -> None:
+    def swap(item: fx.Node) -> Any:
+        return value if item is node else item
+
     for user in list(node.users):
-        swap = {node: value}
-        user.args = fx.map_arg(user.args, lambda item: swap.get(item, item))
-        user.kwargs = fx.map_arg(user.kwargs, lambda item: swap.get(item, item))
+        user.args = fx.map_arg(user.args, swap)
+        user.kwargs = fx.map_arg(user.kwargs, swap)
 
 
 def _write_ranges(node: fx.Node, changes: Mapping[tuple[str, int], int]) -> None:

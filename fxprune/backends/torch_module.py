@@ -36,15 +36,13 @@ class TracedModule(fx.GraphModule):
                 type(fx.GraphModule(self, select_mode(self._graph, mode))).forward
                 for mode in (True, False)
             )
-            type(self).forward = _dispatch(train, evaluation)  # type: ignore[method-assign]
+            type(self).forward = _dispatch(train, evaluation)
         return code
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TracedModule":
         root = nn.Module()
         graph = fx.Graph()
-        graph.output(graph.graph_copy(self._graph, {})).meta.update(
-            self._graph.output_node().meta
-        )
+        graph.output(graph.graph_copy(self._graph, {})).meta.update(self._graph.output_node().meta)
         record = self.meta
         root.__dict__ = {
             name: copy.deepcopy(value, memo)

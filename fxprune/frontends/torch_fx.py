@@ -159,9 +159,7 @@ class _Translation:
         """Add one node of ours for `node`."""
         outputs = self._named(node.name, result)
         source = str(node.target) if node.op == "call_module" else ""
-        self._nodes.append(
-            Node(node.name, op, inputs, tuple(_flat(outputs)), attributes, source)
-        )
+        self._nodes.append(Node(node.name, op, inputs, tuple(_flat(outputs)), attributes, source))
         return outputs
 
     def _module(self, node: fx.Node, result: Any) -> Any:

@@ -253,9 +253,7 @@ def _write_split(node: fx.Node, changes: Changes) -> None:
     """`split` and `chunk` become a split into explicit sizes."""
     pieces = node.meta["value"]
     dim: Any = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
-    sizes = [
-        changes.get(("sizes", index), piece.shape[dim]) for index, piece in enumerate(pieces)
-    ]
+    sizes = [changes.get(("sizes", index), piece.shape[dim]) for index, piece in enumerate(pieces)]
     node.op, node.target = "call_function", torch.split
     node.args, node.kwargs = (node.args[0], sizes, dim), {}
 
@@ -443,6 +441,11 @@ _FACTOR = {
     for name in ("r", "s")
 }
 
+_ACTIVATION_MODULES = """
+    ReLU ReLU6 Hardtanh ELU SELU CELU LeakyReLU GELU SiLU Mish Hardswish Hardsigmoid Sigmoid Tanh
+    Softplus LogSigmoid Softsign Hardshrink Softshrink Tanhshrink Threshold RReLU
+"""
+
 MODULES: Mapping[type, ModuleSpelling] = MappingProxyType(
     {
         nn.Conv1d: _CONV_MODULE,
@@ -482,12 +485,7 @@ MODULES: Mapping[type, ModuleSpelling] = MappingProxyType(
         },
         nn.Upsample: _CHANNELWISE,
         **{
-            getattr(nn, name): ModuleSpelling("elementwise")
-            for name in (
-                "ReLU ReLU6 Hardtanh ELU SELU CELU LeakyReLU GELU SiLU Mish Hardswish Hardsigmoid "
-                "Sigmoid Tanh Softplus LogSigmoid Softsign Hardshrink Softshrink Tanhshrink "
-                "Threshold RReLU"
-            ).split()
+            getattr(nn, name): ModuleSpelling("elementwise") for name in _ACTIVATION_MODULES.split()
         },
         nn.modules.dropout._DropoutNd: ModuleSpelling("identity"),
         nn.Identity: ModuleSpelling("identity"),

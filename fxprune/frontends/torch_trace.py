@@ -205,7 +205,8 @@ def propagate_shapes(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...])
                 shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
                 raise InputError(
                     f"{type(model).__name__} fails at {node.name} ({node.target}) on example "
-                    f"inputs of shape {shapes}: {error}\nPass example_inputs that the model accepts."
+                    f"inputs of shape {shapes}: {error}\n"
+                    "Pass example_inputs that the model accepts."
                 ) from error
 
 

@@ -55,7 +55,11 @@ def limits(target: Target, costs: Costs) -> dict[str, float]:
     for name, value in wanted.items():
         if name not in COSTS:
             raise TargetError(f"target names {name!r}; known costs are {', '.join(COSTS)}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 < value < math.inf
+        ):
             raise TargetError(
                 f"target of {name} is {value!r}: give a share in (0, 1] to keep, or an absolute "
                 "number above 1"
@@ -86,20 +90,25 @@ class Budget:
 
     def _check_reachable(self) -> None:
         closed = dict.fromkeys(self.layout.names, 0)
-        for name, size in zip(self.layout.names[: self.layout.groups], self.layout.sizes, strict=False):
+        for name, size in zip(
+            self.layout.names[: self.layout.groups], self.layout.sizes, strict=False
+        ):
             closed[name] = min(size, self.round_to)
         for name, limit in self.limit.items():
             least = self.costs.polynomials[name](closed)
             if least > limit:
+                share = math.ceil(1e4 * least / self._full[name]) / 1e4
                 raise TargetError(
                     f"target of {name} is {limit:.0f}, but with every group at its smallest "
-                    f"{least} remain of {self._full[name]}: ask for at least "
-                    f"{math.ceil(1e4 * least / self._full[name]) / 1e4}, lower round_to, or pin less"
+                    f"{least} remain of {self._full[name]}: ask for at least {share}, lower "
+                    "round_to, or pin less"
                 )
 
     def relative(self, share: float) -> dict[str, float]:
         """The limits on the way: `share` = 0 is the full cost, 1 is the target."""
-        return {n: self._full[n] + share * (limit - self._full[n]) for n, limit in self.limit.items()}
+        return {
+            n: self._full[n] + share * (limit - self._full[n]) for n, limit in self.limit.items()
+        }
 
     def prices(self, is_open: Tensor) -> Tensor:
         """What one position of each gate costs at present, relative to the limited costs."""
@@ -157,7 +166,12 @@ class Budget:
         mean = mean / size
         protected = (place[first] == 0) & (owner < self.layout.groups)
         return _Units(
-            torch.where(protected, math.inf, mean), owner, size.double(), by_owner, unit, self.layout
+            torch.where(protected, math.inf, mean),
+            owner,
+            size.double(),
+            by_owner,
+            unit,
+            self.layout,
         )
 
 

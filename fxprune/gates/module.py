@@ -42,7 +42,7 @@ class Gates(nn.Module):
     def forward(self) -> tuple[Tensor, ...]:
         """Masks in the order of the axes, then scalars in the order of the branches."""
         values = self.method.gates() if self.training else self.method.is_open
-        parts = values.split(self.layout.sizes)
+        parts = torch.split(values, list(self.layout.sizes))
         masks = tuple(self._mask(axis, parts) for axis in self._axes)
         return masks + tuple(part.reshape(()) for part in parts[self.layout.groups :])
 
@@ -60,7 +60,7 @@ class Gates(nn.Module):
     def keep_set(self) -> dict[str, Tensor]:
         """The open positions by name."""
         flags = self.method.is_open.detach().cpu() > 0
-        return dict(zip(self.layout.names, flags.split(self.layout.sizes), strict=True))
+        return dict(zip(self.layout.names, torch.split(flags, list(self.layout.sizes)), strict=True))
 
     def set_keep_set(self, keep: Mapping[str, Any]) -> None:
         """Open exactly what `keep` says; names that it leaves out stay as they are."""
@@ -82,7 +82,7 @@ class Gates(nn.Module):
 
 
 _SHARED = ("layout", "_axes", "_places")
-# Gates hear of the steps of the optimizer that holds their parameters: two global hooks look them up.
+# Gates hear of the steps of the optimizer that holds their parameters through global hooks.
 _live: "weakref.WeakSet[Gates]" = weakref.WeakSet()
 
 

@@ -1,16 +1,19 @@
-"""What does Torch-Pruning reach when it gets the job that fxprune gets: ResNet-20 on CIFAR-10, half of the MACs, five epochs?
+"""What does Torch-Pruning reach with the job that fxprune gets: half of ResNet-20, five epochs?
 
-    python -m tests.benchmarks.cifar10_peers --weights cifar10_resnet20.safetensors --json peers.json
+    python -m tests.benchmarks.cifar10_peers --weights resnet20.safetensors --json peers.json
 
-The same network, weights, data, augmentation, loop, batch size, optimizer and number of epochs. Torch-Pruning cannot follow the
-zero-padded skips of this network (`--check` shows it), so it gets the network in two forms that it prunes correctly:
+The same network, weights, CIFAR-10, augmentation, training loop, batch size and number of epochs.
+Torch-Pruning cannot follow the zero-padded skips of this network (`--check` shows it), so it gets
+the network in two forms that it prunes correctly:
 
-    inner   the residual stream is ignored; only the channels between the two convolutions of a block are pruned
-    stream  each padded skip is rewritten as the 1x1 convolution that computes the same, so that the stream is pruned too
+    inner   the residual stream is ignored; the channels inside each block are pruned
+    stream  each padded skip is rewritten as the 1x1 convolution that computes the same, so that
+            the residual stream is pruned too
 
-and four methods. `magnitude` and `taylor` prune first and train for all epochs; `group_norm` (its sparse learning, the best of its own
-CIFAR table) and `growing_reg` train with their regulariser for some of the epochs, prune, and train for the others. As in its own
-benchmark, channels are ranked globally and removed in small steps until the MACs are no more than the target.
+and four methods. `magnitude` and `taylor` prune first and train for all epochs. `group_norm` (its
+sparse learning, the best of its own CIFAR table) and `growing_reg` train with their regulariser for
+some of the epochs, prune, and train for the others. As in its own benchmark, channels are ranked
+globally and removed in small steps until the MACs are no more than the target.
 """
 
 from __future__ import annotations
@@ -81,22 +84,22 @@ def run(job: Job, model: CifarResNet, data: Cifar) -> Result:
     pruner = METHODS[job.method](pruned, job)
     if job.sparse_epochs > 0:
         with regularised(pruner, pruned):
-            sparse_history = train(pruned, data, epochs=job.sparse_epochs, lr=job.sparse_lr, seed=job.seed)
-        accuracy_sparse = sparse_history[-1].test_accuracy
+            train(pruned, data, epochs=job.sparse_epochs, lr=job.sparse_lr, seed=job.seed)
+        accuracy_sparse = accuracy(pruned, data)
     if job.method == "taylor":
         accumulate_gradients(pruned, data)
     prune_until(pruner, pruned, macs=int(job.target * macs_before))
     pruned.zero_grad()
     accuracy_pruned = accuracy(pruned, data)
-    epochs = job.epochs - job.sparse_epochs
-    history = train(pruned, data, epochs=epochs, lr=job.lr, seed=job.seed + 100) if epochs > 0 else []
+    rest = job.epochs - job.sparse_epochs
+    history = train(pruned, data, epochs=rest, lr=job.lr, seed=job.seed + 100)
     macs_after, parameters_after = count(pruned)
     return Result(
         job=job,
         accuracy_before=accuracy_before,
         accuracy_sparse=accuracy_sparse,
         accuracy_pruned=accuracy_pruned,
-        accuracy_final=history[-1].test_accuracy if history else accuracy_pruned,
+        accuracy_final=history[-1].test_accuracy,
         accuracy_by_epoch=tuple(epoch.test_accuracy for epoch in history),
         macs_before=macs_before,
         macs_after=macs_after,
@@ -117,7 +120,8 @@ def with_convolutional_skips(model: CifarResNet) -> CifarResNet:
     model = copy.deepcopy(model)
     for block in model.modules():
         if isinstance(block, BasicBlock) and isinstance(block.skip, PaddedSkip):
-            block.skip = convolution_like(block.skip, block.conv1.in_channels, block.conv2.out_channels)
+            inputs, outputs = block.conv1.in_channels, block.conv2.out_channels
+            block.skip = convolution_like(block.skip, inputs, outputs)
     return model
 
 
@@ -138,11 +142,13 @@ def ignored(model: CifarResNet, form: str) -> list[nn.Module]:
 
 
 def magnitude(model: CifarResNet, job: Job) -> tp.pruner.BasePruner:
-    return pruner_of(tp.pruner.BasePruner, model, job, importance=tp.importance.GroupMagnitudeImportance(p=2))
+    importance = tp.importance.GroupMagnitudeImportance(p=2)
+    return pruner_of(tp.pruner.BasePruner, model, job, importance=importance)
 
 
 def taylor(model: CifarResNet, job: Job) -> tp.pruner.BasePruner:
-    return pruner_of(tp.pruner.BasePruner, model, job, importance=tp.importance.GroupTaylorImportance())
+    importance = tp.importance.GroupTaylorImportance()
+    return pruner_of(tp.pruner.BasePruner, model, job, importance=importance)
 
 
 def group_norm(model: CifarResNet, job: Job) -> tp.pruner.BasePruner:
@@ -194,7 +200,7 @@ def regularised(pruner: tp.pruner.BasePruner, model: nn.Module) -> Iterator[None
 
 
 def accumulate_gradients(model: nn.Module, data: Cifar) -> None:
-    """Leave the gradient of the loss over some training batches, which the Taylor importance reads."""
+    """Leave the gradients of some training batches, which the Taylor importance reads."""
     model.zero_grad()
     batches = data.train_batches(128, seed=0)
     for _, (images, labels) in zip(range(TAYLOR_BATCHES), batches, strict=False):
@@ -205,7 +211,7 @@ def prune_until(pruner: tp.pruner.BasePruner, model: nn.Module, *, macs: int) ->
     """Prune step by step until the model needs no more than `macs`."""
     while count(model)[0] > macs:
         if pruner.current_step == pruner.iterative_steps:
-            raise RuntimeError(f"after all steps MACs are {count(model)[0]}, expected at most {macs}")
+            raise RuntimeError(f"MACs after all steps: {count(model)[0]}, expected at most {macs}")
         pruner.step()
 
 
@@ -216,41 +222,47 @@ def count(model: nn.Module) -> tuple[int, int]:
 
 
 def widths(model: nn.Module) -> dict[str, int]:
-    return {name: module.out_channels for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    convolutions = ((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    return {name: convolution.out_channels for name, convolution in convolutions}
 
 
 def check(model: CifarResNet, form: str, ratio: float = 0.3) -> str:
-    """Say whether the network pruned in this form computes what the network with the same channels masked computes."""
-    job = Job("magnitude", form, lr=0.0, epochs=0, target=ratio)
+    """Say whether the network, pruned in this form, computes what it does with channels masked."""
     masked, pruned = FORMS[form](model), FORMS[form](model)
-    importance = tp.importance.GroupMagnitudeImportance(p=2)
     pruner = tp.pruner.BasePruner(
-        pruned, EXAMPLE, importance, global_pruning=True, pruning_ratio=ratio, ignored_layers=ignored(pruned, job.form)
+        pruned,
+        EXAMPLE,
+        tp.importance.GroupMagnitudeImportance(p=2),
+        global_pruning=True,
+        pruning_ratio=ratio,
+        ignored_layers=ignored(pruned, form),
     )
     names = {module: name for name, module in pruned.named_modules()}
     for group in pruner.step(interactive=True):
         for dependency, positions in group:
             if dependency.handler in (tp.prune_conv_in_channels, tp.prune_linear_in_channels):
                 reader = masked.get_submodule(names[dependency.target.module])
-                reader.weight.data[:, positions] = 0
+                reader.get_parameter("weight").data[:, positions] = 0
         group.prune()
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     try:
         with torch.inference_mode():
-            error = (pruned.eval()(images) - masked.eval()(images)).abs().max() / masked(images).abs().max()
+            expected, got = masked.eval()(images), pruned.eval()(images)
     except RuntimeError as reason:
         return f"{form}: the pruned network does not run: {reason}"
+    error = (got - expected).abs().max() / expected.abs().max()
     return f"{form}: relative difference of the pruned from the masked network {error:.1e}"
 
 
 def line(result: Result) -> str:
     job = result.job
-    share = result.macs_after / result.macs_before
     return (
-        f"{job.method:<12} {job.form:<10} lr={job.lr:<5} sparse={job.sparse_epochs} reg={job.reg:<7g} "
-        f"accuracy {result.accuracy_before:.2%} -> {result.accuracy_sparse:.2%} sparse -> {result.accuracy_pruned:.2%} pruned "
-        f"-> {result.accuracy_final:.2%} final, MACs {result.macs_after:,} ({share:.1%}), "
-        f"parameters {result.parameters_after:,}, {result.seconds:.0f} s"
+        f"{job.method} {job.form} lr={job.lr:g} sparse_epochs={job.sparse_epochs} reg={job.reg:g}: "
+        f"accuracy {result.accuracy_before:.2%}, after sparsifying {result.accuracy_sparse:.2%}, "
+        f"pruned {result.accuracy_pruned:.2%}, final {result.accuracy_final:.2%}; "
+        f"MACs {result.macs_before:,} -> {result.macs_after:,}, "
+        f"parameters {result.parameters_before:,} -> {result.parameters_after:,}; "
+        f"{result.seconds:.0f} s"
     )
 
 
@@ -272,22 +284,28 @@ def jobs_of(options: argparse.Namespace) -> list[Job]:
     ]
 
 
+def arguments() -> argparse.ArgumentParser:
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    add = parser.add_argument
+    add("--data", default="uoft-cs/cifar10", help="folder or hub name, for datasets.load_dataset")
+    add("--weights", type=Path, required=True, help="ResNet-20 as a safetensors file")
+    add("--method", choices=METHODS, default="magnitude")
+    add("--form", choices=FORMS, default="stream")
+    add("--epochs", type=int, default=5, help="all epochs together")
+    add("--target", type=float, default=0.5, help="share of the MACs to keep")
+    add("--lr", type=float, nargs="+", default=[0.01, 0.02, 0.05, 0.1], help="one run for each")
+    add("--sparse-epochs", type=int, default=2, help="how many of the epochs are before pruning")
+    add("--sparse-lr", type=float, default=0.05, help="highest learning rate before pruning")
+    add("--reg", type=float, default=2e-3, help="strength of the regulariser before pruning")
+    add("--seed", type=int, default=0)
+    add("--check", action="store_true", help="only show whether each form is pruned correctly")
+    add("--json", type=Path, help="append the results to this file")
+    return parser
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="uoft-cs/cifar10", help="a folder or a hub name, for datasets.load_dataset")
-    parser.add_argument("--weights", type=Path, required=True, help="ResNet-20 as a safetensors file")
-    parser.add_argument("--method", choices=METHODS, default="magnitude")
-    parser.add_argument("--form", choices=FORMS, default="stream")
-    parser.add_argument("--epochs", type=int, default=5, help="all epochs together")
-    parser.add_argument("--target", type=float, default=0.5, help="share of the MACs to keep")
-    parser.add_argument("--lr", type=float, nargs="+", default=[0.01, 0.02, 0.05, 0.1], help="one run each")
-    parser.add_argument("--sparse-epochs", type=int, default=2, help="of all epochs, those before pruning")
-    parser.add_argument("--sparse-lr", type=float, default=0.05)
-    parser.add_argument("--reg", type=float, default=2e-3, help="strength of the regulariser in the sparse epochs")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--check", action="store_true", help="only show whether each form is pruned correctly")
-    parser.add_argument("--json", type=Path, help="append results to this file")
-    options = parser.parse_args()
+    options = arguments().parse_args()
     model = pretrained(20, options.weights).eval()
     if options.check:
         print(*(check(model, form) for form in FORMS), sep="\n")

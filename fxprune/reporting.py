@@ -1,0 +1,171 @@
+"""What did pruning do to a model? Groups, pins with reasons, costs before and after, latency."""
+
+import io
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from fxprune.errors import InputError
+from fxprune.passes.cost import COSTS
+from fxprune.record import Record, gates_of, record_of
+from fxprune.verification import random_inputs
+
+_LATENCY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One group or branch: how many positions it had and has, and why it is pinned."""
+
+    name: str
+    kind: str
+    size: int
+    kept: int
+    members: int
+    pin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Prints as tables; `as_dict` gives plain scalars for any tracker.
+
+    `latency_ms` holds medians of single-sample evaluations on this machine, by "before" and
+    "after", whichever could be measured.
+    """
+
+    source: str
+    rows: tuple[Row, ...]
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    latency_ms: Mapping[str, float]
+
+    def as_dict(self) -> dict[str, float]:
+        """Every number under a flat name."""
+        result: dict[str, float] = {}
+        for when, costs in (("before", self.before), ("after", self.after)):
+            result.update({f"{name}_{when}": value for name, value in costs.items()})
+        result.update({f"latency_ms_{when}": value for when, value in self.latency_ms.items()})
+        return result
+
+    def __str__(self) -> str:
+        file = io.StringIO()
+        console = Console(file=file, width=110)
+        console.print(self._groups())
+        console.print(self._costs())
+        return file.getvalue().rstrip()
+
+    def _groups(self) -> Table:
+        table = Table(title=f"{self.source}: groups", title_justify="left")
+        table.add_column("name", overflow="fold")
+        table.add_column("kind")
+        table.add_column("positions", justify="right")
+        table.add_column("kept", justify="right")
+        table.add_column("members", justify="right")
+        table.add_column("pinned because", overflow="fold")
+        for row in self.rows:
+            table.add_row(
+                row.name, row.kind, f"{row.size:,}", f"{row.kept:,}", str(row.members), row.pin
+            )
+        return table
+
+    def _costs(self) -> Table:
+        table = Table(title="per sample", title_justify="left")
+        for name in ("cost", "before", "after", "kept"):
+            table.add_column(name, justify="left" if name == "cost" else "right")
+        for name, value in self.after.items():
+            share = value / max(self.before[name], 1)
+            table.add_row(name, f"{self.before[name]:,}", f"{value:,}", f"{share:.1%}")
+        before, after = (self.latency_ms.get(when) for when in ("before", "after"))
+        if after is not None:
+            share_text = f"{after / before:.1%}" if before else ""
+            table.add_row(
+                "latency (ms)", f"{before:.2f}" if before else "", f"{after:.2f}", share_text
+            )
+        return table
+
+
+def report(module: nn.Module, *, latency: bool = True) -> Report:
+    """Describe a gated or folded module.
+
+    Args:
+        module: what `prepare` or `fold` returned. For a gated module, "after" is what folding it
+            now would give.
+        latency: whether to measure, which takes about two seconds; False gives exact figures only.
+
+    Raises:
+        InputError: the module is neither.
+    """
+    record = record_of(module)
+    if record is None:
+        raise InputError(f"expected a gated or folded module, got {type(module).__name__}")
+    gated = hasattr(module, "fxprune_gates")
+    costs = record.analysis.costs
+    return Report(
+        source=record.source,
+        rows=_rows(module, record, gated),
+        before=record.costs_before or costs.at(costs.full),
+        after=costs_of(module),
+        latency_ms=_latencies(module, record, gated) if latency else {},
+    )
+
+
+def costs_of(module: nn.Module) -> dict[str, int]:
+    """The exact costs of a gated or folded module under its keep-set."""
+    record = record_of(module)
+    assert record is not None
+    return {name: int(record.analysis.costs.at(_sizes(module, record))[name]) for name in COSTS}
+
+
+def _sizes(module: nn.Module, record: Record) -> dict[str, int]:
+    if hasattr(module, "fxprune_gates"):
+        return {name: int(flags.sum()) for name, flags in gates_of(module).keep_set().items()}
+    return {name: len(kept) for name, kept in record.history[-1].kept.items()}
+
+
+def _rows(module: nn.Module, record: Record, gated: bool) -> tuple[Row, ...]:
+    sizes = _sizes(module, record)
+    channels = [
+        Row(g.name, "channel", g.size, sizes.get(g.name, g.size), len(g.members), g.pin)
+        for g in record.analysis.groups
+    ]
+    branches = [
+        Row(b.name, "branch", 1, sizes.get(b.name, 1), len(b.nodes), "")
+        for b in record.analysis.branches
+    ]
+    return (*channels, *branches)
+
+
+def _latencies(module: nn.Module, record: Record, gated: bool) -> dict[str, float]:
+    from fxprune.api import fold_as
+
+    if not gated:
+        return measure_latency({"after": module}, record.examples)
+    everything = {name: torch.ones(size) for name, size in record.analysis.costs.full.items()}
+    models = {"before": fold_as(module, everything), "after": fold_as(module, None)}
+    return measure_latency(models, record.examples)
+
+
+def measure_latency(models: Mapping[str, nn.Module], examples: tuple[Any, ...]) -> dict[str, float]:
+    """Median milliseconds of one evaluation of a single sample, the models taking turns."""
+    inputs = random_inputs(examples, (1,), seed=0)[0]
+    times: dict[str, list[float]] = {name: [] for name in models}
+    modes = {name: model.training for name, model in models.items()}
+    deadline = time.perf_counter() + _LATENCY_SECONDS * len(models)
+    with torch.no_grad():
+        for model in models.values():
+            model.eval()(*inputs)
+        while time.perf_counter() < deadline or len(next(iter(times.values()))) < 3:
+            for name, model in models.items():
+                start = time.perf_counter()
+                model(*inputs)
+                times[name].append(1e3 * (time.perf_counter() - start))
+    for name, model in models.items():
+        model.train(modes[name])
+    return {name: statistics.median(values) for name, values in times.items()}

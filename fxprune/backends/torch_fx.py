@@ -265,10 +265,10 @@ def fold_model(model: nn.Module, program: Program, plan: FoldPlan) -> TracedModu
         _write_literals(model, nodes[name], changes)
     for drop in plan.drops:
         _drop_operand(nodes[drop.node], drop.operand)
-    before = _called(graph)
+    before = _used(graph)
     remove_dead(graph)
-    for path in before - _called(graph):
-        _delete_module(model, path)
+    for path in before - _used(graph):
+        _delete(model, path)
     slice_parameters(model, program, plan.slices)
     return TracedModule(model, graph)
 
@@ -358,17 +358,18 @@ def _drop_operand(node: fx.Node, operand: int) -> None:
     node.replace_all_uses_with(argument(node, others[0]))
 
 
-def _called(graph: fx.Graph) -> set[str]:
-    """The modules that a graph calls."""
-    return {str(node.target) for node in graph.nodes if node.op == "call_module"}
+def _used(graph: fx.Graph) -> set[str]:
+    """The modules that a graph calls and the tensors that it reads."""
+    return {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
 
 
-def _delete_module(model: nn.Module, path: str) -> None:
-    """Delete a module and the containers that it leaves empty."""
+def _delete(model: nn.Module, path: str) -> None:
+    """Delete a module, parameter or buffer and the containers that it leaves empty."""
     while path:
         parent, _, name = path.rpartition(".")
         owner = model.get_submodule(parent)
-        owner._modules.pop(name, None)
+        for container in (owner._modules, owner._parameters, owner._buffers):
+            container.pop(name, None)  # type: ignore[attr-defined]
         if owner._modules or owner._parameters or owner._buffers:
             return
         path = parent
@@ -380,19 +381,26 @@ def slice_parameters(model: nn.Module, program: Program, slices: Iterable[Slice]
     for item in slices:
         by_name.setdefault(item.parameter, []).append(item)
     for name, items in by_name.items():
-        owners = [(path.rpartition("."), path) for path in program.aliases[name]]
         new: Tensor | None = None
-        for (parent, _, leaf), _path in owners:
-            try:
-                owner = model.get_submodule(parent)
-            except AttributeError:
+        for alias in program.aliases[name]:
+            container, leaf = _place(model, alias)
+            if container is None:
                 continue  # removed with its branch
-            if new is None:
-                new = sliced(getattr(owner, leaf), items)
-            if leaf in owner._parameters:
-                owner._parameters[leaf] = new  # type: ignore[assignment]
-            else:
-                owner._buffers[leaf] = new
+            new = sliced(container[leaf], items) if new is None else new
+            container[leaf] = new
+
+
+def _place(model: nn.Module, name: str) -> tuple[dict[str, Any] | None, str]:
+    """The container that holds a parameter or buffer (None if it is gone) and its key there."""
+    parent, _, leaf = name.rpartition(".")
+    try:
+        owner = model.get_submodule(parent)
+    except AttributeError:
+        return None, leaf
+    for container in (owner._parameters, owner._buffers):
+        if leaf in container:
+            return container, leaf  # type: ignore[return-value]
+    return None, leaf
 
 
 def sliced(tensor: Tensor, slices: Iterable[Slice]) -> Tensor:

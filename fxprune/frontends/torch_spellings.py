@@ -363,14 +363,14 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         ),
         "layer_norm": Spelling(
             "layer_norm",
-            "input normalized_shape weight=None bias=None",
+            "input normalized_shape weight=None bias=None eps",
             "input weight bias",
             _layer_norm,
             _write_argument(1, "normalized_shape"),
         ),
         "group_norm": Spelling(
             "group_norm",
-            "input num_groups weight=None bias=None",
+            "input num_groups weight=None bias=None eps",
             "input weight bias",
             _group_norm,
             _write_argument(1, "num_groups"),

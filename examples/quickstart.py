@@ -104,6 +104,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="run examples/cifar10.py on this data set instead")
     if chosen := parser.parse_args().data:
-        script = Path(__file__).with_name("cifar10.py")
-        sys.exit(subprocess.call([sys.executable, str(script), "--data", chosen]))
+        command = [sys.executable, "-m", "examples.cifar10", "--data", chosen]
+        sys.exit(subprocess.call(command, cwd=Path(__file__).parent.parent))
     main()

@@ -1,7 +1,7 @@
 """The verbs: prepare a model, look at its groups and keep-set, fold it."""
 
-import copy
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, overload
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.optim import Optimizer
 
-from fxprune.backends.torch_fx import copy_model, fold_model, insert_gates, mask_axes
+from fxprune.backends.torch_copy import copy_module
+from fxprune.backends.torch_fx import fold_model, insert_gates, mask_axes
 from fxprune.backends.torch_module import TracedModule
 from fxprune.backends.torch_optimizer import fold_optimizer
 from fxprune.errors import InputError, KeepSetError, NothingToPruneError
@@ -91,7 +92,7 @@ def prepare(
     names = {group.space: group.name for group in analysis.free_groups}
     gates = Gates(METHODS[method](budget, steps), layout, mask_axes(plan), names)
     gates.train(model.training).to(_device(model))
-    gated = insert_gates(copy_model(model), program, plan, gates)
+    gated = insert_gates(copy_module(model), program, plan, gates)
     previous = record_of(model)
     record = Record(
         source=previous.source if previous else type(model).__qualname__,
@@ -173,7 +174,11 @@ def apply_step(
         if name not in full or any(index >= full[name] for index in kept):
             raise KeepSetError(f"the model has no group {name!r} with these positions")
         keep[name] = [index in set(kept) for index in range(full[name])]
-    return _finish(fold_model(copy_model(model), program, _plan(record, keep)), record, keep)
+    return _finish(
+        fold_model(copy_module(model, share_tensors=True), program, _plan(record, keep)),
+        record,
+        keep,
+    )
 
 
 def _fold(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> TracedModule:
@@ -202,12 +207,11 @@ def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]
 
 
 def _without_gates(gated: nn.Module) -> nn.Module:
-    """A copy of a gated module that lacks the gates; the gated module is not copied with them."""
+    """The module tree of a gated module without the gates; tensors are shared."""
     root = nn.Module()
-    own = {name: value for name, value in gated.__dict__.items() if name not in ("_graph", "meta")}
-    own["_modules"] = {k: v for k, v in gated._modules.items() if k != PREFIX}
-    root.__dict__ = copy.deepcopy(own)
-    return root
+    root.__dict__ = {k: v for k, v in gated.__dict__.items() if k not in ("_graph", "meta")}
+    root.__dict__["_modules"] = {k: v for k, v in gated._modules.items() if k != PREFIX}
+    return copy_module(root, share_tensors=True)
 
 
 def groups(gated: nn.Module) -> list[GroupInfo]:
@@ -295,7 +299,8 @@ def _check_model(model: nn.Module) -> None:
 
 def _check_finite(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter.detach()).all()):
+        values = parameter.detach()
+        if not math.isfinite(values.sum()) and not bool(torch.isfinite(values).all()):
             raise InputError(
                 f"{name} holds NaN or infinite values: masking would spread them; restore "
                 "a sound checkpoint first"

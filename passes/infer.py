@@ -290,10 +290,14 @@ def _apply_operator(
                 for axis in bound.get(term.names[0], ()):
                     state.pin(axis, f"mixed or indexed by position in {node.place}")
                     state.positional.append(axis)
+    written = " ".join(_attribute(node, "slots").values()).split()
+    for name in _attribute(node, "sizes"):
+        for axis in bound[name] if name in bound and name not in written else ():
+            state.pin(axis, f"a constant of {node.place}")
     for name in operator.contracted:
-        _read_contracted(state, node, operator, name)
+        _read_contracted(state, node, operator, name, bound)
     for name in sorted(operator.normalised):
-        _read_normalised(state, node, operator, name)
+        _read_normalised(state, node, operator, name, bound)
     if operator.macs:
         axes = tuple(axis for name in operator.macs for axis in bound.get(name, ()))
         state.contractions.append(Contraction(node.name, axes))
@@ -331,35 +335,36 @@ def _output_type(
     return tuple(axes)
 
 
-def _read_contracted(state: Inference, node: Node, operator: Operator, name: str) -> None:
+def _read_contracted(
+    state: Inference, node: Node, operator: Operator, name: str, bound: Bindings
+) -> None:
     """A contraction masks one of its operands: a parameter if it can, else the last one."""
     places = [
         (value.kind is Kind.PARAMETER, index, dim)
         for index, (operand, value) in enumerate(zip(operator.operands, node.inputs, strict=False))
         if value is not None
-        for dim in _dims_of(operand, name, len(value.shape))
+        for dim in _dims_of(operand, name, bound)
     ]
     _, index, dim = max(places)
     state.read(node, index, dim, Reading.CONTRACT)
 
 
-def _read_normalised(state: Inference, node: Node, operator: Operator, name: str) -> None:
-    value = node.inputs[0]
-    assert value is not None
-    for dim in _dims_of(operator.operands[0], name, len(value.shape)):
+def _read_normalised(
+    state: Inference, node: Node, operator: Operator, name: str, bound: Bindings
+) -> None:
+    for dim in _dims_of(operator.operands[0], name, bound):
         state.read(node, 0, dim, Reading.NORMALISE)
 
 
-def _dims_of(operand: Operand, name: str, rank: int) -> list[int]:
-    """The dimensions of an array of `rank` that hold `name`, where at most one run precedes."""
-    for position, term in enumerate(operand.terms):
-        if name not in term.names:
-            continue
-        after = sum(not other.star for other in operand.terms[position + 1 :])
-        stars_before = any(other.star for other in operand.terms[:position])
-        first = position if not stars_before else rank - after - 1
-        return list(range(first, rank - after)) if term.star else [first]
-    return []
+def _dims_of(operand: Operand, name: str, bound: Bindings) -> list[int]:
+    """The dimensions of an operand that hold `name`."""
+    dims: list[int] = []
+    position = 0
+    for term in operand.terms:
+        width = len(bound[term.names[0]]) if term.star else 1
+        dims.extend(range(position, position + width) if name in term.names else ())
+        position += width
+    return dims
 
 
 def _resolved(state: Inference) -> Types:

@@ -142,15 +142,14 @@ def slice_(state: "Inference", node: Node) -> OutputTypes:
     """Per axis a `(start, stop, step)`; unit steps cut the axis, others pin it."""
     axes: list[Axis] = []
     ranges: Any = node.attributes["ranges"]
-    for dim, (axis, (start, stop, step)) in enumerate(
+    for dim, (axis, (start, _, step)) in enumerate(
         zip(state.type_of(_operand(node)), ranges, strict=True)
     ):
         size = node.outputs[0].shape[dim]
-        if (start, size, step) == (0, axis.size, 1):
-            axes.append(axis)
-        elif step == 1:
-            before, rest = state.split(axis, start)
-            middle, _ = state.split(rest, stop - start)
+        if step == 1:
+            before, rest = state.split(axis, start if size else 0)
+            middle, _ = state.split(rest, size)
+            state.literal(node, ("size", dim), axis)  # which bounds counted from the end follow
             state.literal(node, ("start", dim), before)
             state.literal(node, ("stop", dim), concat(before, middle))
             axes.append(middle)

@@ -1,6 +1,5 @@
 """Gate plans and fold plans carried out on a copy of a torch model."""
 
-import copy
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.backends import masked_forms
+from fxprune.backends.torch_copy import clone_tensor
 from fxprune.backends.torch_module import TracedModule, copy_graph
 from fxprune.errors import InternalError
 from fxprune.frontends.torch_fx import Program, index_items
@@ -254,10 +254,9 @@ def _replace_argument(node: fx.Node, operand: int, new: fx.Node) -> None:
 
 
 def fold_model(model: nn.Module, program: Program, plan: FoldPlan) -> TracedModule:
-    """Carry out a fold plan on `model`, our own copy with the parameters of the original.
+    """Carry out a fold plan on `model`, our own module tree that still shares its tensors.
 
-    Ensures: parameters that no slice names are untouched; no module remains that nothing calls
-    and that only removed nodes called.
+    Ensures: the result shares no tensor; no module remains that only removed nodes called.
     """
     graph, copies = copy_graph(program.graph)
     nodes = {node.name: copies[node] for node in copies}
@@ -269,7 +268,7 @@ def fold_model(model: nn.Module, program: Program, plan: FoldPlan) -> TracedModu
     remove_dead(graph)
     for path in before - _used(graph):
         _delete(model, path)
-    slice_parameters(model, program, plan.slices)
+    own_parameters(model, program, plan.slices)
     return TracedModule(model, graph)
 
 
@@ -342,13 +341,18 @@ def _replace_by_constant(node: fx.Node, value: int) -> None:
 
 
 def _write_ranges(node: fx.Node, changes: Mapping[tuple[str, int], int]) -> None:
-    rank = node.args[0].meta["value"].dim()  # type: ignore[union-attr]
-    items = index_items(node.args[1], rank)
+    """Write the bounds of every axis that changes, counted from the front."""
+    shape = node.args[0].meta["value"].shape  # type: ignore[union-attr]
+    items = index_items(node.args[1], len(shape))
     dims = [place for place, item in enumerate(items) if item is not None]
-    for (slot, dim), value in changes.items():
-        item = items[dims[dim]]
-        start, stop = (value, item.stop) if slot == "start" else (item.start, value)
-        items[dims[dim]] = slice(start, stop, item.step)
+    for dim in sorted({dim for slot, dim in changes if slot == "size"}):
+        item = fx.map_arg(items[dims[dim]], lambda bound: bound.meta["value"])
+        start, stop, _ = item.indices(shape[dim])
+        if item == slice(None):
+            continue
+        items[dims[dim]] = slice(
+            changes.get(("start", dim), start), changes.get(("stop", dim), stop), item.step
+        )
     node.args = (node.args[0], tuple(items))
 
 
@@ -375,18 +379,23 @@ def _delete(model: nn.Module, path: str) -> None:
         path = parent
 
 
-def slice_parameters(model: nn.Module, program: Program, slices: Iterable[Slice]) -> None:
-    """Replace parameters and buffers by their kept positions, under all their names."""
+def own_parameters(model: nn.Module, program: Program, slices: Iterable[Slice]) -> None:
+    """Give a model tensors of its own: kept positions where a slice says so, else clones.
+
+    A tensor that goes by several names is replaced under all of them.
+    """
     by_name: dict[str, list[Slice]] = {}
     for item in slices:
         by_name.setdefault(item.parameter, []).append(item)
-    for name, items in by_name.items():
+    for name, aliases in program.aliases.items():
         new: Tensor | None = None
-        for alias in program.aliases[name]:
+        for alias in aliases:
             container, leaf = _place(model, alias)
             if container is None:
                 continue  # removed with its branch
-            new = sliced(container[leaf], items) if new is None else new
+            if new is None:
+                items = by_name.get(name)
+                new = sliced(container[leaf], items) if items else clone_tensor(container[leaf])
             container[leaf] = new
 
 
@@ -413,8 +422,3 @@ def sliced(tensor: Tensor, slices: Iterable[Slice]) -> Tensor:
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(result, requires_grad=tensor.requires_grad)
     return result
-
-
-def copy_model(model: nn.Module) -> nn.Module:
-    """A deep copy that owns everything it has."""
-    return copy.deepcopy(model)

@@ -157,7 +157,8 @@ class _Translation:
         self, node: fx.Node, op: str, inputs: tuple[Any, ...], result: Any, **attributes: Any
     ) -> Any:
         """Add one node of ours for `node`."""
-        outputs = self._named(node.name, result)
+        again = bool(self._nodes) and self._nodes[-1].name == node.name
+        outputs = self._named(f"{node.name}.{len(self._nodes)}" if again else node.name, result)
         source = str(node.target) if node.op == "call_module" else ""
         self._nodes.append(Node(node.name, op, inputs, tuple(_flat(outputs)), attributes, source))
         return outputs

@@ -180,7 +180,7 @@ def _pad(call: Call) -> dict[str, Any]:
 
 def _narrow(call: Call) -> dict[str, Any]:
     ranges = [(0, n, 1) for n in call.input.shape]
-    start = call.arguments["start"]
+    start = call.arguments["start"] % call.input.shape[call.dim()]
     ranges[call.dim()] = (start, start + call.arguments["length"], 1)
     return {"ranges": tuple(ranges)}
 
@@ -268,9 +268,11 @@ def _write_pad(node: fx.Node, changes: Changes) -> None:
 
 def _write_narrow(node: fx.Node, changes: Changes) -> None:
     arguments = NAMES["narrow"].bind(node.args, node.kwargs)
-    dim = arguments["dim"] % node.args[0].meta["value"].dim()  # type: ignore[union-attr]
-    start = changes.get(("start", dim), arguments["start"])
-    stop = changes.get(("stop", dim), arguments["start"] + arguments["length"])
+    shape = node.args[0].meta["value"].shape  # type: ignore[union-attr]
+    dim = arguments["dim"] % len(shape)
+    old = arguments["start"] % shape[dim]
+    start = changes.get(("start", dim), old)
+    stop = changes.get(("stop", dim), old + arguments["length"])
     node.args, node.kwargs = (node.args[0], dim, start, stop - start), {}
 
 

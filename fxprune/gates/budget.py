@@ -133,12 +133,15 @@ class Budget:
                 high = middle
             else:
                 low = middle + 1
-        closed = order[:low].tolist()
-        for position in range(low - 1, max(low - 1 - _FILL_TRIES, -1), -1):
-            without = [unit for unit in closed if unit != int(order[position])]
-            if self._fits(units.counts_without(torch.tensor(without, dtype=torch.long)), limit):
-                closed = without
-        return units.open_without(torch.tensor(closed, dtype=torch.long))
+        counts = units.counts_without(order[:low])
+        reopened: list[int] = []
+        for unit in order[max(low - _FILL_TRIES, 0) : low].flip(0).tolist():
+            more = counts.clone()
+            more[units.owner[unit]] += units.size[unit]
+            if self._fits(more, limit):
+                counts = more
+                reopened.append(unit)
+        return units.open_without(order[:low], reopened)
 
     def _fits(self, counts: Tensor, limit: Mapping[str, float]) -> bool:
         return all(float(p(counts)) <= limit[n] * (1 + 1e-12) for n, p in self._tensors.items())
@@ -191,10 +194,11 @@ class _Units:
         counts = torch.tensor(self.layout.sizes, dtype=torch.double)
         return counts.index_add(0, self.owner[closed], -self.size[closed])
 
-    def open_without(self, closed: Tensor) -> Tensor:
+    def open_without(self, closed: Tensor, reopened: list[int]) -> Tensor:
         """A flag per position."""
         flags = torch.ones(len(self.rank), dtype=torch.bool)
         flags[closed] = False
+        flags[reopened] = True
         result = torch.empty(self.layout.total, dtype=torch.bool)
         result[self.positions] = flags[self.unit]
         return result

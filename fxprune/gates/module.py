@@ -60,7 +60,9 @@ class Gates(nn.Module):
     def keep_set(self) -> dict[str, Tensor]:
         """The open positions by name."""
         flags = self.method.is_open.detach().cpu() > 0
-        return dict(zip(self.layout.names, torch.split(flags, list(self.layout.sizes)), strict=True))
+        return dict(
+            zip(self.layout.names, torch.split(flags, list(self.layout.sizes)), strict=True)
+        )
 
     def set_keep_set(self, keep: Mapping[str, Any]) -> None:
         """Open exactly what `keep` says; names that it leaves out stay as they are."""

@@ -191,9 +191,21 @@ def squeeze_excitation(draw: DrawFn, place: Place) -> Step:
     text, run, names = draw(
         st.sampled_from(
             [
-                ("x = x * conv(conv(x.mean((2, 3), keepdim=True)))", by_conv, ("conv_down", "conv_up")),
-                ("x = x * linear(linear(x.mean((2, 3))))[:, :, None, None]", by_linear, ("down", "up")),
-                ("x = linear(linear(pool(x).view(b, c))).expand_as(x) * x", by_view, ("down", "up")),
+                (
+                    "x = x * conv(conv(x.mean((2, 3), keepdim=True)))",
+                    by_conv,
+                    ("conv_down", "conv_up"),
+                ),
+                (
+                    "x = x * linear(linear(x.mean((2, 3))))[:, :, None, None]",
+                    by_linear,
+                    ("down", "up"),
+                ),
+                (
+                    "x = linear(linear(pool(x).view(b, c))).expand_as(x) * x",
+                    by_view,
+                    ("down", "up"),
+                ),
             ]
         )
     )
@@ -205,6 +217,7 @@ def split_and_join(draw: DrawFn, place: Place) -> Step:
     cut = draw(st.integers(1, place.channels - 1))
     first, second = cut, place.channels - cut
     inner, after = _inside(draw, replace(place, channels=second))
+    inner.insert(0, steps.conv_to(draw, replace(place, channels=second), second))
 
     def by_split(s: Any, x: Any) -> Any:
         a, b = x.split([first, second], dim=1)
@@ -323,7 +336,11 @@ def _head(draw: DrawFn, place: Place) -> Step:
         ("return conv1(x)", lambda s, x: s.layer(x), nn.Conv2d(place.channels, classes, 1)),
         ("return linear(x.mean((2, 3)))", lambda s, x: s.layer(x.mean((2, 3))), linear),
         ("return linear(torch.flatten(x, 1))", lambda s, x: s.layer(torch.flatten(x, 1)), flat),
-        ("return linear(x.view(x.size(0), -1))", lambda s, x: s.layer(x.reshape(x.size(0), -1)), flat),
+        (
+            "return linear(x.view(x.size(0), -1))",
+            lambda s, x: s.layer(x.reshape(x.size(0), -1)),
+            flat,
+        ),
         (
             "return linear(adaptive_avg_pool2d(x, 1).flatten(1))",
             lambda s, x: s.layer(F.adaptive_avg_pool2d(x, 1).flatten(1)),
@@ -336,9 +353,7 @@ def _head(draw: DrawFn, place: Place) -> Step:
 
 
 @st.composite
-def networks(
-    draw: DrawFn, kinds: Collection[str] = tuple(KINDS), *, max_steps: int = 5
-) -> Network:
+def networks(draw: DrawFn, kinds: Collection[str] = tuple(KINDS), *, max_steps: int = 5) -> Network:
     """Random networks with random weights, in evaluation mode and float64.
 
     The first two convolutions are plain, so that something can always be pruned.
@@ -393,5 +408,3 @@ def keep_sets(draw: DrawFn, gated: nn.Module) -> dict[str, list[bool]]:
         closed = draw(st.integers(0, closable - 1))
         keep[group.name] = [not closed >> position & 1 for position in range(group.size)]
     return keep
-
-

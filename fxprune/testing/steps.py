@@ -398,7 +398,10 @@ def dropout(draw: DrawFn, place: Place) -> Step:
                 "x = F.dropout(x, 0.3, self.training)",
                 lambda s, x: F.dropout(x, 0.3, training=s.training),
             ),
-            ("x = F.dropout2d(x, 0.3, self.training)", lambda s, x: F.dropout2d(x, 0.3, s.training)),
+            (
+                "x = F.dropout2d(x, 0.3, self.training)",
+                lambda s, x: F.dropout2d(x, 0.3, s.training),
+            ),
         ],
         {"layer": nn.Dropout(0.3)},
     )
@@ -411,7 +414,10 @@ def layer_scale(draw: DrawFn, place: Place) -> Step:
         place,
         [
             ("x = x * gamma", lambda s, x: x * s.gamma),
-            ("x = gamma * x + beta[:, None, None]", lambda s, x: s.gamma * x + s.beta[:, None, None]),
+            (
+                "x = gamma * x + beta[:, None, None]",
+                lambda s, x: s.gamma * x + s.beta[:, None, None],
+            ),
             ("x = x + beta.view(1, -1, 1, 1)", lambda s, x: x + s.beta.view(1, -1, 1, 1)),
             ("x *= gamma.unsqueeze(0)", lambda s, x: x.mul_(s.gamma.unsqueeze(0))),
         ],

@@ -1,0 +1,75 @@
+"""A module tree of our own, with everything the original has.
+
+What `copy.deepcopy` gives, several times faster: modules are cloned by their dictionaries, and only
+what may be mutable in them is copied deeply. Tensors are cloned, or shared where the caller is
+going to replace them.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_IMMUTABLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
+_TENSORS = ("_parameters", "_buffers")
+
+
+def copy_module(model: nn.Module, *, share_tensors: bool = False) -> nn.Module:
+    """A copy of a module tree; with `share_tensors` its tensors are the same objects.
+
+    Modules that define `__deepcopy__` are copied their own way.
+    """
+    memo: dict[int, Any] = {}
+    if share_tensors:
+        for tensor in (*model.parameters(), *model.buffers()):
+            memo[id(tensor)] = tensor
+    return _copied(model, memo)
+
+
+def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    if id(module) in memo:
+        known: nn.Module = memo[id(module)]
+        return known
+    if hasattr(type(module), "__deepcopy__"):
+        own_way: nn.Module = copy.deepcopy(module, memo)
+        return own_way
+    clone: nn.Module = type(module).__new__(type(module))
+    memo[id(module)] = clone
+    clone.__dict__ = {name: _copied_attribute(name, v, memo) for name, v in module.__dict__.items()}
+    return clone
+
+
+def _copied_attribute(name: str, value: Any, memo: dict[int, Any]) -> Any:
+    if isinstance(value, _IMMUTABLE):
+        return value
+    if name in _TENSORS:
+        return {key: _copied_tensor(tensor, memo) for key, tensor in value.items()}
+    if name == "_modules":
+        return {key: child and _copied(child, memo) for key, child in value.items()}
+    if isinstance(value, tuple) and all(isinstance(item, _IMMUTABLE) for item in value):
+        return value
+    if isinstance(value, dict | set) and not value:
+        return type(value)()
+    return copy.deepcopy(value, memo)
+
+
+def _copied_tensor(tensor: Tensor | None, memo: dict[int, Any]) -> Tensor | None:
+    if tensor is None:
+        return None
+    if id(tensor) not in memo:
+        memo[id(tensor)] = clone_tensor(tensor)
+    found: Tensor = memo[id(tensor)]
+    return found
+
+
+def clone_tensor(tensor: Tensor) -> Tensor:
+    """A parameter or buffer with the same values and attributes, in memory of its own."""
+    if type(tensor) not in (Tensor, nn.Parameter):
+        special: Tensor = copy.deepcopy(tensor)
+        return special
+    data = tensor.detach().clone()
+    if isinstance(tensor, nn.Parameter):
+        data = nn.Parameter(data, requires_grad=tensor.requires_grad)
+    data.__dict__.update(tensor.__dict__)
+    return data

@@ -1,0 +1,158 @@
+"""How long do prepare and fold take, beside Torch-Pruning's graph and step, and how do both grow?
+
+    python -m tests.benchmarks.speed --json speed.json
+    python -m tests.benchmarks.speed --depth             # ResNets of 20 to 1202 layers
+    python -m tests.benchmarks.speed --step              # a gated training step against a plain one
+
+Every figure is a ratio of medians within one run, the candidates taking turns.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import Tensor, nn
+
+import fxprune
+from examples.cifar_resnet import CifarResNet
+from tests.vision import torchvision
+
+MODELS = (
+    "resnet18",
+    "resnet50",
+    "densenet121",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "convnext_tiny",
+)
+DEPTHS = (20, 56, 110, 218, 434, 866, 1202)
+TORCH_PRUNING_DEPTH = 434
+"""Deeper networks are left out for Torch-Pruning: its recursive walk takes minutes."""
+
+
+def with_fxprune(model: nn.Module, example: Tensor) -> nn.Module:
+    """Half of the multiply-accumulates closed by rank, then folded."""
+    gated = fxprune.prepare(model, example, target=0.5)
+    fxprune.reach_target(gated)
+    return fxprune.fold(gated)
+
+
+def with_torch_pruning(model: nn.Module, example: Tensor) -> nn.Module:
+    """Half of the channels of every group, by magnitude."""
+    outputs = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == 1000]
+    pruner = tp.pruner.MagnitudePruner(
+        model,
+        example,
+        importance=tp.importance.MagnitudeImportance(),
+        pruning_ratio=0.5,
+        ignored_layers=outputs,
+    )
+    pruner.step()
+    return model
+
+
+CANDIDATES: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
+    "fxprune": with_fxprune,
+    "torch-pruning": with_torch_pruning,
+}
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    """Wall-clock time of one call."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def compare(model: nn.Module, example: Tensor, runs: int, names: tuple[str, ...]) -> dict[str, float]:
+    """Median seconds by candidate; every run gets a fresh copy, made outside the clock."""
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(runs):
+        for name in names:
+            fresh = copy.deepcopy(model)
+            times[name].append(seconds(lambda: CANDIDATES[name](fresh, example)))  # noqa: B023
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def families(runs: int) -> list[dict[str, Any]]:
+    """The torchvision models, at 224 x 224."""
+    rows = []
+    for name in MODELS:
+        model = torchvision.models.get_model(name, weights=None).eval()
+        found = compare(model, torch.zeros(1, 3, 224, 224), runs, tuple(CANDIDATES))
+        rows.append({"model": name, **found, "ratio": found["fxprune"] / found["torch-pruning"]})
+        print(
+            f"{name:20} fxprune {found['fxprune']:6.3f} s   torch-pruning "
+            f"{found['torch-pruning']:6.3f} s   ratio {rows[-1]['ratio']:.2f}",
+            flush=True,
+        )
+    print(f"median ratio {statistics.median(row['ratio'] for row in rows):.2f}")
+    return rows
+
+
+def growth() -> list[dict[str, Any]]:
+    """CIFAR ResNets of growing depth: seconds, and seconds per layer."""
+    rows = []
+    for depth in DEPTHS:
+        model = CifarResNet(depth).eval()
+        names = tuple(CANDIDATES) if depth <= TORCH_PRUNING_DEPTH else ("fxprune",)
+        found = compare(model, torch.zeros(1, 3, 32, 32), 1, names)
+        rows.append({"depth": depth, **found})
+        each = "   ".join(f"{n} {s:7.2f} s ({1e3 * s / depth:6.2f} ms/layer)" for n, s in found.items())
+        print(f"ResNet-{depth:<5} {each}", flush=True)
+    return rows
+
+
+def step(runs: int, batch: int = 128) -> list[dict[str, Any]]:
+    """Training steps of ResNet-20, plain and gated, taking turns."""
+    plain = CifarResNet(20)
+    models = {"plain": plain, "gated": fxprune.prepare(plain, torch.zeros(1, 3, 32, 32), steps=10**6)}
+    optimizers = {n: torch.optim.SGD(m.parameters(), lr=0.01) for n, m in models.items()}
+    images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+
+    def one(name: str) -> None:
+        optimizers[name].zero_grad()
+        nn.functional.cross_entropy(models[name](images), labels).backward()
+        optimizers[name].step()
+
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for run in range(runs + 2):
+        for name in models:
+            taken = seconds(lambda: one(name))  # noqa: B023
+            if run >= 2:
+                times[name].append(taken)
+    found = {name: statistics.median(values) for name, values in times.items()}
+    ratio = statistics.median(g / p for g, p in zip(times["gated"], times["plain"], strict=True))
+    print(f"plain {found['plain']:.3f} s   gated {found['gated']:.3f} s   ratio {ratio:.3f}")
+    return [{**found, "ratio": ratio}]
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--depth", action="store_true")
+    parser.add_argument("--step", action="store_true")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    if options.depth:
+        rows = growth()
+    elif options.step:
+        rows = step(options.runs)
+    else:
+        rows = families(options.runs)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""What fxprune promises, for random networks and random keep-sets."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import fxprune
+from fxprune.gates.module import PREFIX
+from fxprune.passes.fold import plan_fold
+from fxprune.passes.gate import plan_gates
+from fxprune.record import record_of
+from fxprune.testing import (
+    KINDS,
+    assert_close,
+    assert_costs,
+    assert_onnx_agrees,
+    assert_same_bits,
+    assert_same_function,
+    assert_same_state,
+    assert_unchanged,
+    keep_sets,
+    networks,
+)
+
+SLOW_DATA = [HealthCheck.too_slow, HealthCheck.data_too_large]
+STILL = [name for name in KINDS if name != "dropout"]
+
+
+def examples(count):
+    """Bounded by count, not by clock."""
+    return settings(max_examples=count, suppress_health_check=SLOW_DATA)
+
+
+def prepared(network):
+    """Gated for a target that every keep-set meets."""
+    return fxprune.prepare(network, network.example, target=1.0)
+
+
+def pruned(network, data):
+    """Gated and folded under a keep-set of Hypothesis' choice."""
+    gated = prepared(network)
+    fxprune.set_keep_set(gated, data.draw(keep_sets(gated), "keep-set"))
+    return gated, fxprune.fold(gated)
+
+
+def predicted_costs(gated):
+    sizes = {name: int(flags.sum()) for name, flags in fxprune.keep_set(gated).items()}
+    return record_of(gated).analysis.costs.at(sizes)
+
+
+def plans(gated):
+    """The gate plan and the fold plan as text."""
+    a = record_of(gated).analysis
+    keep = {name: flags.tolist() for name, flags in fxprune.keep_set(gated).items()}
+    return "\n\n".join(
+        (
+            str(a.types),
+            "\n".join(map(str, a.groups)),
+            "\n".join(map(str, a.branches)),
+            str(plan_gates(a.graph, a.types, a.groups, a.branches)),
+            str(plan_fold(a.graph, a.types, a.groups, a.branches, keep)),
+        )
+    )
+
+
+# Gated and folded -----------------------------------------------------------------------------
+
+
+@examples(300)
+@given(networks(), st.data())
+def test_gated_equals_folded(network, data):
+    gated, folded = pruned(network, data)
+    assert_same_function(gated, folded, [network.example])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gated_equals_folded_around_every_kind_of_step(kind):
+    @examples(12)
+    @given(networks((kind, "conv"), max_steps=3), st.data())
+    def gated_equals_folded(network, data):
+        gated, folded = pruned(network, data)
+        assert_same_function(gated, folded, [network.example])
+
+    gated_equals_folded()
+
+
+@examples(100)
+@given(networks(STILL), st.data())
+def test_gated_equals_folded_while_training(network, data):
+    gated, folded = pruned(network.train(), data)
+    assert folded.training
+    assert_same_function(gated, folded, [network.example])
+    # The running statistics of kept channels have moved alike: fold what training moved.
+    assert_same_state(fxprune.fold(gated).state_dict(), folded.state_dict(), rtol=1e-10)
+
+
+@examples(60)
+@given(networks(STILL), st.data())
+def test_gated_and_folded_have_the_same_gradients(network, data):
+    gated, folded = pruned(network.train(), data)
+    gated(network.example).square().sum().backward()
+    folded(network.example).square().sum().backward()
+    expected = gradients_as_weights(gated)
+    for name, parameter in folded.named_parameters():
+        if parameter.grad is not None:
+            scale = max(p.grad.abs().max() for p in folded.parameters() if p.grad is not None)
+            difference = (parameter.grad - expected[name]).abs().max() / scale
+            assert difference < 1e-10, f"the gradient of {name} differs by {difference:.3g}"
+
+
+def gradients_as_weights(gated):
+    """The gradients of a gated model, sliced as its parameters are."""
+    carrier = copy.deepcopy(gated)
+    for (name, parameter), old in zip(
+        carrier.named_parameters(), gated.parameters(), strict=True
+    ):
+        if not name.startswith(PREFIX):
+            parameter.data = torch.zeros_like(old) if old.grad is None else old.grad.clone()
+    return dict(fxprune.fold(carrier).named_parameters())
+
+
+@examples(60)
+@given(networks(), st.data())
+def test_folding_keeps_bits_of_what_it_keeps(network, data):
+    gated, folded = pruned(network, data)
+    original = dict(network.named_parameters())
+    for name, parameter in folded.named_parameters():
+        assert set(parameter.flatten().tolist()) <= set(original[name].flatten().tolist()), name
+        assert parameter.requires_grad == original[name].requires_grad
+
+
+# Everything open ------------------------------------------------------------------------------
+
+
+@examples(100)
+@given(networks(), st.booleans())
+def test_open_gates_change_no_bit(network, training):
+    torch.manual_seed(0)
+    gated = prepared(network.train(training))
+    assert gated.training is training
+    seeded = [torch.manual_seed, torch.manual_seed]
+    outputs = []
+    for model, seed in zip((network, gated), seeded, strict=True):
+        seed(1)
+        with torch.no_grad():
+            outputs.append(model(network.example.clone()))
+    assert_close("output", outputs[0], outputs[1], rtol=0.0)
+
+
+@examples(60)
+@given(networks())
+def test_open_keep_set_plans_nothing_and_folds_to_the_same_bits(network):
+    gated = prepared(network)
+    a = record_of(gated).analysis
+    keep = {name: [True] * size for name, size in a.costs.full.items()}
+    assert str(plan_fold(a.graph, a.types, a.groups, a.branches, keep)) == ""
+    folded = fxprune.fold(gated)
+    assert_same_bits(network, folded, [network.example])
+    assert_same_state(network.state_dict(), folded.state_dict())
+
+
+@examples(60)
+@given(networks())
+def test_gated_has_the_keys_of_the_model_in_order_then_those_of_the_gates(network):
+    keys = list(prepared(network).state_dict())
+    expected = list(network.state_dict())
+    assert keys[: len(expected)] == expected
+    assert keys[len(expected) :]
+    assert all(key.startswith(PREFIX) for key in keys[len(expected) :])
+
+
+# Costs ----------------------------------------------------------------------------------------
+
+
+@examples(150)
+@given(networks(), st.data())
+def test_predicted_costs_are_counted_on_the_folded_model(network, data):
+    gated, folded = pruned(network, data)
+    assert_costs(folded, [network.example], predicted_costs(gated))
+
+
+# Folding again --------------------------------------------------------------------------------
+
+
+@examples(60)
+@given(networks(), st.data())
+def test_folding_a_folded_model_changes_nothing(network, data):
+    _, folded = pruned(network, data)
+    try:
+        again = fxprune.fold(fxprune.prepare(folded, network.example, target=1.0))
+    except fxprune.NothingToPruneError:
+        return  # every group has one position left
+    assert_same_state(folded.state_dict(), again.state_dict())
+    assert_same_bits(folded, again, [network.example])
+
+
+@examples(60)
+@given(networks(), st.data())
+def test_folding_in_two_steps_equals_folding_once(network, data):
+    gated = prepared(network)
+    first = data.draw(keep_sets(gated), "first keep-set")
+    fxprune.set_keep_set(gated, first)
+    try:
+        middle = fxprune.prepare(fxprune.fold(gated), network.example, target=1.0)
+    except fxprune.NothingToPruneError:
+        return
+    second = data.draw(keep_sets(middle), "second keep-set")
+    fxprune.set_keep_set(middle, second)
+    twice = fxprune.fold(middle)
+    assert_same_function(middle, twice, [network.example])
+    if any(group not in first or len(flags) != sum(first[group]) for group, flags in second.items()):
+        return  # groups of one position are no groups any more, so names have moved
+    fxprune.set_keep_set(gated, composed(first, second))
+    assert_same_state(fxprune.fold(gated).state_dict(), twice.state_dict())
+
+
+def composed(first, second):
+    """The keep-set of a fold by `first` and then by `second`."""
+    result = {}
+    for name, flags in first.items():
+        rest = iter(second.get(name, [True] * len(flags)))
+        result[name] = [flag and next(rest) for flag in flags]
+    return result
+
+
+# What stays as it is --------------------------------------------------------------------------
+
+
+@examples(60)
+@given(networks(), st.data(), st.booleans())
+def test_prepare_and_fold_leave_their_input_alone(network, data, training):
+    network.train(training)
+    network(network.example).sum().backward()
+    with assert_unchanged(network):
+        gated = prepared(network)
+    fxprune.set_keep_set(gated, data.draw(keep_sets(gated), "keep-set"))
+    with assert_unchanged(network), assert_unchanged(gated):
+        folded = fxprune.fold(gated)
+    with assert_unchanged(network), assert_unchanged(gated):
+        folded.train()(network.example).sum().backward()
+
+
+@examples(60)
+@given(networks(), st.data())
+def test_same_plan_twice(network, data):
+    gated, folded = pruned(network, data)
+    other = prepared(copy.deepcopy(network))
+    fxprune.set_keep_set(other, fxprune.keep_set(gated))
+    assert plans(gated) == plans(other)
+    assert str(folded.graph) == str(fxprune.fold(other).graph)
+    assert_same_state(folded.state_dict(), fxprune.fold(gated).state_dict())
+
+
+@examples(40)
+@given(networks(), st.data())
+def test_copies_compute_the_same(network, data):
+    gated, folded = pruned(network, data)
+    assert_same_bits(gated, copy.deepcopy(gated), [network.example])
+    assert_same_bits(folded, copy.deepcopy(folded), [network.example])
+
+
+# Elsewhere ------------------------------------------------------------------------------------
+
+
+@settings(max_examples=6, suppress_health_check=SLOW_DATA, phases=[Phase.generate])
+@given(networks([name for name in KINDS if name != "pinning"], max_steps=3), st.data())
+def test_onnx_runtime_computes_what_folded_computes(network, data):
+    _, folded = pruned(network, data)
+    assert_onnx_agrees(folded.float(), [network.example.float()], rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_campaign(seed):
+    @settings(max_examples=1000, suppress_health_check=SLOW_DATA, derandomize=False)
+    @given(networks(max_steps=8), st.data())
+    def laws(network, data):
+        gated, folded = pruned(network, data)
+        assert_same_function(gated, folded, [network.example])
+        assert_costs(folded, [network.example], predicted_costs(gated))
+
+    laws()

@@ -78,7 +78,8 @@ def prepare(
         TraceError: the model's Python cannot be traced.
         NothingToPruneError: every channel is pinned; the message says why.
     """
-    _check_model(model)
+    check_model(model)
+    _check_finite(model)
     _check_settings(steps, round_to, method)
     examples = check_examples(model, example_inputs)
     ignored = _ignored_parameters(model, ignore)
@@ -241,6 +242,8 @@ def set_keep_set(gated: nn.Module, keep: Mapping[str, Any]) -> None:
         KeepSetError: an unknown or pinned name, a wrong size, a group that keeps nothing.
     """
     gates, record = gated_record(gated)
+    if not isinstance(keep, Mapping):
+        raise KeepSetError(f"a keep-set maps names to bools, got {type(keep).__name__}")
     flags = {name: _flags(name, value) for name, value in keep.items()}
     check_keep_set(flags, record.analysis.groups, record.analysis.branches)
     gates.set_keep_set(flags)
@@ -268,7 +271,10 @@ def parameter_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:
 
 
 def _flags(name: str, value: Any) -> list[bool]:
-    tensor = torch.as_tensor(value).reshape(-1)
+    try:
+        tensor = torch.as_tensor(value).reshape(-1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise KeepSetError(f"the keep-set of {name} must be bools, got {value!r}") from error
     if tensor.dtype is not torch.bool and not bool(((tensor == 0) | (tensor == 1)).all()):
         raise KeepSetError(f"the keep-set of {name} must be bools, got {tensor.dtype}")
     return [bool(flag) for flag in tensor.tolist()]
@@ -281,11 +287,12 @@ def _layout(analysis: Analysis) -> Layout:
     return Layout(names, sizes, len(free))
 
 
-def _check_model(model: nn.Module) -> None:
+def check_model(model: nn.Module) -> None:
+    """Raise InputError unless `model` is a plain module with values."""
     if not isinstance(model, nn.Module):
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if PREFIX in dict(model.named_children()):
-        raise InputError("the model is gated already: fold it before preparing it again")
+    if any(isinstance(module, Gates) for module in model.modules()):
+        raise InputError("the model is gated already: pass the original or a folded one")
     tensors = [*model.named_parameters(), *model.named_buffers()]
     if lazy := [name for name, p in tensors if nn.parameter.is_lazy(p)]:
         raise InputError(f"{lazy[0]} has no shape yet: run the model once before preparing it")
@@ -294,10 +301,13 @@ def _check_model(model: nn.Module) -> None:
             f"{meta[0]} is on the meta device, so it has no values: load the weights before "
             "preparing the model (model.to_empty(device='cpu'), then load_state_dict)"
         )
-    _check_finite(model)
 
 
 def _check_finite(model: nn.Module) -> None:
+    """Parameters are finite and buffers are numbers (a mask may hold -inf)."""
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point() and math.isnan(buffer.sum()) and bool(buffer.isnan().any()):
+            raise InputError(f"{name} holds NaN: restore a sound checkpoint first")
     for name, parameter in model.named_parameters():
         values = parameter.detach()
         if not math.isfinite(values.sum()) and not bool(torch.isfinite(values).all()):

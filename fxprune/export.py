@@ -47,6 +47,8 @@ def export_onnx(
         raise InputError("the model is gated: export fxprune.fold(gated)")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path.name}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
     record = record_of(model)
     examples = record.examples if record and example_inputs is None else None
     examples = examples or check_examples(model, example_inputs)

@@ -20,13 +20,14 @@ from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
 import fxprune
-from fxprune.api import apply_step
+from fxprune.api import apply_step, check_model
 from fxprune.errors import CheckpointError, InputError, KeepSetError
 from fxprune.record import Record, Step, record_of
 from fxprune.reporting import costs_of
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "fxprune.json"
 _FORMAT = 1
+_COMPARED = ("macs", "params")
 _SCALARS = (bool, int, float, str, type(None))
 
 
@@ -62,7 +63,9 @@ def load(folder: str | Path, model: nn.Module) -> fx.GraphModule:
 
     Raises:
         CheckpointError: the files are missing, truncated or foreign, or belong to another model.
+        InputError: `model` is no module, is gated, or has no values (meta device, lazy).
     """
+    check_model(model)
     path = Path(folder) / WEIGHTS
     description, tensors = _read(path)
     folded: Any = model
@@ -77,7 +80,10 @@ def load(folder: str | Path, model: nn.Module) -> fx.GraphModule:
                 f"{path} belongs to another model than this {type(model).__name__} (it was made "
                 f"from {source}): {error}"
             ) from error
+    _check_same_model(path, description, folded, source)
     for alias, name in _field(description, "aliases", dict).items():
+        if name not in tensors:
+            raise CheckpointError(f"{path} lacks the tensor {name}, which {alias} shares")
         tensors[alias] = tensors[name]
     try:
         folded.load_state_dict(tensors)
@@ -86,6 +92,22 @@ def load(folder: str | Path, model: nn.Module) -> fx.GraphModule:
             f"{path} does not fit this {type(model).__name__}: {error}"
         ) from error
     return folded  # type: ignore[no-any-return]
+
+
+def _check_same_model(
+    path: Path, description: Mapping[str, Any], folded: nn.Module, source: str
+) -> None:
+    """The original had the size it had when the checkpoint was made."""
+    record = record_of(folded)
+    if record is None:
+        raise CheckpointError(f"the description in {path} has an empty history")
+    before = record.costs_before or {}
+    for name, value in _field(description, "costs_before", dict).items():
+        if name in _COMPARED and before.get(name) != value:
+            raise CheckpointError(
+                f"{path} belongs to another model: it was made from a {source} with {value} "
+                f"{name}, this one has {before.get(name)}"
+            )
 
 
 def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -9,11 +9,12 @@ is only carried is never seen.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fxprune.ir import Graph, Value
+from fxprune.ir import Graph, Kind, Node
 from fxprune.passes.axes import Axis, Space, spaces
 from fxprune.passes.branches import Branch
 from fxprune.passes.groups import Group
 from fxprune.passes.infer import Reading, Types
+from fxprune.passes.operators import OPERATORS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,19 @@ class MaskedForm:
 
 @dataclass(frozen=True, slots=True)
 class GateBranch:
-    """Multiply operand number `operand` of the addition `node` by the gate of `branch`."""
+    """Multiply operands of `node` by the gate of `branch`.
+
+    The node is the addition itself, or the last operator of the branch where that is linear in
+    its parameters, so that the work is weight-sized.
+    """
 
     node: str
-    operand: int
+    operands: tuple[int, ...]
     branch: str
 
     def __str__(self) -> str:
-        return f"{self.node}: operand {self.operand} times gate of {self.branch}"
+        numbers = ", ".join(map(str, self.operands))
+        return f"{self.node}: operand {numbers} times gate of {self.branch}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +91,28 @@ def plan_gates(
             masks.append(MaskOperand(reader.node, reader.operand, reader.dim, reader.axis))
         else:
             forms.append(MaskedForm(reader.node, reader.dim, reader.axis))
-    gates = tuple(GateBranch(b.addition, b.operand, b.name) for b in branches)
-    return GatePlan(tuple(masks), tuple(forms), gates)
+    return GatePlan(tuple(masks), tuple(forms), _gate_branches(graph, branches))
 
 
-def masked_value(graph: Graph, mask: MaskOperand) -> Value:
-    """The array that a mask multiplies."""
-    node = next(node for node in graph.nodes if node.name == mask.node)
-    value = node.inputs[mask.operand]
-    assert value is not None
-    return value
+def _gate_branches(graph: Graph, branches: Iterable[Branch]) -> tuple[GateBranch, ...]:
+    nodes = {node.name: node for node in graph.nodes}
+    producers, users = graph.producers(), graph.users()
+    gates = []
+    for branch in branches:
+        value = nodes[branch.addition].inputs[branch.operand]
+        assert value is not None
+        last = producers[value.name]
+        scaled = _linear_operands(last) if len(users[value.name]) == 1 else ()
+        place = (last.name, scaled) if scaled else (branch.addition, (branch.operand,))
+        gates.append(GateBranch(*place, branch.name))
+    return tuple(gates)
+
+
+def _linear_operands(node: Node) -> tuple[int, ...]:
+    """The parameters that scale the whole output; none if the operator has no weight."""
+    operator = OPERATORS.get(node.op)
+    linear = operator.linear if operator else ()
+    present = tuple(i for i in linear if i < len(node.inputs) and node.inputs[i] is not None)
+    weights = [value for i in present if (value := node.inputs[i]) is not None]
+    scalable = bool(linear) and linear[0] in present
+    return present if scalable and all(v.kind is Kind.PARAMETER for v in weights) else ()

@@ -5,7 +5,7 @@ parameters: `layer1.0.conv1`, with `[8:24]` for a part of a concatenation and `/
 a product.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from fxprune.ir import Graph
@@ -45,13 +45,20 @@ def find_groups(graph: Graph, types: Types) -> tuple[Group, ...]:
         for dim, axis in enumerate(types.axes.get(parameter.name, ())):
             for space, path in _leaves(axis):
                 if space.size > 1 and space not in types.positional:
-                    names.setdefault(space, _base(parameter.name, dim) + path)
+                    if space not in names:
+                        names[space] = _name(parameter.name, dim, path, names.values())
                     members.setdefault(space, {})[f"{parameter.name}:{dim}"] = None
     return tuple(
         Group(name, space.size, tuple(members[space]), space, types.pins.get(space, ""))
         for space, name in names.items()
         if space in read or space in types.pins
     )
+
+
+def _name(parameter: str, dim: int, path: str, taken: Collection[str]) -> str:
+    """Named after the module or, where two spaces of it would get that name, the parameter."""
+    name = _base(parameter, dim) + path
+    return name if name not in taken else f"{parameter}:{dim}{path}"
 
 
 def _base(parameter: str, dim: int) -> str:

@@ -7,7 +7,8 @@
     operand?           an optional operand
 
 A name that is missing on the right is contracted. Names and products on parameters say what is
-sliced. `macs` lists the axes whose sizes multiply to the multiply-accumulates of the operator.
+sliced. `macs` lists the axes whose sizes multiply to the multiply-accumulates of the operator,
+`linear` the operands that the output is linear in when they are scaled together (weight and bias).
 """
 
 import re
@@ -54,6 +55,7 @@ class Operator:
     outputs: tuple[Operand, ...]
     normalised: frozenset[str]
     macs: tuple[str, ...]
+    linear: tuple[int, ...] = ()
 
     @property
     def contracted(self) -> tuple[str, ...]:
@@ -66,7 +68,7 @@ class Operator:
 _TOKEN = re.compile(r"\*?[a-z]\w*|[()\[\]]|\S")
 
 
-def parse(name: str, text: str, macs: str = "") -> Operator:
+def parse(name: str, text: str, macs: str = "", linear: str = "") -> Operator:
     """Parse one line of the table.
 
     >>> linear = parse("linear", "*n i, o i, o? -> *n o", macs="n i o")
@@ -85,7 +87,15 @@ def parse(name: str, text: str, macs: str = "") -> Operator:
     known = {axis for operand in (*operands, *outputs) for axis in operand.names}
     if unknown := [axis for axis in macs.split() if axis not in known]:
         raise InputError(f"operator {name}: macs names {unknown}, which {text!r} does not have")
-    return Operator(name, text, operands, outputs, frozenset(normalised), tuple(macs.split()))
+    return Operator(
+        name,
+        text,
+        operands,
+        outputs,
+        frozenset(normalised),
+        tuple(macs.split()),
+        tuple(map(int, linear.split())),
+    )
 
 
 def _parse_operand(name: str, text: str, normalised: set[str]) -> Operand:
@@ -118,26 +128,26 @@ def _parse_operand(name: str, text: str, normalised: set[str]) -> Operand:
     return Operand(tuple(terms), optional)
 
 
-_TABLE: tuple[tuple[str, str, str], ...] = (
-    # name             pattern                                                       macs
-    ("conv", "b (g i) *x, (g o) i *k, (g o)? -> b (g o) *y", "b g i o k y"),
-    ("conv_transpose", "b (g i) *x, (g i) o *k, (g o)? -> b (g o) *y", "b g i o k x"),
-    ("linear", "*n i, o i, o? -> *n o", "n i o"),
-    ("matmul", "*n i, i o -> *n o", "n i o"),
-    ("batch_matmul", "*n m i, *n i o -> *n m o", "n m i o"),
-    ("embedding", "*n, *v c -> *n c", ""),
-    ("batch_norm", "b c *x, c?, c?, c?, c? -> b c *y", ""),
-    ("instance_norm", "b c *x, c?, c?, c?, c? -> b c *y", ""),
-    ("layer_norm", "*n [*c], *c?, *c? -> *n *c", ""),
-    ("group_norm", "b (g [c]) *x, (g c)?, (g c)? -> b (g c) *x", ""),
-    ("channelwise", "b c *x -> b c *y", ""),
-    ("prelu", "b c *x, c -> b c *x", ""),
-    ("pixel_shuffle", "b (c r s) h w -> b c (h r) (w s)", ""),
-    ("pixel_unshuffle", "b c (h r) (w s) -> b (c r s) h w", ""),
+_TABLE: tuple[tuple[str, str, str, str], ...] = (
+    # name, pattern, macs, linear
+    ("conv", "b (g i) *x, (g o) i *k, (g o)? -> b (g o) *y", "b g i o k y", "1 2"),
+    ("conv_transpose", "b (g i) *x, (g i) o *k, (g o)? -> b (g o) *y", "b g i o k x", "1 2"),
+    ("linear", "*n i, o i, o? -> *n o", "n i o", "1 2"),
+    ("matmul", "*n i, i o -> *n o", "n i o", ""),
+    ("batch_matmul", "*n m i, *n i o -> *n m o", "n m i o", ""),
+    ("embedding", "*n, *v c -> *n c", "", ""),
+    ("batch_norm", "b c *x, c?, c?, c?, c? -> b c *y", "", "3 4"),
+    ("instance_norm", "b c *x, c?, c?, c?, c? -> b c *y", "", "3 4"),
+    ("layer_norm", "*n [*c], *c?, *c? -> *n *c", "", "1 2"),
+    ("group_norm", "b (g [c]) *x, (g c)?, (g c)? -> b (g c) *x", "", "1 2"),
+    ("channelwise", "b c *x -> b c *y", "", ""),
+    ("prelu", "b c *x, c -> b c *x", "", ""),
+    ("pixel_shuffle", "b (c r s) h w -> b c (h r) (w s)", "", ""),
+    ("pixel_unshuffle", "b c (h r) (w s) -> b (c r s) h w", "", ""),
 )
 
 _operators: dict[str, Operator] = {
-    name: parse(name, text, macs=macs) for name, text, macs in _TABLE
+    name: parse(name, text, macs=macs, linear=linear) for name, text, macs, linear in _TABLE
 }
 OPERATORS: Mapping[str, Operator] = MappingProxyType(_operators)
 """The operator table, by name. `register_operator` adds to it."""

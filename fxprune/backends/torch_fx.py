@@ -17,7 +17,7 @@ from fxprune.frontends.torch_trace import remove_dead, torch_base
 from fxprune.gates.module import PREFIX
 from fxprune.passes.axes import Axis
 from fxprune.passes.fold import FoldPlan, SetLiteral, Slice
-from fxprune.passes.gate import GatePlan, MaskedForm, MaskOperand
+from fxprune.passes.gate import GateBranch, GatePlan, MaskedForm, MaskOperand
 
 # Gating ---------------------------------------------------------------------------------------
 
@@ -42,7 +42,7 @@ def insert_gates(
     for name, forms in _by_node(plan.forms).items():
         editor.use_masked_form(name, forms)
     for branch in plan.branches:
-        editor.gate_branch(branch.node, branch.operand, branch.branch)
+        editor.gate_branch(branch)
     model.add_module(PREFIX, gates)
     return TracedModule(model, graph)
 
@@ -63,6 +63,8 @@ class _GateEditor:
         self._model = model
         self._graph = graph
         self._nodes = nodes
+        self._names: dict[str, list[str]] = {}
+        self._overrides: dict[str, dict[str, fx.Node]] = {}
         axes = mask_axes(plan)
         first = next(node for node in graph.nodes if node.op != "placeholder")
         with graph.inserting_before(first):
@@ -75,27 +77,44 @@ class _GateEditor:
 
     def mask_operand(self, mask: MaskOperand) -> None:
         """Multiply one operand, a parameter of a module or an argument, by a mask."""
-        node = self._nodes[mask.node]
+        arguments = (self._masks[mask.axis], mask.dim)
+        self._rewrite(mask.node, mask.operand, masked_forms.apply_mask, arguments)
+
+    def gate_branch(self, gate: GateBranch) -> None:
+        """Multiply operands by the gate of a branch."""
+        for operand in gate.operands:
+            self._rewrite(gate.node, operand, masked_forms.scale, (self._masks[gate.branch],))
+
+    def _rewrite(
+        self, name: str, operand: int, function: Callable[..., Tensor], arguments: tuple[Any, ...]
+    ) -> None:
+        """Let a node see `function(operand, *arguments)` where it saw an operand."""
+        node = self._nodes[name]
         with self._graph.inserting_before(node):
-            if node.op != "call_module" or mask.operand == 0:
-                old = argument(node, mask.operand)
-                new = self._masked(old, mask)
-                _replace_argument(node, mask.operand, new)
+            if operand == 0 and name in self._overrides:
+                old = node.args[2]
+                new = self._graph.call_function(function, (old, *arguments))
+                node.args = (*node.args[:2], new, *node.args[3:])
                 return
-            name = parameter_names(self._model, node)[mask.operand - 1]
-            module = self._module_node(str(node.target))
-            weight = self._graph.call_function(getattr, (module, name))
-            masked = self._masked(weight, mask)
-            node.op, node.target = "call_function", call_with
-            node.args = (module, {name: masked}, *node.args)
+            if name not in self._overrides and (node.op != "call_module" or operand == 0):
+                old = argument(node, operand)
+                new = self._graph.call_function(function, (old, *arguments))
+                _replace_argument(node, operand, new)
+                return
+            if name not in self._overrides:
+                self._names[name] = parameter_names(self._model, node)
+                self._overrides[name] = {}
+                module = self._graph.create_node("get_attr", str(node.target))
+                node.op, node.target = "call_function", call_with
+                node.args = (module, {}, *node.args)
+            module, parameters, overrides = node.args[0], self._names[name], self._overrides[name]
+            key = parameters[operand - 1]
+            old = overrides.get(key) or self._graph.call_function(getattr, (module, key))
+            overrides[key] = self._graph.call_function(function, (old, *arguments))
+            node.args = (module, dict(overrides), *node.args[2:])
 
     def _module_node(self, path: str) -> fx.Node:
         return self._graph.create_node("get_attr", path)
-
-    def _masked(self, value: fx.Node, mask: MaskOperand) -> fx.Node:
-        return self._graph.call_function(
-            masked_forms.apply_mask, (value, self._masks[mask.axis], mask.dim)
-        )
 
     def use_masked_form(self, name: str, forms: list[MaskedForm]) -> None:
         """Replace a normalisation or reduction by its masked form."""
@@ -114,17 +133,6 @@ class _GateEditor:
             bound = NAMES[bare_name(node)].bind(node.args, node.kwargs)
             node.args = (bare_name(node), bound, masks, dims)
             node.op, node.target, node.kwargs = "call_function", masked_function, {}
-
-    def gate_branch(self, name: str, operand: int, branch: str) -> None:
-        """Multiply one operand of an addition by the gate of a branch."""
-        node = self._nodes[name]
-        with self._graph.inserting_before(node):
-            old = argument(node, operand)
-            _replace_argument(
-                node,
-                operand,
-                self._graph.call_function(masked_forms.scale, (old, self._masks[branch])),
-            )
 
 
 def call_with(module: nn.Module, parameters: dict[str, Tensor], *args: Any) -> Any:
@@ -321,7 +329,7 @@ def _freeze_sizes(node: fx.Node, sizes: Mapping[int, int]) -> None:
             item.meta["value"] = number
     last = next((item for item in items if isinstance(item, fx.Node)), node)
     with node.graph.inserting_after(last):
-        frozen = node.graph.call_function(torch.Size, (items,))
+        frozen = node.graph.call_function(tuple, (items,))
     frozen.meta["value"] = value
     for user in users:
         index = user.args[1] if bare_name(user) == "getitem" else None

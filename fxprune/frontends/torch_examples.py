@@ -21,7 +21,8 @@ def check_examples(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
     """
     if example_inputs is None:
         return infer_examples(model)
-    examples = (example_inputs,) if isinstance(example_inputs, Tensor) else tuple(example_inputs)
+    several = isinstance(example_inputs, list | tuple)
+    examples = tuple(example_inputs) if several else (example_inputs,)
     if not any(isinstance(value, Tensor) for value in examples):
         raise InputError(
             "example_inputs holds no tensor: pass what the model's forward takes, for example "

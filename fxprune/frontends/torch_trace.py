@@ -110,6 +110,11 @@ def _trace_mode(model: nn.Module, mode: bool) -> tuple[fx.Graph, bool]:
     for node in graph.nodes:
         if node.op == "get_attr":
             node.meta["training_flag"] = is_training_flag(node)
+        if node.op == "placeholder" and str(node.target).startswith("*") and node.users:
+            raise TraceError(
+                f"{type(model).__name__}.forward uses {node.target}, whose length is not known: "
+                "wrap the model in a module whose forward names every argument"
+            )
     _follow_in_place(model, graph)
     remove_dead(graph)
     return graph, tracer.branched_on_mode
@@ -196,6 +201,7 @@ def propagate_shapes(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...])
     Raises:
         InputError: the model does not accept the inputs.
     """
+    _check_count(model, graph, inputs)
     run = _MetaRun(model, inputs)
     with torch.no_grad(), torch.device("meta"):
         for node in graph.nodes:
@@ -208,6 +214,17 @@ def propagate_shapes(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...])
                     f"inputs of shape {shapes}: {error}\n"
                     "Pass example_inputs that the model accepts."
                 ) from error
+
+
+def _check_count(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) -> None:
+    places = [node for node in graph.nodes if node.op == "placeholder"]
+    required = sum(not node.args for node in places if not str(node.target).startswith("*"))
+    if not required <= len(inputs) <= len(places):
+        names = ", ".join(str(node.target) for node in places)
+        raise InputError(
+            f"{type(model).__name__} takes {names}, but there are {len(inputs)} example_inputs: "
+            "pass a tuple with one entry per argument"
+        )
 
 
 class _MetaRun:
@@ -248,13 +265,17 @@ class _MetaRun:
         return self._meta[id(tensor)]
 
     def _call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Any:
-        if not kwargs and len(args) == 1 and isinstance(args[0], Tensor):
+        if not kwargs and len(args) == 1 and _is_float(args[0]):
             shape = _module_shape(module, tuple(args[0].shape))
             if shape is not None:
                 return args[0].new_empty(shape)
         tensors = itertools.chain(module.named_parameters(), module.named_buffers())
         state = {name: self._on_meta(tensor) for name, tensor in tensors}
         return torch.func.functional_call(module, state, args, kwargs)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _value(node: fx.Node) -> Any:

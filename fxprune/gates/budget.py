@@ -99,7 +99,7 @@ class Budget:
             if least > limit:
                 share = math.ceil(1e4 * least / self._full[name]) / 1e4
                 raise TargetError(
-                    f"target of {name} is {limit:.0f}, but with every group at its smallest "
+                    f"target of {name} is {limit:.12g}, but with every group at its smallest "
                     f"{least} remain of {self._full[name]}: ask for at least {share}, lower "
                     "round_to, or pin less"
                 )

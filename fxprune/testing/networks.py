@@ -51,25 +51,22 @@ def _indented(step: nn.Module) -> str:
 # Composite steps -------------------------------------------------------------------------------
 
 
-def _chain(draw: DrawFn, place: Place, kinds: Collection[str], limit: int) -> list[Step]:
+def _chain(draw: DrawFn, place: Place, limit: int) -> list[Step]:
     """Up to `limit` steps in a row."""
     chain: list[Step] = []
     while len(chain) < limit and draw(st.integers(0, 3)):
-        chain.append(_step(draw, place, kinds))
+        fitting = [name for name in place.kinds if KINDS[name].fits(place)]
+        chain.append(KINDS[draw(st.sampled_from(fitting or ["conv"]))].build(draw, place))
         place = chain[-1].after
     return chain
 
 
-def _step(draw: DrawFn, place: Place, kinds: Collection[str]) -> Step:
-    fitting = [name for name in KINDS if name in kinds and KINDS[name].fits(place)]
-    return KINDS[draw(st.sampled_from(fitting or ["conv"]))].build(draw, place)
-
-
 def _inside(draw: DrawFn, place: Place) -> tuple[nn.Sequential, Place]:
     """A chain of its own that keeps height and width."""
-    kinds = [name for name, kind in KINDS.items() if kind.keeps_size]
-    chain = _chain(draw, replace(place, depth=place.depth - 1), kinds, limit=2)
-    return nn.Sequential(*chain), replace(chain[-1].after if chain else place, depth=place.depth)
+    kinds = tuple(name for name in place.kinds if KINDS[name].keeps_size)
+    chain = _chain(draw, replace(place, kinds=kinds, depth=place.depth - 1), limit=2)
+    after = chain[-1].after if chain else place
+    return nn.Sequential(*chain), replace(place, channels=after.channels)
 
 
 def _inner_text(inner: nn.Module) -> str:
@@ -118,7 +115,7 @@ def projection(draw: DrawFn, place: Place) -> Step:
     note = f"  # {place.channels} -> {channels}, stride {stride}; inner:{_inner_text(inner)}"
     return spelled(
         draw,
-        Place(channels, height, width, place.depth),
+        replace(place, channels=channels, height=height, width=width),
         [
             ("x = shortcut(x) + inner(x)" + note, lambda s, x: s.shortcut(x) + s.inner(x)),
             ("x = inner(x).add(shortcut(x))" + note, lambda s, x: s.inner(x).add(s.shortcut(x))),
@@ -136,9 +133,10 @@ def padded_shortcut(draw: DrawFn, place: Place) -> Step:
     before, after = draw(st.integers(0, 2)), draw(st.integers(1, 2))
     channels = place.channels + before + after
     layer = nn.Conv2d(place.channels, channels, 3, stride=2, padding=1)
+    height, width = (place.height + 1) // 2, (place.width + 1) // 2
     return Step(
         f"x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, {before}, {after})) + conv3(x, stride=2)",
-        Place(channels, (place.height + 1) // 2, (place.width + 1) // 2, place.depth),
+        replace(place, channels=channels, height=height, width=width),
         lambda s, x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, after)) + s.layer(x),
         {"layer": layer},
     )
@@ -367,9 +365,9 @@ def networks(draw: DrawFn, kinds: Collection[str] = tuple(KINDS), *, max_steps: 
     stem = nn.Sequential(
         nn.Conv2d(3, wide, 3, padding=1), nn.ReLU(), nn.Conv2d(wide, channels, 3, padding=1)
     )
-    body = _chain(draw, Place(channels, height, width, _DEPTH), kinds, max_steps)
-    place = body[-1].after if body else Place(channels, height, width)
-    head = _head(draw, place)
+    place = Place(channels, height, width, tuple(kinds), _DEPTH)
+    body = _chain(draw, place, max_steps)
+    head = _head(draw, body[-1].after if body else place)
     seed = draw(st.integers(0, 2**16 - 1))
     generator = torch.Generator().manual_seed(seed)
     example = torch.randn(2, 3, height, width, dtype=torch.float64, generator=generator)

@@ -21,11 +21,12 @@ CHANNELS = (4, 2, 3, 6, 8, 12)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What reaches a step: its shape, and how deep composite steps may still nest."""
+    """What reaches a step: its shape; and which `kinds` may nest inside it, how deep."""
 
     channels: int
     height: int
     width: int
+    kinds: tuple[str, ...] = ()
     depth: int = 0
 
     @property
@@ -140,7 +141,7 @@ def strided(draw: DrawFn, place: Place) -> Step:
     layer = nn.Conv2d(place.channels, channels, 3, stride=stride, padding=padding)
     sizes = [(n + 2 * padding - 3) // stride + 1 for n in (place.height, place.width)]
     text = f"x = conv3(x)  # {place.channels} -> {channels}, stride {stride}, padding {padding}"
-    after = Place(channels, sizes[0], sizes[1], place.depth)
+    after = replace(place, channels=channels, height=sizes[0], width=sizes[1])
     return Step(text, after, lambda s, x: s.layer(x), {"layer": layer})
 
 
@@ -497,7 +498,9 @@ def channel_padding(draw: DrawFn, place: Place) -> Step:
 
 def pixel_shuffle(draw: DrawFn, place: Place) -> Step:
     """Channels to pixels."""
-    after = Place(place.channels // 4, place.height * 2, place.width * 2, place.depth)
+    after = replace(
+        place, channels=place.channels // 4, height=place.height * 2, width=place.width * 2
+    )
     return spelled(
         draw,
         after,
@@ -511,7 +514,9 @@ def pixel_shuffle(draw: DrawFn, place: Place) -> Step:
 
 def pixel_unshuffle(draw: DrawFn, place: Place) -> Step:
     """Pixels to channels."""
-    after = Place(place.channels * 4, place.height // 2, place.width // 2, place.depth)
+    after = replace(
+        place, channels=place.channels * 4, height=place.height // 2, width=place.width // 2
+    )
     return Step("x = F.pixel_unshuffle(x, 2)", after, lambda s, x: F.pixel_unshuffle(x, 2))
 
 

@@ -1,0 +1,154 @@
+"""Small models for tests of the public functions, and a check that a model is as it was found."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fxprune
+
+IMAGE = (3, 8, 8)
+
+
+class Residual(nn.Module):
+    """Two convolutions, a residual block with batch norm, dropout, a linear classifier."""
+
+    def __init__(self, width: int = 8, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width + 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width + 4),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width + 4, width, 3, padding=1),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.relu(x + self.body(x))
+        return self.head(self.dropout(x.mean((2, 3))))
+
+
+class Auxiliary(nn.Module):
+    """Returns a second prediction in training, as GoogLeNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.aux = nn.Sequential(nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 5, 1))
+        self.body = nn.Conv2d(8, 10, 3)
+        self.head = nn.Conv2d(10, 5, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        x = torch.relu(self.norm(self.stem(x)))
+        y = self.head(torch.sigmoid(self.body(x))).mean((2, 3))
+        if self.training:
+            return y, self.aux(x).mean((2, 3))
+        return y
+
+
+def plain() -> nn.Sequential:
+    """Two convolutions; the 8 channels between them form the only free group, called 0."""
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+
+
+@torch.no_grad()
+def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random biases, affine weights and running statistics: defaults hide folding errors."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() < 2 or name.endswith("layer_scale"):
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter.add_(0.2 * noise)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.copy_(0.3 * torch.randn(buffer.shape, generator=generator))
+        elif name.endswith("running_var"):
+            buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+    return model
+
+
+def images(batch: int = 2, seed: int = 0, size: tuple[int, ...] = IMAGE) -> Tensor:
+    """Random images in the default precision."""
+    return torch.randn(batch, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def half(gated: nn.Module, seed: int = 0, branches: float = 0.8) -> dict[str, Tensor]:
+    """A random keep-set: every position with probability 1/2, at least one per group.
+
+    Branches stay with probability `branches`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    keep = {}
+    for group in fxprune.groups(gated):
+        if group.pin:
+            continue
+        share = 0.5 if group.kind == "channel" else branches
+        flags = torch.rand(group.size, generator=generator) < share
+        if group.kind == "channel":
+            flags[torch.randint(group.size, (1,), generator=generator)] = True
+        keep[group.name] = flags
+    return keep
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Every tensor of a nested output, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value
+    return [tensor for item in items for tensor in tensors_in(item)]
+
+
+def assert_equal(left: Any, right: Any) -> None:
+    """Two (nested) outputs are the same bits."""
+    for a, b in zip(tensors_in(left), tensors_in(right), strict=True):
+        assert torch.equal(a, b)
+
+
+def relative_error(expected: Any, got: Any) -> float:
+    """The largest difference relative to the largest expected value, over all tensors."""
+    pairs = zip(tensors_in(expected), tensors_in(got), strict=True)
+    return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
+
+
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Fail unless bits, gradients, modes, hooks, attributes and the global RNG stay as they are."""
+    before, random = _facts(model), torch.get_rng_state()
+    yield
+    after = _facts(model)
+    changed = [key for key in {**before, **after} if not _same(before.get(key), after.get(key))]
+    assert not changed, f"changed: {changed}"
+    assert torch.equal(random, torch.get_rng_state()), "changed: the global random state"
+
+
+def _facts(model: nn.Module) -> dict[str, Any]:
+    facts: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        facts[f"{path}: training"] = module.training
+        facts[f"{path}: attributes"] = sorted(module.__dict__)
+        facts[f"{path}: hooks"] = len(module._forward_hooks) + len(module._forward_pre_hooks)
+        for name, value in module.__dict__.items():
+            if isinstance(value, int | float | str | tuple):
+                facts[f"{path}: {name}"] = value
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        facts[f"{name}: object"] = id(tensor)
+        facts[f"{name}: trained"] = tensor.requires_grad
+        if not tensor.is_meta and not nn.parameter.is_lazy(tensor):
+            facts[name] = copy.deepcopy(tensor.detach())
+            facts[f"{name}: gradient"] = copy.deepcopy(tensor.grad)
+    return facts
+
+
+def _same(left: Any, right: Any) -> bool:
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return torch.equal(left.nan_to_num(7.25), right.nan_to_num(7.25))
+    return type(left) is type(right) and bool(left == right)

@@ -362,8 +362,9 @@ def test_descriptions_refuse_plain_models(verb):
     ],
 )
 def test_optimizer_that_cannot_be_folded_is_refused(gated, make, match):
+    optimizer = make(gated)
     with unchanged(gated), pytest.raises(fxprune.InputError, match=match):
-        fxprune.fold(gated, optimizer=make(gated))
+        fxprune.fold(gated, optimizer=optimizer)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def _copied_attribute(name: str, value: Any, memo: dict[int, Any]) -> Any:
     if name in _TENSORS:
         return {key: _copied_tensor(tensor, memo) for key, tensor in value.items()}
     if name == "_modules":
-        return {key: child and _copied(child, memo) for key, child in value.items()}
+        return {k: None if child is None else _copied(child, memo) for k, child in value.items()}
     if isinstance(value, tuple) and all(isinstance(item, _IMMUTABLE) for item in value):
         return value
     if isinstance(value, dict | set) and not value:

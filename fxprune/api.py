@@ -356,7 +356,7 @@ def _check_prunable(model: nn.Module, analysis: Analysis) -> None:
 def _warn_if_unfinished(gates: Gates) -> None:
     method = gates.method
     done = int(method.steps_done)
-    if gates.external or done >= method.steps:
+    if done >= method.steps:
         return
     if done == 0:
         _log.warning(

@@ -29,6 +29,7 @@ from fxprune.testing import (
 
 SLOW_DATA = [HealthCheck.too_slow, HealthCheck.data_too_large]
 STILL = [name for name in KINDS if name != "dropout"]
+TRAINABLE = [name for name in STILL if name != "in_place"]
 
 
 def examples(count):
@@ -100,7 +101,7 @@ def test_gated_equals_folded_while_training(network, data):
 
 
 @examples(60)
-@given(networks(STILL), st.data())
+@given(networks(TRAINABLE), st.data())
 def test_gated_and_folded_have_the_same_gradients(network, data):
     gated, folded = pruned(network.train(), data)
     gated(network.example).square().sum().backward()
@@ -229,7 +230,7 @@ def composed(first, second):
 
 
 @examples(60)
-@given(networks(), st.data(), st.booleans())
+@given(networks(TRAINABLE), st.data(), st.booleans())
 def test_prepare_and_fold_leave_their_input_alone(network, data, training):
     network.train(training)
     network(network.example).sum().backward()
@@ -238,7 +239,7 @@ def test_prepare_and_fold_leave_their_input_alone(network, data, training):
     fxprune.set_keep_set(gated, data.draw(keep_sets(gated), "keep-set"))
     with assert_unchanged(network), assert_unchanged(gated):
         folded = fxprune.fold(gated)
-    with assert_unchanged(network), assert_unchanged(gated), torch.random.fork_rng():
+    with assert_unchanged(network), assert_unchanged(gated):
         folded.train()(network.example).sum().backward()
 
 

@@ -20,7 +20,7 @@ from fxprune.frontends.torch_spellings import (
     bare_name,
     module_spelling,
 )
-from fxprune.frontends.torch_trace import MODES, propagate_shapes, torch_base, trace
+from fxprune.frontends.torch_trace import MODES, propagate_shapes, qualified_name, torch_base, trace
 from fxprune.ir import Graph, Kind, Node, Value
 from fxprune.passes.operators import OPERATORS
 
@@ -167,7 +167,7 @@ class _Translation:
         module = self._modules[str(node.target)]
         operands = _flat(fx.map_arg((node.args, node.kwargs), self._values.__getitem__))
         spelling = module_spelling(torch_base(type(module)))
-        qualified = f"{type(module).__module__}.{type(module).__qualname__}"
+        qualified = qualified_name(type(module))
         if qualified in OPERATORS or spelling is None or len(operands) != 1:
             own = [p for p in module.parameters()]
             op = qualified if qualified in OPERATORS else type(module).__name__

@@ -305,8 +305,8 @@ _UNARY = """
 """
 _SAME = """
     contiguous clone detach to float double half bfloat16 type type_as cpu cuda requires_grad_
-    dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout stochastic_depth
-    identity alias
+    dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout identity alias
+    torchvision.ops.stochastic_depth.stochastic_depth
 """
 _SPATIAL = """
     max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
@@ -516,7 +516,6 @@ def bare_name(node: fx.Node) -> str:
     home = getattr(target, "__module__", None) or ""
     if target is getattr:
         return str(node.args[1])
-    wrapped = name in ("stochastic_depth",) and home.startswith("torchvision.")
-    if home.startswith(("torch", "_operator")) and (wrapped or not home.startswith("torchvision")):
+    if home.startswith(("torch.", "_operator")) or home == "torch":
         return name.rstrip("_") if not name.startswith("_") else name.strip("_")
     return name if not home else f"{home}.{name}"

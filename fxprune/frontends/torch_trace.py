@@ -7,6 +7,7 @@ run on the meta device: nothing is computed, no statistics move, no random numbe
 """
 
 import itertools
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError, TraceError
+from fxprune.passes.operators import OPERATORS
 
 MODES = "fxprune_modes"
 """Key in the output node's meta: the graph returns (train result, eval result)."""
@@ -24,12 +26,14 @@ class _Tracer(fx.Tracer):
     """torch.fx's tracer with a live `self.training`; remembers whether the model branched on it."""
 
     def __init__(self, root: nn.Module, mode: bool) -> None:
-        super().__init__(param_shapes_constant=True)
+        super().__init__(autowrap_functions=_registered_functions(), param_shapes_constant=True)
         self.mode = mode
         self.branched_on_mode = False
         self.paths = {id(module): name for name, module in root.named_modules()}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if qualified_name(type(m)) in OPERATORS:
+            return True
         return torch_base(type(m)) is not None and not isinstance(m, nn.Unflatten)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -44,6 +48,22 @@ class _Tracer(fx.Tracer):
             return module.__dict__["training"]
         path = self.paths[id(module)]
         return self.create_proxy("get_attr", f"{path}.training" if path else "training", (), {})
+
+
+def qualified_name(thing: Any) -> str:
+    """The name under which a class or function can be registered as an operator."""
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def _registered_functions() -> tuple[Any, ...]:
+    """The functions among the operators that users registered, as far as they are imported."""
+    found = []
+    for name in OPERATORS:
+        home, _, attribute = name.rpartition(".")
+        function = getattr(sys.modules.get(home), attribute, None)
+        if callable(function) and not isinstance(function, type):
+            found.append(function)
+    return tuple(found)
 
 
 def torch_base(cls: type) -> type | None:

@@ -36,12 +36,11 @@ class Gates(nn.Module):
         self.layout = layout
         self._axes = axes
         self._places = {space: layout.names.index(name) for space, name in names.items()}
-        self.external = False
         _live.add(self)
 
     def forward(self) -> tuple[Tensor, ...]:
         """Masks in the order of the axes, then scalars in the order of the branches."""
-        values = self.method.gates() if self.training else self.method.is_open
+        values = self.method.gates() if self.training else self._open().to(self.method.is_open)
         parts = torch.split(values, list(self.layout.sizes))
         masks = tuple(self._mask(axis, parts) for axis in self._axes)
         return masks + tuple(part.reshape(()) for part in parts[self.layout.groups :])
@@ -57,20 +56,24 @@ class Gates(nn.Module):
             return mask
         return torch.cat([self._mask(part, parts) for part in axis.parts])
 
+    def _open(self) -> Tensor:
+        """What is open, also where a moving average of weights has averaged the flags."""
+        return self.method.is_open.detach() > 0.5
+
     def keep_set(self) -> dict[str, Tensor]:
         """The open positions by name."""
-        flags = self.method.is_open.detach().cpu() > 0
+        flags = self._open().cpu()
         return dict(
             zip(self.layout.names, torch.split(flags, list(self.layout.sizes)), strict=True)
         )
 
     def set_keep_set(self, keep: Mapping[str, Any]) -> None:
-        """Open exactly what `keep` says; names that it leaves out stay as they are."""
+        """Open exactly what `keep` says from now on; names that it leaves out stay as they are."""
         current = self.keep_set()
         new = {name: torch.as_tensor(keep.get(name, current[name])).bool() for name in current}
         flat = torch.cat([new[name].reshape(-1) for name in self.layout.names])
         self.method.is_open.copy_(flat)
-        self.external = True
+        self.method.steps_done.fill_(self.method.steps)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Gates":
         clone = Gates.__new__(Gates)
@@ -97,14 +100,12 @@ def _held_by(optimizer: Optimizer) -> list[Gates]:
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for gates in _held_by(optimizer):
-        if not gates.external:
-            gates.method.before_step()
+        gates.method.before_step()
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for gates in _held_by(optimizer):
-        if not gates.external:
-            gates.method.after_step()
+        gates.method.after_step()
 
 
 register_optimizer_step_pre_hook(_before_step)

@@ -298,6 +298,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "tied": Kind(steps.tied, _always),
         "attention": Kind(steps.attention, _always),
         "activation_module": Kind(steps.activation_module, _always),
+        "in_place": Kind(steps.in_place, _always),
         "functional_normalisation": Kind(steps.functional_normalisation, _always),
         "pooling": Kind(steps.pooling, _wide),
         "downsampling": Kind(steps.downsampling, _wide, keeps_size=False),

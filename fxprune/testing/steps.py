@@ -247,15 +247,12 @@ def activation(draw: DrawFn, place: Place) -> Step:
         [
             ("x = F.relu(x)", lambda s, x: F.relu(x)),
             ("x = x.relu()", lambda s, x: x.relu()),
-            ("x.relu_()", lambda s, x: x.relu_()),
-            ("x = F.relu(x, inplace=True)", lambda s, x: F.relu(x, inplace=True)),
             ("x = torch.sigmoid(x)", lambda s, x: torch.sigmoid(x)),
             ("x = F.softplus(x)", lambda s, x: F.softplus(x)),
             ("x = x.cos()", lambda s, x: x.cos()),
             ("x = F.hardsigmoid(x)", lambda s, x: F.hardsigmoid(x)),
             ("x = x + 1", lambda s, x: x + 1),
             ("x = 2 - x", lambda s, x: 2 - x),
-            ("x += 0.5", _add_half),
             ("x = x.clamp(min=0.1)", lambda s, x: x.clamp(min=0.1)),
             ("x = x / (1 + x.abs())", lambda s, x: x / (1 + x.abs())),
             ("x = F.leaky_relu(x, 0.2)", lambda s, x: F.leaky_relu(x, 0.2)),
@@ -263,26 +260,45 @@ def activation(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def _add_half(step: Any, x: Any) -> Any:
-    x += 0.5
-    return x
-
-
 def activation_module(draw: DrawFn, place: Place) -> Step:
     """An activation or pass-through module."""
     layers: list[nn.Module] = [
         nn.ReLU(),
-        nn.ReLU(inplace=True),
         nn.Softplus(),
         nn.Hardsigmoid(),
         nn.GELU(),
-        nn.Hardswish(inplace=True),
         nn.PReLU(),
         nn.PReLU(place.channels),
         nn.Identity(),
     ]
     layer = draw(st.sampled_from(layers))
     return Step(f"x = {layer}(x)", place, lambda s, x: s.layer(x), {"layer": layer})
+
+
+def in_place(draw: DrawFn, place: Place) -> Step:
+    """What overwrites its operand; a network with it may not be differentiable."""
+
+    def add_half(s: Any, x: Any) -> Any:
+        x += 0.5
+        return x
+
+    return spelled(
+        draw,
+        place,
+        [
+            ("x.relu_()", lambda s, x: x.relu_()),
+            ("x = F.relu(x, inplace=True)", lambda s, x: F.relu(x, inplace=True)),
+            ("x += 0.5", add_half),
+            ("x = ReLU(inplace=True)(x)", lambda s, x: s.relu(x)),
+            ("x = Hardswish(inplace=True)(x)", lambda s, x: s.swish(x)),
+            ("x.mul_(gamma)", lambda s, x: x.mul_(s.gamma)),
+        ],
+        {
+            "relu": nn.ReLU(inplace=True),
+            "swish": nn.Hardswish(inplace=True),
+            "gamma": parameter(place.channels, 1, 1),
+        },
+    )
 
 
 def normalisation(draw: DrawFn, place: Place) -> Step:
@@ -420,7 +436,7 @@ def layer_scale(draw: DrawFn, place: Place) -> Step:
                 lambda s, x: s.gamma * x + s.beta[:, None, None],
             ),
             ("x = x + beta.view(1, -1, 1, 1)", lambda s, x: x + s.beta.view(1, -1, 1, 1)),
-            ("x *= gamma.unsqueeze(0)", lambda s, x: x.mul_(s.gamma.unsqueeze(0))),
+            ("x = x.mul(gamma.unsqueeze(0))", lambda s, x: x.mul(s.gamma.unsqueeze(0))),
         ],
         {"gamma": parameter(place.channels, 1, 1), "beta": parameter(place.channels)},
     )

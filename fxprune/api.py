@@ -183,7 +183,9 @@ def apply_step(
 
 
 def _fold(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> TracedModule:
-    folded = fold_model(_without_gates(gated), record.program, _plan(record, keep))
+    folded = fold_model(
+        _without_gates(gated), record.program, _plan(record, keep), type(gated).__name__
+    )
     return _finish(folded, record, keep)
 
 

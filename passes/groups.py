@@ -5,12 +5,15 @@ parameters: `layer1.0.conv1`, with `[8:24]` for a part of a concatenation and `/
 a product.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fxprune.ir import Graph
 from fxprune.passes.axes import Axis, Prod, Space
 from fxprune.passes.infer import Types
+
+_Place = tuple[str, int, str]
+"""Parameter, dimension, and the path to a space within the type of that axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,26 +42,43 @@ def find_groups(graph: Graph, types: Types) -> tuple[Group, ...]:
     reader sees is a free group.
     """
     read = {space for reader in types.readers for space, _ in _leaves(reader.axis)}
-    names: dict[Space, str] = {}
-    members: dict[Space, dict[str, None]] = {}
+    places: dict[Space, list[_Place]] = {}
     for parameter in graph.parameters:
         for dim, axis in enumerate(types.axes.get(parameter.name, ())):
             for space, path in _leaves(axis):
                 if space.size > 1 and space not in types.positional:
-                    if space not in names:
-                        names[space] = _name(parameter.name, dim, path, names.values())
-                    members.setdefault(space, {})[f"{parameter.name}:{dim}"] = None
+                    places.setdefault(space, []).append((parameter.name, dim, path))
+    names = _names(places)
     return tuple(
-        Group(name, space.size, tuple(members[space]), space, types.pins.get(space, ""))
-        for space, name in names.items()
+        Group(
+            names[space],
+            space.size,
+            tuple(dict.fromkeys(f"{parameter}:{dim}" for parameter, dim, _ in found)),
+            space,
+            types.pins.get(space, ""),
+        )
+        for space, found in places.items()
         if space in read or space in types.pins
     )
 
 
-def _name(parameter: str, dim: int, path: str, taken: Collection[str]) -> str:
-    """Named after the module or, where two spaces of it would get that name, the parameter."""
-    name = _base(parameter, dim) + path
-    return name if name not in taken else f"{parameter}:{dim}{path}"
+def _names(places: Mapping[Space, list[_Place]]) -> dict[Space, str]:
+    """Each space is named after the first module that produces it.
+
+    Where two spaces would get one name, the later one is named after its parameter and axis.
+    """
+    names: dict[Space, str] = {}
+    taken: set[str] = set()
+    for space, found in places.items():
+        parameter, dim, path = min(found, key=lambda place: not _is_produced(*place[:2]))
+        name = _base(parameter, dim) + path
+        names[space] = name if name not in taken else f"{parameter}:{dim}{path}"
+        taken.add(names[space])
+    return names
+
+
+def _is_produced(parameter: str, dim: int) -> bool:
+    return dim == 0 and parameter.endswith("weight")
 
 
 def _base(parameter: str, dim: int) -> str:

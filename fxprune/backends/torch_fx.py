@@ -261,7 +261,9 @@ def _replace_argument(node: fx.Node, operand: int, new: fx.Node) -> None:
 # Folding --------------------------------------------------------------------------------------
 
 
-def fold_model(model: nn.Module, program: Program, plan: FoldPlan) -> TracedModule:
+def fold_model(
+    model: nn.Module, program: Program, plan: FoldPlan, class_name: str = ""
+) -> TracedModule:
     """Carry out a fold plan on `model`, our own module tree that still shares its tensors.
 
     Ensures: the result shares no tensor; no module remains that only removed nodes called.
@@ -277,7 +279,7 @@ def fold_model(model: nn.Module, program: Program, plan: FoldPlan) -> TracedModu
     for path in before - _used(graph):
         _delete(model, path)
     own_parameters(model, program, plan.slices)
-    return TracedModule(model, graph)
+    return TracedModule(model, graph, class_name)
 
 
 def _changes_by_node(literals: Iterable[SetLiteral]) -> dict[str, dict[tuple[str, int], int]]:

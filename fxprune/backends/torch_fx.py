@@ -137,7 +137,7 @@ class _GateEditor:
 
 def call_with(module: nn.Module, parameters: dict[str, Tensor], *args: Any) -> Any:
     """Call a module with some of its parameters replaced."""
-    return torch.func.functional_call(module, parameters, args)
+    return torch.func.functional_call(module, dict(parameters), args)
 
 
 def _masked_layer_norm(

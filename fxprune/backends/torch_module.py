@@ -2,16 +2,18 @@
 
 torch.fx.GraphModule keeps only what its graph mentions. This one keeps unused parameters, buffers
 that are not saved, the order of state_dict keys and plain attributes such as `config`, and it
-survives deepcopy. Where train and eval differ it runs the graph of its mode.
+survives deepcopy and pickle. Where train and eval differ it runs the graph of its mode.
 """
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from torch import fx, nn
 
-from fxprune.frontends.torch_trace import MODES, select_mode
+from fxprune.frontends.torch_packing import Row, pack_graph, unpack_graph
+from fxprune.frontends.torch_trace import CONSTANT, MODES, select_mode
 
 _RECORD = "fxprune"
 _CONTAINERS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -21,12 +23,26 @@ class TracedModule(fx.GraphModule):
     """An ordinary nn.Module: `root` with its forward replaced by `graph`."""
 
     def __init__(self, root: nn.Module, graph: fx.Graph, class_name: str = "") -> None:
+        for node in graph.nodes:
+            if CONSTANT in node.meta:
+                root.__dict__.setdefault(str(node.target), node.meta[CONSTANT])
         super().__init__(root, graph, class_name or type(root).__name__)
         for name in _CONTAINERS:
             self.__dict__[name] = root.__dict__[name]
         for name, value in root.__dict__.items():
             self.__dict__.setdefault(name, value)
         self.training = root.training
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph of the present mode: what torch.export and interpreters run."""
+        if MODES in self._graph.output_node().meta:
+            return select_mode(self._graph, self.training)
+        return self._graph
+
+    @graph.setter
+    def graph(self, graph: fx.Graph) -> None:
+        fx.GraphModule.graph.fset(self, graph)  # type: ignore[attr-defined]
 
     def recompile(self) -> Any:
         """Regenerate `forward` from the graph, one per mode if they differ."""
@@ -54,8 +70,23 @@ class TracedModule(fx.GraphModule):
         memo[id(self)] = clone
         return clone
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {k: value for k, value in self.__dict__.items() if k not in ("_graph", "meta")}
+        return _rebuilt, (state, pack_graph(self._graph), type(self).__name__, dict(self.meta))
+
+
+def _rebuilt(
+    state: dict[str, Any], rows: list[Row], class_name: str, meta: dict[str, Any]
+) -> TracedModule:
+    root = nn.Module()
+    root.__dict__ = state
+    module = TracedModule(root, unpack_graph(rows), class_name)
+    module.meta = meta
+    return module
+
 
 def _dispatch(train: Callable[..., Any], evaluation: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(evaluation)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return (train if self.training else evaluation)(self, *args, **kwargs)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError
+from fxprune.frontends.torch_packing import Row, pack_graph, unpack_graph
 from fxprune.frontends.torch_spellings import (
     NAMES,
     Call,
@@ -20,7 +21,14 @@ from fxprune.frontends.torch_spellings import (
     bare_name,
     module_spelling,
 )
-from fxprune.frontends.torch_trace import MODES, propagate_shapes, qualified_name, torch_base, trace
+from fxprune.frontends.torch_trace import (
+    CONSTANT,
+    MODES,
+    propagate_shapes,
+    qualified_name,
+    torch_base,
+    trace,
+)
 from fxprune.ir import Graph, Kind, Node, Value
 from fxprune.passes.operators import OPERATORS
 
@@ -39,6 +47,13 @@ class Program:
     graph: fx.Graph
     ir: Graph
     aliases: Mapping[str, tuple[str, ...]]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpacked, (pack_graph(self.graph), self.ir, self.aliases)
+
+
+def _unpacked(rows: list[Row], ir: Graph, aliases: Mapping[str, tuple[str, ...]]) -> Program:
+    return Program(unpack_graph(rows), ir, aliases)
 
 
 def read_model(model: nn.Module, example_inputs: tuple[Any, ...]) -> Program:
@@ -147,6 +162,8 @@ class _Translation:
     def _attribute(self, node: fx.Node, result: Any) -> Any:
         if not isinstance(result, Tensor):
             return None
+        if CONSTANT in node.meta:
+            return self._emit(node, "constant", (), result)
         path, _, name = str(node.target).rpartition(".")
         tensor = getattr(self._modules[path], name)
         if id(tensor) in self._parameters:

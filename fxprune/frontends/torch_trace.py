@@ -21,6 +21,9 @@ from fxprune.passes.operators import OPERATORS
 MODES = "fxprune_modes"
 """Key in the output node's meta: the graph returns (train result, eval result)."""
 
+CONSTANT = "fxprune_constant"
+"""Key in a node's meta: the tensor that forward makes from nothing, under the node's target."""
+
 
 class _Tracer(fx.Tracer):
     """torch.fx's tracer with a live `self.training`; remembers whether the model branched on it."""
@@ -30,6 +33,20 @@ class _Tracer(fx.Tracer):
         self.mode = mode
         self.branched_on_mode = False
         self.paths = {id(module): name for name, module in root.named_modules()}
+        self.buffers = {id(buffer): name for name, buffer in root.named_buffers()}
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """What a module under trace sees as one of its attributes.
+
+        Buffers are read by the graph; else arithmetic on buffers alone would be done right now.
+        """
+        name = self.buffers.get(id(attr_val))
+        if name is None:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            node = self.create_node("get_attr", name, (), {})
+            parameter_proxy_cache[name] = _BufferProxy(self, node, name, attr_val)
+        return parameter_proxy_cache[name]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if qualified_name(type(m)) in OPERATORS:
@@ -48,6 +65,15 @@ class _Tracer(fx.Tracer):
             return module.__dict__["training"]
         path = self.paths[id(module)]
         return self.create_proxy("get_attr", f"{path}.training" if path else "training", (), {})
+
+
+class _BufferProxy(fx.proxy.ParameterProxy):
+    """A buffer in the graph; its shape and type are plain values, like those of a parameter."""
+
+    def __init__(self, tracer: fx.Tracer, node: fx.Node, name: str, buffer: Tensor) -> None:
+        fx.Proxy.__init__(self, node, tracer)
+        self.param = buffer  # type: ignore[assignment]
+        self.name = name
 
 
 def qualified_name(thing: Any) -> str:
@@ -121,6 +147,7 @@ def _trace_mode(model: nn.Module, mode: bool) -> tuple[fx.Graph, bool]:
     try:
         with _live_training(tracer):
             graph = tracer.trace(model)
+        _take_constants(model, graph, attributes[model])
     except Exception as error:
         raise TraceError(_explain(model, error)) from error
     finally:
@@ -138,6 +165,13 @@ def _trace_mode(model: nn.Module, mode: bool) -> tuple[fx.Graph, bool]:
     _follow_in_place(model, graph)
     remove_dead(graph)
     return graph, tracer.branched_on_mode
+
+
+def _take_constants(model: nn.Module, graph: fx.Graph, before: Mapping[str, Any]) -> None:
+    """Note the tensors that tracing leaves on the model, which will be taken off again."""
+    for node in graph.nodes:
+        if node.op == "get_attr" and node.target not in before and node.target in model.__dict__:
+            node.meta[CONSTANT] = model.__dict__[node.target]
 
 
 def remove_dead(graph: fx.Graph) -> None:
@@ -196,6 +230,8 @@ def _merge(train: fx.Graph, evaluation: fx.Graph) -> fx.Graph:
                 continue
             args = fx.map_arg(node.args, copies.__getitem__)
             kwargs = fx.map_arg(node.kwargs, copies.__getitem__)
+            if CONSTANT in node.meta and graph is evaluation:
+                node.target = f"{node.target}_of_evaluation"  # each mode makes its own
             key = (node.op, node.target, str(args), str(kwargs), node.name)
             if key not in known:
                 known[key] = merged.node_copy(node, copies.__getitem__)
@@ -265,7 +301,8 @@ class _MetaRun:
             default = node.args[0] if node.args else None
             return _to_meta(next(self._inputs, default))
         if node.op == "get_attr":
-            return self._attribute(target)
+            constant = node.meta.get(CONSTANT)
+            return self._attribute(target) if constant is None else self._on_meta(constant)
         if node.op == "call_module":
             return self._call_module(self._modules[target], args, kwargs)
         if node.op == "call_function":

@@ -124,7 +124,7 @@ class Budget:
         Positions of one group open in units of `round_to`; its best unit is always open.
         """
         units = self._units(rank)
-        order = torch.argsort(units.rank, stable=True)
+        order = units.worst_first()
         removable = int((units.rank < math.inf).sum())
         low, high = 0, removable
         while low < high:
@@ -135,12 +135,15 @@ class Budget:
                 low = middle + 1
         counts = units.counts_without(order[:low])
         reopened: list[int] = []
+        passed: set[int] = set()  # gates with a closed unit: their worse units stay closed too
         for unit in order[max(low - _FILL_TRIES, 0) : low].flip(0).tolist():
             more = counts.clone()
             more[units.owner[unit]] += units.size[unit]
-            if self._fits(more, limit):
+            if int(units.owner[unit]) not in passed and self._fits(more, limit):
                 counts = more
                 reopened.append(unit)
+            else:
+                passed.add(int(units.owner[unit]))
         return units.open_without(order[:low], reopened)
 
     def _fits(self, counts: Tensor, limit: Mapping[str, float]) -> bool:
@@ -188,6 +191,10 @@ class _Units:
     positions: Tensor
     unit: Tensor
     layout: Layout
+
+    def worst_first(self) -> Tensor:
+        """Units by ascending rank; of equal ones in a gate, the last comes first."""
+        return len(self.rank) - 1 - torch.argsort(self.rank.flip(0), stable=True)
 
     def counts_without(self, closed: Tensor) -> Tensor:
         """Open positions per gate if the units `closed` are closed."""

@@ -75,6 +75,10 @@ class Gates(nn.Module):
         self.method.is_open.copy_(flat)
         self.method.steps_done.fill_(self.method.steps)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        _live.add(self)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Gates":
         clone = Gates.__new__(Gates)
         memo[id(self)] = clone

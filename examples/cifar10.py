@@ -30,7 +30,7 @@ from examples.cifar_train import Epoch, accuracy, predictions, train
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-RAMP = 0.4
+RAMP = 0.1
 """The share of all optimizer steps after which the target is reached."""
 
 

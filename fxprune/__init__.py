@@ -56,7 +56,34 @@ _HOMES = {
     "fxprune.reporting": "Report report",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
-__all__ = sorted(_HOME)
+__all__ = [
+    "CheckpointError",
+    "FxpruneError",
+    "GroupInfo",
+    "InputError",
+    "InternalError",
+    "KeepSetError",
+    "NothingToPruneError",
+    "Report",
+    "TargetError",
+    "TraceError",
+    "Verdict",
+    "VerificationError",
+    "export_onnx",
+    "fold",
+    "groups",
+    "keep_set",
+    "load",
+    "parameter_groups",
+    "prepare",
+    "reach_target",
+    "register_operator",
+    "regularizer",
+    "report",
+    "save",
+    "set_keep_set",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError, VerificationError
-from fxprune.frontends.torch_trace import MODES, select_mode
 from fxprune.passes.axes import kept_flags
 from fxprune.record import Record, gated_record, record_of
 
@@ -233,10 +232,7 @@ class _Recorder(fx.Interpreter):
     """Runs a graph and remembers every tensor by node name."""
 
     def __init__(self, module: fx.GraphModule) -> None:
-        graph = module.graph
-        if MODES in graph.output_node().meta:
-            graph = select_mode(graph, module.training)
-        super().__init__(module, graph=graph)
+        super().__init__(module)
         self.values: dict[str, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:

@@ -176,9 +176,16 @@ def _apply(state: Inference, node: Node) -> tuple[tuple[Axis, ...], ...]:
     if rule := structural.RULES.get(node.op):
         return rule(state, node)
     if (operator := OPERATORS.get(node.op)) and (bound := _match(state, node, operator)):
-        return _apply_operator(state, node, operator, bound)
+        outputs = _apply_operator(state, node, operator, bound)
+        if all(_fits(axes, value) for axes, value in zip(outputs, node.outputs, strict=True)):
+            return outputs
     known = "operands of an unexpected rank for" if node.op in OPERATORS else "unknown operator"
     return state.opaque(node, f"{known} {node.op} at {node.place}")
+
+
+def _fits(axes: tuple[Axis, ...], value: Value) -> bool:
+    """Whether axes have the sizes of a value; broadcasting operands may not."""
+    return tuple(axis.size for axis in axes) == value.shape
 
 
 Bindings = dict[str, tuple[Axis, ...]]
@@ -207,8 +214,13 @@ def _match(state: Inference, node: Node, operator: Operator) -> Bindings | None:
             ]
             state.unify(axes[0], product(*(axis for (axis,) in names)), node)
             continue
-        for left, right in zip(bound.setdefault(term.names[0], axes), axes, strict=True):
+        known = bound.setdefault(term.names[0], axes)
+        if len(known) != len(axes):
+            return None
+        for left, right in zip(known, axes, strict=True):
             state.unify(left, right, node)
+    for name in operator.pinned:
+        state.pin(bound[name][0], f"mixed by {node.place}")
     return bound
 
 
@@ -290,7 +302,7 @@ def _apply_operator(
                 for axis in bound.get(term.names[0], ()):
                     state.pin(axis, f"mixed or indexed by position in {node.place}")
                     state.positional.append(axis)
-    written = " ".join(_attribute(node, "slots").values()).split()
+    written = " ".join(map(str, _attribute(node, "slots").values())).split()
     for name in _attribute(node, "sizes"):
         for axis in bound[name] if name in bound and name not in written else ():
             state.pin(axis, f"a constant of {node.place}")

@@ -3,6 +3,7 @@
     lower-case names   axes; the same name is the same axis
     (a b)              a row-major product of axes
     *x                 any number of axes; pinned where only one side of the arrow has them
+    b!                 pinned: the operator mixes or tells apart its positions
     [c]                normalised over: the output depends on the set of positions of c
     operand?           an optional operand
 
@@ -54,6 +55,7 @@ class Operator:
     operands: tuple[Operand, ...]
     outputs: tuple[Operand, ...]
     normalised: frozenset[str]
+    pinned: frozenset[str]
     macs: tuple[str, ...]
     linear: tuple[int, ...] = ()
 
@@ -65,7 +67,7 @@ class Operator:
         return tuple(dict.fromkeys(n for term in terms for n in term.names if n not in kept))
 
 
-_TOKEN = re.compile(r"\*?[a-z]\w*|[()\[\]]|\S")
+_TOKEN = re.compile(r"\*?[a-z]\w*!?|[()\[\]]|\S")
 
 
 def parse(name: str, text: str, macs: str = "", linear: str = "") -> Operator:
@@ -82,8 +84,9 @@ def parse(name: str, text: str, macs: str = "", linear: str = "") -> Operator:
         raise InputError(f"operator {name}: expected one '->' in {text!r}")
     left, right = text.split("->")
     normalised: set[str] = set()
-    operands = tuple(_parse_operand(name, part, normalised) for part in left.split(","))
-    outputs = tuple(_parse_operand(name, part, normalised) for part in right.split(","))
+    pinned: set[str] = set()
+    operands = tuple(_parse_operand(name, part, normalised, pinned) for part in left.split(","))
+    outputs = tuple(_parse_operand(name, part, normalised, pinned) for part in right.split(","))
     known = {axis for operand in (*operands, *outputs) for axis in operand.names}
     if unknown := [axis for axis in macs.split() if axis not in known]:
         raise InputError(f"operator {name}: macs names {unknown}, which {text!r} does not have")
@@ -93,12 +96,13 @@ def parse(name: str, text: str, macs: str = "", linear: str = "") -> Operator:
         operands,
         outputs,
         frozenset(normalised),
+        frozenset(pinned),
         tuple(macs.split()),
         tuple(map(int, linear.split())),
     )
 
 
-def _parse_operand(name: str, text: str, normalised: set[str]) -> Operand:
+def _parse_operand(name: str, text: str, normalised: set[str], pinned: set[str]) -> Operand:
     text = text.strip()
     optional = text.endswith("?")
     terms: list[Term] = []
@@ -114,7 +118,9 @@ def _parse_operand(name: str, text: str, normalised: set[str]) -> Operand:
             bracket = not bracket
         elif re.fullmatch(r"\*[a-z]\w*", token) and product is None:
             terms.append(Term((token[1:],), star=True))
-        elif re.fullmatch(r"[a-z]\w*", token):
+        elif re.fullmatch(r"[a-z]\w*!?", token):
+            if token.endswith("!"):
+                pinned.add(token := token.removesuffix("!"))
             if product is None:
                 terms.append(Term((token,)))
             else:
@@ -136,7 +142,7 @@ _TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("matmul", "*n i, i o -> *n o", "n i o", ""),
     ("batch_matmul", "*n m i, *n i o -> *n m o", "n m i o", ""),
     ("embedding", "*n, *v c -> *n c", "", ""),
-    ("batch_norm", "b c *x, c?, c?, c?, c? -> b c *y", "", "3 4"),
+    ("batch_norm", "b! c *x, c?, c?, c?, c? -> b c *y", "", "3 4"),
     ("instance_norm", "b c *x, c?, c?, c?, c? -> b c *y", "", "3 4"),
     ("layer_norm", "*n [*c], *c?, *c? -> *n *c", "", "1 2"),
     ("group_norm", "b (g [c]) *x, (g c)?, (g c)? -> b (g c) *x", "", "1 2"),

@@ -743,6 +743,14 @@ def test_folded_module_compiles(model, mode):
     assert_equal(compiled(images(3).double()), folded(images(3).double()))
 
 
+def test_folded_module_that_branches_on_its_mode_goes_through_torch_export():
+    _, folded = folded_at_half(randomise(Auxiliary()).double())
+    x = images(3).double()
+    for mode in (True, False):
+        exported = torch.export.export(copy.deepcopy(folded).train(mode), (x,))
+        assert_equal(exported.module()(x), folded.train(mode)(x))
+
+
 def test_gated_module_compiles():
     gated = gate()
     fxprune.set_keep_set(gated, half(gated))
@@ -1117,7 +1125,7 @@ def test_report_of_gated_and_folded_agree():
 
 
 class Rotation(nn.Module):
-    """Mixes channels by a matrix, in a way torch.fx cannot look into."""
+    """Mixes channels by a matrix, with an operator that fxprune does not know."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -1128,11 +1136,8 @@ class Rotation(nn.Module):
 
 
 def scaled(x: Tensor, factor: Tensor) -> Tensor:
-    """A function that fx does not trace into once it is wrapped."""
+    """A function with a name of its own."""
     return x * factor[:, None, None]
-
-
-torch.fx.wrap("scaled")
 
 
 class WithOwnOperators(nn.Module):

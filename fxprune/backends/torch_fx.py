@@ -92,7 +92,7 @@ class _GateEditor:
         node = self._nodes[name]
         with self._graph.inserting_before(node):
             if operand == 0 and name in self._overrides:
-                old = node.args[2]
+                old: Any = node.args[2]
                 new = self._graph.call_function(function, (old, *arguments))
                 node.args = (*node.args[:2], new, *node.args[3:])
                 return
@@ -101,20 +101,16 @@ class _GateEditor:
                 new = self._graph.call_function(function, (old, *arguments))
                 _replace_argument(node, operand, new)
                 return
-            if name not in self._overrides:
+            overrides = self._overrides.setdefault(name, {})
+            if not overrides:
                 self._names[name] = parameter_names(self._model, node)
-                self._overrides[name] = {}
                 module = self._graph.create_node("get_attr", str(node.target))
                 node.op, node.target = "call_function", call_with
                 node.args = (module, {}, *node.args)
-            module, parameters, overrides = node.args[0], self._names[name], self._overrides[name]
-            key = parameters[operand - 1]
-            old = overrides.get(key) or self._graph.call_function(getattr, (module, key))
+            owner, key = node.args[0], self._names[name][operand - 1]
+            old = overrides.get(key) or self._graph.call_function(getattr, (owner, key))
             overrides[key] = self._graph.call_function(function, (old, *arguments))
-            node.args = (module, dict(overrides), *node.args[2:])
-
-    def _module_node(self, path: str) -> fx.Node:
-        return self._graph.create_node("get_attr", path)
+            node.args = (owner, dict(overrides), *node.args[2:])
 
     def use_masked_form(self, name: str, forms: list[MaskedForm]) -> None:
         """Replace a normalisation or reduction by its masked form."""
@@ -123,7 +119,7 @@ class _GateEditor:
         masks = tuple(self._masks[form.axis] for form in forms)
         with self._graph.inserting_before(node):
             if node.op == "call_module":
-                module = self._module_node(str(node.target))
+                module = self._graph.create_node("get_attr", str(node.target))
                 node.args = (module, node.args[0], masks, dims)
                 node.op, node.target = (
                     "call_function",
@@ -383,7 +379,7 @@ def _delete(model: nn.Module, path: str) -> None:
         parent, _, name = path.rpartition(".")
         owner = model.get_submodule(parent)
         for container in (owner._modules, owner._parameters, owner._buffers):
-            container.pop(name, None)  # type: ignore[attr-defined]
+            container.pop(name, None)
         if owner._modules or owner._parameters or owner._buffers:
             return
         path = parent
@@ -418,7 +414,7 @@ def _place(model: nn.Module, name: str) -> tuple[dict[str, Any] | None, str]:
         return None, leaf
     for container in (owner._parameters, owner._buffers):
         if leaf in container:
-            return container, leaf  # type: ignore[return-value]
+            return container, leaf
     return None, leaf
 
 

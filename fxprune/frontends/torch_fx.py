@@ -20,6 +20,7 @@ from fxprune.frontends.torch_spellings import (
     Spelling,
     bare_name,
     module_spelling,
+    spatial_rank,
 )
 from fxprune.frontends.torch_trace import (
     CONSTANT,
@@ -189,8 +190,15 @@ class _Translation:
             own = [p for p in module.parameters()]
             op = qualified if qualified in OPERATORS else type(module).__name__
             return self._emit(node, op, (*operands, *map(self._parameter, own)), result)
-        tensors = (getattr(module, name, None) for name in spelling.parameters.split())
+        tensors = [getattr(module, name, None) for name in spelling.parameters.split()]
+        if any(tensor is not None and id(tensor) not in self._parameters for tensor in tensors):
+            # Computed by a parametrization or a hook, so there is nothing to slice.
+            own = [self._parameters[id(p)] for p in module.parameters()]
+            return self._emit(
+                node, f"parametrised {type(module).__name__}", (*operands, *own), result
+            )
         sizes = {name: read(module) for name, read in spelling.sizes.items()}
+        sizes.update(spatial_rank(type(module).__name__))
         inputs = (*operands, *map(self._parameter, tensors))
         return self._emit(node, spelling.op, inputs, result, sizes=sizes, slots=spelling.slots)
 
@@ -232,6 +240,8 @@ class _Translation:
         if op == "reduce" and values.get("input") is None:
             return self._emit(node, bare_name(node), tuple(_flat(values)), result)
         attributes = spelling.attributes(Call(node, concrete, result)) if op == spelling.op else {}
+        if rank := spatial_rank(bare_name(node)):
+            attributes["sizes"] = {**attributes.get("sizes", {}), **rank}
         return self._emit(node, op, tuple(inputs), result, **attributes)
 
     def _getitem(self, node: fx.Node, result: Any) -> Any:

@@ -6,6 +6,7 @@ array operands, and how attributes are read and literals written back.
 """
 
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -301,7 +302,7 @@ _UNARY = """
     relu relu6 hardtanh elu selu celu leaky_relu gelu silu mish hardswish hardsigmoid sigmoid tanh
     softplus logsigmoid softsign hardshrink softshrink tanhshrink threshold exp expm1 log log2 log1p
     sqrt rsqrt abs neg sign square clamp clip clamp_min clamp_max sin cos erf reciprocal round floor
-    ceil trunc nan_to_num logical_not isnan
+    ceil trunc nan_to_num logical_not isnan zeros_like ones_like
 """
 _SAME = """
     contiguous clone detach to float double half bfloat16 type type_as cpu cuda requires_grad_
@@ -504,6 +505,15 @@ def module_spelling(cls: type | None) -> ModuleSpelling | None:
         if base in MODULES:
             return MODULES[base]
     return None
+
+
+def spatial_rank(name: str) -> dict[str, int]:
+    """The number of image axes that a name such as conv2d or MaxPool3d fixes.
+
+    Without it an input that lacks the batch axis would pass for one with fewer image axes.
+    """
+    rank = re.search(r"([123])d$", name)
+    return {"*x": int(rank[1])} if rank and "batchnorm" not in name.lower() else {}
 
 
 def bare_name(node: fx.Node) -> str:

@@ -96,14 +96,26 @@ def torch_base(cls: type) -> type | None:
     """The torch.nn class whose forward `cls` runs; a batch norm subclass always counts as one."""
     for base in cls.__mro__:
         if base.__module__.startswith("torch.nn") and base is not nn.Module:
-            own_forward = cls.__dict__.get("forward") or getattr(cls, "forward", None)
-            inherited = own_forward is getattr(base, "forward", None)
             if issubclass(base, nn.Sequential | nn.ModuleList | nn.ModuleDict):
                 return None
-            if inherited or issubclass(base, nn.modules.batchnorm._BatchNorm):
+            if _computes_like(cls, base) or issubclass(base, nn.modules.batchnorm._BatchNorm):
                 return base
             return base if issubclass(base, nn.modules.dropout._DropoutNd) else None
     return None
+
+
+def _computes_like(cls: type, base: type) -> bool:
+    """Whether a subclass leaves the forward of its base, and what that calls, as they are."""
+    methods = {
+        name
+        for ancestor in base.__mro__[: base.__mro__.index(nn.Module)]
+        for name, value in vars(ancestor).items()
+        if callable(value) and name not in _HARMLESS
+    }
+    return all(getattr(cls, name) is getattr(base, name) for name in methods)
+
+
+_HARMLESS = ("__init__", "__new__", "__repr__", "__setstate__", "extra_repr", "reset_parameters")
 
 
 def is_training_flag(node: fx.Node) -> bool:

@@ -99,14 +99,11 @@ def build(unifier, description):
         ([2, 4], [3, 3], "(a:2 + b:1 + c:3)\n(a:2 + b:1 + c:3)"),
         ([2, 4], [2, 4], "(a:2 + b:4)\n(a:2 + b:4)"),
         ([4, 2], (3, 2), "((a:2 x b:2) + b:2)\n((a:2 + c:1) x b:2)"),
-        (([1, 2], 2), ([2, 1], 2), "((a:1 + b:1 + c:1) x d:2)\n((a:1 + b:1 + c:1) x d:2)"),
+        (([2, 3], 2), ([4, 1], 2), "((a:2 + b:2 + c:1) x d:2)\n((a:2 + b:2 + c:1) x d:2)"),
     ],
 )
 def test_unification_gives_both_sides_what_they_share(left, right, expected):
-    text, pins = solved(left, right)
-    if "((a:2 x b:2) + b:2)" not in expected:
-        assert text == expected
-    assert pins == []
+    assert solved(left, right) == (expected, [])
 
 
 @pytest.mark.parametrize(
@@ -184,17 +181,13 @@ def test_long_chains_of_spaces_do_not_exhaust_the_stack():
         ([2, 4], 3, "(a:2 + b:1)\nc:3"),
         ((4, 3), 6, "(a:2 x b:3)\n(c:2 x b:3)"),
         ((4, 3), 3, "a:3\n(b:3 x a:3)"),
-        ((2, 3), 4, "((a:1 x b:3) + c:1)\nd:2"),
+        ((2, 3), 4, "(a:1 + b:2 + a:1)\nb:2"),
     ],
 )
 def test_split(axis, at, expected):
     unifier = Unifier()
     left, right = unifier.split(build(unifier, axis), at)
-    text = written(unifier, left, right)
-    sizes = (at, build(Unifier(), axis).size - at)
-    assert (left.size, right.size) == sizes
-    if (axis, at) != ((2, 3), 4):
-        assert text == expected
+    assert written(unifier, left, right) == expected
 
 
 def test_split_of_a_pinned_space_gives_pinned_spaces():
@@ -226,12 +219,13 @@ def axes_of(draw, unifier, size, depth=2):
 
 
 def keep_sets_of(draw, unifier, axes):
-    """Kept positions of every free leaf."""
+    """Kept positions of every free leaf, at least one of each."""
     leaves = dict.fromkeys(s for axis in axes for s in spaces(unifier.resolve(axis)))
     return {
-        leaf: draw(st.lists(st.booleans(), min_size=leaf.size, max_size=leaf.size))
+        leaf: [bool(kept >> i & 1) for i in range(leaf.size)]
         for leaf in leaves
         if not unifier.reason(leaf)
+        for kept in [draw(st.integers(1, 2**leaf.size - 1))]
     }
 
 

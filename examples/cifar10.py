@@ -28,7 +28,7 @@ from examples.cifar_resnet import CifarResNet, pretrained
 from examples.cifar_train import Epoch, accuracy, predictions, train
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 RAMP = 0.1
 """The share of all optimizer steps after which the target is reached."""
@@ -41,7 +41,9 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     data = load(options.data)
     model = (
-        pretrained(options.depth, options.weights) if options.weights else CifarResNet(options.depth)
+        pretrained(options.depth, options.weights)
+        if options.weights
+        else CifarResNet(options.depth)
     )
     example = torch.zeros(1, 3, 32, 32)
     steps = options.epochs * -(-len(data.train) // options.batch_size)
@@ -84,7 +86,8 @@ def compare(
     return {
         "accuracy": {"before": accuracy(model, data), **share},
         "equal_predictions": {
-            name: int((classes["gated"] == classes[name]).sum()) for name in ("folded", "onnxruntime")
+            name: int((classes["gated"] == classes[name]).sum())
+            for name in ("folded", "onnxruntime")
         },
         "images": len(data.test.labels),
         "costs": fxprune.report(folded, latency=False).as_dict(),

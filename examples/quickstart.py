@@ -1,7 +1,7 @@
 """The whole of fxprune on real data: 1,797 handwritten digits, half of the multiply-accumulates.
 
-    python examples/quickstart.py                     # scikit-learn's digits, under a minute
-    python examples/quickstart.py --data uoft-cs/cifar10   # the same steps on CIFAR-10
+python examples/quickstart.py                     # scikit-learn's digits, under a minute
+python examples/quickstart.py --data uoft-cs/cifar10   # the same steps on CIFAR-10
 """
 
 import argparse

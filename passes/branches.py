@@ -40,18 +40,25 @@ def find_branches(graph: Graph) -> tuple[Branch, ...]:
     return tuple(branches)
 
 
+def _readers(user: Node) -> tuple[str, ...]:
+    """Who reads a value through `user`: those that a size feeds stand for the question itself."""
+    feeds = user.attributes.get("feeds", ()) if user.op == "size" else (user.name,)
+    assert isinstance(feeds, tuple)
+    return feeds
+
+
 class _Search:
-    """The graph's users, producers and dominators, computed once."""
+    """The graph's readers and producers, and what depends on its input, computed once."""
 
     def __init__(self, graph: Graph) -> None:
         self._producers = graph.producers()
         self._readers: dict[str, set[str]] = {
-            name: {user.name for user in users if user.op != "size"}
+            name: {reader for user in users for reader in _readers(user)}
             for name, users in graph.users().items()
         }
         for value in graph.outputs:
             self._readers.setdefault(value.name, set()).add("network output")
-        self._dominators = nx.immediate_dominators(self._flow(graph), _ROOT)
+        self._from_input = nx.descendants(self._flow(graph), _ROOT)
         self._taken: set[str] = set()
 
     def _flow(self, graph: Graph) -> "nx.DiGraph[str]":
@@ -70,7 +77,7 @@ class _Search:
         operands = [value for value in addition.inputs if value is not None]
         if len(operands) < 2 or any(v.shape != addition.outputs[0].shape for v in operands):
             return []
-        if any(value.kind is Kind.PARAMETER for value in operands) or operands[0] is operands[1]:
+        if operands[0] is operands[1] or not all(map(self._depends_on_input, operands)):
             return []
         cones = [
             self._cone(value, addition, {other.name for other in operands if other is not value})
@@ -85,6 +92,10 @@ class _Search:
                     Branch(name, addition.name, index, tuple(node.name for node in cone))
                 )
         return branches
+
+    def _depends_on_input(self, value: Value) -> bool:
+        producer = self._producers.get(value.name)
+        return producer.name in self._from_input if producer else value.kind is Kind.INPUT
 
     def _cone(self, value: Value, addition: Node, others: set[str]) -> list[Node]:
         """The nodes whose results reach nothing but this operand, last first."""

@@ -194,6 +194,8 @@ Bindings = dict[str, tuple[Axis, ...]]
 
 def _match(state: Inference, node: Node, operator: Operator) -> Bindings | None:
     """Bind every name of the pattern to axes, unifying repeated ones; None if ranks differ."""
+    if len(node.outputs) != len(operator.outputs):
+        return None
     pairs = list(zip(operator.operands, node.inputs, strict=False))
     sizes = dict(_attribute(node, "sizes"))
     dims: list[tuple[Term, tuple[Axis, ...]]] = []

@@ -145,9 +145,9 @@ _TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("batch_norm", "b! c *x, c?, c?, c?, c? -> b c *y", "", "3 4"),
     ("instance_norm", "b c *x, c?, c?, c?, c? -> b c *y", "", "3 4"),
     ("layer_norm", "*n [*c], *c?, *c? -> *n *c", "", "1 2"),
-    ("group_norm", "b (g [c]) *x, (g c)?, (g c)? -> b (g c) *x", "", "1 2"),
+    ("group_norm", "b (g [c]) *x, (g c)?, (g c)? -> b (g c) *y", "", "1 2"),
     ("channelwise", "b c *x -> b c *y", "", ""),
-    ("prelu", "b c *x, c -> b c *x", "", ""),
+    ("channel_shuffle", "b (g c) *x -> b (c g) *x", "", ""),
     ("pixel_shuffle", "b (c r s) h w -> b c (h r) (w s)", "", ""),
     ("pixel_unshuffle", "b c (h r) (w s) -> b (c r s) h w", "", ""),
 )

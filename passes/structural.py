@@ -49,7 +49,15 @@ def reshape(state: "Inference", node: Node) -> OutputTypes:
         axes.extend(right)
     for dim, axis in enumerate(axes):
         state.literal(node, ("shape", dim), axis)
+    _follow_shape(state, node, axes)
     return (tuple(axes),)
+
+
+def _follow_shape(state: "Inference", node: Node, axes: Sequence[Axis]) -> None:
+    """Where a second operand says which shape the result has, both have the same axes."""
+    for other in filter(None, node.inputs[1:]):
+        for left, right in zip(axes, state.type_of(other), strict=True):
+            state.unify(left, right, node)
 
 
 def _regroup(
@@ -128,6 +136,26 @@ def split(state: "Inference", node: Node) -> OutputTypes:
         state.literal(node, ("sizes", index), piece)
         outputs.append((*axes[:dim], piece, *axes[dim + 1 :]))
     return tuple(outputs)
+
+
+def glu(state: "Inference", node: Node) -> OutputTypes:
+    """Along `dim` the second half gates the first: both halves are one axis."""
+    (dim,) = _ints(node, "dim")
+    axes = state.type_of(_operand(node))
+    left, right = state.split(axes[dim], axes[dim].size // 2)
+    state.unify(left, right, node)
+    return ((*axes[:dim], left, *axes[dim + 1 :]),)
+
+
+def prelu(state: "Inference", node: Node) -> OutputTypes:
+    """One slope for everything, or one per position of the second axis."""
+    value, slope = node.inputs
+    assert value is not None and slope is not None, node
+    axes, (slopes,) = state.type_of(value), state.type_of(slope)
+    if slopes.size > 1 and len(axes) > 1:
+        state.unify(axes[1], slopes, node)
+        state.literal(node, ("num_parameters", 0), slopes)
+    return (axes,)
 
 
 def unbind(state: "Inference", node: Node) -> OutputTypes:
@@ -209,6 +237,7 @@ def expand(state: "Inference", node: Node) -> OutputTypes:
         axis = axes[dim - missing] if dim >= missing else None
         result.append(axis if axis and axis.size == size else state.fresh(size))
         state.literal(node, ("shape", dim), result[-1])
+    _follow_shape(state, node, result)
     return (tuple(result),)
 
 
@@ -287,6 +316,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "cat": cat,
         "stack": stack,
         "split": split,
+        "glu": glu,
+        "prelu": prelu,
         "unbind": unbind,
         "slice": slice_,
         "select": select,

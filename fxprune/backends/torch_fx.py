@@ -12,6 +12,7 @@ from fxprune.backends.torch_copy import clone_tensor
 from fxprune.backends.torch_module import TracedModule, copy_graph
 from fxprune.errors import InternalError
 from fxprune.frontends.torch_fx import Program, index_items
+from fxprune.frontends.torch_in_place import memory_origins, overwritten
 from fxprune.frontends.torch_spellings import NAMES, bare_name, module_spelling
 from fxprune.frontends.torch_trace import remove_dead, torch_base
 from fxprune.gates.module import PREFIX
@@ -268,8 +269,9 @@ def fold_model(
     nodes = {node.name: copies[node] for node in copies}
     for name, changes in _changes_by_node(plan.literals).items():
         _write_literals(model, nodes[name], changes)
+    written = _overwritten_memory(model, graph)
     for drop in plan.drops:
-        _drop_operand(nodes[drop.node], drop.operand)
+        _drop_operand(nodes[drop.node], drop.operand, nodes[drop.node] in written)
     before = _used(graph)
     remove_dead(graph)
     for path in before - _used(graph):
@@ -362,10 +364,23 @@ def _write_ranges(node: fx.Node, changes: Mapping[tuple[str, int], int]) -> None
     node.args = (node.args[0], tuple(items))
 
 
-def _drop_operand(node: fx.Node, operand: int) -> None:
-    """An addition goes on as its other operand."""
+def _overwritten_memory(model: nn.Module, graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose result some later operator may write into."""
+    origins = memory_origins(model, graph)
+    written = {origins[operand] for n in graph.nodes if (operand := overwritten(model, n))}
+    return {node for node in graph.nodes if origins[node] in written}
+
+
+def _drop_operand(node: fx.Node, operand: int, written: bool) -> None:
+    """An addition goes on as its other operand, or as a copy if the sum is written into."""
     others = [index for index in range(len(_operands(node))) if index != operand]
-    node.replace_all_uses_with(argument(node, others[0]))
+    other = argument(node, others[0])
+    if written:
+        with node.graph.inserting_before(node):
+            copied = node.graph.call_function(torch.clone, (other,))
+        copied.meta["value"] = other.meta["value"]
+        other = copied
+    node.replace_all_uses_with(other)
 
 
 def _used(graph: fx.Graph) -> set[str]:

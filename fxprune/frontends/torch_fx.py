@@ -36,6 +36,13 @@ from fxprune.passes.operators import OPERATORS
 EXAMPLE_BATCH = 2
 """The batch size of the example run where the user's examples have one."""
 
+_UNCHANGING = frozenset(
+    "dim ndim ndimension device get_device dtype layout names requires_grad grad is_leaf is_cuda "
+    "is_meta is_sparse is_quantized is_contiguous is_complex is_floating_point element_size "
+    "itemsize type".split()
+)
+"""What a model may ask of an array and be told the same when the array is smaller."""
+
 
 @dataclass(frozen=True, slots=True)
 class Program:
@@ -186,7 +193,8 @@ class _Translation:
         operands = _flat(fx.map_arg((node.args, node.kwargs), self._values.__getitem__))
         spelling = module_spelling(torch_base(type(module)))
         qualified = qualified_name(type(module))
-        if qualified in OPERATORS or spelling is None or len(operands) != 1:
+        renormalises = getattr(module, "max_norm", None) is not None  # rows of an embedding
+        if qualified in OPERATORS or spelling is None or renormalises or len(operands) != 1:
             own = [p for p in module.parameters()]
             op = qualified if qualified in OPERATORS else type(module).__name__
             return self._emit(node, op, (*operands, *map(self._parameter, own)), result)
@@ -207,18 +215,23 @@ class _Translation:
 
     def _function(self, node: fx.Node, result: Any) -> Any:
         name = bare_name(node)
-        everything = fx.map_arg((node.args, node.kwargs), self._values.__getitem__)
-        operands = tuple(_flat(everything))
+        operands = tuple(_flat(self._operands(node)))
         if name in OPERATORS and "." in name:
             return self._emit(node, name, operands, result)
         spelling = NAMES.get(name)
         if not _flat(self._named("", result)) and not (spelling and spelling.op == "size"):
-            return None  # arithmetic on sizes
+            if operands and name not in _UNCHANGING:
+                self._emit(node, name, operands, result)
+            return None  # else arithmetic on sizes
         if not operands:
             return self._emit(node, "constant", (), result)
         if spelling is None:
             return self._emit(node, name, operands, result)
         return self._spelled(node, spelling, result)
+
+    def _operands(self, node: fx.Node) -> Any:
+        """All arguments of a call, as values."""
+        return fx.map_arg((node.args, node.kwargs), self._values.__getitem__)
 
     def _spelled(self, node: fx.Node, spelling: Spelling, result: Any) -> Any:
         arguments = spelling.bind(node.args, node.kwargs)
@@ -233,12 +246,13 @@ class _Translation:
         while inputs and inputs[-1] is None:
             inputs.pop()
         op = _variant(spelling, concrete)
-        if spelling.op == "reduce" and op == "elementwise":
-            inputs = list(_flat(values))
-        elif op in ("add", "elementwise"):
+        unnamed = [v for v in _flat(self._operands(node)) if v not in inputs]
+        if unnamed and op == "elementwise":
+            inputs.extend(unnamed)  # such as bounds of clamp
+        elif unnamed and op != "identity":
+            return self._emit(node, bare_name(node), (*inputs, *unnamed), result)
+        if op in ("add", "elementwise"):
             inputs = [value for value in inputs if value is not None]
-        if op == "reduce" and values.get("input") is None:
-            return self._emit(node, bare_name(node), tuple(_flat(values)), result)
         attributes = spelling.attributes(Call(node, concrete, result)) if op == spelling.op else {}
         if rank := spatial_rank(bare_name(node)):
             attributes["sizes"] = {**attributes.get("sizes", {}), **rank}
@@ -297,6 +311,8 @@ def _variant(spelling: Spelling, arguments: Mapping[str, Any]) -> str:
         return "batch_matmul"
     if spelling.op == "reduce" and isinstance(arguments.get("dim"), Tensor):
         return "elementwise"
+    if spelling.op == "add" and arguments["alpha"] != 1:
+        return "elementwise"  # without one operand the other would lose its factor
     return spelling.op
 
 

@@ -72,6 +72,7 @@ class Spelling:
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments by name."""
+        kwargs = {_ALIASES.get(name, name): value for name, value in kwargs.items()}
         names, bound = self.signature.split(), {}
         for index, item in enumerate(names):
             name, has_default, default = item.partition("=")
@@ -85,11 +86,18 @@ class Spelling:
                 bound[name] = kwargs[name]
             elif has_default:
                 bound[name] = _DEFAULTS[default]
-        for alias, name in (("axis", "dim"), ("x", "input"), ("self", "input")):
-            if alias in kwargs and name not in bound:
-                bound[name] = kwargs[alias]
         return bound
 
+
+_ALIASES = {
+    "axis": "dim",
+    "keepdims": "keepdim",
+    "x": "input",
+    "self": "input",
+    "upscale_factor": "factor",
+    "downscale_factor": "factor",
+}
+"""Names of arguments in some spellings, and what signatures call them."""
 
 _DEFAULTS = {"0": 0, "1": 1, "-1": -1, "None": None, "False": False, "constant": "constant"}
 
@@ -191,7 +199,8 @@ def _select(call: Call) -> dict[str, Any]:
 
 
 def _tile(call: Call) -> dict[str, Any]:
-    return {"repeats": tuple(call.arguments["repeats"])}
+    repeats = tuple(call.arguments.get("repeats", call.arguments.get("dims")))
+    return {"repeats": (1,) * (call.result.dim() - len(repeats)) + repeats}
 
 
 def _groups(call: Call) -> dict[str, Any]:
@@ -213,6 +222,23 @@ def _group_norm(call: Call) -> dict[str, Any]:
 def _pixel_shuffle(call: Call) -> dict[str, Any]:
     factor = call.arguments["factor"]
     return {"sizes": {"r": factor, "s": factor}}
+
+
+def _feeds(call: Call) -> dict[str, Any]:
+    """The names of the nodes whose arrays depend on this size, by way of any arithmetic."""
+    pending, feeds = list(call.node.users), dict[str, None]()
+    for node in pending:
+        if node.op == "output" or _holds_arrays(node.meta["value"]):
+            feeds[node.name] = None
+        else:
+            pending.extend(node.users)
+    return {"feeds": tuple(feeds)}
+
+
+def _holds_arrays(value: Any) -> bool:
+    return isinstance(value, Tensor) or (
+        isinstance(value, list | tuple) and any(map(_holds_arrays, value))
+    )
 
 
 # Writing literals -----------------------------------------------------------------------------
@@ -250,6 +276,16 @@ def _write_unflatten(node: fx.Node, changes: Changes) -> None:
     node.args, node.kwargs = (node.args[0], dim, tuple(new)), {}
 
 
+def _write_squeeze(node: fx.Node, changes: Changes) -> None:
+    """An axis that has shrunk to one position stays: only axes that had one are squeezed."""
+    shape = node.args[0].meta["value"].shape  # type: ignore[union-attr]
+    asked: Any = NAMES["squeeze"].bind(node.args, node.kwargs)["dim"]
+    asked = range(len(shape)) if asked is None else (asked,) if isinstance(asked, int) else asked
+    dims = [dim % len(shape) for dim in asked if shape[dim] == 1]
+    node.op, node.target = "call_function", torch.squeeze
+    node.args, node.kwargs = (node.args[0], dims), {}
+
+
 def _write_split(node: fx.Node, changes: Changes) -> None:
     """`split` and `chunk` become a split into explicit sizes."""
     pieces = node.meta["value"]
@@ -282,6 +318,7 @@ def _write_argument(position: int, name: str) -> Callable[[fx.Node, Changes], No
 
     def write(node: fx.Node, changes: Changes) -> None:
         old: Any = node.args[position] if position < len(node.args) else node.kwargs.get(name)
+        old = old.meta["value"] if isinstance(old, fx.Node) else old
         if isinstance(old, list | tuple):
             new: Any = tuple(changes.get((name, i), size) for i, size in enumerate(old))
         else:
@@ -331,6 +368,7 @@ _CONV_TRANSPOSE = Spelling(
 )
 _VIEW = Spelling("reshape", "input *shape", write=_write_shape)
 _RESHAPE = Spelling("reshape")
+_RESHAPE_LIKE = Spelling("reshape", "input other", "input other")
 _SPLIT = Spelling("split", "input sizes dim=0", attributes=_dim, write=_write_split)
 _BINARY = Spelling("elementwise", "input other", "input other")
 
@@ -340,9 +378,10 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         **{name: _BINARY for name in _ELEMENTWISE.split()},
         **{name: Spelling("identity") for name in _SAME.split()},
         **{name: Spelling("channelwise") for name in _SPATIAL.split()},
-        "add": Spelling("add", "input other", "input other"),
+        "add": Spelling("add", "input other alpha=1", "input other"),
         "iadd": Spelling("add", "input other", "input other"),
         "where": Spelling("elementwise", "condition input other", "condition input other"),
+        "masked_fill": Spelling("elementwise", "input mask value", "input mask value"),
         "lerp": Spelling("elementwise", "input end weight", "input end weight"),
         "conv1d": _CONV,
         "conv2d": _CONV,
@@ -381,10 +420,11 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "prelu": Spelling("prelu", "input weight", "input weight"),
         "view": _VIEW,
         "reshape": _VIEW,
-        "view_as": _RESHAPE,
+        "view_as": _RESHAPE_LIKE,
+        "reshape_as": _RESHAPE_LIKE,
         "flatten": _RESHAPE,
         "ravel": _RESHAPE,
-        "squeeze": _RESHAPE,
+        "squeeze": Spelling("reshape", "input dim=None", write=_write_squeeze),
         "unsqueeze": _RESHAPE,
         "unflatten": Spelling("reshape", "input dim sizes", write=_write_unflatten),
         "permute": Spelling("permute", "input *dims", attributes=_permute),
@@ -405,8 +445,14 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "index_select": Spelling("gather", "input dim index", "input index", _dim),
         "pad": Spelling("pad", "input pad mode=constant value", "input", _pad, _write_pad),
         "expand": Spelling("expand", "input *size", write=_write_shape),
-        "expand_as": Spelling("expand"),
+        "expand_as": Spelling("expand", "input other", "input other"),
         "repeat": Spelling("tile", "input *repeats", attributes=_tile),
+        "tile": Spelling("tile", "input *dims", attributes=_tile),
+        "glu": Spelling("glu", "input dim=-1", attributes=_dim),
+        "channel_shuffle": Spelling(
+            "channel_shuffle", "input groups", "input", _groups, _write_argument(1, "groups")
+        ),
+        "embedding": Spelling("embedding", "input weight", "input weight"),
         "mean": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("normalise")),
         "sum": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("contract")),
         "amax": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("normalise")),
@@ -422,8 +468,8 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "roll": Spelling("along", "input shifts dim=None", attributes=_dims),
         "pixel_shuffle": Spelling("pixel_shuffle", "input factor", attributes=_pixel_shuffle),
         "pixel_unshuffle": Spelling("pixel_unshuffle", "input factor", attributes=_pixel_shuffle),
-        "size": Spelling("size", "input dim=None"),
-        "shape": Spelling("size", "input dim=None"),
+        "size": Spelling("size", "input dim=None", attributes=_feeds),
+        "shape": Spelling("size", "input dim=None", attributes=_feeds),
     }
 )
 """Functions and methods by bare name; a trailing underscore (in place) is not part of it."""
@@ -478,12 +524,16 @@ MODULES: Mapping[type, ModuleSpelling] = MappingProxyType(
             {"g": lambda module: int(module.num_groups)},
             {"num_groups": "g", "num_channels": "g c"},
         ),
-        nn.PReLU: ModuleSpelling("prelu", "weight", slots={"num_parameters": "c"}),
+        nn.PReLU: ModuleSpelling("prelu", "weight"),
+        nn.Embedding: ModuleSpelling("embedding", "weight", slots={"embedding_dim": "c"}),
         nn.PixelShuffle: ModuleSpelling("pixel_shuffle", sizes=_FACTOR),
         nn.PixelUnshuffle: ModuleSpelling("pixel_unshuffle", sizes=_FACTOR),
         **{
             getattr(nn, f"{kind}{rank}d"): _CHANNELWISE
-            for kind in ("MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool", "LPPool")
+            for kind in (
+                "MaxPool AvgPool AdaptiveAvgPool AdaptiveMaxPool LPPool "
+                "ZeroPad ConstantPad CircularPad ReflectionPad ReplicationPad"
+            ).split()
             for rank in (1, 2, 3)
         },
         nn.Upsample: _CHANNELWISE,

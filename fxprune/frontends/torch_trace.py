@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError, TraceError
+from fxprune.frontends.torch_in_place import follow_in_place
+from fxprune.frontends.torch_spellings import NAMES, bare_name
 from fxprune.passes.operators import OPERATORS
 
 MODES = "fxprune_modes"
@@ -51,7 +53,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if qualified_name(type(m)) in OPERATORS:
             return True
-        return torch_base(type(m)) is not None and not isinstance(m, nn.Unflatten)
+        return torch_base(type(m)) is not None and not isinstance(m, _ENTERED)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         if is_training_flag(obj.node):
@@ -74,6 +76,10 @@ class _BufferProxy(fx.proxy.ParameterProxy):
         fx.Proxy.__init__(self, node, tracer)
         self.param = buffer  # type: ignore[assignment]
         self.name = name
+
+
+_ENTERED = (nn.Unflatten, nn.GLU, nn.ChannelShuffle, nn.Softmax)
+"""Modules without parameters that only call a function of the same name."""
 
 
 def qualified_name(thing: Any) -> str:
@@ -174,7 +180,8 @@ def _trace_mode(model: nn.Module, mode: bool) -> tuple[fx.Graph, bool]:
                 f"{type(model).__name__}.forward uses {node.target}, whose length is not known: "
                 "wrap the model in a module whose forward names every argument"
             )
-    _follow_in_place(model, graph)
+    _name_no_first_operand(graph)
+    follow_in_place(model, graph)
     remove_dead(graph)
     return graph, tracer.branched_on_mode
 
@@ -191,29 +198,14 @@ def remove_dead(graph: fx.Graph) -> None:
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
 
 
-def _follow_in_place(model: nn.Module, graph: fx.Graph) -> None:
-    """Let what comes after an in-place operator read its result instead of its operand."""
-    order = {node: index for index, node in enumerate(graph.nodes)}
+def _name_no_first_operand(graph: fx.Graph) -> None:
+    """Put first operands given by name (`torch.relu(input=x)`) where everybody looks for them."""
     for node in graph.nodes:
-        if _works_in_place(model, node) and isinstance(operand := node.args[0], fx.Node):
-            for user in list(operand.users):
-                if order[user] > order[node]:
-                    user.replace_input_with(operand, node)
-
-
-def _works_in_place(model: nn.Module, node: fx.Node) -> bool:
-    if not node.args:
-        return False
-    if node.op == "call_module":
-        return getattr(model.get_submodule(str(node.target)), "inplace", False) is True
-    if node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator":
-        return getattr(node.target, "__name__", "") in _IN_PLACE_OPERATORS
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    trailing = str(name).endswith("_") and not str(name).startswith("__")
-    return trailing or (node.op == "call_function" and node.kwargs.get("inplace") is True)
-
-
-_IN_PLACE_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow")
+        spelling = NAMES.get(bare_name(node)) if node.op == "call_function" else None
+        first = spelling.signature.split()[0] if spelling else ""
+        if not node.args and first in node.kwargs:
+            rest = {name: value for name, value in node.kwargs.items() if name != first}
+            node.args, node.kwargs = (node.kwargs[first],), rest
 
 
 def _explain(model: nn.Module, error: Exception) -> str:

@@ -118,7 +118,7 @@ def _equal(left: Any, right: Any) -> bool:
 def count_macs(model: nn.Module, inputs: Sequence[Any]) -> int:
     """Multiply-accumulates that torch counts while the model runs."""
     with FlopCounterMode(display=False) as counter:
-        run(model, inputs)
+        model(*copy.deepcopy(tuple(inputs)))  # torch's counter expects gradients to be recorded
     return int(counter.get_total_flops()) // 2
 
 

@@ -145,13 +145,14 @@ def padded_shortcut(draw: DrawFn, place: Place) -> Step:
 def concatenation(draw: DrawFn, place: Place) -> Step:
     """Several chains side by side, and maybe their input."""
     inputs = draw(st.integers(0, 1))
-    parts: dict[str, nn.Module | nn.Parameter] = {}
+    parts: dict[str, nn.Sequential] = {}
     channels = inputs * place.channels
     for index in range(draw(st.integers(2 - inputs, 2))):
         inner, after = _inside(draw, place)
-        inner.append(steps.conv(draw, after))
+        last = steps.conv(draw, after)
+        inner.append(last)
         parts[f"branch{index}"] = inner
-        channels += inner[-1].after.channels
+        channels += last.after.channels
     names = tuple(parts)
     items = ["x"] * inputs + [f"{name}(x)" for name in names]
     text = f"x = torch.cat([{', '.join(items)}], 1)  # {place.channels} -> {channels}"

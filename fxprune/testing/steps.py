@@ -93,7 +93,7 @@ def conv_to(draw: DrawFn, place: Place, channels: int, groups: int = 1) -> Step:
         padding=kernel // 2,
         groups=groups,
         bias=bias,
-        padding_mode=mode,
+        padding_mode=mode,  # type: ignore[arg-type]
     )
     text = f"x = conv{kernel}(x)  # {place.channels} -> {channels}"
     text += "".join(

@@ -72,7 +72,9 @@ def seconds(action: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def compare(model: nn.Module, example: Tensor, runs: int, names: tuple[str, ...]) -> dict[str, float]:
+def compare(
+    model: nn.Module, example: Tensor, runs: int, names: tuple[str, ...]
+) -> dict[str, float]:
     """Median seconds by candidate; every run gets a fresh copy, made outside the clock."""
     times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(runs):
@@ -106,7 +108,9 @@ def growth() -> list[dict[str, Any]]:
         names = tuple(CANDIDATES) if depth <= TORCH_PRUNING_DEPTH else ("fxprune",)
         found = compare(model, torch.zeros(1, 3, 32, 32), 1, names)
         rows.append({"depth": depth, **found})
-        each = "   ".join(f"{n} {s:7.2f} s ({1e3 * s / depth:6.2f} ms/layer)" for n, s in found.items())
+        each = "   ".join(
+            f"{n} {s:7.2f} s ({1e3 * s / depth:6.2f} ms/layer)" for n, s in found.items()
+        )
         print(f"ResNet-{depth:<5} {each}", flush=True)
     return rows
 
@@ -114,7 +118,10 @@ def growth() -> list[dict[str, Any]]:
 def step(runs: int, batch: int = 128) -> list[dict[str, Any]]:
     """Training steps of ResNet-20, plain and gated, taking turns."""
     plain = CifarResNet(20)
-    models = {"plain": plain, "gated": fxprune.prepare(plain, torch.zeros(1, 3, 32, 32), steps=10**6)}
+    models = {
+        "plain": plain,
+        "gated": fxprune.prepare(plain, torch.zeros(1, 3, 32, 32), steps=10**6),
+    }
     optimizers = {n: torch.optim.SGD(m.parameters(), lr=0.01) for n, m in models.items()}
     images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
 

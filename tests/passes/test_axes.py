@@ -229,7 +229,7 @@ def keep_sets_of(draw, unifier, axes):
     }
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.data(), st.sampled_from((6, 12, 5, 1, 8)), st.integers(2, 4))
 def test_unified_axes_keep_the_same_positions(data, size, count):
     unifier = Unifier()

@@ -1,0 +1,81 @@
+"""What do operators that overwrite their operand mean for everything that reads it later?
+
+After `y = x.relu_()` a reader of `x` sees `y`, so the graph lets it read `y`. Where `x` shares its
+memory with another array that is read later, as a view does, the graph could not say what that
+sees, and the model is refused.
+"""
+
+from torch import fx, nn
+
+from fxprune.errors import TraceError
+from fxprune.frontends.torch_spellings import NAMES, bare_name, module_spelling
+
+_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow")
+_SHARING = ("reshape", "permute", "slice", "split", "unbind", "select", "expand", "identity")
+
+
+def follow_in_place(model: nn.Module, graph: fx.Graph) -> None:
+    """Let what comes after an in-place operator read its result instead of its operand.
+
+    Raises:
+        TraceError: what is overwritten is read later under another name.
+    """
+    order = {node: index for index, node in enumerate(graph.nodes)}
+    origins = memory_origins(model, graph)
+    for node in graph.nodes:
+        operand = overwritten(model, node)
+        if operand is None:
+            continue
+        for user in list(operand.users):
+            if order[user] > order[node]:
+                user.replace_input_with(operand, node)
+        for other in graph.nodes:
+            shared = order[other] < order[node] and origins[other] is origins[operand]
+            if shared and any(order[user] > order[node] for user in other.users):
+                raise TraceError(
+                    f"{type(model).__name__} overwrites {operand.name} in {node.name}, and "
+                    f"{other.name}, which shares its memory, is read later: write "
+                    "`y = x.relu()` instead of `x.relu_()`, or give it `x.clone()`"
+                )
+
+
+def overwritten(model: nn.Module, node: fx.Node) -> fx.Node | None:
+    """The operand that a node writes its result into, if it does."""
+    if isinstance(out := node.kwargs.get("out"), fx.Node):
+        return out
+    operand = node.args[0] if node.args else None
+    return operand if isinstance(operand, fx.Node) and _works_in_place(model, node) else None
+
+
+def _works_in_place(model: nn.Module, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return getattr(model.get_submodule(str(node.target)), "inplace", False) is True
+    if node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator":
+        return getattr(node.target, "__name__", "") in _OPERATORS
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    trailing = str(name).endswith("_") and not str(name).startswith("__")
+    return trailing or (node.op == "call_function" and node.kwargs.get("inplace") is True)
+
+
+def memory_origins(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+    """For every node the one whose memory its result may lie in: nodes of one origin may share."""
+    origins: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        source = overwritten(model, node)
+        if source is None and node.args and isinstance(node.args[0], fx.Node):
+            source = node.args[0] if _shares_memory(model, node) else None
+        origins[node] = node if source is None else origins[source]
+    return origins
+
+
+def _shares_memory(model: nn.Module, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        module_spelled = module_spelling(type(model.get_submodule(str(node.target))))
+        return module_spelled is not None and module_spelled.op in _SHARING
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = bare_name(node)
+    spelling = NAMES.get(name)
+    return name == "getitem" or (
+        spelling is not None and spelling.op in _SHARING and name != "clone"
+    )

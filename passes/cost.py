@@ -90,13 +90,13 @@ class _Builder:
         self._names = names
         self._enclosing: dict[str, list[str]] = {}
         for branch in branches:
-            for node in branch.nodes:
+            for node in (*branch.nodes, branch.addition):
                 self._enclosing.setdefault(node, []).append(branch.name)
         self._totals: dict[str, Monomials] = {name: {} for name in COSTS}
         self._sizes: dict[Axis, Monomials] = {}
 
     def enclosing(self, node: str) -> tuple[str, ...]:
-        """The branches that take `node` with them."""
+        """The branches that take `node` with them; an addition goes with its branch."""
         return tuple(self._enclosing.get(node, ()))
 
     def add(

@@ -242,6 +242,26 @@ def test_hooks_on_layers_are_called_in_all_three_models():
         assert calls == ["after", "before"]
 
 
+def test_hooks_on_the_model_itself_are_called_in_all_three_models():
+    model = Residual()
+    shapes: list[Any] = []
+    model.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+    gated = fxprune.prepare(model, images(1))
+    for each in (model, gated, fxprune.fold(gated), copy.deepcopy(gated)):
+        shapes.clear()
+        each(images(2))
+        assert shapes == [(2, 5)]
+
+
+def test_hooks_that_are_lost_are_named(caplog):
+    model = Residual()
+    fxprune.prepare(model, images(1))
+    assert caplog.text == ""
+    model.body.register_forward_hook(lambda module, inputs, output: None)
+    fxprune.prepare(model, images(1))
+    assert "the forward hooks of body will not be called" in caplog.text
+
+
 def test_hook_that_changes_an_output_changes_it_after_folding_too():
     model = randomise(Residual()).double()
     model.body[2].register_forward_hook(lambda module, inputs, output: output * 1.5)

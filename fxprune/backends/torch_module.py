@@ -17,6 +17,7 @@ from fxprune.frontends.torch_trace import CONSTANT, MODES, select_mode
 
 _RECORD = "fxprune"
 _CONTAINERS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+_HOOKS = ("_forward_", "_backward_", "_state_dict_", "_load_state_dict_")
 
 
 class TracedModule(fx.GraphModule):
@@ -31,6 +32,8 @@ class TracedModule(fx.GraphModule):
             self.__dict__[name] = root.__dict__[name]
         for name, value in root.__dict__.items():
             self.__dict__.setdefault(name, value)
+            if name.startswith(_HOOKS):
+                self.__dict__[name] = value
         self.training = root.training
 
     @property

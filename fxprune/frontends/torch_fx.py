@@ -5,6 +5,7 @@ into an operator of the table. A call that has no spelling becomes an unknown op
 own name, which inference pins.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,11 +37,13 @@ from fxprune.passes.operators import OPERATORS
 EXAMPLE_BATCH = 2
 """The batch size of the example run where the user's examples have one."""
 
-_UNCHANGING = frozenset(
-    "dim ndim ndimension device get_device dtype layout names requires_grad grad is_leaf is_cuda "
-    "is_meta is_sparse is_quantized is_contiguous is_complex is_floating_point element_size "
-    "itemsize type".split()
-)
+_log = logging.getLogger("fxprune")
+
+_UNCHANGING = """
+    dim ndim ndimension device get_device dtype layout names requires_grad grad is_leaf is_cuda
+    is_meta is_sparse is_quantized is_contiguous is_complex is_floating_point element_size
+    itemsize type
+"""
 """What a model may ask of an array and be told the same when the array is smaller."""
 
 
@@ -72,9 +75,23 @@ def read_model(model: nn.Module, example_inputs: tuple[Any, ...]) -> Program:
         InputError: the model does not accept the example inputs.
     """
     graph = trace(model)
+    _warn_of_lost_hooks(model, graph)
     _propagate(model, graph, example_inputs)
     translation = _Translation(model, graph)
     return Program(graph, translation.graph(), translation.aliases)
+
+
+def _warn_of_lost_hooks(model: nn.Module, graph: fx.Graph) -> None:
+    """The forward of a module that the tracer enters is not called any more, so nor are hooks."""
+    called = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    for path, module in model.named_modules():
+        entered = path and any(target.startswith(f"{path}.") for target in called)
+        if entered and (module._forward_hooks or module._forward_pre_hooks):
+            _log.warning(
+                "the forward hooks of %s will not be called, because it is traced through: "
+                "register them on the layers inside",
+                path,
+            )
 
 
 def _propagate(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) -> None:
@@ -220,7 +237,7 @@ class _Translation:
             return self._emit(node, name, operands, result)
         spelling = NAMES.get(name)
         if not _flat(self._named("", result)) and not (spelling and spelling.op == "size"):
-            if operands and name not in _UNCHANGING:
+            if operands and name not in _UNCHANGING.split():
                 self._emit(node, name, operands, result)
             return None  # else arithmetic on sizes
         if not operands:

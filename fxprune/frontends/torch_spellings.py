@@ -490,6 +490,10 @@ _FACTOR = {
     for name in ("r", "s")
 }
 
+_SPATIAL_MODULES = """
+    MaxPool AvgPool AdaptiveAvgPool AdaptiveMaxPool LPPool
+    ZeroPad ConstantPad CircularPad ReflectionPad ReplicationPad
+"""
 _ACTIVATION_MODULES = """
     ReLU ReLU6 Hardtanh ELU SELU CELU LeakyReLU GELU SiLU Mish Hardswish Hardsigmoid Sigmoid Tanh
     Softplus LogSigmoid Softsign Hardshrink Softshrink Tanhshrink Threshold RReLU
@@ -530,10 +534,7 @@ MODULES: Mapping[type, ModuleSpelling] = MappingProxyType(
         nn.PixelUnshuffle: ModuleSpelling("pixel_unshuffle", sizes=_FACTOR),
         **{
             getattr(nn, f"{kind}{rank}d"): _CHANNELWISE
-            for kind in (
-                "MaxPool AvgPool AdaptiveAvgPool AdaptiveMaxPool LPPool "
-                "ZeroPad ConstantPad CircularPad ReflectionPad ReplicationPad"
-            ).split()
+            for kind in _SPATIAL_MODULES.split()
             for rank in (1, 2, 3)
         },
         nn.Upsample: _CHANNELWISE,

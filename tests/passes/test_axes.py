@@ -1,12 +1,13 @@
 """What equal axes are made of. `a:4` is a space of four positions; letters tell spaces apart."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxprune.passes.axes import (
     EMPTY,
-    ONE,
     Space,
     Unifier,
     concat,
@@ -163,7 +164,7 @@ def test_unification_reaches_axes_unified_before():
 def test_long_chains_of_spaces_do_not_exhaust_the_stack():
     unifier = Unifier()
     axes = [unifier.space(4) for _ in range(5000)]
-    for left, right in zip(axes, axes[1:], strict=False):
+    for left, right in pairwise(axes):
         unifier.unify(left, right, "link")
     assert len({unifier.resolve(axis) for axis in axes}) == 1
 

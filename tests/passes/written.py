@@ -7,14 +7,15 @@
 
 Shapes stand where a name is first seen. A name with a dot is a trained parameter (a buffer if it
 ends in `running`), one that nobody computes an input, `-` an absent operand. Attributes follow in
-braces, as Python. The last line computes the output.
+braces, as Python. The last line computes the output, unless outputs are named.
 """
 
 import re
 from string import ascii_lowercase
 
 from fxprune.ir import Graph, Kind, Node, Value
-from fxprune.passes.axes import Axis, Unifier
+from fxprune.passes.axes import Axis, Unifier, spaces
+from fxprune.passes.infer import Types
 
 _LINE = re.compile(r"(?P<left>.*?) = (?P<op>[\w.]+)\((?P<right>.*?)\)\s*(?P<attributes>\{.*\})?$")
 _VALUE = re.compile(r"(?P<name>[\w.]+|-)(?:\[(?P<shape>[\d, ]*)\])?")
@@ -28,7 +29,7 @@ def graph_of(text: str, outputs: tuple[str, ...] = (), batch: int = 2) -> Graph:
         match = _LINE.match(line)
         assert match, f"not a line of a graph: {line}"
         inputs = tuple(_values(match["right"], values, Kind.INPUT))
-        results = tuple(_values(match["left"], values, Kind.COMPUTED))
+        results = tuple(filter(None, _values(match["left"], values, Kind.COMPUTED)))
         attributes = eval(match["attributes"] or "{}")
         name = results[0].name if results else f"{match['op']}_{len(nodes)}"
         nodes.append(Node(name, match["op"], inputs, results, attributes))
@@ -67,13 +68,23 @@ def lettered(*items: object) -> str:
     def rename(match: re.Match[str]) -> str:
         return letters.setdefault(match[0], ascii_lowercase[len(letters)]) + match[1]
 
-    return "\n".join(re.sub(r"s\d+(:\d+)", rename, str(item)) for item in items)
+    return "\n".join(re.sub(r"\bs-?\d+(:\d+)", rename, str(item)) for item in items)
 
 
 def written(unifier: Unifier, *axes: Axis) -> str:
     """Resolved axes, lettered, pinned spaces with their reasons below."""
     resolved = [unifier.resolve(axis) for axis in axes]
     return lettered(*resolved)
+
+
+def facts(types: Types) -> str:
+    """Types, then what readers read, then which literals are sizes of free axes; lettered."""
+    free = [item for item in types.literals if not all(s in types.pins for s in spaces(item.axis))]
+    return lettered(
+        types,
+        *(f"{r.node} reads {r.operand}:{r.dim} {r.axis} ({r.reading.value})" for r in types.readers),
+        *(f"{item.node}.{item.slot[0]}[{item.slot[1]}] is {item.axis}" for item in free),
+    )
 
 
 def lines(text: str) -> str:

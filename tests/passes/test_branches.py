@@ -1,0 +1,124 @@
+"""Which operands of additions can be removed whole."""
+
+import pytest
+
+from fxprune.passes.branches import find_branches
+from tests.passes.written import graph_of
+
+CASES = {
+    "the side that is longer is the branch": (
+        """
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        b[2, 4] = linear(a, m.b.weight[4, 4])
+        c[2, 4] = add(x, b)
+        """,
+        ["m+: operand 1 of c, 2 nodes"],
+    ),
+    "the order of operands does not matter": (
+        """
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        c[2, 4] = add(a, x)
+        """,
+        ["m+: operand 0 of c, 1 nodes"],
+    ),
+    "one of two equal sides stays": (
+        """
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        b[2, 4] = linear(x, m.b.weight[4, 4])
+        c[2, 4] = add(a, b)
+        """,
+        ["m+: operand 1 of c, 1 nodes"],
+    ),
+    "nested additions have branches of their own": (
+        """
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        b[2, 4] = linear(a, m.b.weight[4, 4])
+        c[2, 4] = add(a, b)
+        d[2, 4] = add(x, c)
+        """,
+        ["m+: operand 1 of c, 1 nodes", "m++: operand 1 of d, 3 nodes"],
+    ),
+    "what others read as well is no branch": (
+        """
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        b[2, 4] = add(x, a)
+        c[2, 4] = elementwise(b, a)
+        """,
+        [],
+    ),
+    "what starts from two values is no branch": (
+        """
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        b[2, 4] = elementwise(a, z[2, 4])
+        c[2, 4] = add(x, b)
+        """,
+        [],
+    ),
+    "an operand that is stretched is no branch": (
+        """
+        a[2, 1] = linear(x[2, 4], m.a.weight[1, 4])
+        b[2, 4] = add(x, a)
+        """,
+        [],
+    ),
+    "a sum with itself has none": (
+        """
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        b[2, 4] = add(a, a)
+        """,
+        [],
+    ),
+    "a sum with a parameter has none": (
+        """
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        b[2, 4] = add(a, m.p[2, 4])
+        """,
+        [],
+    ),
+    "a sum with what depends on parameters alone has none": (
+        """
+        p[2, 4] = expand(m.p[1, 4])
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        b[2, 4] = add(p, a)
+        """,
+        [],
+    ),
+    "a size that is used inside does not keep a branch": (
+        """
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        - = size(a) {'feeds': ('b',)}
+        b[2, 4] = reshape(a)
+        c[2, 4] = add(x, b)
+        """,
+        ["m+: operand 1 of c, 2 nodes"],
+    ),
+    "a size that is used outside keeps what it is asked of": (
+        """
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        - = size(a) {'feeds': ('d',)}
+        b[2, 4] = identity(a)
+        c[2, 4] = add(x, b)
+        d[2, 4] = reshape(c)
+        """,
+        ["c+: operand 1 of c, 1 nodes"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), CASES.values(), ids=CASES)
+def test_branches(text, expected):
+    assert [str(branch) for branch in find_branches(graph_of(text))] == expected
+
+
+def test_what_is_returned_is_no_branch():
+    text = """
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        b[2, 4] = add(x, a)
+    """
+    assert find_branches(graph_of(text, outputs=("a", "b"))) == ()
+
+
+def test_every_addition_keeps_an_operand():
+    text = "".join(f"a{i}[2, 4] = linear(x[2, 4], m.{i}.weight[4, 4])\n" for i in range(3))
+    graph = graph_of(text + "s[2, 4] = add(a0, a1, a2)")
+    assert [branch.operand for branch in find_branches(graph)] == [1, 2]

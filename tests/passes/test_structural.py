@@ -1,0 +1,431 @@
+"""What operators that move, combine or reduce positions do to axes: a line in, the facts out.
+
+`a:4` is a space of four positions, `4!` a pinned one. Operands are parameters here, since those
+start free.
+"""
+
+import re
+
+import pytest
+
+from fxprune.passes import structural
+from fxprune.passes.infer import infer
+from tests.passes.written import facts, graph_of, lines
+
+CASES = {
+    # rule: [(what it shows, line, facts, reasons of pins), ...]
+    "elementwise": [
+        (
+            "axes that are stretched have nothing to do with those they are stretched to",
+            "y[2, 4, 3] = elementwise(a.x[2, 4, 3], b.s[4, 1])",
+            """
+            a.x: a:2 b:4 c:3
+            b.s: b:4 d:1
+            y: a:2 b:4 c:3
+            """,
+            [],
+        ),
+    ],
+    "add": [
+        (
+            "both operands are one",
+            "y[2, 4] = add(a.x[2, 4], b.y[2, 4])",
+            """
+            a.x: a:2 b:4
+            b.y: a:2 b:4
+            y: a:2 b:4
+            """,
+            [],
+        ),
+    ],
+    "reshape": [
+        (
+            "merged axes are a product",
+            "y[2, 12] = reshape(a.x[2, 4, 3])",
+            """
+            a.x: a:2 b:4 c:3
+            y: a:2 (b:4 x c:3)
+            y.shape[0] is a:2
+            y.shape[1] is (b:4 x c:3)
+            """,
+            [],
+        ),
+        (
+            "an axis that is split was a product",
+            "y[2, 4, 3] = reshape(a.x[2, 12])",
+            """
+            a.x: a:2 (b:4 x c:3)
+            y: a:2 b:4 c:3
+            y.shape[0] is a:2
+            y.shape[1] is b:4
+            y.shape[2] is c:3
+            """,
+            [],
+        ),
+        (
+            "axes of one position come and go",
+            "y[1, 4, 1, 3] = reshape(a.x[4, 3, 1])",
+            """
+            a.x: a:4 b:3 c:1
+            y: d:1 a:4 d:1 b:3
+            y.shape[0] is d:1
+            y.shape[1] is a:4
+            y.shape[2] is d:1
+            y.shape[3] is b:3
+            """,
+            [],
+        ),
+        (
+            "runs of equal size are aligned from the right",
+            "y[4, 3] = reshape(a.x[2, 6])",
+            """
+            a.x: a:2 (b:2 x c:3)
+            y: (a:2 x b:2) c:3
+            y.shape[0] is (a:2 x b:2)
+            y.shape[1] is c:3
+            """,
+            [],
+        ),
+        (
+            "what does not align is pinned",
+            "y[3, 2] = reshape(a.x[2, 3])",
+            """
+            a.x: 2! 3!
+            y: 3! 2!
+            """,
+            ["y (reshape): ... and ... do not align"],
+        ),
+        (
+            "the operand that says the shape has it",
+            "y[2, 12] = reshape(a.x[2, 4, 3], b.y[2, 12])",
+            """
+            a.x: a:2 b:4 c:3
+            b.y: a:2 (b:4 x c:3)
+            y: a:2 (b:4 x c:3)
+            y.shape[0] is a:2
+            y.shape[1] is (b:4 x c:3)
+            """,
+            [],
+        ),
+    ],
+    "permute": [
+        (
+            "axes are reordered",
+            "y[3, 4, 2] = permute(a.x[2, 4, 3]) {'order': (2, 1, 0)}",
+            """
+            a.x: a:2 b:4 c:3
+            y: c:3 b:4 a:2
+            """,
+            [],
+        ),
+    ],
+    "identity": [
+        (
+            "nothing happens",
+            "y[2, 4] = identity(a.x[2, 4])",
+            """
+            a.x: a:2 b:4
+            y: a:2 b:4
+            """,
+            [],
+        ),
+    ],
+    "cat": [
+        (
+            "channels of each operand stay apart",
+            "y[2, 7] = cat(a.x[2, 4], b.y[2, 3]) {'dim': 1}",
+            """
+            a.x: a:2 b:4
+            b.y: a:2 c:3
+            y: a:2 (b:4 + c:3)
+            """,
+            [],
+        ),
+        (
+            "an operand without elements has no part in it",
+            "y[2, 4] = cat(a.x[2, 4], b.y[0]) {'dim': 1}",
+            """
+            a.x: a:2 b:4
+            y: a:2 b:4
+            """,
+            [],
+        ),
+    ],
+    "stack": [
+        (
+            "operands are equal, the new axis counts them",
+            "y[2, 3, 4] = stack(a.x[2, 4], b.y[2, 4], c.z[2, 4]) {'dim': 1}",
+            """
+            a.x: a:2 b:4
+            b.y: a:2 b:4
+            c.z: a:2 b:4
+            y: a:2 3! b:4
+            """,
+            ["counts operands of y (stack)"],
+        ),
+    ],
+    "split": [
+        (
+            "an axis that is cut was a sum",
+            "y[2, 3], z[2, 4] = split(a.x[2, 7]) {'dim': 1}",
+            """
+            a.x: a:2 (b:3 + c:4)
+            y: a:2 b:3
+            z: a:2 c:4
+            y.sizes[0] is b:3
+            y.sizes[1] is c:4
+            """,
+            [],
+        ),
+    ],
+    "glu": [
+        (
+            "both halves are one axis",
+            "y[2, 4] = glu(a.x[2, 8]) {'dim': 1}",
+            """
+            a.x: a:2 (b:4 + b:4)
+            y: a:2 b:4
+            """,
+            [],
+        ),
+    ],
+    "prelu": [
+        (
+            "a slope per channel",
+            "y[2, 4, 3] = prelu(a.x[2, 4, 3], b.slope[4])",
+            """
+            a.x: a:2 b:4 c:3
+            b.slope: b:4
+            y: a:2 b:4 c:3
+            y.num_parameters[0] is b:4
+            """,
+            [],
+        ),
+        (
+            "one slope for all",
+            "y[2, 4, 3] = prelu(a.x[2, 4, 3], b.slope[1])",
+            """
+            a.x: a:2 b:4 c:3
+            b.slope: d:1
+            y: a:2 b:4 c:3
+            """,
+            [],
+        ),
+    ],
+    "unbind": [
+        (
+            "an axis taken apart is pinned",
+            "y[2], z[2] = unbind(a.x[2, 2]) {'dim': 1}",
+            """
+            a.x: a:2 2!
+            y: a:2
+            z: a:2
+            """,
+            ["taken apart by position in y (unbind)"],
+        ),
+    ],
+    "slice": [
+        (
+            "bounds are sizes of what lies before them; a strided axis is pinned",
+            "y[4, 3] = slice(a.x[7, 7]) {'ranges': ((0, 7, 2), (1, 4, 1))}",
+            """
+            a.x: 7! (a:1 + b:3 + c:3)
+            y: 4! b:3
+            y.size[1] is (a:1 + b:3 + c:3)
+            y.start[1] is a:1
+            y.stop[1] is (a:1 + b:3)
+            """,
+            ["strided in y (slice)"],
+        ),
+        (
+            "an empty slice is empty wherever it starts",
+            "y[0] = slice(a.x[7]) {'ranges': ((5, 2, 1),)}",
+            """
+            a.x: a:7
+            y: 0!
+            y.size[0] is a:7
+            """,
+            [],
+        ),
+    ],
+    "select": [
+        (
+            "an axis indexed by position is pinned",
+            "y[2] = select(a.x[2, 7]) {'dim': 1}",
+            """
+            a.x: a:2 7!
+            y: a:2
+            """,
+            ["indexed by position in y (select)"],
+        ),
+    ],
+    "gather": [
+        (
+            "an axis indexed by an array is pinned, and so is what replaces it",
+            "y[2, 5, 6] = gather(a.x[2, 7], i[5, 6]) {'dim': 1}",
+            """
+            i: 5! 6!
+            a.x: a:2 7!
+            y: a:2 5! 6!
+            """,
+            ["network input", "indexed by position in y (gather)"],
+        ),
+    ],
+    "pad": [
+        (
+            "constant padding adds positions",
+            "y[2, 7] = pad(a.x[2, 4]) {'widths': ((0, 0), (1, 2)), 'constant': True}",
+            """
+            a.x: a:2 b:4
+            y: a:2 (c:1 + b:4 + d:2)
+            y.before[1] is c:1
+            y.after[1] is d:2
+            """,
+            [],
+        ),
+        (
+            "padding from the axis itself pins it",
+            "y[2, 7] = pad(a.x[2, 4]) {'widths': ((0, 0), (1, 2))}",
+            """
+            a.x: a:2 4!
+            y: a:2 7!
+            """,
+            ["padded from its own positions in y (pad)"],
+        ),
+        (
+            "padding by less than nothing pins as well",
+            "y[2, 3] = pad(a.x[2, 4]) {'widths': ((0, 0), (0, -1)), 'constant': True}",
+            """
+            a.x: a:2 4!
+            y: a:2 3!
+            """,
+            ["padded from its own positions in y (pad)"],
+        ),
+    ],
+    "expand": [
+        (
+            "what one position is stretched to is free",
+            "y[5, 2, 4] = expand(a.x[2, 1])",
+            """
+            a.x: a:2 b:1
+            y: c:5 a:2 d:4
+            y.shape[0] is c:5
+            y.shape[1] is a:2
+            y.shape[2] is d:4
+            """,
+            [],
+        ),
+        (
+            "the operand that says the shape has it",
+            "y[2, 4] = expand(a.x[2, 1], b.y[2, 4])",
+            """
+            a.x: a:2 b:1
+            b.y: a:2 c:4
+            y: a:2 c:4
+            y.shape[0] is a:2
+            y.shape[1] is c:4
+            """,
+            [],
+        ),
+    ],
+    "tile": [
+        (
+            "a repeated axis is a product with the number of repeats",
+            "y[2, 8] = tile(a.x[2, 4]) {'repeats': (1, 2)}",
+            """
+            a.x: a:2 b:4
+            y: a:2 (c:2 x b:4)
+            """,
+            ["repeats of y (tile)"],
+        ),
+    ],
+    "reduce": [
+        (
+            "a sum reads what it reduces",
+            "y[2] = reduce(a.x[2, 4]) {'dims': (1,), 'reading': 'contract'}",
+            """
+            a.x: a:2 b:4
+            y: a:2
+            y reads 0:1 b:4 (contract)
+            """,
+            [],
+        ),
+        (
+            "a mean takes statistics",
+            "y[2, 1] = reduce(a.x[2, 4]) {'dims': (1,), 'reading': 'normalise', 'keepdim': True}",
+            """
+            a.x: a:2 b:4
+            y: a:2 c:1
+            y reads 0:1 b:4 (normalise)
+            """,
+            [],
+        ),
+        (
+            "what has no masked form pins",
+            "y[2] = reduce(a.x[2, 4]) {'dims': (1,), 'reading': None}",
+            """
+            a.x: a:2 4!
+            y: a:2
+            """,
+            ["reduced by y (reduce)"],
+        ),
+    ],
+    "along": [
+        (
+            "positions that are compared stay",
+            "y[2, 4] = along(a.x[2, 4]) {'dims': (1,)}",
+            """
+            a.x: a:2 4!
+            y: a:2 4!
+            """,
+            ["compared or mixed along in y (along)"],
+        ),
+    ],
+    "size": [
+        (
+            "a size that the model asks for is a literal",
+            "- = size(a.x[2, 4])",
+            """
+            a.x: a:2 b:4
+            size_1.value[0] is a:2
+            size_1.value[1] is b:4
+            """,
+            [],
+        ),
+    ],
+    "constant": [
+        (
+            "an array made from literals is pinned",
+            "y[2, 4] = constant()",
+            "y: 2! 4!",
+            ["made by y (constant)"],
+        ),
+    ],
+}
+
+
+def apart(line):
+    """The line in a graph that returns something else, so that its axes are not pinned by that."""
+    return graph_of(f"o[1] = constant()\n{line}", outputs=("o",))
+
+
+@pytest.mark.parametrize("rule", structural.RULES)
+def test_every_rule_has_a_case(rule):
+    assert rule in CASES
+
+
+@pytest.mark.parametrize(
+    ("line", "expected", "reasons"),
+    [
+        pytest.param(line, expected, reasons, id=f"{rule}: {claim}")
+        for rule, cases in CASES.items()
+        for claim, line, expected, reasons in cases
+    ],
+)
+def test_rule(line, expected, reasons):
+    types = infer(apart(line))
+    found = [text for text in facts(types).splitlines() if not text.startswith("o:")]
+    assert found == lines(expected).splitlines()
+    pins = [reason for reason in types.pins.values() if reason != "made by o (constant)"]
+    shown = [re.sub(r"\(s\d.*?\)|s\d+:\d+", "...", reason) for reason in pins]
+    assert list(dict.fromkeys(shown)) == reasons

@@ -47,7 +47,13 @@ def main() -> None:
     )
     example = torch.zeros(1, 3, 32, 32)
     steps = options.epochs * -(-len(data.train) // options.batch_size)
-    gated = fxprune.prepare(model, example, target=options.target, steps=max(1, int(RAMP * steps)))
+    gated = fxprune.prepare(
+        model,
+        example,
+        target=options.target,
+        steps=max(1, int(RAMP * steps)),
+        round_to=options.round_to,
+    )
     history = train(
         gated,
         data,
@@ -166,6 +172,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--weights", type=Path, help="safetensors file to start from")
     parser.add_argument("--depth", type=int, default=20, help="20, 32, 44, 56 or 110")
     parser.add_argument("--target", type=float, default=0.5, help="share of the MACs to keep")
+    parser.add_argument("--round-to", type=int, default=8, help="keep multiples of this")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.05)

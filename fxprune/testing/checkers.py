@@ -20,9 +20,11 @@ EXACT = 1e-10
 
 
 def run(model: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
-    """The tensors that a model returns, in order; the inputs are copied, its mode is as it is."""
-    with torch.no_grad():
-        return _tensors(model(*copy.deepcopy(tuple(inputs))))
+    """The tensors that a model returns, in order; the inputs are copied, its mode is as it is.
+
+    Gradients are recorded, because torch multiplies matrices in another order when they are not.
+    """
+    return [tensor.detach() for tensor in _tensors(model(*copy.deepcopy(tuple(inputs))))]
 
 
 def _tensors(value: Any) -> list[Tensor]:

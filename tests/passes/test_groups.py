@@ -46,12 +46,15 @@ def test_parts_and_factors_are_named_by_where_they_stand():
 
 
 def test_spaces_that_nobody_reads_are_no_groups():
-    assert groups_of(
-        """
+    assert (
+        groups_of(
+            """
         a[2, 4] = linear(x[2, 3], a.weight[4, 3])
         b[2, 3] = elementwise(x)
         """
-    ) == "a.weight:1 3 pinned: network input [a.weight:1]"
+        )
+        == "a.weight:1 3 pinned: network input [a.weight:1]"
+    )
 
 
 def test_kernel_positions_are_no_groups():

@@ -139,8 +139,7 @@ CASES = {
         None,
     ),
     "channel_shuffle": (
-        "y[2, 6, 5] = channel_shuffle(a.x[2, 6, 5])"
-        " {'sizes': {'g': 2}, 'slots': {'groups': 'g'}}",
+        "y[2, 6, 5] = channel_shuffle(a.x[2, 6, 5]) {'sizes': {'g': 2}, 'slots': {'groups': 'g'}}",
         """
         a.x: a:2 (b:2 x c:3) d:5
         y: a:2 (c:3 x b:2) d:5

@@ -127,5 +127,3 @@ def test_malformed_registration_changes_nothing(table):
 def test_table_cannot_be_written_to():
     with pytest.raises(TypeError):
         OPERATORS["mine"] = OPERATORS["conv"]  # type: ignore[index]
-
-

@@ -82,7 +82,10 @@ def facts(types: Types) -> str:
     free = [item for item in types.literals if not all(s in types.pins for s in spaces(item.axis))]
     return lettered(
         types,
-        *(f"{r.node} reads {r.operand}:{r.dim} {r.axis} ({r.reading.value})" for r in types.readers),
+        *(
+            f"{r.node} reads {r.operand}:{r.dim} {r.axis} ({r.reading.value})"
+            for r in types.readers
+        ),
         *(f"{item.node}.{item.slot[0]}[{item.slot[1]}] is {item.axis}" for item in free),
     )
 

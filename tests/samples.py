@@ -1,0 +1,182 @@
+"""A small torch model for every operator of the table and every structural rule."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SHAPE = (2, 3, 8, 8)
+
+
+class Between(nn.Module):
+    """`body` between two convolutions: `first` makes 8 channels, `last` reads what comes out."""
+
+    def __init__(self, body: Callable[[Any, Any], Any], width: int, parts: Mapping[str, Any]):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.last = nn.Conv2d(width, 4, 3, padding=1)
+        self.body = body
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.body(self, self.first(x))
+
+
+def between(body: Callable[[Any, Any], Any], width: int = 8, **parts: Any) -> Between:
+    """A model around `body(model, x)`, which calls `model.last` itself."""
+    return Between(body, width, parts)
+
+
+def vector(*sizes: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(sizes))
+
+
+class Embedded(nn.Module):
+    """An embedding of input that is turned into indices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 6)
+        self.read = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.embed((x.abs() * 2).clamp(max=4).long()))
+
+
+def _unbound(m: Any, x: Any) -> Any:
+    left, right = x.unflatten(1, (2, 4)).unbind(1)
+    return m.last(left - right.relu())
+
+
+def _attention(m: Any, x: Any) -> Any:
+    tokens = x.flatten(2)
+    return m.last((tokens @ (tokens.transpose(1, 2) @ tokens).softmax(-1)).view(x.shape))
+
+
+SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    # operator: (model, its free groups and branches)
+    "conv": (
+        lambda: between(lambda m, x: m.last(m.mid(x)), 12, mid=nn.Conv2d(8, 12, 3, groups=4)),
+        "first/0:4 first/1:2 mid/1:3",
+    ),
+    "conv_transpose": (
+        lambda: between(
+            lambda m, x: m.last(m.mid(x)), 6, mid=nn.ConvTranspose2d(8, 6, 3, stride=2, groups=2)
+        ),
+        "first/0:2 first/1:4 last.weight:1/1:3",
+    ),
+    "linear": (
+        lambda: between(
+            lambda m, x: m.last(m.mid(x.transpose(1, 3)).transpose(1, 3)), 6, mid=nn.Linear(8, 6)
+        ),
+        "first:8 mid:6",
+    ),
+    "matmul": (
+        lambda: between(
+            lambda m, x: m.last((x.movedim(1, -1) @ m.mid).movedim(-1, 1)), 6, mid=vector(8, 6)
+        ),
+        "first:8 mid:1:6",
+    ),
+    "batch_matmul": (lambda: between(_attention), "first:8"),
+    "embedding": (Embedded, "embed.weight:1:6"),
+    "batch_norm": (
+        lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.BatchNorm2d(8)),
+        "first:8",
+    ),
+    "instance_norm": (
+        lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.InstanceNorm2d(8, affine=True)),
+        "first:8",
+    ),
+    "layer_norm": (
+        lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.LayerNorm((8, 8, 8))),
+        "first:8",
+    ),
+    "group_norm": (
+        lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.GroupNorm(4, 8)),
+        "first/0:4 first/1:2",
+    ),
+    "channelwise": (
+        lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.MaxPool2d(2)),
+        "first:8",
+    ),
+    "channel_shuffle": (
+        lambda: between(lambda m, x: m.last(F.channel_shuffle(x, 2))),
+        "first/0:2 first/1:4",
+    ),
+    "pixel_shuffle": (
+        lambda: between(lambda m, x: m.last(F.pixel_shuffle(x, 2)), 2),
+        "first/0:2",
+    ),
+    "pixel_unshuffle": (
+        lambda: between(lambda m, x: m.last(F.pixel_unshuffle(x, 2)), 32),
+        "first:8",
+    ),
+    "add": (
+        lambda: between(lambda m, x: m.last(x + m.mid(x)), mid=nn.Conv2d(8, 8, 1)),
+        "first:8 add+:1",
+    ),
+    "elementwise": (lambda: between(lambda m, x: m.last(x.cos())), "first:8"),
+    "reshape": (
+        lambda: between(lambda m, x: m.mid(torch.flatten(x, 1)), mid=nn.Linear(8 * 8 * 8, 3)),
+        "first:8",
+    ),
+    "permute": (
+        lambda: between(lambda m, x: m.last(x.transpose(2, 3))),
+        "first:8",
+    ),
+    "identity": (lambda: between(lambda m, x: m.last(x.contiguous())), "first:8"),
+    "cat": (
+        lambda: between(
+            lambda m, x: m.last(torch.cat([m.mid(x), x], 1)), 13, mid=nn.Conv2d(8, 5, 1)
+        ),
+        "first:8 mid:5",
+    ),
+    "stack": (
+        lambda: between(lambda m, x: m.last(torch.stack([x, x.cos()]).sum(0))),
+        "first:8",
+    ),
+    "split": (
+        lambda: between(lambda m, x: m.last(torch.cat(x.split([3, 5], 1)[::-1], 1))),
+        "first[0:3]:3 first[3:8]:5",
+    ),
+    "glu": (lambda: between(lambda m, x: m.last(F.glu(x, 1)), 4), "first[0:4]:4"),
+    "prelu": (lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.PReLU(8)), "first:8"),
+    "unbind": (lambda: between(_unbound, 4), "first/1:4"),
+    "slice": (lambda: between(lambda m, x: m.last(x[:, 2:-1]), 5), "first[2:7]:5"),
+    "select": (
+        lambda: between(lambda m, x: m.mid(x[:, :, 0, 0]), mid=nn.Linear(8, 3)),
+        "first:8",
+    ),
+    "gather": (
+        lambda: between(
+            lambda m, x: m.last(x.index_select(2, m.rows)),
+            rows=nn.Buffer(torch.tensor([2, 0, 1, 5])),
+        ),
+        "first:8",
+    ),
+    "pad": (
+        lambda: between(lambda m, x: m.last(F.pad(x, (0, 0, 0, 0, 2, 1))), 11),
+        "first:8 last.weight:1[0:2]:2",
+    ),
+    "expand": (
+        lambda: between(lambda m, x: m.last(x.mean(1, True).expand(-1, 6, -1, -1)), 6),
+        "first:8 last.weight:1:6",
+    ),
+    "tile": (lambda: between(lambda m, x: m.last(x.repeat(1, 2, 1, 1)), 16), "first:8"),
+    "reduce": (
+        lambda: between(lambda m, x: m.last(x * x.mean(1, keepdim=True))),
+        "first:8",
+    ),
+    "along": (lambda: between(lambda m, x: m.last(x.softmax(2))), "first:8"),
+    "size": (
+        lambda: between(lambda m, x: m.last(x / x.size(1) * x.shape[1])),
+        "first:8",
+    ),
+    "constant": (
+        lambda: between(lambda m, x: m.last(x * torch.arange(8, dtype=torch.float64))),
+        "first:8",
+    ),
+}

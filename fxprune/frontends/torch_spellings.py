@@ -138,8 +138,13 @@ def _transpose(call: Call) -> dict[str, Any]:
     return {"order": tuple(order)}
 
 
-def _swap_last(call: Call) -> dict[str, Any]:
+def _reverse(call: Call) -> dict[str, Any]:
     return {"order": tuple(reversed(range(call.input.dim())))}
+
+
+def _swap_last(call: Call) -> dict[str, Any]:
+    *others, rows, columns = range(call.input.dim())
+    return {"order": (*others, columns, rows)}
 
 
 def _movedim(call: Call) -> dict[str, Any]:
@@ -430,7 +435,9 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "permute": Spelling("permute", "input *dims", attributes=_permute),
         "transpose": Spelling("permute", "input dim0 dim1", attributes=_transpose),
         "swapaxes": Spelling("permute", "input dim0 dim1", attributes=_transpose),
-        "t": Spelling("permute", attributes=_swap_last),
+        "t": Spelling("permute", attributes=_reverse),
+        "T": Spelling("permute", attributes=_reverse),
+        "mT": Spelling("permute", attributes=_swap_last),
         "movedim": Spelling("permute", "input source destination", attributes=_movedim),
         "cat": Spelling("cat", "tensors dim=0", "tensors", _cat),
         "concat": Spelling("cat", "tensors dim=0", "tensors", _cat),

@@ -53,6 +53,8 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if qualified_name(type(m)) in OPERATORS:
             return True
+        if type(m) in _timm_registry("_leaf_modules") and not any(True for _ in m.parameters()):
+            return True
         return torch_base(type(m)) is not None and not isinstance(m, _ENTERED)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
@@ -88,14 +90,20 @@ def qualified_name(thing: Any) -> str:
 
 
 def _registered_functions() -> tuple[Any, ...]:
-    """The functions among the operators that users registered, as far as they are imported."""
-    found = []
+    """The functions that users registered as operators and those that timm keeps out of traces."""
+    found = list(_timm_registry("_autowrap_functions"))
     for name in OPERATORS:
         home, _, attribute = name.rpartition(".")
         function = getattr(sys.modules.get(home), attribute, None)
         if callable(function) and not isinstance(function, type):
             found.append(function)
     return tuple(found)
+
+
+def _timm_registry(name: str) -> set[Any]:
+    """What timm registered as not traceable, if timm is in use."""
+    registered: set[Any] = getattr(sys.modules.get("timm.layers._fx"), name, set())
+    return registered
 
 
 def torch_base(cls: type) -> type | None:

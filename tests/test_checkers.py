@@ -1,0 +1,360 @@
+"""Every checker can fail: what it is there to find is built in, and it must say so."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fxprune
+from fxprune import api
+from fxprune.backends import masked_forms
+from fxprune.passes import axes, structural
+from fxprune.passes.cost import Polynomial
+from fxprune.passes.fold import FoldPlan
+from fxprune.passes.gate import GatePlan, MaskOperand
+from fxprune.record import record_of
+from fxprune.testing import (
+    assert_close,
+    assert_costs,
+    assert_onnx_agrees,
+    assert_same_bits,
+    assert_same_function,
+    assert_same_state,
+    assert_unchanged,
+    count_macs,
+    randomise,
+)
+
+
+class Small(nn.Module):
+    """Batch norm with a beta, a sigmoid before padding, a slice, a group norm, a branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.block = nn.Sequential(nn.Conv2d(8, 6, 3, padding=1), nn.Conv2d(6, 8, 1))
+        self.group = nn.GroupNorm(2, 4)
+        self.last = nn.Conv2d(4, 3, 3, padding=1)
+
+    def forward(self, x):
+        x = torch.sigmoid(self.norm(self.first(x)))
+        x = x + self.block(x)
+        return self.last(self.group(x[:, 2:6]))
+
+
+@pytest.fixture
+def model():
+    generator = torch.Generator().manual_seed(0)
+    model = Small().double().eval()
+    randomise(model, generator)
+    return model
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 3, 7, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def prune(model, x, *, branch=True):
+    """Gated and folded with half of everything."""
+    gated = fxprune.prepare(model, x, target=1.0)
+    keep = {}
+    for group in fxprune.groups(gated):
+        if not group.pin:
+            keep[group.name] = [i % 2 == 0 for i in range(group.size)]
+            if group.kind == "branch":
+                keep[group.name] = [branch]
+    fxprune.set_keep_set(gated, keep)
+    return gated, fxprune.fold(gated)
+
+
+def test_small_model_is_fine(model, x):
+    gated, folded = prune(model, x)
+    assert_same_function(gated, folded, [x])
+    gated, folded = prune(model, x, branch=False)
+    assert_same_function(gated, folded, [x])
+
+
+# Sabotage of plans
+
+
+def spoil(monkeypatch, name, change):
+    """Let a pass of api return something else."""
+    right = getattr(api, name)
+    monkeypatch.setattr(api, name, lambda *args: change(right(*args)))
+
+
+def test_slice_that_is_off_by_one_is_found(model, x, monkeypatch):
+    def shift(plan: FoldPlan) -> FoldPlan:
+        first, *others = plan.slices
+        moved = tuple((i + 1) % 8 for i in first.kept)
+        return replace(plan, slices=(replace(first, kept=moved), *others))
+
+    spoil(monkeypatch, "plan_fold", shift)
+    gated, folded = prune(model, x)
+    with pytest.raises(AssertionError, match="output 0 differs by"):
+        assert_same_function(gated, folded, [x])
+
+
+def test_forgotten_literal_is_found(model, x, monkeypatch):
+    def forget(plan: FoldPlan) -> FoldPlan:
+        kept = tuple(item for item in plan.literals if item.node != "getitem")
+        return replace(plan, literals=kept)
+
+    spoil(monkeypatch, "plan_fold", forget)
+    gated, folded = prune(model, x)
+    with pytest.raises((AssertionError, RuntimeError)):
+        assert_same_function(gated, folded, [x])
+
+
+def test_forgotten_bias_is_found(model, x, monkeypatch):
+    def forget(plan: FoldPlan) -> FoldPlan:
+        return replace(plan, slices=tuple(s for s in plan.slices if s.parameter != "first.bias"))
+
+    spoil(monkeypatch, "plan_fold", forget)
+    gated, folded = prune(model, x)
+    with pytest.raises((AssertionError, RuntimeError)):
+        assert_same_function(gated, folded, [x])
+
+
+def test_wrong_operand_of_an_addition_is_found(model, x, monkeypatch):
+    def swap(plan: FoldPlan) -> FoldPlan:
+        return replace(plan, drops=tuple(replace(d, operand=1 - d.operand) for d in plan.drops))
+
+    spoil(monkeypatch, "plan_fold", swap)
+    gated, folded = prune(model, x, branch=False)
+    with pytest.raises(AssertionError, match="output 0 differs by"):
+        assert_same_function(gated, folded, [x])
+
+
+def test_masks_on_producers_are_found(model, x, monkeypatch):
+    """NNI issue 2130: beta of the batch norm, and sigmoid(0), come back where the mask was zero."""
+
+    def at_producers(plan: GatePlan) -> GatePlan:
+        axis = next(m.axis for m in plan.masks if m.node == "block_0")
+        return replace(
+            plan,
+            masks=(
+                MaskOperand("first", 1, 0, axis),
+                MaskOperand("first", 2, 0, axis),
+                *(m for m in plan.masks if m.node != "block_0"),
+            ),
+        )
+
+    spoil(monkeypatch, "plan_gates", at_producers)
+    gated, folded = prune(model, x)
+    with pytest.raises(AssertionError, match="output 0 differs by"):
+        assert_same_function(gated, folded, [x])
+
+
+def test_statistics_over_closed_channels_are_found(model, x, monkeypatch):
+    def unmasked(x, mask, groups, weight, bias, eps):
+        return F.group_norm(x, groups, weight, bias, eps)
+
+    monkeypatch.setattr(masked_forms, "group_norm", unmasked)
+    gated, folded = prune(model, x)
+    with pytest.raises(AssertionError, match="output 0 differs by"):
+        assert_same_function(gated, folded, [x])
+
+
+def test_gate_that_is_not_one_is_found(model, x, monkeypatch):
+    gated, folded = prune(model, x)
+    gated.fxprune_gates.method.is_open.mul_(1.001)
+    with pytest.raises(AssertionError, match="output 0 differs by"):
+        assert_same_function(gated, folded, [x])
+
+
+def test_addition_that_does_not_unify_is_found(model, x, monkeypatch):
+    def apart(state, node):
+        return (state.type_of(node.inputs[0]),)
+
+    rules = {**structural.RULES, "add": apart}
+    monkeypatch.setattr(structural, "RULES", rules)
+    gated, folded = prune(model, x)
+    with pytest.raises((AssertionError, RuntimeError)):
+        assert_same_function(gated, folded, [x])
+
+
+def test_products_in_the_wrong_order_are_found(x, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4 * 49, 3)
+    ).double().eval()  # fmt: skip
+    randomise(model, generator)
+    right = axes.kept_flags
+
+    def column_major(axis, kept):
+        if isinstance(axis, axes.Prod):
+            flags = right(axis, kept)
+            rows = axis.factors[0].size
+            return [flags[i * (len(flags) // rows) + j]
+                    for j in range(len(flags) // rows) for i in range(rows)]  # fmt: skip
+        return right(axis, kept)
+
+    monkeypatch.setattr("fxprune.passes.fold.kept_flags", column_major)
+    gated, folded = prune(model, x)
+    with pytest.raises(AssertionError, match="output 0 differs by"):
+        assert_same_function(gated, folded, [x])
+
+
+@pytest.mark.parametrize("cost", ["macs", "params"])
+def test_wrong_cost_term_is_found(cost, model, x):
+    gated, folded = prune(model, x)
+    costs = record_of(gated).analysis.costs
+    sizes = {name: int(flags.sum()) for name, flags in fxprune.keep_set(gated).items()}
+    assert_costs(folded, [x], costs.at(sizes))
+    right = costs.polynomials[cost]
+    (coefficient, names), *others = right.terms
+    terms = ((coefficient + right.divisor, names), *others)
+    wrong = {**costs.polynomials, cost: Polynomial(terms, right.divisor)}
+    with pytest.raises(AssertionError, match=r"predicted \d+ (MACs|parameters), counted \d+"):
+        assert_costs(folded, [x], replace(costs, polynomials=wrong).at(sizes))
+
+
+def test_plan_that_follows_no_order_is_found():
+    """Plans are compared as text, so an order that depends on identity shows."""
+    left = FoldPlan((), (), (), ("a", "b"))
+    right = FoldPlan((), (), (), ("b", "a"))
+    assert str(left) != str(right)
+
+
+# Sabotage of models
+
+
+def test_changed_bit_is_found(model, x):
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.last.bias[0] = torch.nextafter(other.last.bias[0], torch.tensor(10.0).double())
+    with pytest.raises(AssertionError, match="output 0 differs by"):
+        assert_same_bits(model, other, [x])
+    with pytest.raises(AssertionError, match=r"last\.bias differs by"):
+        assert_same_state(model.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda y: y * (1 + 1e-9), "which is 1e-09 of its largest value"),
+        (lambda y: y + float("nan"), "differs by nan"),
+        (lambda y: y[:1], r"has shape \(1, 3\), expected \(2, 3\)"),
+        (lambda y: y[..., None], r"has shape \(2, 3, 1\), expected \(2, 3\)"),
+    ],
+)
+def test_difference_is_found_and_told_in_numbers(value, message):
+    y = torch.arange(6, dtype=torch.float64).view(2, 3)
+    with pytest.raises(AssertionError, match=message):
+        assert_close("y", y, value(y))
+
+
+def test_missing_output_is_found():
+    class Two(nn.Module):
+        def forward(self, x):
+            return {"a": x, "b": [x]}
+
+    with pytest.raises(AssertionError, match="1 outputs, expected 2"):
+        assert_same_function(Two(), nn.Identity(), [torch.ones(1)])
+
+
+def test_model_without_output_is_found():
+    class Silent(nn.Module):
+        def forward(self, x):
+            return None
+
+    with pytest.raises(AssertionError, match="0 outputs"):
+        assert_same_function(Silent(), Silent(), [torch.ones(1)])
+
+
+def test_order_of_keys_is_found():
+    one, two = torch.ones(1), torch.zeros(1)
+    with pytest.raises(AssertionError, match="keys differ"):
+        assert_same_state({"a": one, "b": two}, {"b": two, "a": one})
+
+
+def _mode(model):
+    model.norm.eval() if model.norm.training else model.norm.train()
+
+
+def _weight(model):
+    with torch.no_grad():
+        model.last.weight[0, 0, 0, 0] += 1
+
+
+def _statistics(model):
+    model.norm.running_mean[0] += 1
+
+
+def _object(model):
+    model.last.weight = nn.Parameter(model.last.weight.detach().clone())
+
+
+def _frozen(model):
+    model.last.weight.requires_grad_(False)
+
+
+def _gradient(model):
+    model.last.weight.grad = torch.zeros_like(model.last.weight)
+
+
+def _attribute(model):
+    model.group.num_groups = 1
+
+
+def _note(model):
+    model.note = "here"
+
+
+def _child(model):
+    model.extra = nn.Identity()
+
+
+def _random(model):
+    torch.rand(1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_mode, "norm: attributes has changed"),
+        (_weight, r"last\.weight has changed"),
+        (_statistics, r"norm\.running_mean has changed"),
+        (_object, r"last\.weight: object has changed"),
+        (_frozen, r"last\.weight: object has changed"),
+        (_gradient, r"last\.weight: gradient has changed"),
+        (_attribute, "group: attributes has changed"),
+        (_note, ": attributes has changed"),
+        (_child, ": children has changed"),
+        (_random, "random numbers were drawn"),
+    ],
+)
+def test_change_of_a_model_is_found(change, message, model):
+    with pytest.raises(AssertionError, match=message), assert_unchanged(model):
+        change(model)
+
+
+def test_nothing_changed_is_fine(model):
+    with assert_unchanged(model):
+        copy.deepcopy(model)
+
+
+def test_macs_are_counted_per_contraction():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 5))
+    assert count_macs(model, [torch.randn(1, 3, 4, 4)]) == 4 * 3 * 9 * 4 + 16 * 5
+
+
+def test_file_that_computes_something_else_is_found(monkeypatch):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval()
+    export = torch.onnx.export
+
+    def spoiled(model, *args, **options):
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            other[0].bias += 0.1
+        return export(other, *args, **options)
+
+    monkeypatch.setattr(torch.onnx, "export", spoiled)
+    with pytest.raises(AssertionError, match="ONNX output 0 differs by"):
+        assert_onnx_agrees(model, [torch.randn(2, 3, 4, 4)], rtol=1e-4)

@@ -156,10 +156,13 @@ class Unifier:
         return concat(*map(self.resolve, axis.parts))
 
     def _chase(self, space: Space) -> Axis:
-        """The end of a chain of spaces bound to spaces (iterative: chains grow with depth)."""
+        """The end of a chain of spaces bound to spaces (chains grow with depth: it is cut short)."""
         axis: Axis = space
+        passed: list[Space] = []
         while isinstance(axis, Space) and axis in self._bound:
+            passed.append(axis)
             axis = self._bound[axis]
+        self._bound.update(dict.fromkeys(passed, axis))
         return axis
 
     def pin(self, axis: Axis, reason: str) -> None:

@@ -31,12 +31,18 @@ def follow_in_place(model: nn.Module, graph: fx.Graph) -> None:
                 user.replace_input_with(operand, node)
         for other in graph.nodes:
             shared = order[other] < order[node] and origins[other] is origins[operand]
-            if shared and any(order[user] > order[node] for user in other.users):
+            if shared and any(order[u] > order[node] and _reads(u) for u in other.users):
                 raise TraceError(
                     f"{type(model).__name__} overwrites {operand.name} in {node.name}, and "
                     f"{other.name}, which shares its memory, is read later: write "
                     "`y = x.relu()` instead of `x.relu_()`, or give it `x.clone()`"
                 )
+
+
+def _reads(user: fx.Node) -> bool:
+    """Whether a node looks at what an array holds, not only at its size."""
+    spelling = NAMES.get(bare_name(user)) if user.op != "output" else None
+    return spelling is None or spelling.op != "size"
 
 
 def overwritten(model: nn.Module, node: fx.Node) -> fx.Node | None:

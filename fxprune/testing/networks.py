@@ -8,7 +8,7 @@ random, since a freshly initialised network hides errors (its biases are zero, i
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -56,15 +56,23 @@ def _chain(draw: DrawFn, place: Place, limit: int) -> list[Step]:
     chain: list[Step] = []
     while len(chain) < limit and draw(st.integers(0, 3)):
         fitting = [name for name in place.kinds if KINDS[name].fits(place)]
-        chain.append(KINDS[draw(st.sampled_from(fitting or ["conv"]))].build(draw, place))
-        place = chain[-1].after
+        kind = KINDS[draw(st.sampled_from(fitting or ["conv"]))]
+        chain.append(kind.build(draw, place))
+        place = replace(chain[-1].after, memory=_memory_after(kind, place))
     return chain
+
+
+def _memory_after(kind: "Kind", place: Place) -> Literal["own", "shared", "view of shared"]:
+    if kind.result == "new" or place.memory == "own":
+        return "own"
+    return place.memory if kind.result == "same" else "view of shared"
 
 
 def _inside(draw: DrawFn, place: Place) -> tuple[nn.Sequential, Place]:
     """A chain of its own that keeps height and width."""
     kinds = tuple(name for name in place.kinds if KINDS[name].keeps_size)
-    chain = _chain(draw, replace(place, kinds=kinds, depth=place.depth - 1), limit=2)
+    inside = replace(place, kinds=kinds, depth=place.depth - 1, memory="shared")
+    chain = _chain(draw, inside, limit=2)
     after = chain[-1].after if chain else place
     return nn.Sequential(*chain), replace(place, channels=after.channels)
 
@@ -249,11 +257,15 @@ def split_and_join(draw: DrawFn, place: Place) -> Step:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of step: how it is drawn, where it fits, whether height and width stay."""
+    """A kind of step: how it is drawn, where it fits, whether height and width stay.
+
+    `result` says whether what it returns is a new array, maybe a view, or what it was given.
+    """
 
     build: Build
     fits: Callable[[Place], bool]
     keeps_size: bool = True
+    result: Literal["new", "view", "same"] = "new"
 
 
 def _always(place: Place) -> bool:
@@ -298,16 +310,16 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "shared": Kind(steps.shared, _always),
         "tied": Kind(steps.tied, _always),
         "attention": Kind(steps.attention, _always),
-        "activation_module": Kind(steps.activation_module, _always),
-        "in_place": Kind(steps.in_place, _always),
+        "activation_module": Kind(steps.activation_module, _always, result="view"),
+        "in_place": Kind(steps.in_place, lambda p: p.memory != "view of shared", result="same"),
         "functional_normalisation": Kind(steps.functional_normalisation, _always),
         "pooling": Kind(steps.pooling, _wide),
-        "downsampling": Kind(steps.downsampling, _wide, keeps_size=False),
-        "dropout": Kind(steps.dropout, _always),
+        "downsampling": Kind(steps.downsampling, _wide, keeps_size=False, result="view"),
+        "dropout": Kind(steps.dropout, _always, result="view"),
         "layer_scale": Kind(steps.layer_scale, _always),
         "squeeze_excitation": Kind(squeeze_excitation, _always),
-        "channel_shuffle": Kind(steps.channel_shuffle, _several),
-        "channel_slice": Kind(steps.channel_slice, _always),
+        "channel_shuffle": Kind(steps.channel_shuffle, _several, result="view"),
+        "channel_slice": Kind(steps.channel_slice, _always, result="view"),
         "channel_padding": Kind(steps.channel_padding, _small),
         "pixel_shuffle": Kind(
             steps.pixel_shuffle,

@@ -7,7 +7,7 @@ the plainest first, which is where Hypothesis shrinks to.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +21,17 @@ CHANNELS = (4, 2, 3, 6, 8, 12)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What reaches a step: its shape; and which `kinds` may nest inside it, how deep."""
+    """What reaches a step: its shape, and whether others read the same `memory` later.
+
+    `kinds` and `depth` say what may nest inside it, and how deep.
+    """
 
     channels: int
     height: int
     width: int
     kinds: tuple[str, ...] = ()
     depth: int = 0
+    memory: Literal["own", "shared", "view of shared"] = "own"
 
     @property
     def divisors(self) -> list[int]:

@@ -9,7 +9,7 @@ fxprune.export_onnx(folded, "model.onnx")  # and ONNX Runtime agrees
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from fxprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fxprune.api import (

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import fxprune
 from fxprune.errors import FxpruneError, InputError
 from fxprune.frontends.torch_examples import check_examples
 from fxprune.gates.module import PREFIX
 from fxprune.record import record_of
 from fxprune.reporting import costs_of
 from fxprune.verification import compare_onnx, random_inputs
+from fxprune.version import __version__
 
 _ONE_FILE_BYTES = 1_500_000_000
 
@@ -116,7 +116,7 @@ def _check(path: Path) -> None:
 
 def _metadata(model: nn.Module) -> Mapping[str, str]:
     record = record_of(model)
-    facts: dict[str, Any] = {"fxprune_version": fxprune.__version__}
+    facts: dict[str, Any] = {"fxprune_version": __version__}
     if record is None:
         return {name: str(value) for name, value in facts.items()}
     facts["source"] = record.source

@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
-import fxprune
 from fxprune.api import apply_step, check_model
 from fxprune.errors import CheckpointError, InputError, KeepSetError
 from fxprune.record import Record, Step, record_of
 from fxprune.reporting import costs_of
+from fxprune.version import __version__
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "fxprune.json"
 _FORMAT = 1
@@ -128,7 +128,7 @@ def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
 def _description(folded: nn.Module, record: Record, aliases: Mapping[str, str]) -> dict[str, Any]:
     return {
         "format": _FORMAT,
-        "fxprune": fxprune.__version__,
+        "fxprune": __version__,
         "torch": torch.__version__,
         "source": record.source,
         "examples": [_described(value) for value in record.examples],

@@ -156,7 +156,7 @@ class Unifier:
         return concat(*map(self.resolve, axis.parts))
 
     def _chase(self, space: Space) -> Axis:
-        """The end of a chain of spaces bound to spaces (chains grow with depth: it is cut short)."""
+        """The end of a chain of spaces bound to spaces (cut short: chains grow with depth)."""
         axis: Axis = space
         passed: list[Space] = []
         while isinstance(axis, Space) and axis in self._bound:

@@ -23,7 +23,7 @@ PASSES = "fxprune/passes"  # where the top-level folder passes/ lies in a wheel
 # From the bottom up: an area imports from the layers below it, and from its own layer without going
 # round in circles. `__init__` is fxprune itself, which loads its public names lazily.
 LAYERS = (
-    ("errors",),
+    ("errors", "version"),
     ("ir",),
     ("passes",),
     ("frontends", "backends", "gates"),
@@ -31,8 +31,8 @@ LAYERS = (
     ("verification",),
     ("api",),
     ("reporting",),
-    ("__init__",),
     ("export", "storage"),
+    ("__init__",),
     ("cli", "testing"),
 )
 HEIGHT = {area: height for height, areas in enumerate(LAYERS) for area in areas}

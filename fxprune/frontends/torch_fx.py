@@ -83,10 +83,14 @@ def read_model(model: nn.Module, example_inputs: tuple[Any, ...]) -> Program:
 
 def _warn_of_lost_hooks(model: nn.Module, graph: fx.Graph) -> None:
     """The forward of a module that the tracer enters is not called any more, so nor are hooks."""
+    hooked = {
+        path
+        for path, module in model.named_modules()
+        if path and (module._forward_hooks or module._forward_pre_hooks)
+    }
     called = [str(node.target) for node in graph.nodes if node.op == "call_module"]
-    for path, module in model.named_modules():
-        entered = path and any(target.startswith(f"{path}.") for target in called)
-        if entered and (module._forward_hooks or module._forward_pre_hooks):
+    for path in sorted(hooked):
+        if any(target.startswith(f"{path}.") for target in called):
             _log.warning(
                 "the forward hooks of %s will not be called, because it is traced through: "
                 "register them on the layers inside",

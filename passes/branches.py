@@ -89,7 +89,7 @@ class _Search:
             if index != skip and cone and self._single_entry(cone):
                 name = self._name(addition, cone)
                 branches.append(
-                    Branch(name, addition.name, index, tuple(node.name for node in cone))
+                    Branch(name, addition.name, index, tuple(dict.fromkeys(n.name for n in cone)))
                 )
         return branches
 
@@ -104,7 +104,7 @@ class _Search:
         candidates = [value]
         while candidates:
             producer = self._producers.get(candidates.pop().name)
-            if producer is None or producer.name in inside:
+            if producer is None or producer in cone:  # by object: one call may be several nodes
                 continue
             names = [out.name for out in producer.outputs]
             if others.isdisjoint(names) and all(

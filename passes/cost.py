@@ -4,7 +4,7 @@ Costs are polynomials in the numbers of kept positions of groups and in branches
 
     macs    multiply-accumulates of all contractions in evaluation, per sample
     params  elements of all trained parameters
-    memory  elements of all arrays computed in evaluation, per sample
+    memory  elements of all arrays computed in evaluation, copies aside, per sample
 
 They are exact for every keep-set, and differentiable where the sizes are.
 """
@@ -70,7 +70,7 @@ def cost_polynomials(
         if contraction.node in served:
             builder.add("macs", contraction.axes, builder.enclosing(contraction.node))
     for node in graph.nodes:
-        for value in node.outputs if node.name in served else ():
+        for value in node.outputs if node.name in served and node.op != "identity" else ():
             builder.add("memory", types.axes[value.name], builder.enclosing(node.name))
     users = graph.users()
     for parameter in graph.parameters:

@@ -40,9 +40,13 @@ class LoopsOverValues(Convs):
         return x
 
 
-class AnyNumberOfInputs(Convs):
-    def forward(self, *xs):
-        return self.second(self.first(xs[0]))
+class TakesFlag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = plain()
+
+    def forward(self, x, double=False):
+        return self.body(x) * 2 if double else self.body(x)
 
 
 class TwoInputs(Convs):
@@ -108,9 +112,16 @@ def test_untraceable_model_is_refused_with_file_and_line(model):
     assert "move that control flow out of forward" in message
 
 
-def test_variable_number_of_inputs_is_refused():
-    match = r"AnyNumberOfInputs.forward uses \*xs.*names every argument"
-    refuses(AnyNumberOfInputs(), fxprune.TraceError, match, images(1))
+def test_an_argument_that_the_trace_took_for_granted_keeps_its_value():
+    model, x = TakesFlag(), images(2)
+    gated = fxprune.prepare(model, x)
+    assert torch.equal(gated(x, double=False), model(x))
+    with pytest.raises(fxprune.InputError, match=r"traced with double=False.*example_inputs"):
+        gated(x, double=True)
+    doubled = fxprune.prepare(model, (x, True))
+    assert torch.equal(doubled(x, True), model(x, double=True))
+    with pytest.raises(fxprune.InputError, match="traced with double=True"):
+        fxprune.fold(doubled)(x)
 
 
 def test_lazy_module_is_refused_until_it_has_shapes():

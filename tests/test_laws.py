@@ -72,7 +72,7 @@ def plans(gated):
 # Gated and folded -----------------------------------------------------------------------------
 
 
-@examples(300)
+@examples(200)
 @given(networks(), st.data())
 def test_gated_equals_folded(network, data):
     gated, folded = pruned(network, data)
@@ -173,7 +173,7 @@ def test_gated_has_the_keys_of_the_model_in_order_then_those_of_the_gates(networ
 # Costs ----------------------------------------------------------------------------------------
 
 
-@examples(150)
+@examples(100)
 @given(networks(), st.data())
 def test_predicted_costs_are_counted_on_the_folded_model(network, data):
     gated, folded = pruned(network, data)

@@ -7,13 +7,16 @@ survives deepcopy and pickle. Where train and eval differ it runs the graph of i
 
 import copy
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import fx, nn
 
+from fxprune.errors import InputError
 from fxprune.frontends.torch_packing import Row, pack_graph, unpack_graph
-from fxprune.frontends.torch_trace import CONSTANT, MODES, select_mode
+from fxprune.frontends.torch_recorder import CONSTANT
+from fxprune.frontends.torch_trace import FIXED, MODES, select_mode
 
 _RECORD = "fxprune"
 _CONTAINERS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -56,6 +59,8 @@ class TracedModule(fx.GraphModule):
                 for mode in (True, False)
             )
             type(self).forward = _dispatch(train, evaluation)
+        if fixed := _fixed_arguments(self._graph):
+            type(self).forward = _guarded(type(self).forward, fixed)
         return code
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TracedModule":
@@ -94,6 +99,32 @@ def _dispatch(train: Callable[..., Any], evaluation: Callable[..., Any]) -> Call
         return (train if self.training else evaluation)(self, *args, **kwargs)
 
     return forward
+
+
+def _fixed_arguments(graph: fx.Graph) -> dict[str, Any]:
+    """The arguments whose values the trace took for granted."""
+    places = [node for node in graph.nodes if node.op == "placeholder"]
+    return {str(node.target): node.meta[FIXED] for node in places if FIXED in node.meta}
+
+
+def _guarded(forward: Callable[..., Any], fixed: Mapping[str, Any]) -> Callable[..., Any]:
+    """`forward`, which refuses another value for an argument that the trace took for granted."""
+    signature = inspect.signature(forward)
+
+    @functools.wraps(forward)
+    def guarded(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        for name, value in fixed.items():
+            given = bound.arguments[name]
+            if given is not value and not (type(given) is type(value) and given == value):
+                raise InputError(
+                    f"this model was traced with {name}={value!r}, not {given!r}: give prepare "
+                    "example_inputs with the value that you use"
+                )
+        return forward(*bound.args, **bound.kwargs)
+
+    return guarded
 
 
 def copy_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import InputError
-from fxprune.frontends.torch_trace import propagate_shapes, trace
+from fxprune.errors import InputError, TraceError
+from fxprune.frontends.torch_trace import trace
 
 _log = logging.getLogger("fxprune")
 _SIZES = (224, 32, 28, 64, 128, 299, 256, 96, 512, 16, 8)
@@ -37,14 +37,14 @@ def infer_examples(model: nn.Module) -> tuple[Tensor, ...]:
     Raises:
         InputError: no candidate runs.
     """
+    failure: Exception | None = None
     candidates = [*_configured(model), *_from_first_layer(model)]
-    graph = trace(model) if candidates else None
     for shape, because in candidates:
-        assert graph is not None
         example = torch.empty(shape, device="meta")
         try:
-            propagate_shapes(model, graph, (example,))
-        except InputError:
+            trace(model, (example,))
+        except (InputError, TraceError) as error:
+            failure = error
             continue
         _log.warning("no example_inputs given: assumed one tensor of shape %s, %s", shape, because)
         return (example,)
@@ -52,7 +52,7 @@ def infer_examples(model: nn.Module) -> tuple[Tensor, ...]:
     raise InputError(
         f"cannot infer what {type(model).__name__} takes as input (tried {tried}): pass "
         "example_inputs, a tensor or a tuple of what its forward takes"
-    )
+    ) from failure
 
 
 def _configured(model: nn.Module) -> list[tuple[tuple[int, ...], str]]:

@@ -1,8 +1,7 @@
 """A torch model as the graph that passes read.
 
-`read_model` traces the module, runs it on meta tensors for shapes, and translates every call
-into an operator of the table. A call that has no spelling becomes an unknown operator under its
-own name, which inference pins.
+`read_model` traces the module and translates every call into an operator of the table. A call
+that has no spelling becomes an unknown operator under its own name, which inference pins.
 """
 
 import logging
@@ -13,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.errors import InputError
+from fxprune.errors import InputError, TraceError
 from fxprune.frontends.torch_packing import Row, pack_graph, unpack_graph
+from fxprune.frontends.torch_recorder import CONSTANT, EFFECTS
 from fxprune.frontends.torch_spellings import (
     NAMES,
     Call,
@@ -23,14 +23,7 @@ from fxprune.frontends.torch_spellings import (
     module_spelling,
     spatial_rank,
 )
-from fxprune.frontends.torch_trace import (
-    CONSTANT,
-    MODES,
-    propagate_shapes,
-    qualified_name,
-    torch_base,
-    trace,
-)
+from fxprune.frontends.torch_trace import MODES, qualified_name, torch_base, trace
 from fxprune.ir import Graph, Kind, Node, Value
 from fxprune.passes.operators import OPERATORS
 
@@ -74,9 +67,8 @@ def read_model(model: nn.Module, example_inputs: tuple[Any, ...]) -> Program:
         TraceError: the model's Python cannot be traced.
         InputError: the model does not accept the example inputs.
     """
-    graph = trace(model)
+    graph = _trace(model, example_inputs)
     _warn_of_lost_hooks(model, graph)
-    _propagate(model, graph, example_inputs)
     translation = _Translation(model, graph)
     return Program(graph, translation.graph(), translation.aliases)
 
@@ -98,16 +90,15 @@ def _warn_of_lost_hooks(model: nn.Module, graph: fx.Graph) -> None:
             )
 
 
-def _propagate(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) -> None:
-    """Run the example at a batch size above one if the model lets us."""
+def _trace(model: nn.Module, inputs: tuple[Any, ...]) -> fx.Graph:
+    """Trace at a batch size above one if the model lets us."""
     batches = {x.shape[0] for x in inputs if isinstance(x, Tensor) and x.dim()}
     if batches == {1}:
         try:
-            propagate_shapes(model, graph, tuple(map(_rebatched, inputs)))
-            return
-        except InputError:
+            return trace(model, tuple(map(_rebatched, inputs)))
+        except (InputError, TraceError):
             pass
-    propagate_shapes(model, graph, inputs)
+    return trace(model, inputs)
 
 
 def _rebatched(value: Any) -> Any:
@@ -159,7 +150,7 @@ class _Translation:
         )
 
     def _translate(self, node: fx.Node) -> Any:
-        result = node.meta["value"]
+        result = node.meta.get("value")
         if node.op == "placeholder":
             values = self._named(node.name, result, Kind.INPUT)
             self._inputs.extend(_flat(values))
@@ -172,8 +163,9 @@ class _Translation:
             return None
         if node.op == "call_module":
             return self._module(node, result)
-        if isinstance(node.target, type) and issubclass(node.target, tuple):
-            return fx.map_arg(tuple(node.args), self._values.__getitem__)
+        if isinstance(node.target, type) and issubclass(node.target, tuple | Mapping):
+            made: Any = tuple(node.args) or dict(node.kwargs)
+            return fx.map_arg(made, self._values.__getitem__)
         if bare_name(node) == "getitem":
             return self._getitem(node, result)
         return self._function(node, result)
@@ -240,6 +232,8 @@ class _Translation:
         if name in OPERATORS and "." in name:
             return self._emit(node, name, operands, result)
         spelling = NAMES.get(name)
+        if node.target in EFFECTS:
+            return None
         if not _flat(self._named("", result)) and not (spelling and spelling.op == "size"):
             if operands and name not in _UNCHANGING.split():
                 self._emit(node, name, operands, result)

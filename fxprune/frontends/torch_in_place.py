@@ -5,7 +5,9 @@ memory with another array that is read later, as a view does, the graph could no
 sees, and the model is refused.
 """
 
-from torch import fx, nn
+from typing import Any
+
+from torch import Tensor, fx, nn
 
 from fxprune.errors import TraceError
 from fxprune.frontends.torch_spellings import NAMES, bare_name, module_spelling
@@ -50,10 +52,19 @@ def overwritten(model: nn.Module, node: fx.Node) -> fx.Node | None:
     if isinstance(out := node.kwargs.get("out"), fx.Node):
         return out
     operand = node.args[0] if node.args else None
-    return operand if isinstance(operand, fx.Node) and _works_in_place(model, node) else None
+    return operand if isinstance(operand, fx.Node) and works_in_place(model, node) else None
 
 
-def _works_in_place(model: nn.Module, node: fx.Node) -> bool:
+def set_item(x: Tensor, index: Any, value: Any) -> Tensor:
+    """`x[index] = value` as a function of `x`."""
+    x[index] = value
+    return x
+
+
+def works_in_place(model: nn.Module, node: fx.Node) -> bool:
+    """Whether a node writes its result into its first operand."""
+    if node.target is set_item:
+        return True
     if node.op == "call_module":
         return getattr(model.get_submodule(str(node.target)), "inplace", False) is True
     if node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator":

@@ -551,7 +551,6 @@ MODULES: Mapping[type, ModuleSpelling] = MappingProxyType(
         nn.modules.dropout._DropoutNd: ModuleSpelling("identity"),
         nn.Identity: ModuleSpelling("identity"),
         nn.Flatten: ModuleSpelling("reshape"),
-        nn.Unflatten: ModuleSpelling("reshape"),
     }
 )
 """Modules by torch.nn class; subclasses follow their base."""
@@ -576,14 +575,16 @@ def spatial_rank(name: str) -> dict[str, int]:
 
 def bare_name(node: fx.Node) -> str:
     """The name a function or method goes by; qualified if torch does not define it."""
-    target: Any = node.target
     if node.op == "call_method":
-        name = str(target)
+        name = str(node.target)
         return name.rstrip("_") if not name.startswith("__") else name
-    name = getattr(target, "__name__", str(target))
-    home = getattr(target, "__module__", None) or ""
-    if target is getattr:
-        return str(node.args[1])
+    return str(node.args[1]) if node.target is getattr else bare_name_of(node.target)
+
+
+def bare_name_of(function: Any) -> str:
+    """The bare name of a function."""
+    name = getattr(function, "__name__", str(function))
+    home = getattr(function, "__module__", None) or ""
     if home.startswith(("torch.", "_operator")) or home == "torch":
         return name.rstrip("_") if not name.startswith("_") else name.strip("_")
     return name if not home else f"{home}.{name}"

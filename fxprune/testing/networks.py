@@ -27,7 +27,7 @@ _DEPTH = 2
 class Network(nn.Module):
     """A random network: `stem`, `steps` and `head` run in order. `example` is an input for it."""
 
-    def __init__(self, stem: nn.Module, body: list[Step], head: Step, example: Tensor) -> None:
+    def __init__(self, stem: nn.Sequential, body: list[Step], head: Step, example: Tensor) -> None:
         super().__init__()
         self.stem, self.steps, self.head = stem, nn.ModuleList(body), head
         self.example = example
@@ -40,7 +40,9 @@ class Network(nn.Module):
         return self.head(x)
 
     def __repr__(self) -> str:
-        lines = [f"network of {tuple(self.example.shape)}:", repr(self.stem)]
+        wide, channels = (self.stem[i].out_channels for i in (0, 2))
+        stem = f"x = conv3(relu(conv3(x)))  # 3 -> {wide} -> {channels}"
+        lines = [f"network of {tuple(self.example.shape)}:", stem]
         return "\n  ".join([*lines, *map(_indented, self.steps), _indented(self.head)])
 
 
@@ -276,6 +278,10 @@ def _several(place: Place) -> bool:
     return place.channels > 1
 
 
+def _several_pixels(place: Place) -> bool:
+    return place.height * place.width > 1
+
+
 def _even(place: Place) -> bool:
     return place.channels % 2 == 0
 
@@ -296,7 +302,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
     {
         "conv": Kind(steps.conv, _always),
         "activation": Kind(steps.activation, _always),
-        "normalisation": Kind(steps.normalisation, _always),
+        "normalisation": Kind(steps.normalisation, _several_pixels),
         "residual": Kind(residual, _nests),
         "concatenation": Kind(concatenation, _nests),
         "projection": Kind(projection, _nests, keeps_size=False),
@@ -312,7 +318,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "attention": Kind(steps.attention, _always),
         "activation_module": Kind(steps.activation_module, _always, result="view"),
         "in_place": Kind(steps.in_place, lambda p: p.memory != "view of shared", result="same"),
-        "functional_normalisation": Kind(steps.functional_normalisation, _always),
+        "functional_normalisation": Kind(steps.functional_normalisation, _several_pixels),
         "pooling": Kind(steps.pooling, _wide),
         "downsampling": Kind(steps.downsampling, _wide, keeps_size=False, result="view"),
         "dropout": Kind(steps.dropout, _always, result="view"),

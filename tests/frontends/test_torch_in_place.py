@@ -42,7 +42,7 @@ def _skip_sees_it(m, x):
 
 
 FOLLOWED = {
-    "a closed branch leaves a sum that is overwritten": (_relu_of_sum, "first:8 add+:1 add_1+:1"),
+    "a closed branch leaves a sum that is overwritten": (_relu_of_sum, "first:8 add_+:1 add+:1"),
     "a view of such a sum is overwritten": (_view_of_sum, "first:8 add+:1 add_1+:1"),
     "an operand given by name": (_by_name, "first:8 mid:8"),
     "several in a row": (_chained, "first:8 mid:8"),

@@ -1,0 +1,85 @@
+"""Sizes that remember where they come from.
+
+While a model is traced, `x.shape[0]` is an int like any other, and also a node of the graph, so
+that the graph computes with the batch size it is called with. Arithmetic is recorded; comparing a
+size, or looping over it, decides with its value in the example run.
+"""
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+
+class TracedInt(int):
+    """An int that `node` computes."""
+
+    node: fx.Node
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (int(self),)
+
+
+class TracedFloat(float):
+    """A float that `node` computes."""
+
+    node: fx.Node
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return float, (float(self),)
+
+
+TracedNumber = TracedInt | TracedFloat
+
+
+def traced_number(value: Any, node: fx.Node) -> Any:
+    """A number of the example run together with the node that computes it; the rest as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    number = TracedInt(value) if isinstance(value, int) else TracedFloat(value)
+    number.node = node
+    node.meta["value"] = plain_number(value)
+    return number
+
+
+def plain_number(value: Any) -> Any:
+    """A number without its history."""
+    if isinstance(value, TracedInt):
+        return int.__int__(value)
+    return float.__float__(value) if isinstance(value, TracedFloat) else value
+
+
+def _record(function: Callable[..., Any], *operands: Any) -> Any:
+    """Compute with plain numbers and note the call in the graph of the first traced operand."""
+    if not all(isinstance(operand, int | float) for operand in operands):
+        return NotImplemented
+    result = function(*map(plain_number, operands))
+    graph = next(x.node.graph for x in operands if isinstance(x, TracedNumber))
+    arguments = tuple(x.node if isinstance(x, TracedNumber) else x for x in operands)
+    return traced_number(result, graph.call_function(function, arguments))
+
+
+def _method(function: Callable[..., Any], swapped: bool = False) -> Callable[..., Any]:
+    def method(self: Any, *others: Any) -> Any:
+        return _record(function, *others, self) if swapped else _record(function, self, *others)
+
+    return method
+
+
+_BINARY = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")
+_UNARY: dict[str, Callable[..., Any]] = {
+    "__neg__": operator.neg,
+    "__abs__": abs,
+    "__round__": round,
+    "__ceil__": math.ceil,
+    "__floor__": math.floor,
+    "__trunc__": math.trunc,
+}
+for _kind in (TracedInt, TracedFloat):
+    for _name in _BINARY:
+        setattr(_kind, f"__{_name}__", _method(getattr(operator, _name)))
+        setattr(_kind, f"__r{_name}__", _method(getattr(operator, _name), swapped=True))
+    for _name, _function in _UNARY.items():
+        setattr(_kind, _name, _method(_function))

@@ -1,0 +1,452 @@
+"""Every torch call of a forward, written down while it runs on tensors without data.
+
+A `TorchFunctionMode` sees each call that a model's Python makes: functions, methods, operators,
+attributes of tensors, factories. The tensors are real ones on the meta device, so `isinstance`,
+shapes, types and all control flow that depends on them work as always; the graph gets a node per
+call. Where Python asks for a value (`if mask.any():`), it is computed if it depends on constants
+and shapes alone; a trace that followed the values of one example would be wrong for others.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
+
+from fxprune.errors import FxpruneError
+from fxprune.frontends.torch_in_place import set_item, works_in_place
+from fxprune.frontends.torch_meta import MetaModules, to_meta
+from fxprune.frontends.torch_numbers import TracedNumber, plain_number, traced_number
+from fxprune.frontends.torch_spellings import NAMES, bare_name, bare_name_of
+
+CONSTANT = "fxprune_constant"
+"""Key in a node's meta: the tensor that forward makes from nothing, under the node's target."""
+
+EFFECTS = (torch._C._set_grad_enabled,)
+"""Functions that are called for what they do, not for what they return."""
+
+_VALUES = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy", "equal",
+           "__contains__", "allclose", "is_nonzero", "__complex__")  # fmt: skip
+_ANSWERED = ("__repr__", "__str__", "__format__", "__len__", "__dir__", "__hash__", "register_hook",
+             "requires_grad_", "retain_grad", "is_floating_point", "is_complex")  # fmt: skip
+
+
+class UndecidedError(FxpruneError):
+    """The model's Python asks for a value that no trace can know."""
+
+
+class CallError(FxpruneError):
+    """A torch call of the model fails on the example inputs."""
+
+    def __init__(self, place: str, message: object) -> None:
+        super().__init__(str(message))
+        self.place = place
+
+
+class TrainingFlag:
+    """What a module under trace sees as its `training`: a node, or a bool where Python asks."""
+
+    def __init__(self, node: fx.Node, mode: bool, on_branch: Callable[[], None]) -> None:
+        self.node = node
+        self.mode = mode
+        self._on_branch = on_branch
+
+    def __bool__(self) -> bool:
+        self._on_branch()
+        return self.mode
+
+
+class Recorder(TorchFunctionMode):
+    """Records into `graph` what runs under it; every node gets `meta["value"]`."""
+
+    def __init__(self, root: nn.Module, mode: bool) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self.mode = mode
+        self.branched_on_mode = False
+        self.paused = False
+        self.device = next((p.device for p in root.parameters()), torch.device("cpu"))
+        self._paths = {id(module): name for name, module in root.named_modules()}
+        self._names = {id(tensor): name for name, tensor in _tensors(root)}
+        self._nodes: dict[int, fx.Node] = {}
+        self._alive: list[Any] = []  # a tensor that is gone could lend its id to another
+        self._attributes: dict[str, fx.Node] = {}
+        self._sizes: dict[tuple[fx.Node, int], Any] = {}
+        self._buffers = dict(root.named_buffers())
+        self._known: dict[fx.Node, Any] = {}
+        self._meta = MetaModules()
+        self._root = root
+
+    # What the graph starts from --------------------------------------------------------------
+
+    def input(self, name: str, value: Any, default: tuple[Any, ...] = ()) -> tuple[fx.Node, Any]:
+        """A placeholder, and what forward is to be called with."""
+        node = self.graph.create_node("placeholder", name, default, {})
+        return node, self._introduce(node, to_meta(value))
+
+    def _introduce(self, node: fx.Node, value: Any) -> Any:
+        """Let the tensors in `value`, which `node` computes, be known; they are returned."""
+        node.meta["value"] = _plain(value)
+        if isinstance(value, Tensor):
+            self._nodes[id(value)] = node
+            self._alive.append(value)
+            return value
+        if isinstance(value, Mapping):
+            return {k: self._introduce(self._item(node, k), v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            parts = [self._introduce(self._item(node, i), item) for i, item in enumerate(value)]
+            return _like(value, parts)
+        return value
+
+    def _item(self, node: fx.Node, key: Any) -> fx.Node:
+        return self.graph.call_function(operator.getitem, (node, key))
+
+    def knows(self, module: nn.Module) -> bool:
+        """Whether a module is part of the model."""
+        return id(module) in self._paths
+
+    def training_flag(self, module: nn.Module) -> Any:
+        """What a module under trace sees as its `training`."""
+        path = self._paths.get(id(module))
+        if self.paused or path is None:
+            return module.__dict__["training"]
+        node = self._attribute(f"{path}.training" if path else "training", self.mode)
+        return TrainingFlag(node, self.mode, self._branch)
+
+    def _branch(self) -> None:
+        self.branched_on_mode = True
+
+    def _attribute(self, name: str, value: Any) -> fx.Node:
+        if name not in self._attributes:
+            node = self.graph.create_node("get_attr", name, (), {})
+            node.meta["value"] = value
+            self._attributes[name] = node
+        return self._attributes[name]
+
+    def _tensor_node(self, tensor: Tensor) -> fx.Node:
+        """The node of a tensor: computed, or one that the model owns, or a constant."""
+        node = self._nodes.get(id(tensor))
+        if node is not None:
+            return node
+        if tensor.is_meta:
+            raise FxpruneError("a tensor was made by a call that torch does not show to tracers")
+        self._alive.append(tensor)
+        name = self._names.get(id(tensor))
+        if name is None:
+            name = f"_fxprune_constant{len(self._attributes)}"
+            node = self._attribute(name, to_meta(tensor.detach()))
+            node.meta[CONSTANT] = tensor.detach().clone()
+        else:
+            node = self._attribute(name, self._meta.twin(tensor))
+        self._nodes[id(tensor)] = node
+        return node
+
+    # Calls ------------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
+        attribute = _attribute_read(func)
+        if attribute is not None:
+            return self._read(args[0], attribute)
+        name = getattr(func, "__name__", str(func))
+        if name == "size" and isinstance(args[0], Tensor):
+            return self._size(*args, **kwargs)
+        if name in ("numel", "nelement"):
+            return math.prod(self._size(args[0]))
+        if name in _VALUES:
+            return self._value(func, args, kwargs)
+        if name in _ANSWERED:
+            return func(*self._to_meta(args), **self._to_meta(kwargs))
+        if name == "__iter__":
+            return iter(args[0].unbind(0))
+        if name == "__setitem__":
+            self.call(set_item, args, kwargs)
+            return None
+        if name.startswith("__"):
+            func, args = _as_operator(func, args)
+        if _is_python(func) and bare_name_of(func) not in NAMES:
+            with self:
+                return _entered(func)(*args, **kwargs)
+        return self.call(func, args, kwargs)
+
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Record one call and compute its result without data."""
+        arguments, keywords = self.to_nodes(args), self.to_nodes(kwargs)
+        if _is_method(func):
+            node = self.graph.call_method(func.__name__, arguments, keywords)
+        else:
+            node = self.graph.call_function(func, arguments, keywords)
+        if func in EFFECTS:
+            node.meta["value"] = None
+            return func(*args, **kwargs)
+        target = self._overwritten(node, args, kwargs)
+        result = self._compute(node, lambda: self._run(func, args, kwargs))
+        if target is not None:
+            return self._renew(target, node)
+        if not any(isinstance(item, Tensor) for item in _leaves(result)):
+            self.graph.erase_node(node)
+            return result
+        return self._introduce(node, self._apart(result, (args, kwargs)))
+
+    def _apart(self, result: Any, operands: Any) -> Any:
+        """A result that is no object that went in, so that each keeps its own node."""
+        given = [self._meta_of(x) for x in _leaves(operands) if isinstance(x, Tensor)]
+        if isinstance(result, Tensor):
+            return result.detach() if any(result is x for x in given) else result
+        return _map(result, lambda item: self._apart(item, operands))
+
+    def _overwritten(self, node: fx.Node, args: Any, kwargs: Any) -> Tensor | None:
+        """The tensor that a call writes its result into; its present node keeps its shape."""
+        if not works_in_place(self._root, node):
+            return None
+        target = kwargs.get("out", args[0] if args else kwargs.get("input"))
+        if not isinstance(target, Tensor):
+            return None
+        self._tensor_node(target).meta["value"] = self._meta_of(target).detach()
+        return target
+
+    def _renew(self, target: Tensor, node: fx.Node) -> Tensor:
+        """What was overwritten is from now on what `node` computed."""
+        node.meta["value"] = self._meta_of(target).detach()
+        self._nodes[id(target)] = node
+        return target
+
+    def call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Record the call of a leaf module."""
+        path = self._paths[id(module)]
+        node = self.graph.call_module(path, self.to_nodes(args), self.to_nodes(kwargs))
+        arguments, keywords = self._to_meta(args), self._to_meta(kwargs)
+        target = self._overwritten(node, args, kwargs)
+        result = self._compute(node, lambda: self._meta.call(module, arguments, keywords))
+        if target is not None:
+            return self._renew(target, node)
+        return self._introduce(node, self._apart(result, (arguments, keywords)))
+
+    def _compute(self, node: fx.Node, function: Callable[[], Any]) -> Any:
+        try:
+            with self._pause(), torch.no_grad():
+                return function()
+        except Exception as error:
+            raise CallError(f"{node.name} ({_target_name(node)})", error) from error
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        arguments, keywords = self._to_meta(args), dict(self._to_meta(kwargs))
+        if func in _device_constructors():
+            keywords["device"] = "meta"
+        name = getattr(func, "__name__", "")
+        if name in ("cpu", "cuda", "xpu", "pin_memory") and isinstance(arguments[0], Tensor):
+            return arguments[0].detach()
+        return func(*arguments, **keywords)
+
+    # Questions --------------------------------------------------------------------------------
+
+    def _read(self, tensor: Tensor, name: str) -> Any:
+        if name == "shape":
+            return self._size(tensor)
+        with self._pause():
+            if name == "device":
+                return self.device if tensor.is_meta else tensor.device
+            if name == "is_meta":
+                return False
+            if not tensor.is_meta and name == "requires_grad":
+                return tensor.requires_grad
+            result = getattr(self._meta_of(tensor), name)
+        if not isinstance(result, Tensor):
+            return result
+        node = self.graph.call_function(getattr, (self._tensor_node(tensor), name))
+        return self._introduce(node, self._apart(result, tensor))
+
+    def _size(self, tensor: Tensor, dim: int | None = None) -> Any:
+        """The sizes of computed tensors are nodes, those of parameters plain numbers."""
+        with self._pause():
+            shape = tensor.size()
+        node = self._nodes.get(id(tensor))
+        if node is not None and node.op != "get_attr":
+            shape = torch.Size([self._axis_size(node, i, n) for i, n in enumerate(shape)])
+        return shape if dim is None else shape[dim]
+
+    def _axis_size(self, node: fx.Node, dim: int, size: int) -> Any:
+        if (node, dim) not in self._sizes:
+            number = self.graph.call_method("size", (node, dim))
+            self._sizes[node, dim] = traced_number(size, number)
+        return self._sizes[node, dim]
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        """Let torch calls through unseen."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
+    def _value(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Answer a question about values from the example, and say so."""
+        real = [self._real(self._tensor_node(x)) if isinstance(x, Tensor) else plain_number(x)
+                for x in args]  # fmt: skip
+        with self._pause():
+            return func(*real, **kwargs)
+
+    def _real(self, node: fx.Node) -> Any:
+        """What a node computes, if that depends neither on inputs nor on parameters."""
+        if node not in self._known:
+            self._known[node] = self._evaluate(node)
+        return self._known[node]
+
+    def _evaluate(self, node: fx.Node) -> Any:
+        if node.op == "get_attr" and CONSTANT in node.meta:
+            return node.meta[CONSTANT].clone()
+        if node.op == "get_attr" and str(node.target) in self._buffers:
+            return self._buffers[str(node.target)].clone()
+        if bare_name(node) == "device":
+            return self.device
+        if node.op in ("placeholder", "get_attr", "call_module") or _is_random(node):
+            raise UndecidedError(
+                "its Python decides on values that are known only when it runs (they depend on "
+                f"{node.name})"
+            )
+        if bare_name(node) == "size":
+            return node.meta["value"]
+        args = fx.map_arg(node.args, self._real)
+        kwargs = fx.map_arg(node.kwargs, self._real)
+        with self._pause(), torch.no_grad():
+            if node.op == "call_method":
+                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+
+    # Arguments --------------------------------------------------------------------------------
+
+    def _meta_of(self, tensor: Tensor) -> Tensor:
+        if tensor.is_meta:
+            return tensor
+        return self._meta.twin(tensor)
+
+    def _to_meta(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._meta_of(value)
+        if isinstance(value, TracedNumber):
+            return plain_number(value)
+        if isinstance(value, TrainingFlag):
+            return value.mode
+        if isinstance(value, torch.device):
+            return torch.device("meta")
+        return _map(value, self._to_meta)
+
+    def to_nodes(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._tensor_node(value)
+        if isinstance(value, TracedNumber | TrainingFlag):
+            return value.node
+        if isinstance(value, torch.device) and value == self.device:
+            return self._device_node() or value
+        if type(value).__module__ == "numpy" and hasattr(value, "item"):
+            return value.item()
+        if isinstance(value, list | tuple) and not isinstance(value, list):
+            return tuple(map(self.to_nodes, value))
+        return _map(value, self.to_nodes)
+
+    def _device_node(self) -> fx.Node | None:
+        """The device of the first tensor that comes in, wherever the model runs later."""
+        for node in self.graph.nodes:
+            if node.op == "placeholder" and isinstance(node.meta["value"], Tensor):
+                if "device" not in self._attributes:
+                    device = self.graph.call_function(getattr, (node, "device"))
+                    device.meta["value"] = torch.device("meta")
+                    self._attributes["device"] = device
+                return self._attributes["device"]
+        return None
+
+
+def _tensors(root: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*root.named_parameters(), *root.named_buffers()]
+
+
+def _attribute_read(func: Any) -> str | None:
+    """The attribute that a call of a getter reads."""
+    if getattr(func, "__name__", "") == "__get__":
+        return str(func.__self__.__name__)
+    return None
+
+
+def _is_method(func: Any) -> bool:
+    """Whether `func` is a method of tensors."""
+    return getattr(Tensor, getattr(func, "__name__", ""), None) is func
+
+
+def _as_operator(func: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """`Tensor.__getitem__` and its like as functions of the operator module."""
+    name = func.__name__.strip("_").replace("rdiv", "rtruediv")
+    if found := getattr(operator, func.__name__, None):
+        return found, args
+    if name.startswith("r") and (found := getattr(operator, f"__{name[1:]}__", None)):
+        return found, args[::-1]
+    return func, args
+
+
+def _is_python(func: Any) -> bool:
+    return isinstance(func, FunctionType) and func.__module__.startswith("torch.nn")
+
+
+def _entered(func: FunctionType) -> FunctionType:
+    """A Python function of torch.nn that runs its body instead of asking to be recorded whole."""
+    blind = {name: _never for name in func.__globals__ if name.startswith("has_torch_function")}
+    entered = FunctionType(
+        func.__code__, {**func.__globals__, **blind}, func.__name__, func.__defaults__
+    )
+    entered.__kwdefaults__ = func.__kwdefaults__
+    return entered
+
+
+def _never(*args: Any) -> bool:
+    return False
+
+
+def _is_random(node: fx.Node) -> bool:
+    name = getattr(node.target, "__name__", str(node.target))
+    return name.startswith(("rand", "bernoulli", "multinomial", "normal", "uniform", "dropout"))
+
+
+def _target_name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def _plain(value: Any) -> Any:
+    return plain_number(value) if isinstance(value, TracedNumber) else value
+
+
+def _like(container: Any, items: list[Any]) -> Any:
+    """A list or tuple of the kind of `container`."""
+    if isinstance(container, tuple) and hasattr(container, "_fields"):
+        return type(container)(*items)
+    if isinstance(container, tuple) and type(container) is not tuple:
+        return type(container)(items)
+    return items if isinstance(container, list) else tuple(items)
+
+
+def _map(value: Any, function: Callable[[Any], Any]) -> Any:
+    """`function` applied to the items of a container; anything else as it is."""
+    if isinstance(value, Mapping):
+        return {key: function(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return _like(value, [function(item) for item in value])
+    if isinstance(value, slice):
+        return slice(function(value.start), function(value.stop), function(value.step))
+    return value
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [leaf for item in value.values() for leaf in _leaves(item)]
+    if isinstance(value, list | tuple):
+        return [leaf for item in value for leaf in _leaves(item)]
+    return [value]

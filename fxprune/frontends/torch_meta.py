@@ -9,15 +9,19 @@ from torch import Tensor, nn
 
 
 class MetaModules:
-    """Runs modules without data; keeps one meta tensor for every tensor it was shown."""
+    """Runs modules without data; keeps one meta tensor for every tensor it was shown.
 
-    def __init__(self) -> None:
+    `types` replaces types of data by others.
+    """
+
+    def __init__(self, types: Mapping[torch.dtype, torch.dtype]) -> None:
         self._twins: dict[int, Tensor] = {}
+        self._types = types
 
     def twin(self, tensor: Tensor) -> Tensor:
         """A meta tensor like `tensor`, which must outlive this object."""
         if id(tensor) not in self._twins:
-            self._twins[id(tensor)] = to_meta(tensor.detach())
+            self._twins[id(tensor)] = self.like(tensor.detach())
         return self._twins[id(tensor)]
 
     def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -30,18 +34,18 @@ class MetaModules:
         state = {name: self.twin(tensor) for name, tensor in tensors}
         return torch.func.functional_call(module, state, args, dict(kwargs))
 
-
-def to_meta(value: Any) -> Any:
-    """The same structure with meta tensors."""
-    if isinstance(value, Tensor):
-        return torch.empty(value.shape, dtype=value.dtype, device="meta")
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(to_meta, value))
-    if isinstance(value, list | tuple):
-        return type(value)(map(to_meta, value))
-    if isinstance(value, Mapping):
-        return {key: to_meta(item) for key, item in value.items()}
-    return value
+    def like(self, value: Any) -> Any:
+        """The same structure with meta tensors."""
+        if isinstance(value, Tensor):
+            dtype = self._types.get(value.dtype, value.dtype)
+            return torch.empty(value.shape, dtype=dtype, device="meta")
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*map(self.like, value))
+        if isinstance(value, list | tuple):
+            return type(value)(map(self.like, value))
+        if isinstance(value, Mapping):
+            return {key: self.like(item) for key, item in value.items()}
+        return value
 
 
 def _is_float(value: Any) -> bool:

@@ -21,7 +21,7 @@ from torch.utils._device import _device_constructors
 
 from fxprune.errors import FxpruneError
 from fxprune.frontends.torch_in_place import set_item, works_in_place
-from fxprune.frontends.torch_meta import MetaModules, to_meta
+from fxprune.frontends.torch_meta import MetaModules
 from fxprune.frontends.torch_numbers import TracedNumber, plain_number, traced_number
 from fxprune.frontends.torch_spellings import NAMES, bare_name, bare_name_of
 
@@ -65,7 +65,8 @@ class TrainingFlag:
 class Recorder(TorchFunctionMode):
     """Records into `graph` what runs under it; every node gets `meta["value"]`."""
 
-    def __init__(self, root: nn.Module, mode: bool) -> None:
+    def __init__(self, root: nn.Module, mode: bool, stand_in: torch.dtype | None = None) -> None:
+        """`stand_in` replaces the floating type of the model, to see what depends on it."""
         super().__init__()
         self.graph = fx.Graph()
         self.mode = mode
@@ -80,7 +81,12 @@ class Recorder(TorchFunctionMode):
         self._sizes: dict[tuple[fx.Node, int], Any] = {}
         self._buffers = dict(root.named_buffers())
         self._known: dict[fx.Node, Any] = {}
-        self._meta = MetaModules()
+        self.floats = next(
+            (p.dtype for p in root.parameters() if p.is_floating_point()), torch.float32
+        )
+        self.reads_types: dict[torch.dtype, fx.Node] = {}
+        self.writes_types: dict[fx.Node, fx.Node] = {}
+        self._meta = MetaModules({self.floats: stand_in} if stand_in else {})
         self._root = root
 
     # What the graph starts from --------------------------------------------------------------
@@ -88,7 +94,7 @@ class Recorder(TorchFunctionMode):
     def input(self, name: str, value: Any, default: tuple[Any, ...] = ()) -> tuple[fx.Node, Any]:
         """A placeholder, and what forward is to be called with."""
         node = self.graph.create_node("placeholder", name, default, {})
-        return node, self._introduce(node, to_meta(value))
+        return node, self._introduce(node, self._meta.like(value))
 
     def _introduce(self, node: fx.Node, value: Any) -> Any:
         """Let the tensors in `value`, which `node` computes, be known; they are returned."""
@@ -140,7 +146,7 @@ class Recorder(TorchFunctionMode):
         name = self._names.get(id(tensor))
         if name is None:
             name = f"_fxprune_constant{len(self._attributes)}"
-            node = self._attribute(name, to_meta(tensor.detach()))
+            node = self._attribute(name, self._meta.twin(tensor))
             node.meta[CONSTANT] = tensor.detach().clone()
         else:
             node = self._attribute(name, self._meta.twin(tensor))
@@ -186,6 +192,15 @@ class Recorder(TorchFunctionMode):
             node = self.graph.call_method(func.__name__, arguments, keywords)
         else:
             node = self.graph.call_function(func, arguments, keywords)
+        if (
+            any(
+                value == self.floats
+                for value in (*args, *kwargs.values())
+                if isinstance(value, torch.dtype)
+            )
+            and self.floats in self.reads_types
+        ):
+            self.writes_types[node] = self.reads_types[self.floats]
         if func in EFFECTS:
             node.meta["value"] = None
             return func(*args, **kwargs)
@@ -258,6 +273,10 @@ class Recorder(TorchFunctionMode):
                 return self.device if tensor.is_meta else tensor.device
             if name == "is_meta":
                 return False
+            if name == "dtype":
+                dtype = self._meta_of(tensor).dtype
+                self.reads_types[dtype] = self._tensor_node(tensor)
+                return dtype
             if not tensor.is_meta and name == "requires_grad":
                 return tensor.requires_grad
             result = getattr(self._meta_of(tensor), name)

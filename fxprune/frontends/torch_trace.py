@@ -9,12 +9,14 @@ afterwards.
 """
 
 import inspect
+import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError, TraceError
@@ -29,6 +31,9 @@ MODES = "fxprune_modes"
 FIXED = "fxprune_fixed"
 """Key in a placeholder's meta: the value of an argument that the trace takes for granted."""
 
+STAND_IN = torch.float64
+
+_log = logging.getLogger("fxprune")
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -51,12 +56,10 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> fx.Graph:
 
 
 def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], mode: bool) -> tuple[fx.Graph, bool]:
-    recorder = Recorder(model, mode)
-    arguments = _placeholders(recorder, model, inputs)
     try:
-        with _restored(model), _live_training(recorder), _watched_calls(recorder), recorder:
-            result = model.forward(*arguments)
-        recorder.graph.output(_returned(recorder, result))
+        recorder = _record(model, inputs, mode)
+        if recorder.reads_types and recorder.writes_types:
+            _follow_types(recorder, model, inputs)
     except CallError as error:
         raise InputError(
             f"{type(model).__name__} fails at {error.place} on example inputs of shape "
@@ -80,7 +83,70 @@ def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], mode: bool) -> tuple[
     return graph, recorder.branched_on_mode
 
 
-def _placeholders(recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...]) -> list[Any]:
+def _record(
+    model: nn.Module, inputs: tuple[Any, ...], mode: bool, floats: torch.dtype | None = None
+) -> Recorder:
+    """Run forward once; `floats` stands in for the type of the model's parameters."""
+    recorder = Recorder(model, mode, floats)
+    args, kwargs = _placeholders(recorder, model, inputs)
+    with _restored(model), _live_training(recorder), _watched_calls(recorder), _told(), recorder:
+        result = model.forward(*args, **kwargs)
+    recorder.graph.output(_returned(recorder, result))
+    return recorder
+
+
+def _follow_types(recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Let `y.to(x.dtype)` follow the type of `x`.
+
+    Types do not remember where they come from, so a second run with another type tells
+    `x.dtype` (which changes) from `torch.float32` (which does not).
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(STAND_IN)
+    try:
+        other = _record(model, inputs, recorder.mode, STAND_IN)
+    except Exception as error:
+        _log.debug("types stay as they are: %s", error)
+        return
+    finally:
+        torch.set_default_dtype(before)
+    pairs = list(zip(recorder.graph.nodes, other.graph.nodes, strict=False))
+    if any((a.op, a.name) != (b.op, b.name) for a, b in pairs):
+        return
+    for node, twin in pairs:
+        for name, (value, changed) in _arguments(node, twin).items():
+            if value == recorder.floats and changed == STAND_IN and node in recorder.writes_types:
+                asked = recorder.writes_types[node]
+                with recorder.graph.inserting_before(node):
+                    live = recorder.graph.call_function(getattr, (asked, "dtype"))
+                live.meta["value"] = value
+                if isinstance(name, int):
+                    node.update_arg(name, live)
+                else:
+                    node.update_kwarg(name, live)
+
+
+def _arguments(node: fx.Node, twin: fx.Node) -> dict[Any, tuple[Any, Any]]:
+    """The arguments of two calls of the same function, side by side."""
+    positional = enumerate(zip(node.args, twin.args, strict=False))
+    named = {key: (value, twin.kwargs.get(key)) for key, value in node.kwargs.items()}
+    return {**dict(positional), **named}
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say so to libraries that ask whether they are being traced."""
+    before = torch.compiler._is_compiling_flag
+    torch.compiler._is_compiling_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = before
+
+
+def _placeholders(
+    recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...]
+) -> tuple[list[Any], dict[str, Any]]:
     """One placeholder per argument of forward; returns what forward is called with."""
     parameters = list(inspect.signature(model.forward).parameters.values())
     named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
@@ -88,12 +154,13 @@ def _placeholders(recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...])
     required = sum(p.default is p.empty for p in named)
     if len(inputs) < max(required, 1) or (len(inputs) > len(named) and rest is None):
         raise InputError(
-            f"{type(model).__name__} takes {', '.join(p.name for p in named)}, but there are {len(inputs)} example_inputs: "
-            "pass a tuple with one entry per argument"
+            f"{type(model).__name__} takes {', '.join(p.name for p in named)}, but there are "
+            f"{len(inputs)} example_inputs: pass a tuple with one entry per argument"
         )
     names = [p.name for p in named]
     names += [f"{rest}_{i}" for i in range(len(inputs) - len(named))]
-    arguments = []
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
     for index, name in enumerate(names):
         default = named[index].default if index < len(named) else inspect.Parameter.empty
         value = inputs[index] if index < len(inputs) else default
@@ -101,10 +168,15 @@ def _placeholders(recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...])
         if optional and not isinstance(default, _PLAIN):
             optional = (None,)
         node, argument = recorder.input(name, value, optional)
-        arguments.append(argument)
-        if index >= len(inputs) or not _tensors_in(value):
+        if not _tensors_in(value):
             node.meta[FIXED] = value
-    return arguments
+        if value is default:
+            continue  # forward knows its own defaults
+        if len(args) == index:
+            args.append(argument)
+        else:
+            kwargs[name] = argument
+    return args, kwargs
 
 
 def _returned(recorder: Recorder, value: Any) -> Any:

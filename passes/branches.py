@@ -1,8 +1,9 @@
 """Which operands of additions can be removed whole?
 
 A branch is an operand whose producers serve that addition alone and that starts from a single
-value, so that without it the addition becomes its other operand. Every addition keeps the operand
-with the fewest exclusive producers: its skip.
+value, or where the skip starts (a mask or rotary angles may come in beside it), so that without
+it the addition becomes its other operand. Every addition keeps the operand with the fewest
+exclusive producers: its skip.
 """
 
 from dataclasses import dataclass
@@ -84,9 +85,10 @@ class _Search:
             for value in operands
         ]
         skip = min(range(len(cones)), key=lambda index: len(cones[index]))
+        around = {operands[skip].name} | self._entries(cones[skip])
         branches = []
         for index, cone in enumerate(cones):
-            if index != skip and cone and self._single_entry(cone):
+            if index != skip and cone and self._goes_around(cone, around):
                 name = self._name(addition, cone)
                 branches.append(
                     Branch(name, addition.name, index, tuple(dict.fromkeys(n.name for n in cone)))
@@ -115,9 +117,15 @@ class _Search:
                 candidates.extend(v for v in producer.inputs if v is not None)
         return cone
 
-    def _single_entry(self, cone: list[Node]) -> bool:
+    def _goes_around(self, cone: list[Node], around: set[str]) -> bool:
+        """Whether a cone starts where the skip does, beside masks and the like, or at one value."""
+        entries = self._entries(cone)
+        return len(entries) == 1 or not entries.isdisjoint(around)
+
+    def _entries(self, cone: list[Node]) -> set[str]:
+        """The values from outside that a cone reads, parameters aside."""
         inside = {node.name for node in cone}
-        entries = {
+        return {
             value.name
             for node in cone
             for value in node.inputs
@@ -125,7 +133,6 @@ class _Search:
             and value.kind is not Kind.PARAMETER
             and getattr(self._producers.get(value.name), "name", None) not in inside
         }
-        return len(entries) == 1
 
     def _name(self, addition: Node, cone: list[Node]) -> str:
         """The longest module path shared by the parameters inside, else the addition."""

@@ -8,10 +8,11 @@ folding rewrites). Anything a rule cannot express is pinned, with the reason.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 
 from fxprune.errors import InternalError
 from fxprune.ir import Graph, Kind, Node, Value
-from fxprune.passes import structural
+from fxprune.passes import contractions, structural
 from fxprune.passes.axes import Axis, Space, Unifier, product, spaces
 from fxprune.passes.operators import OPERATORS, Operand, Operator, Term
 
@@ -140,6 +141,10 @@ class Inference:
         axis = self.type_of(value)[dim]
         self.readers.append(Reader(node.name, operand, dim, axis, reading))
 
+    def contracted(self, node: Node, axes: tuple[Axis, ...]) -> None:
+        """State that `node` does as many multiply-accumulates as the product of the sizes."""
+        self.contractions.append(Contraction(node.name, axes))
+
     def opaque(self, node: Node, reason: str) -> tuple[tuple[Axis, ...], ...]:
         """Pin every axis that goes in; what comes out is pinned as well."""
         for value in node.inputs:
@@ -172,8 +177,12 @@ def infer(graph: Graph, ignored: Collection[str] = ()) -> Types:
     return types
 
 
+RULES = MappingProxyType({**structural.RULES, **contractions.RULES})
+"""Every rule that is a function, by operator name."""
+
+
 def _apply(state: Inference, node: Node) -> tuple[tuple[Axis, ...], ...]:
-    if rule := structural.RULES.get(node.op):
+    if rule := RULES.get(node.op):
         return rule(state, node)
     if (operator := OPERATORS.get(node.op)) and (bound := _match(state, node, operator)):
         outputs = _apply_operator(state, node, operator, bound)
@@ -314,7 +323,7 @@ def _apply_operator(
         _read_normalised(state, node, operator, name, bound)
     if operator.macs:
         axes = tuple(axis for name in operator.macs for axis in bound.get(name, ()))
-        state.contractions.append(Contraction(node.name, axes))
+        state.contracted(node, axes)
     for slot, names in node.attributes.get("slots", {}).items():  # type: ignore[attr-defined]
         for index, axis in enumerate(_slot_axes(names, bound)):
             state.literal(node, (slot, index), axis)

@@ -21,19 +21,25 @@ Rule = Callable[["Inference", Node], OutputTypes]
 
 def elementwise(state: "Inference", node: Node) -> OutputTypes:
     """Operands broadcast from the right; axes that are not stretched are equal."""
-    (output,) = node.outputs
-    axes: list[Axis | None] = [None] * len(output.shape)
-    for value in node.inputs:
-        types = state.type_of(value) if value else ()
+    types = [state.type_of(value) for value in node.inputs if value]
+    return (broadcast(state, node, types, node.outputs[0].shape),)
+
+
+def broadcast(
+    state: "Inference", node: Node, operands: Sequence[tuple[Axis, ...]], shape: Sequence[int]
+) -> tuple[Axis, ...]:
+    """The axes of operands stretched to `shape`, aligned from the right."""
+    axes: list[Axis | None] = [None] * len(shape)
+    for types in operands:
         for offset, axis in enumerate(reversed(types), start=1):
-            if axis.size != output.shape[-offset]:
+            if axis.size != shape[-offset]:
                 continue
             known = axes[-offset]
             if known is None:
                 axes[-offset] = axis
             else:
                 state.unify(known, axis, node)
-    return (tuple(axis or state.fresh(1) for axis in axes),)
+    return tuple(axis or state.fresh(1) for axis in axes)
 
 
 def reshape(state: "Inference", node: Node) -> OutputTypes:
@@ -252,6 +258,16 @@ def tile(state: "Inference", node: Node) -> OutputTypes:
     return (tuple(result),)
 
 
+def repeat_interleave(state: "Inference", node: Node) -> OutputTypes:
+    """Every position of axis `dim` is repeated `repeats` times in a row."""
+    if "dim" not in node.attributes:
+        return state.opaque(node, f"repeated by number in {node.place}")
+    (dim,), (repeats,) = _ints(node, "dim"), _ints(node, "repeats")
+    axes = state.type_of(_operand(node))
+    new = state.fresh(repeats, pin=f"repeats of {node.place}")
+    return ((*axes[:dim], product(axes[dim], new), *axes[dim + 1 :]),)
+
+
 def reduce(state: "Inference", node: Node) -> OutputTypes:
     """Axes `dims` are reduced. `reading` says how; without it they are pinned."""
     from fxprune.passes.infer import Reading
@@ -284,6 +300,14 @@ def size(state: "Inference", node: Node) -> OutputTypes:
     for dim, axis in enumerate(state.type_of(_operand(node))):
         state.literal(node, ("value", dim), axis, frozen=True)
     return ()
+
+
+def fill(state: "Inference", node: Node) -> OutputTypes:
+    """An array of one value: its sizes are whatever its readers need."""
+    axes = tuple(map(state.fresh, node.outputs[0].shape))
+    for dim, axis in enumerate(axes):
+        state.literal(node, ("shape", dim), axis)
+    return (axes,)
 
 
 def constant(state: "Inference", node: Node) -> OutputTypes:
@@ -325,9 +349,11 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "pad": pad,
         "expand": expand,
         "tile": tile,
+        "repeat_interleave": repeat_interleave,
         "reduce": reduce,
         "along": along,
         "size": size,
+        "fill": fill,
         "constant": constant,
     }
 )

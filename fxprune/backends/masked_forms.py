@@ -34,6 +34,41 @@ def amax(x: Tensor, dims: tuple[int, ...], keepdim: bool, mask: Tensor) -> Tenso
     return x.masked_fill(mask == 0, -math.inf).amax(dims, keepdim)
 
 
+def amin(x: Tensor, dims: tuple[int, ...], keepdim: bool, mask: Tensor) -> Tensor:
+    """The minimum over open positions."""
+    return x.masked_fill(mask == 0, math.inf).amin(dims, keepdim)
+
+
+def variance(
+    x: Tensor, dims: tuple[int, ...], keepdim: bool, mask: Tensor, correction: float
+) -> Tensor:
+    """The variance over open positions, divided by their number less `correction`."""
+    mask = mask.to(x.dtype)
+    others = math.prod(x.shape[dim] for dim in dims if mask.shape[dim] == 1)
+    count = mask.sum() * others
+    average = (x * mask).sum(dims, keepdim=True) / count
+    squares = ((x - average).square() * mask).sum(dims, keepdim=keepdim)
+    exact = x.var(dims, correction=correction, keepdim=keepdim)
+    return _exact_when_open(exact, squares / (count - correction).clamp(min=0), mask)
+
+
+def rms_norm(
+    x: Tensor,
+    mask: Tensor,
+    normalized_shape: tuple[int, ...],
+    weight: Tensor | None,
+    eps: float | None,
+) -> Tensor:
+    """`F.rms_norm` with the mean square over open positions."""
+    dims = tuple(range(-len(normalized_shape), 0))
+    mask = mask.to(x.dtype).expand(normalized_shape)
+    least = torch.finfo(x.dtype).eps if eps is None else eps
+    square = (x.square() * mask).sum(dims, keepdim=True) / mask.sum().clamp(min=1)
+    y = x * torch.rsqrt(square + least)
+    y = y if weight is None else y * weight
+    return _exact_when_open(F.rms_norm(x, normalized_shape, weight, eps), y, mask)
+
+
 def layer_norm(
     x: Tensor,
     mask: Tensor,

@@ -172,6 +172,10 @@ def masked_function(
         return masked_forms.layer_norm(
             x, mask, shape, arguments["weight"], arguments["bias"], arguments.get("eps", 1e-5)
         )
+    if name == "rms_norm":
+        shape = tuple(arguments["normalized_shape"])
+        mask = joint_mask(masks, tuple(dim - x.dim() for dim in dims), len(shape))
+        return masked_forms.rms_norm(x, mask, shape, arguments["weight"], arguments.get("eps"))
     if name == "group_norm":
         return masked_forms.group_norm(
             x,
@@ -184,13 +188,32 @@ def masked_function(
     reduced = arguments.get("dim")
     reduced = tuple(range(x.dim())) if reduced is None else reduced
     reduced = (reduced,) if isinstance(reduced, int) else tuple(reduced)
-    form: Callable[..., Tensor] = {"mean": masked_forms.mean, "amax": masked_forms.amax}[name]
-    return form(x, reduced, bool(arguments["keepdim"]), joint_mask(masks, dims, x.dim()))
+    keepdim, mask = bool(arguments["keepdim"]), joint_mask(masks, dims, x.dim())
+    if name in ("var", "std"):
+        correction = arguments["correction"]
+        correction = int(arguments["unbiased"]) if correction is None else correction
+        variance = masked_forms.variance(x, reduced, keepdim, mask, correction)
+        return variance if name == "var" else variance.sqrt()
+    form: Callable[..., Tensor] = {
+        "mean": masked_forms.mean,
+        "amax": masked_forms.amax,
+        "amin": masked_forms.amin,
+    }[name]
+    return form(x, reduced, keepdim, mask)
+
+
+def _masked_rms_norm(
+    module: nn.RMSNorm, x: Tensor, masks: tuple[Tensor, ...], dims: tuple[int, ...]
+) -> Tensor:
+    shape = tuple(module.normalized_shape)
+    mask = joint_mask(masks, tuple(dim - x.dim() for dim in dims), len(shape))
+    return masked_forms.rms_norm(x, mask, shape, module.weight, module.eps)
 
 
 _MODULE_FORMS: Mapping[str, Callable[..., Tensor]] = {
     "layer_norm": _masked_layer_norm,
     "group_norm": _masked_group_norm,
+    "rms_norm": _masked_rms_norm,
 }
 
 
@@ -230,9 +253,12 @@ def _operands(node: fx.Node) -> list[tuple[str, Any]]:
     names = spelling.arrays.split()
     if spelling.op in ("add", "elementwise"):
         return [(n, bound[n]) for n in names if _is_array(bound.get(n))]
-    if len(names) == 1 and isinstance(bound.get(names[0]), list | tuple):
-        return [(names[0], item) for item in bound[names[0]]]
-    return [(n, bound.get(n)) for n in names]
+    operands: list[tuple[str, Any]] = []
+    for n in names:
+        value = bound.get(n)
+        several = isinstance(value, list | tuple)
+        operands.extend((n, item) for item in (value if several else [value]))  # type: ignore[union-attr]
+    return operands
 
 
 def _is_array(value: Any) -> bool:

@@ -25,6 +25,7 @@ from fxprune.frontends.torch_spellings import (
 )
 from fxprune.frontends.torch_trace import MODES, qualified_name, torch_base, trace
 from fxprune.ir import Graph, Kind, Node, Value
+from fxprune.passes.infer import RULES
 from fxprune.passes.operators import OPERATORS
 
 EXAMPLE_BATCH = 2
@@ -238,10 +239,13 @@ class _Translation:
             if operands and name not in _UNCHANGING.split():
                 self._emit(node, name, operands, result)
             return None  # else arithmetic on sizes
+        if spelling is not None and spelling.op == "fill":
+            return self._emit(node, "fill", (), result)
         if not operands:
             return self._emit(node, "constant", (), result)
         if spelling is None:
-            return self._emit(node, name, operands, result)
+            unknown = f"{name}()" if name in RULES or name in OPERATORS else name
+            return self._emit(node, unknown, operands, result)
         return self._spelled(node, spelling, result)
 
     def _operands(self, node: fx.Node) -> Any:
@@ -321,9 +325,8 @@ class _Translation:
 
 def _variant(spelling: Spelling, arguments: Mapping[str, Any]) -> str:
     """The operator where one name spells several, depending on the ranks of its operands."""
-    other = arguments.get("other")
-    if spelling.op == "matmul" and isinstance(other, Tensor) and other.dim() > 2:
-        return "batch_matmul"
+    if spelling.op in ("addmm", "baddbmm") and (arguments["alpha"], arguments["beta"]) != (1, 1):
+        return f"scaled {spelling.op}"
     if spelling.op == "reduce" and isinstance(arguments.get("dim"), Tensor):
         return "elementwise"
     if spelling.op == "add" and arguments["alpha"] != 1:

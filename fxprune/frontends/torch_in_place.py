@@ -92,7 +92,9 @@ def _shares_memory(model: nn.Module, node: fx.Node) -> bool:
     if node.op not in ("call_function", "call_method"):
         return False
     name = bare_name(node)
+    if name == "getitem":
+        source = node.args[0]
+        assert isinstance(source, fx.Node)
+        return isinstance(source.meta["value"], Tensor) or _shares_memory(model, source)
     spelling = NAMES.get(name)
-    return name == "getitem" or (
-        spelling is not None and spelling.op in _SHARING and name != "clone"
-    )
+    return spelling is not None and spelling.op in _SHARING and name != "clone"

@@ -5,6 +5,7 @@ name of their torch.nn class. A spelling names the operator, the signature, whic
 array operands, and how attributes are read and literals written back.
 """
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -99,7 +100,17 @@ _ALIASES = {
 }
 """Names of arguments in some spellings, and what signatures call them."""
 
-_DEFAULTS = {"0": 0, "1": 1, "-1": -1, "None": None, "False": False, "constant": "constant"}
+_DEFAULTS = {
+    "0": 0,
+    "1": 1,
+    "2": 2,
+    "-1": -1,
+    "None": None,
+    "False": False,
+    "True": True,
+    "constant": "constant",
+    "fro": "fro",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +195,13 @@ def _reduce(reading: str | None) -> Callable[[Call], dict[str, Any]]:
     return read
 
 
+def _norm(call: Call) -> dict[str, Any]:
+    """A closed position that is zero adds nothing to a norm of positive order."""
+    order = call.arguments.get("p", call.arguments.get("ord"))
+    adds = order in (None, "fro") or (isinstance(order, int | float) and order > 0)
+    return _reduce("contract" if adds else None)(call)
+
+
 def _pad(call: Call) -> dict[str, Any]:
     flat = list(call.arguments["pad"])
     pairs = [(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
@@ -206,6 +224,61 @@ def _select(call: Call) -> dict[str, Any]:
 def _tile(call: Call) -> dict[str, Any]:
     repeats = tuple(call.arguments.get("repeats", call.arguments.get("dims")))
     return {"repeats": (1,) * (call.result.dim() - len(repeats)) + repeats}
+
+
+def _norm_dim(call: Call) -> dict[str, Any]:
+    return {"dim": call.arguments["dim"] % call.arguments["v"].dim()}
+
+
+def _repeat_interleave(call: Call) -> dict[str, Any]:
+    repeats = call.arguments["repeats"]
+    plain = isinstance(repeats, int) and call.arguments["dim"] is not None
+    return {"dim": call.dim(), "repeats": repeats} if plain else {}
+
+
+def _attention(call: Call) -> dict[str, Any]:
+    arguments = call.arguments
+    return {"gqa": bool(arguments["enable_gqa"]), "causal": bool(arguments["is_causal"])}
+
+
+def _einsum(call: Call) -> dict[str, Any]:
+    """Letters per operand; those that `...` stands for are numbered from the right."""
+    text = call.arguments["equation"].replace(" ", "")
+    left, arrow, right = text.partition("->")
+    operands = call.arguments["operands"]
+    terms = [_letters(term, x.dim()) for term, x in zip(left.split(","), operands, strict=True)]
+    longest = max((sum(letter.isdigit() for letter in term) for term in terms), default=0)
+    if not arrow:
+        once = {c for c in left if c.isalpha() and left.count(c) == 1}
+        right = "..." + "".join(sorted(once)) if longest else "".join(sorted(once))
+    output = _letters(right, longest + len(right.replace("...", "")))
+    return {"terms": tuple(map(tuple, terms)), "output": tuple(output)}
+
+
+def _letters(term: str, rank: int) -> list[str]:
+    before, dots, after = term.partition("...")
+    hidden = rank - len(before) - len(after) if dots else 0
+    return [*before, *(str(hidden - 1 - i) for i in range(hidden)), *after]
+
+
+def _recurrent(gates: int) -> Callable[[Call], dict[str, Any]]:
+    def read(call: Call) -> dict[str, Any]:
+        arguments = call.arguments
+        states = arguments["hx"]
+        return {
+            "gates": gates,
+            "states": len(states) if isinstance(states, list | tuple) else 1,
+            "biases": int(arguments["has_biases"]),
+            "directions": 1 + int(arguments["bidirectional"]),
+            "time": 1 if arguments["batch_first"] and call.input.dim() == 3 else 0,
+        }
+
+    return read
+
+
+def _unfold(call: Call) -> dict[str, Any]:
+    kernel = call.arguments["kernel_size"]
+    return {"sizes": {"k": kernel**2 if isinstance(kernel, int) else math.prod(kernel)}}
 
 
 def _groups(call: Call) -> dict[str, Any]:
@@ -308,6 +381,27 @@ def _write_pad(node: fx.Node, changes: Changes) -> None:
     set_argument(node, 1, "pad", tuple(widths))
 
 
+def _write_fill(first: int) -> Callable[[fx.Node, Changes], None]:
+    """`zeros` and its like: sizes from argument `first` on, one by one or as a tuple."""
+
+    def write(node: fx.Node, changes: Changes) -> None:
+        kwargs = {name: value for name, value in node.kwargs.items() if name != "size"}
+        sizes: Any = node.kwargs.get("size", node.args[first:])
+        packed = len(sizes) > 0 and isinstance(sizes[0], list | tuple)
+        rest = node.args[first + 1 :] if packed and "size" not in node.kwargs else ()
+        old = sizes[0] if packed else sizes
+        new = tuple(changes.get(("shape", dim), size) for dim, size in enumerate(old))
+        node.args, node.kwargs = (*node.args[:first], new, *rest), kwargs
+
+    return write
+
+
+def _write_scale(node: fx.Node, changes: Changes) -> None:
+    """The scale that torch would take from the size of the heads stays the original one."""
+    if NAMES[bare_name(node)].bind(node.args, node.kwargs)["scale"] is None:
+        set_argument(node, 6, "scale", changes["scale", 0] ** -0.5)
+
+
 def _write_narrow(node: fx.Node, changes: Changes) -> None:
     arguments = NAMES["narrow"].bind(node.args, node.kwargs)
     shape = node.args[0].meta["value"].shape  # type: ignore[union-attr]
@@ -375,6 +469,24 @@ _VIEW = Spelling("reshape", "input *shape", write=_write_shape)
 _RESHAPE = Spelling("reshape")
 _RESHAPE_LIKE = Spelling("reshape", "input other", "input other")
 _SPLIT = Spelling("split", "input sizes dim=0", attributes=_dim, write=_write_split)
+_MATMUL = Spelling("matmul", "input other", "input other")
+
+
+def _recurrence(gates: int) -> Spelling:
+    return Spelling(
+        "recurrent",
+        "input hx params has_biases num_layers dropout train bidirectional batch_first",
+        "input hx params",
+        _recurrent(gates),
+    )
+
+
+_SPREAD = Spelling(
+    "reduce",
+    "input dim=None unbiased=True keepdim=False correction=None",
+    "input",
+    _reduce("normalise"),
+)
 _BINARY = Spelling("elementwise", "input other", "input other")
 
 NAMES: Mapping[str, Spelling] = MappingProxyType(
@@ -395,9 +507,39 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "conv_transpose2d": _CONV_TRANSPOSE,
         "conv_transpose3d": _CONV_TRANSPOSE,
         "linear": Spelling("linear", "input weight bias=None", "input weight bias"),
-        "matmul": Spelling("matmul", "input other", "input other"),
-        "mm": Spelling("matmul", "input other", "input other"),
-        "bmm": Spelling("matmul", "input other", "input other"),
+        **{name: _MATMUL for name in ("matmul", "mm", "bmm", "mv", "dot")},
+        "addmm": Spelling("addmm", "input mat1 mat2 beta=1 alpha=1", "input mat1 mat2"),
+        "baddbmm": Spelling("baddbmm", "input batch1 batch2 beta=1 alpha=1", "input batch1 batch2"),
+        "bilinear": Spelling(
+            "bilinear", "input1 input2 weight bias=None", "input1 input2 weight bias"
+        ),
+        "einsum": Spelling("einsum", "equation *operands", "operands", _einsum),
+        "scaled_dot_product_attention": Spelling(
+            "attention",
+            "query key value attn_mask=None dropout_p is_causal=False scale=None enable_gqa=False",
+            "query key value attn_mask",
+            _attention,
+            _write_scale,
+        ),
+        "lstm": _recurrence(4),
+        "gru": _recurrence(3),
+        "rnn_tanh": _recurrence(1),
+        "rnn_relu": _recurrence(1),
+        "weight_norm_interface": Spelling("weight_norm", "v g dim=0", "v g", _norm_dim),
+        "weight_norm": Spelling("weight_norm", "v g dim=0", "v g", _norm_dim),
+        "unfold": Spelling("unfold", "input kernel_size", "input", _unfold),
+        "im2col": Spelling("unfold", "input kernel_size", "input", _unfold),
+        "col2im": Spelling("fold", "input output_size kernel_size", "input", _unfold),
+        "fold": Spelling("fold", "input output_size kernel_size", "input", _unfold),
+        "grid_sampler": Spelling("grid_sample", "input grid", "input grid"),
+        "zeros": Spelling("fill", "*size", "", write=_write_fill(0)),
+        "ones": Spelling("fill", "*size", "", write=_write_fill(0)),
+        "empty": Spelling("fill", "*size", "", write=_write_fill(0)),
+        "full": Spelling("fill", "*size", "", write=_write_fill(0)),
+        **{
+            f"new_{name}": Spelling("fill", "input *size", "", write=_write_fill(1))
+            for name in ("zeros", "ones", "empty", "full")
+        },
         "batch_norm": Spelling(
             "batch_norm",
             "input running_mean running_var weight=None bias=None",
@@ -407,6 +549,13 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
             "instance_norm",
             "input running_mean=None running_var=None weight=None bias=None",
             "input running_mean running_var weight bias",
+        ),
+        "rms_norm": Spelling(
+            "rms_norm",
+            "input normalized_shape weight=None eps",
+            "input weight",
+            _layer_norm,
+            _write_argument(1, "normalized_shape"),
         ),
         "layer_norm": Spelling(
             "layer_norm",
@@ -451,6 +600,9 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "narrow": Spelling("slice", "input dim start length", "input", _narrow, _write_narrow),
         "index_select": Spelling("gather", "input dim index", "input index", _dim),
         "pad": Spelling("pad", "input pad mode=constant value", "input", _pad, _write_pad),
+        "repeat_interleave": Spelling(
+            "repeat_interleave", "input repeats dim=None", "input", _repeat_interleave
+        ),
         "expand": Spelling("expand", "input *size", write=_write_shape),
         "expand_as": Spelling("expand", "input other", "input other"),
         "repeat": Spelling("tile", "input *repeats", attributes=_tile),
@@ -463,11 +615,17 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "mean": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("normalise")),
         "sum": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("contract")),
         "amax": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("normalise")),
+        "amin": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("normalise")),
         "max": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None)),
         "min": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None)),
-        "amin": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None)),
-        "var": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None)),
-        "std": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None)),
+        "var": _SPREAD,
+        "std": _SPREAD,
+        "norm": Spelling("reduce", "input p=fro dim=None keepdim=False", "input", _norm),
+        "vector_norm": Spelling("reduce", "input ord=2 dim=None keepdim=False", "input", _norm),
+        **{
+            name: Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None))
+            for name in "argmax argmin any all median logsumexp prod var_mean std_mean".split()
+        },
         "softmax": Spelling("along", "input dim=None", attributes=_dims),
         "log_softmax": Spelling("along", "input dim=None", attributes=_dims),
         "cumsum": Spelling("along", "input dim", attributes=_dims),
@@ -526,6 +684,12 @@ MODULES: Mapping[type, ModuleSpelling] = MappingProxyType(
         nn.LayerNorm: ModuleSpelling(
             "layer_norm",
             "weight bias",
+            {"*c": lambda module: len(module.normalized_shape)},
+            {"normalized_shape": "*c"},
+        ),
+        nn.RMSNorm: ModuleSpelling(
+            "rms_norm",
+            "weight",
             {"*c": lambda module: len(module.normalized_shape)},
             {"normalized_shape": "*c"},
         ),

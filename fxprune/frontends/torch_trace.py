@@ -136,12 +136,17 @@ def _arguments(node: fx.Node, twin: fx.Node) -> dict[Any, tuple[Any, Any]]:
 @contextmanager
 def _told() -> Iterator[None]:
     """Say so to libraries that ask whether they are being traced."""
-    before = torch.compiler._is_compiling_flag
-    torch.compiler._is_compiling_flag = True
+    flags = ("_is_compiling_flag", "_is_exporting_flag")
+    before = {
+        name: getattr(torch.compiler, name) for name in flags if hasattr(torch.compiler, name)
+    }
+    for name in before:
+        setattr(torch.compiler, name, True)
     try:
         yield
     finally:
-        torch.compiler._is_compiling_flag = before
+        for name, value in before.items():
+            setattr(torch.compiler, name, value)
 
 
 def _placeholders(

@@ -1,0 +1,164 @@
+"""What operators that contract arrays with one another do to axes: matmul, einsum, attention, RNNs.
+
+Their arrays broadcast, their letters come with the call, or their parameters come as a list, so
+they do not fit in one line of the operator table. A contraction is read at a parameter wherever
+there is one, so that masking it is weight-sized work.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from fxprune.ir import Kind, Node
+from fxprune.passes.axes import Axis, concat, product
+from fxprune.passes.structural import OutputTypes, Rule, broadcast
+
+if TYPE_CHECKING:
+    from fxprune.passes.infer import Inference
+
+
+def matmul(state: "Inference", node: Node) -> OutputTypes:
+    """`torch.matmul`: vectors, matrices, and stacks of matrices that broadcast."""
+    left, right = _types(state, node)
+    if not left or not right:
+        return state.opaque(node, f"matmul of a scalar at {node.place}")
+    rows, columns = left[-2:-1], right[-1:] if len(right) > 1 else ()
+    inner_dim = max(len(right) - 2, 0)
+    inner, other = left[-1], right[inner_dim]
+    state.unify(inner, other, node)
+    output = node.outputs[0].shape
+    stacks = [types[:-2] for types in (left, right)]
+    stack = broadcast(state, node, stacks, output[: max(map(len, stacks))])
+    _read(state, node, ((0, len(left) - 1), (1, inner_dim)))
+    state.contracted(node, (*stack, *rows, *columns, inner))
+    return ((*stack, *rows, *columns),)
+
+
+def einsum(state: "Inference", node: Node) -> OutputTypes:
+    """`terms` holds the letters of every operand, `output` those of the result."""
+    terms: Any = node.attributes["terms"]
+    output: Any = node.attributes["output"]
+    bound: dict[str, Axis] = {}
+    places: dict[str, list[tuple[int, int]]] = {}
+    for operand, (letters, types) in enumerate(zip(terms, _types(state, node), strict=True)):
+        for dim, (letter, axis) in enumerate(zip(letters, types, strict=True)):
+            known = bound.setdefault(letter, axis)
+            if known.size != axis.size:  # one of them is stretched
+                bound[letter] = known = max(known, axis, key=lambda item: item.size)
+                continue
+            state.unify(known, axis, node)
+            places.setdefault(letter, []).append((operand, dim))
+    for letter, found in places.items():
+        if letter not in output:
+            _read(state, node, found)
+    state.contracted(node, tuple(bound.values()))
+    return (tuple(bound[letter] for letter in output),)
+
+
+def attention(state: "Inference", node: Node) -> OutputTypes:
+    """softmax(q k^T) v over the last two axes; the others are stacked, or grouped heads (`gqa`).
+
+    What is attended to is compared with one another, so it is pinned. The scale stays that of the
+    original model.
+    """
+    query, key, value, *masks = _types(state, node)
+    if node.attributes.get("gqa"):
+        repeats = state.fresh(query[-3].size // key[-3].size)
+        state.unify(query[-3], product(key[-3], repeats), node)
+        state.unify(key[-3], value[-3], node)
+        key = (*key[:-3], query[-3], *key[-2:])
+        value = (*value[:-3], query[-3], *value[-2:])
+    rows, attended, features = query[-2], key[-2], value[-1]
+    state.unify(attended, value[-2], node)
+    state.unify(query[-1], key[-1], node)
+    shape = node.outputs[0].shape[:-2]
+    stack = broadcast(state, node, [query[:-2], key[:-2], value[:-2]], shape)
+    for mask in masks:
+        whole = (*shape, rows.size, attended.size)
+        broadcast(state, node, [mask, (*stack, rows, attended)], whole)
+    state.pin(attended, f"compared in {node.place}")
+    if node.attributes.get("causal"):
+        state.pin(rows, f"compared in {node.place}")
+    _read(state, node, ((0, len(query) - 1),))
+    state.literal(node, ("scale", 0), query[-1], frozen=True)
+    state.contracted(node, (*stack, rows, attended, query[-1]))
+    state.contracted(node, (*stack, rows, attended, features))
+    return ((*stack, rows, features),)
+
+
+def recurrent(state: "Inference", node: Node) -> OutputTypes:
+    """LSTM, GRU and RNN: input, `states` initial states, then the weights layer by layer.
+
+    All layers share their hidden units, because their states are stacked in one array. `gates` is
+    the number of arrays that one weight stacks.
+    """
+    gates, states, biases, directions, time = (
+        _int(node, name) for name in ("gates", "states", "biases", "directions", "time")
+    )
+    sequence, *rest = _types(state, node)
+    hidden = rest[0][-1]
+    first = 1 + states
+    per_cell = 4 if biases else 2
+    weights = rest[states:]
+    layer_input = sequence[-1]
+    state.pin(sequence[time], f"walked through by {node.place}")
+    for start in range(0, len(weights), per_cell * directions):
+        for cell in range(start, start + per_cell * directions, per_cell):
+            for offset in range(per_cell):
+                stacked = state.fresh(gates, pin=f"gates of {node.place}")
+                state.unify(weights[cell + offset][0], product(stacked, hidden), node)
+            for offset, axis in enumerate((layer_input, hidden)):
+                state.unify(weights[cell + offset][1], axis, node)
+                _read(state, node, ((first + cell + offset, 1),))
+                state.contracted(node, (*sequence[:-1], weights[cell + offset][0], axis))
+        layer_input = concat(*(hidden,) * directions)
+    for initial in rest[:states]:
+        state.unify(initial[-1], hidden, node)
+    return ((*sequence[:-1], layer_input), *((*initial,) for initial in rest[:states]))
+
+
+def weight_norm(state: "Inference", node: Node) -> OutputTypes:
+    """Every slice along `dim` is scaled to a length, so the other axes are contracted."""
+    dim = _int(node, "dim")
+    weight, length = _types(state, node)
+    state.unify(weight[dim], length[dim], node)
+    for other in range(len(weight)):
+        if other != dim:
+            _read(state, node, ((0, other),))
+    return (weight,)
+
+
+def _read(state: "Inference", node: Node, places: Sequence[tuple[int, int]]) -> None:
+    """A contraction is read at one place: at a parameter if there is one, else at the last."""
+    from fxprune.passes.infer import Reading
+
+    def rank(place: tuple[int, int]) -> tuple[bool, int]:
+        value = node.inputs[place[0]]
+        return value is not None and value.kind is Kind.PARAMETER, place[0]
+
+    operand, dim = max(places, key=rank)
+    value = node.inputs[operand]
+    if value is not None and value.shape[dim] > 1:
+        state.read(node, operand, dim, Reading.CONTRACT)
+
+
+def _types(state: "Inference", node: Node) -> list[tuple[Axis, ...]]:
+    return [state.type_of(value) for value in node.inputs if value is not None]
+
+
+def _int(node: Node, name: str) -> int:
+    value = node.attributes[name]
+    assert isinstance(value, int)
+    return value
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "matmul": matmul,
+        "einsum": einsum,
+        "attention": attention,
+        "recurrent": recurrent,
+        "weight_norm": weight_norm,
+    }
+)
+"""The rules for contractions, by operator name."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.backends.torch_module import TracedModule
 from fxprune.errors import InputError, VerificationError
 from fxprune.passes.axes import kept_flags
 from fxprune.record import Record, gated_record, record_of
@@ -87,7 +88,7 @@ def verify(
     batches = [*random_inputs(record.examples, batch_sizes, seed), *map(_as_tuple, inputs)]
     comparisons: list[Comparison] = []
     for dtype, tolerance in TOLERANCES.items():
-        left, right = (copy.deepcopy(m).to(dtype).eval() for m in (gated, folded))
+        left, right = (in_precision(m, dtype) for m in (gated, folded))
         for batch in batches:
             values = _to(batch, dtype)
             error = relative_error(_expected(left, values), _run_or_none(right, values))
@@ -100,6 +101,17 @@ def verify(
     if onnx is not None:
         comparisons.extend(compare_onnx(folded, onnx, batches))
     return Verdict(tuple(comparisons))
+
+
+def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in evaluation that computes in `dtype` throughout.
+
+    A traced module that casts to float32 by name would else be no more exact than that.
+    """
+    clone = copy.deepcopy(module).to(dtype).eval()
+    if isinstance(clone, TracedModule) and dtype is torch.float64:
+        clone.replace_literals(torch.float32, torch.float64)
+    return clone
 
 
 def compare_onnx(

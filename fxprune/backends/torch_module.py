@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from fxprune.errors import InputError
@@ -62,6 +63,19 @@ class TracedModule(fx.GraphModule):
         if fixed := _fixed_arguments(self._graph):
             type(self).forward = _guarded(type(self).forward, fixed)
         return code
+
+    def replace_literals(self, old: Any, new: Any) -> None:
+        """Write `new` wherever a call has the literal `old`."""
+
+        def swap(item: Any) -> Any:
+            return new if item is old else item
+
+        for node in self._graph.nodes:
+            node.args = fx.node.map_aggregate(node.args, swap)
+            node.kwargs = fx.node.map_aggregate(node.kwargs, swap)
+            if node.op == "call_method" and node.target == "float" and new is torch.float64:
+                node.target = "double"
+        self.recompile()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TracedModule":
         root = nn.Module()

@@ -1,6 +1,8 @@
 """What does a model take as input, when nobody says so?"""
 
+import inspect
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,6 +23,8 @@ def check_examples(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
     """
     if example_inputs is None:
         return infer_examples(model)
+    if isinstance(example_inputs, Mapping):
+        example_inputs = _in_order(model, example_inputs)
     several = isinstance(example_inputs, list | tuple)
     examples = tuple(example_inputs) if several else (example_inputs,)
     if not any(isinstance(value, Tensor) for value in examples):
@@ -29,6 +33,24 @@ def check_examples(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
             "torch.randn(1, 3, 224, 224)"
         )
     return examples
+
+
+def _in_order(model: nn.Module, named: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Arguments by name as a tuple in the order of forward; those between take their defaults."""
+    signature = inspect.signature(model.forward).parameters.values()
+    parameters = [p for p in signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = [p.name for p in parameters]
+    if unknown := [name for name in named if name not in names]:
+        raise InputError(
+            f"{type(model).__name__} takes {', '.join(names)}, not {', '.join(unknown)}: give "
+            "example_inputs under these names"
+        )
+    last = max((names.index(name) for name in named), default=-1)
+    if missing := [
+        p.name for p in parameters[: last + 1] if p.name not in named and p.default is p.empty
+    ]:
+        raise InputError(f"example_inputs lack {', '.join(missing)}")
+    return tuple(named.get(p.name, p.default) for p in parameters[: last + 1])
 
 
 def infer_examples(model: nn.Module) -> tuple[Tensor, ...]:

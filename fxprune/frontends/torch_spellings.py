@@ -445,6 +445,7 @@ _SAME = """
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout identity alias
     torchvision.ops.stochastic_depth.stochastic_depth
 """
+_OTHER_REDUCTIONS = "argmax argmin any all median logsumexp prod var_mean std_mean"
 _SPATIAL = """
     max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
     adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
@@ -624,7 +625,7 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "vector_norm": Spelling("reduce", "input ord=2 dim=None keepdim=False", "input", _norm),
         **{
             name: Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None))
-            for name in "argmax argmin any all median logsumexp prod var_mean std_mean".split()
+            for name in _OTHER_REDUCTIONS.split()
         },
         "softmax": Spelling("along", "input dim=None", attributes=_dims),
         "log_softmax": Spelling("along", "input dim=None", attributes=_dims),

@@ -64,8 +64,9 @@ def prepare(
 
     Args:
         model: any traceable module; it is copied and stays as it is.
-        example_inputs: what `forward` takes: a tensor, a tuple, or a mapping by name. If missing, it is inferred
-            from the model's configuration or first layer, and a log line says what was assumed.
+        example_inputs: what `forward` takes: a tensor, a tuple, or a mapping by name. If missing,
+            it is inferred from the model's configuration or first layer, and a log line says what
+            was assumed.
         target: the share of the multiply-accumulates to keep, in (0, 1], or a mapping from
             "macs", "params", "memory" to shares (up to 1) or absolute numbers (above 1).
         steps: optimizer steps until the target is reached; train on afterwards.

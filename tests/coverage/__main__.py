@@ -36,9 +36,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+", help=f"{', '.join(FAMILIES)}, or family:name")
     parser.add_argument("--tools", nargs="+", default=["fxprune"], choices=TOOLS)
     parser.add_argument("--limit", type=float, default=60, help="seconds per model and tool")
-    parser.add_argument(
-        "--onnx", type=int, default=3, help="check one model in N with ONNX Runtime"
-    )
+    parser.add_argument("--onnx", type=int, default=3, help="run one in N in ONNX Runtime")
     parser.add_argument("--details", action="store_true", help="print pinned groups with reasons")
     parser.add_argument("--json", type=Path, help="write every row here")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
@@ -101,17 +99,14 @@ def report(rows: Iterable[dict[str, Any]], details: bool) -> None:
     console = Console(width=160)
     for tool in dict.fromkeys(row["tool"] for row in rows):
         mine = [row for row in rows if row["tool"] == tool]
-        table = Table(
-            "model", "outcome", "error", "onnx", "free", "params", "MACs", "s", title=tool
-        )
+        table = Table("model", "outcome", *_COLUMNS, title=tool)
         for row in mine:
             table.add_row(row["model"], row["outcome"], *(_cell(row, key) for key in _COLUMNS))
         console.print(table)
         for row in mine:
-            if row["outcome"] != "ok" or details:
-                console.print(
-                    f"{row['model']}: {row.get('reason', row['outcome'])}", highlight=False
-                )
+            if "reason" in row or details:
+                reason = row.get("reason", row["outcome"])
+                console.print(f"{row['model']}: {reason}", highlight=False)
             for pin in row.get("pins", []) if details else []:
                 console.print(f"    {pin}", highlight=False)
         for family in dict.fromkeys(row["model"].partition(":")[0] for row in mine):

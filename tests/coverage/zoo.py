@@ -1,4 +1,8 @@
-"""The models of the coverage command: torchvision, timm and tiny transformers, by family and name."""
+"""The models of the coverage command, by family and name.
+
+timm.json names the smallest model of every module of timm.models, transformers.json describes tiny
+configurations.
+"""
 
 import json
 import logging
@@ -11,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tests.vision import torchvision
+
+_HERE = Path(__file__).parent
 Example = tuple[nn.Module, tuple[Any, ...]]
 
 
@@ -37,50 +44,21 @@ def _images(*size: int) -> Tensor:
 
 # torchvision ------------------------------------------------------------------------------------
 
+_CLASSIFIERS = """
+    alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet mnasnet0_5
+    mobilenet_v2 mobilenet_v3_small mobilenet_v3_large regnet_x_400mf regnet_y_400mf resnet18
+    resnet50 resnext50_32x4d wide_resnet50_2 shufflenet_v2_x0_5 squeezenet1_0 squeezenet1_1 swin_t
+    swin_v2_t vgg11 vgg11_bn vit_b_32 maxvit_t
+"""
+_SEGMENTERS = """
+    fcn_resnet50 deeplabv3_resnet50 deeplabv3_mobilenet_v3_large lraspp_mobilenet_v3_large
+"""
+
 TORCHVISION: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {
-        # classification, the smallest of every variant
-        **dict.fromkeys(
-            [
-                "alexnet",
-                "convnext_tiny",
-                "densenet121",
-                "efficientnet_b0",
-                "efficientnet_v2_s",
-                "googlenet",
-                "mnasnet0_5",
-                "mobilenet_v2",
-                "mobilenet_v3_small",
-                "mobilenet_v3_large",
-                "regnet_x_400mf",
-                "regnet_y_400mf",
-                "resnet18",
-                "resnet50",
-                "resnext50_32x4d",
-                "wide_resnet50_2",
-                "shufflenet_v2_x0_5",
-                "squeezenet1_0",
-                "squeezenet1_1",
-                "swin_t",
-                "swin_v2_t",
-                "vgg11",
-                "vgg11_bn",
-                "vit_b_32",
-                "maxvit_t",
-            ],
-            (3, 224, 224),
-        ),
+        **dict.fromkeys(_CLASSIFIERS.split(), (3, 224, 224)),
         "inception_v3": (3, 299, 299),
-        # segmentation
-        **dict.fromkeys(
-            [
-                "fcn_resnet50",
-                "deeplabv3_resnet50",
-                "deeplabv3_mobilenet_v3_large",
-                "lraspp_mobilenet_v3_large",
-            ],
-            (3, 64, 64),
-        ),
+        **dict.fromkeys(_SEGMENTERS.split(), (3, 64, 64)),
         # video
         **dict.fromkeys(["r3d_18", "mc3_18", "r2plus1d_18"], (3, 8, 64, 64)),
         "s3d": (3, 16, 224, 224),
@@ -101,8 +79,6 @@ TORCHVISION: Mapping[str, tuple[int, ...]] = MappingProxyType(
 
 
 def _torchvision(name: str) -> Example:
-    from tests.vision import torchvision
-
     kind, _, part = name.partition(".")
     options: dict[str, Any] = {"weights": None}
     if part or kind.startswith(("fcn", "deeplab", "lraspp")):
@@ -121,13 +97,12 @@ def _torchvision(name: str) -> Example:
 
 
 def _timm_names() -> list[str]:
-    return json.loads(Path(__file__).with_name("timm.json").read_text())
+    names: list[str] = json.loads((_HERE / "timm.json").read_text())
+    return names
 
 
 def _timm(name: str) -> Example:
     import timm
-
-    import tests.vision  # noqa: F401
 
     model = timm.create_model(name, pretrained=False)
     return model, (_images(*model.default_cfg.get("input_size", (3, 224, 224))),)
@@ -135,118 +110,24 @@ def _timm(name: str) -> Example:
 
 # transformers -----------------------------------------------------------------------------------
 
-_SIZES = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-}
-_TEXT = {
-    **_SIZES,
-    "vocab_size": 100,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-_DECODER = {**_TEXT, "use_cache": False}
-_GROUPED = {**_DECODER, "num_key_value_heads": 2}
-_IMAGE = {**_SIZES, "image_size": 32, "patch_size": 8}
-_SEQ2SEQ = {
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 64,
-    "decoder_ffn_dim": 64,
-    "vocab_size": 100,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 1,
-    "use_cache": False,
-}
 
-TRANSFORMERS: Mapping[str, tuple[str, str, Mapping[str, Any], str]] = MappingProxyType(
-    {
-        # encoders
-        "bert": ("BertForSequenceClassification", "BertConfig", _TEXT, "ids mask"),
-        "distilbert": (
-            "DistilBertForSequenceClassification",
-            "DistilBertConfig",
-            {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "vocab_size": 100},
-            "ids",
-        ),
-        "roberta": ("RobertaForMaskedLM", "RobertaConfig", {**_TEXT, "pad_token_id": 1}, "ids"),
-        "electra": ("ElectraForPreTraining", "ElectraConfig", {**_TEXT, "embedding_size": 16}, "ids"),
-        "albert": ("AlbertForSequenceClassification", "AlbertConfig", {**_TEXT, "embedding_size": 16}, "ids"),
-        "deberta": ("DebertaForSequenceClassification", "DebertaConfig", {**_TEXT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}, "ids"),
-        "deberta_v2": ("DebertaV2ForSequenceClassification", "DebertaV2Config", {**_TEXT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}, "ids"),
-        "mpnet": ("MPNetForSequenceClassification", "MPNetConfig", _TEXT, "ids"),
-        "modernbert": ("ModernBertForSequenceClassification", "ModernBertConfig", {**_TEXT, "cls_token_id": 1, "sep_token_id": 2}, "ids"),
-        "xlnet": ("XLNetForSequenceClassification", "XLNetConfig", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, "vocab_size": 100, "use_mems_eval": False, "use_mems_train": False}, "ids"),
-        "funnel": ("FunnelForSequenceClassification", "FunnelConfig", {"d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 64, "block_sizes": [1, 1], "vocab_size": 100}, "ids"),
-        "squeezebert": ("SqueezeBertForSequenceClassification", "SqueezeBertConfig", {**_TEXT, "embedding_size": 32}, "ids"),
-        # decoders
-        "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 100, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2, "use_cache": False}, "ids"),
-        "gpt_neo": ("GPTNeoForCausalLM", "GPTNeoConfig", {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "attention_types": [[["global", "local"], 1]], "vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2, "use_cache": False}, "ids"),
-        "gpt_neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", _DECODER, "ids"),
-        "gptj": ("GPTJForCausalLM", "GPTJConfig", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "vocab_size": 100, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2, "use_cache": False}, "ids"),
-        "opt": ("OPTForCausalLM", "OPTConfig", {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 64, "word_embed_proj_dim": 32, "vocab_size": 100, "max_position_embeddings": 64, "use_cache": False}, "ids"),
-        "bloom": ("BloomForCausalLM", "BloomConfig", {"hidden_size": 32, "n_layer": 2, "n_head": 4, "vocab_size": 100, "use_cache": False}, "ids"),
-        "falcon": ("FalconForCausalLM", "FalconConfig", {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2, "use_cache": False}, "ids"),
-        "llama": ("LlamaForCausalLM", "LlamaConfig", _GROUPED, "ids"),
-        "mistral": ("MistralForCausalLM", "MistralConfig", _GROUPED, "ids"),
-        "mixtral": ("MixtralForCausalLM", "MixtralConfig", {**_GROUPED, "num_local_experts": 2}, "ids"),
-        "qwen2": ("Qwen2ForCausalLM", "Qwen2Config", _GROUPED, "ids"),
-        "qwen3": ("Qwen3ForCausalLM", "Qwen3Config", {**_GROUPED, "head_dim": 8}, "ids"),
-        "gemma2": ("Gemma2ForCausalLM", "Gemma2Config", {**_GROUPED, "head_dim": 8}, "ids"),
-        "phi3": ("Phi3ForCausalLM", "Phi3Config", _GROUPED, "ids"),
-        "cohere": ("CohereForCausalLM", "CohereConfig", _GROUPED, "ids"),
-        "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", _GROUPED, "ids"),
-        "stablelm": ("StableLmForCausalLM", "StableLmConfig", _GROUPED, "ids"),
-        # state space
-        "mamba": ("MambaForCausalLM", "MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 100, "state_size": 4, "use_cache": False}, "ids"),
-        # encoder-decoders
-        "t5": ("T5ForConditionalGeneration", "T5Config", {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 100, "use_cache": False}, "ids decoder"),
-        "bart": ("BartForConditionalGeneration", "BartConfig", {**_SEQ2SEQ, "max_position_embeddings": 64}, "ids decoder"),
-        "marian": ("MarianMTModel", "MarianConfig", {**_SEQ2SEQ, "max_position_embeddings": 64}, "ids decoder"),
-        "pegasus": ("PegasusForConditionalGeneration", "PegasusConfig", {**_SEQ2SEQ, "max_position_embeddings": 64}, "ids decoder"),
-        # vision
-        "vit": ("ViTForImageClassification", "ViTConfig", _IMAGE, "image"),
-        "deit": ("DeiTForImageClassification", "DeiTConfig", _IMAGE, "image"),
-        "beit": ("BeitForImageClassification", "BeitConfig", _IMAGE, "image"),
-        "dinov2": ("Dinov2ForImageClassification", "Dinov2Config", {**_IMAGE, "mlp_ratio": 2}, "image"),
-        "swin": ("SwinForImageClassification", "SwinConfig", {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}, "image"),
-        "convnext": ("ConvNextForImageClassification", "ConvNextConfig", {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}, "image"),
-        "resnet": ("ResNetForImageClassification", "ResNetConfig", {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}, "image"),
-        "segformer": ("SegformerForSemanticSegmentation", "SegformerConfig", {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 4], "decoder_hidden_size": 16}, "large image"),
-        "mobilevit": ("MobileViTForImageClassification", "MobileViTConfig", {"hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 64], "num_attention_heads": 2, "image_size": 64}, "large image"),
-        # audio
-        "wav2vec2": ("Wav2Vec2ForCTC", "Wav2Vec2Config", {**_SIZES, "vocab_size": 20, "conv_dim": [16, 16, 16], "conv_kernel": [10, 3, 3], "conv_stride": [5, 2, 2], "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "layerdrop": 0.0, "mask_time_prob": 0.0}, "wave"),
-        "hubert": ("HubertForCTC", "HubertConfig", {**_SIZES, "vocab_size": 20, "conv_dim": [16, 16, 16], "conv_kernel": [10, 3, 3], "conv_stride": [5, 2, 2], "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4, "layerdrop": 0.0, "mask_time_prob": 0.0}, "wave"),
-        "whisper": ("WhisperForConditionalGeneration", "WhisperConfig", {**_SEQ2SEQ, "num_mel_bins": 16, "max_source_positions": 20, "max_target_positions": 20}, "spectrum decoder"),
-        "ast": ("ASTForAudioClassification", "ASTConfig", {**_SIZES, "max_length": 32, "num_mel_bins": 16, "patch_size": 8, "frequency_stride": 8, "time_stride": 8}, "patches"),
-        # multimodal
-        "clip": ("CLIPModel", "CLIPConfig", {"text_config": _TEXT, "vision_config": _IMAGE, "projection_dim": 16}, "ids image mask"),
-        "siglip": ("SiglipModel", "SiglipConfig", {"text_config": {**_TEXT, "projection_size": 32}, "vision_config": _IMAGE}, "ids image"),
-        "vilt": ("ViltForQuestionAnswering", "ViltConfig", {**_TEXT, "image_size": 32, "patch_size": 8, "num_images": 1}, "ids image"),
-    }
-)  # fmt: skip
-"""Model class, configuration class, its arguments, and which inputs the model takes."""
+def _configurations() -> dict[str, dict[str, Any]]:
+    """Per architecture: the model class, its configuration and arguments, and the inputs."""
+    found: dict[str, dict[str, Any]] = json.loads((_HERE / "transformers.json").read_text())
+    return found
 
 
 def _transformers(name: str) -> Example:
     import transformers
 
-    import tests.vision  # noqa: F401
     from fxprune.frontends.torch_examples import check_examples
 
     logging.disable(logging.WARNING)
-    kind, config, arguments, inputs = TRANSFORMERS[name]
+    entry = _configurations()[name]
+    inputs: str = entry["inputs"]
     torch.manual_seed(0)
-    model = getattr(transformers, kind)(getattr(transformers, config)(**arguments))
+    config = getattr(transformers, entry["config"])(**entry["arguments"])
+    model = getattr(transformers, entry["model"])(config)
     ids = torch.randint(3, 90, (2, 10))
     ids[:, -1] = 2  # the end of the text, where some models pool
     known: dict[str, tuple[str, Tensor]] = {
@@ -266,7 +147,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "torchvision": Family(lambda: list(TORCHVISION), _torchvision),
         "timm": Family(_timm_names, _timm),
-        "transformers": Family(lambda: list(TRANSFORMERS), _transformers),
+        "transformers": Family(lambda: list(_configurations()), _transformers),
     }
 )
 """The families, by the name of their distribution."""

@@ -174,12 +174,26 @@ def unbind(state: "Inference", node: Node) -> OutputTypes:
 
 def slice_(state: "Inference", node: Node) -> OutputTypes:
     """Per axis a `(start, stop, step)`; unit steps cut the axis, others pin it."""
+    return (_cut(state, node),)
+
+
+def overwrite(state: "Inference", node: Node) -> OutputTypes:
+    """`x[ranges] = value`: the value is stretched to the part, and the rest stays."""
+    part = _cut(state, node)
+    for value in node.inputs[1:]:
+        if value is not None:
+            sizes = [axis.size for axis in part]
+            broadcast(state, node, [part, state.type_of(value)], sizes)
+    return (state.type_of(_operand(node)),)
+
+
+def _cut(state: "Inference", node: Node) -> tuple[Axis, ...]:
     axes: list[Axis] = []
     ranges: Any = node.attributes["ranges"]
-    for dim, (axis, (start, _, step)) in enumerate(
+    for dim, (axis, (start, stop, step)) in enumerate(
         zip(state.type_of(_operand(node)), ranges, strict=True)
     ):
-        size = node.outputs[0].shape[dim]
+        size = len(range(start, stop, step))
         if step == 1:
             before, rest = state.split(axis, start if size else 0)
             middle, _ = state.split(rest, size)
@@ -190,7 +204,7 @@ def slice_(state: "Inference", node: Node) -> OutputTypes:
         else:
             state.pin(axis, f"strided in {node.place}")
             axes.append(state.fresh(size, pin=f"strided in {node.place}"))
-    return (tuple(axes),)
+    return tuple(axes)
 
 
 def select(state: "Inference", node: Node) -> OutputTypes:
@@ -344,6 +358,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "prelu": prelu,
         "unbind": unbind,
         "slice": slice_,
+        "overwrite": overwrite,
         "select": select,
         "gather": gather,
         "pad": pad,

@@ -232,7 +232,7 @@ class Fractal(nn.Module):
         return torch.stack([self.short(x), self.long(x)]).mean(dim=0)
 
 
-class Encoder(nn.Module):
+class Hourglass(nn.Module):
     """U-Net (Ronneberger et al. 2015): down, up by a transposed convolution, and a copy across."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from fxprune.backends.torch_copy import clone_tensor
 from fxprune.backends.torch_module import TracedModule, copy_graph
 from fxprune.errors import InternalError
 from fxprune.frontends.torch_fx import Program, index_items
-from fxprune.frontends.torch_in_place import memory_origins, overwritten
+from fxprune.frontends.torch_in_place import memory_origins, overwritten, set_item
 from fxprune.frontends.torch_spellings import NAMES, bare_name, module_spelling
 from fxprune.frontends.torch_trace import remove_dead, torch_base
 from fxprune.gates.module import PREFIX
@@ -320,7 +320,7 @@ def _write_literals(
         _write_attributes(model.get_submodule(str(node.target)), changes)
     elif bare_name(node) in ("size", "shape"):
         _freeze_sizes(node, {dim: value for (_, dim), value in changes.items()})
-    elif bare_name(node) == "getitem":
+    elif bare_name(node) == "getitem" or node.target is set_item:
         _write_ranges(node, changes)
     else:
         NAMES[bare_name(node)].write(node, changes)
@@ -387,7 +387,7 @@ def _write_ranges(node: fx.Node, changes: Mapping[tuple[str, int], int]) -> None
         items[dims[dim]] = slice(
             changes.get(("start", dim), start), changes.get(("stop", dim), stop), item.step
         )
-    node.args = (node.args[0], tuple(items))
+    node.args = (node.args[0], tuple(items), *node.args[2:])
 
 
 def _overwritten_memory(model: nn.Module, graph: fx.Graph) -> set[fx.Node]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError, TraceError
+from fxprune.frontends.torch_in_place import set_item
 from fxprune.frontends.torch_packing import Row, pack_graph, unpack_graph
 from fxprune.frontends.torch_recorder import CONSTANT, EFFECTS
 from fxprune.frontends.torch_spellings import (
@@ -169,6 +170,8 @@ class _Translation:
             return fx.map_arg(made, self._values.__getitem__)
         if bare_name(node) == "getitem":
             return self._getitem(node, result)
+        if node.target is set_item:
+            return self._set_item(node, result)
         return self._function(node, result)
 
     def _named(self, name: str, result: Any, kind: Kind = Kind.COMPUTED) -> Any:
@@ -286,6 +289,18 @@ class _Translation:
         if value is None:
             return None
         return self._index(node, value, index, result)
+
+    def _set_item(self, node: fx.Node, result: Tensor) -> Any:
+        """`x[...] = value` for slices; anything else in the index pins everything."""
+        source: Any = self._values[node.args[0]]  # type: ignore[index]
+        index, value = fx.map_arg(node.args[1:], self._values.get)
+        items = index_items(node.args[1], len(source.shape))
+        concrete = fx.map_arg(items, lambda item: item.meta["value"])
+        operands = (source, value) if isinstance(value, Value) else (source,)
+        if not all(isinstance(item, slice) for item in concrete):
+            return self._emit(node, "set_item", (*operands, *_flat(index)), result)
+        ranges = tuple(item.indices(n) for item, n in zip(concrete, source.shape, strict=True))
+        return self._emit(node, "overwrite", operands, result, ranges=ranges)
 
     def _index(self, node: fx.Node, value: Value, index: Any, result: Tensor) -> Any:
         """`x[...]` as a slice, then selections, then new axes; arrays as indices pin one axis."""

@@ -33,12 +33,18 @@ def follow_in_place(model: nn.Module, graph: fx.Graph) -> None:
                 user.replace_input_with(operand, node)
         for other in graph.nodes:
             shared = order[other] < order[node] and origins[other] is origins[operand]
-            if shared and any(order[u] > order[node] and _reads(u) for u in other.users):
+            later = [user for user in other.users if order[user] > order[node] and _reads(user)]
+            if shared and any(not _rewrites(user, other, node) for user in later):
                 raise TraceError(
                     f"{type(model).__name__} overwrites {operand.name} in {node.name}, and "
                     f"{other.name}, which shares its memory, is read later: write "
                     "`y = x.relu()` instead of `x.relu_()`, or give it `x.clone()`"
                 )
+
+
+def _rewrites(user: fx.Node, whole: fx.Node, part: fx.Node) -> bool:
+    """Whether `user` tells `whole` what has become of the part of it that was overwritten."""
+    return user.target is set_item and user.args[0] is whole and user.args[2] is part
 
 
 def _reads(user: fx.Node) -> bool:

@@ -78,6 +78,7 @@ class Recorder(TorchFunctionMode):
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []  # a tensor that is gone could lend its id to another
         self._attributes: dict[str, fx.Node] = {}
+        self._views: dict[int, tuple[Tensor, Any]] = {}  # x[index] of which array, and where
         self._sizes: dict[tuple[fx.Node, int], Any] = {}
         self._buffers = dict(root.named_buffers())
         self._known: dict[fx.Node, Any] = {}
@@ -211,7 +212,10 @@ class Recorder(TorchFunctionMode):
         if not any(isinstance(item, Tensor) for item in _leaves(result)):
             self.graph.erase_node(node)
             return result
-        return self._introduce(node, self._apart(result, (args, kwargs)))
+        result = self._introduce(node, self._apart(result, (args, kwargs)))
+        if func is operator.getitem and not _holds_arrays(args[1]):
+            self._views[id(result)] = args  # type: ignore[assignment]
+        return result
 
     def _apart(self, result: Any, operands: Any) -> Any:
         """A result that is no object that went in, so that each keeps its own node."""
@@ -234,6 +238,9 @@ class Recorder(TorchFunctionMode):
         """What was overwritten is from now on what `node` computed."""
         node.meta["value"] = self._meta_of(target).detach()
         self._nodes[id(target)] = node
+        if id(target) in self._views:  # what it was cut from has changed as well
+            whole, index = self._views[id(target)]
+            self.call(set_item, (whole, index, target), {})
         return target
 
     def call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Any:
@@ -251,6 +258,8 @@ class Recorder(TorchFunctionMode):
         try:
             with self._pause(), torch.no_grad():
                 return function()
+        except UndecidedError:
+            raise
         except Exception as error:
             raise CallError(f"{node.name} ({_target_name(node)})", error) from error
 
@@ -261,7 +270,24 @@ class Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ("cpu", "cuda", "xpu", "pin_memory") and isinstance(arguments[0], Tensor):
             return arguments[0].detach()
-        return func(*arguments, **keywords)
+        try:
+            return func(*arguments, **keywords)
+        except (RuntimeError, NotImplementedError) as error:
+            if "meta" not in str(error):
+                raise
+            # A tensor stands where a number is needed, as in x[:n] with a tensor n, or the shape
+            # of the result depends on values, as that of nonzero.
+            if getattr(func, "__name__", "") in _VALUE_SHAPED:
+                return self._meta.like(self._value(func, args, kwargs))
+            return func(*self._with_numbers(args), **self._with_numbers(kwargs))
+
+    def _with_numbers(self, value: Any) -> Any:
+        """As `_to_meta`, with the values of the tensors that are single integers."""
+        if isinstance(value, Tensor) and _is_number(value):
+            return self._real(self._tensor_node(value)).item()
+        if isinstance(value, Mapping | list | tuple | slice):
+            return _map(value, self._with_numbers)
+        return self._to_meta(value)
 
     # Questions --------------------------------------------------------------------------------
 
@@ -400,6 +426,18 @@ def _attribute_read(func: Any) -> str | None:
 def _is_method(func: Any) -> bool:
     """Whether `func` is a method of tensors."""
     return getattr(Tensor, getattr(func, "__name__", ""), None) is func
+
+
+_VALUE_SHAPED = ("nonzero", "unique", "_unique2", "_return_output", "masked_select", "argwhere")
+"""Functions whose results have shapes that depend on values."""
+
+
+def _is_number(tensor: Tensor) -> bool:
+    return tensor.dim() == 0 and not tensor.is_floating_point()
+
+
+def _holds_arrays(index: Any) -> bool:
+    return any(isinstance(item, Tensor | list) for item in _leaves([index]))
 
 
 def _as_operator(func: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:

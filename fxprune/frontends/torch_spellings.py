@@ -432,13 +432,14 @@ def _write_argument(position: int, name: str) -> Callable[[fx.Node, Changes], No
 _ELEMENTWISE = """
     sub rsub mul div true_divide floor_divide truediv floordiv pow maximum minimum fmod remainder
     isub imul itruediv ifloordiv ipow atan2 logaddexp eq ne lt le gt ge
-    logical_and logical_or lerp addcmul addcdiv where hypot xlogy
+    and_ or_ xor logical_and logical_or bitwise_and bitwise_or lerp addcmul addcdiv hypot xlogy
 """
 _UNARY = """
     relu relu6 hardtanh elu selu celu leaky_relu gelu silu mish hardswish hardsigmoid sigmoid tanh
     softplus logsigmoid softsign hardshrink softshrink tanhshrink threshold exp expm1 log log2 log1p
     sqrt rsqrt abs neg sign square clamp clip clamp_min clamp_max sin cos erf reciprocal round floor
-    ceil trunc nan_to_num logical_not isnan zeros_like ones_like
+    ceil trunc nan_to_num logical_not isnan zeros_like ones_like zero fill full_like
+    invert bitwise_not isinf isfinite angle square cosh sinh tan asin acos atan logit
 """
 _SAME = """
     contiguous clone detach to float double half bfloat16 type type_as cpu cuda requires_grad_

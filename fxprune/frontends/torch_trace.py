@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError, TraceError
 from fxprune.frontends.torch_in_place import follow_in_place
-from fxprune.frontends.torch_recorder import CONSTANT, EFFECTS, CallError, Recorder
+from fxprune.frontends.torch_recorder import CONSTANT, EFFECTS, CallError, Recorder, UndecidedError
 from fxprune.frontends.torch_spellings import NAMES, bare_name, module_spelling
 from fxprune.passes.operators import OPERATORS
 
@@ -57,9 +57,7 @@ def trace(model: nn.Module, inputs: tuple[Any, ...]) -> fx.Graph:
 
 def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], mode: bool) -> tuple[fx.Graph, bool]:
     try:
-        recorder = _record(model, inputs, mode)
-        if recorder.reads_types and recorder.writes_types:
-            _follow_types(recorder, model, inputs)
+        recorder = _attempt(model, inputs, mode)
     except CallError as error:
         raise InputError(
             f"{type(model).__name__} fails at {error.place} on example inputs of shape "
@@ -83,13 +81,25 @@ def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], mode: bool) -> tuple[
     return graph, recorder.branched_on_mode
 
 
+def _attempt(model: nn.Module, inputs: tuple[Any, ...], mode: bool) -> Recorder:
+    """Run forward as it is; where that needs to know values, as libraries run it under a trace."""
+    try:
+        recorder = _record(model, inputs, mode)
+        _follow_types(recorder, model, inputs)
+    except (CallError, UndecidedError):
+        with _told():
+            recorder = _record(model, inputs, mode)
+            _follow_types(recorder, model, inputs)
+    return recorder
+
+
 def _record(
     model: nn.Module, inputs: tuple[Any, ...], mode: bool, floats: torch.dtype | None = None
 ) -> Recorder:
     """Run forward once; `floats` stands in for the type of the model's parameters."""
     recorder = Recorder(model, mode, floats)
     args, kwargs = _placeholders(recorder, model, inputs)
-    with _restored(model), _live_training(recorder), _watched_calls(recorder), _told(), recorder:
+    with _restored(model), _live_training(recorder), _watched_calls(recorder), recorder:
         result = model.forward(*args, **kwargs)
     recorder.graph.output(_returned(recorder, result))
     return recorder
@@ -101,6 +111,8 @@ def _follow_types(recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...])
     Types do not remember where they come from, so a second run with another type tells
     `x.dtype` (which changes) from `torch.float32` (which does not).
     """
+    if not (recorder.reads_types and recorder.writes_types):
+        return
     before = torch.get_default_dtype()
     torch.set_default_dtype(STAND_IN)
     try:
@@ -135,7 +147,7 @@ def _arguments(node: fx.Node, twin: fx.Node) -> dict[Any, tuple[Any, Any]]:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """Say so to libraries that ask whether they are being traced."""
+    """Tell libraries that ask that they are being traced, so that they do not look at values."""
     flags = ("_is_compiling_flag", "_is_exporting_flag")
     before = {
         name: getattr(torch.compiler, name) for name in flags if hasattr(torch.compiler, name)
@@ -238,7 +250,8 @@ def _restored(model: nn.Module) -> Iterator[None]:
     dictionaries = [
         values
         for module in model.modules()
-        for values in (module.__dict__, module._parameters, module._buffers, module._modules)
+        for values in (module.__dict__, *module.__dict__.values())
+        if isinstance(values, dict)
     ]
     before = [dict(values) for values in dictionaries]
     try:

@@ -1,7 +1,8 @@
 """What the coverage command does with a model, by tool.
 
-fxprune: prepare, close a random half of every group, fold.
-    ok      all open equals the original bit for bit; in float64 gated equals folded to 1e-10;
+fxprune: random weights and statistics, prepare, close a random half of every group, fold.
+    ok      all open equals the original to 1e-5 in float32 (to the bit where the original does not
+            choose a fused kernel of its own, as torch's attention does in evaluation); in float64 gated equals folded to 1e-10;
             where asked, ONNX Runtime agrees with the folded model to 1e-4
     wrong   any of these does not hold
     failed  an error instead of a result
@@ -26,22 +27,24 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.reporting import costs_of
 from fxprune.verification import in_precision, relative_error, tensors_in
+from tests.models import randomise
 
 Build = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
 """Makes a model and example inputs for it."""
 
-EXACT, SHIPPED = 1e-10, 1e-4
+EXACT, ROUNDING = 1e-10, 1e-5
 
 
 def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
     """prepare, half a keep-set, fold; `seconds` are those of prepare and fold alone."""
     model, inputs = build()
-    model.eval()
+    with torch.no_grad():
+        randomise(model.eval())
     start = time.perf_counter()
     gated = fxprune.prepare(model, inputs, target=1.0)
     seconds = time.perf_counter() - start
     with torch.no_grad():
-        same = relative_error(model(*inputs), gated(*inputs)) == 0
+        open_error = relative_error(model(*inputs), gated(*inputs))
     groups = fxprune.groups(gated)
     fxprune.set_keep_set(gated, _half(groups))
     start = time.perf_counter()
@@ -49,7 +52,8 @@ def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
     seconds += time.perf_counter() - start
     error = _exactness(gated, folded, inputs)
     row: dict[str, Any] = {
-        "outcome": "ok" if same and error <= EXACT else "wrong",
+        "outcome": "ok" if open_error <= ROUNDING and error <= EXACT else "wrong",
+        "open_error": open_error,
         "error": error,
         "seconds": seconds,
         "groups": sum(g.kind == "channel" and not g.pin for g in groups),
@@ -57,7 +61,7 @@ def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
         "pins": [f"{g.name} ({g.size}): {g.pin}" for g in groups if g.pin],
         **_shares(gated, folded, model),
     }
-    if not same:
+    if open_error > ROUNDING:
         row["reason"] = "with everything open it does not compute what the model computes"
     if onnx:
         with tempfile.TemporaryDirectory() as folder:

@@ -66,7 +66,8 @@ class _Search:
         flow: nx.DiGraph[str] = nx.DiGraph()
         flow.add_node(_ROOT)
         for node in graph.nodes:
-            for value in node.inputs:
+            shaping = node.op in ("expand", "reshape")  # a second operand only lends its shape
+            for value in node.inputs[:1] if shaping else node.inputs:
                 if value is None or value.kind is Kind.PARAMETER:
                     continue
                 producer = self._producers.get(value.name)

@@ -117,6 +117,23 @@ def recurrent(state: "Inference", node: Node) -> OutputTypes:
     return ((*sequence[:-1], layer_input), *((*initial,) for initial in rest[:states]))
 
 
+def recurrent_cell(state: "Inference", node: Node) -> OutputTypes:
+    """One step of an RNN: input, `states` states, the weights of both, then their biases."""
+    gates, states = _int(node, "gates"), _int(node, "states")
+    step, *rest = _types(state, node)
+    hidden, (from_input, from_hidden, *biases) = rest[0][-1], rest[states:]
+    for rows in (from_input[0], from_hidden[0], *(bias[0] for bias in biases)):
+        stacked = state.fresh(gates, pin=f"gates of {node.place}")
+        state.unify(rows, product(stacked, hidden), node)
+    for offset, (weight, read) in enumerate(((from_input, step[-1]), (from_hidden, hidden))):
+        state.unify(weight[1], read, node)
+        _read(state, node, ((1 + states + offset, 1),))
+        state.contracted(node, (*step[:-1], weight[0], read))
+    for initial in rest[:states]:
+        state.unify(initial[-1], hidden, node)
+    return ((*step[:-1], hidden),) * len(node.outputs)
+
+
 def weight_norm(state: "Inference", node: Node) -> OutputTypes:
     """Every slice along `dim` is scaled to a length, so the other axes are contracted."""
     dim = _int(node, "dim")
@@ -158,6 +175,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "einsum": einsum,
         "attention": attention,
         "recurrent": recurrent,
+        "recurrent_cell": recurrent_cell,
         "weight_norm": weight_norm,
     }
 )

@@ -46,7 +46,8 @@ def find_groups(graph: Graph, types: Types) -> tuple[Group, ...]:
     for parameter in graph.parameters:
         for dim, axis in enumerate(types.axes.get(parameter.name, ())):
             for space, path in _leaves(axis):
-                if space.size > 1 and space not in types.positional:
+                channels = dim < 2 and parameter.name.endswith("weight")  # of some layer
+                if space.size > 1 and (channels or space not in types.positional):
                     places.setdefault(space, []).append((parameter.name, dim, path))
     names = _names(places)
     return tuple(

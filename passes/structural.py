@@ -216,14 +216,48 @@ def select(state: "Inference", node: Node) -> OutputTypes:
 
 
 def gather(state: "Inference", node: Node) -> OutputTypes:
-    """Axis `dim` is indexed by arrays: it is pinned, and what replaces it is pinned."""
-    (dim,) = _ints(node, "dim")
+    """Consecutive axes `dims` are indexed by arrays: they and what replaces them are pinned."""
+    dims = _ints(node, "dims")
     axes, output = state.type_of(_operand(node)), node.outputs[0]
     reason = f"indexed by position in {node.place}"
+    for dim in dims:
+        state.pin(axes[dim], reason)
+    first, new = dims[0], len(output.shape) - len(axes) + len(dims)
+    inserted = tuple(state.fresh(n, pin=reason) for n in output.shape[first : first + new])
+    return ((*axes[:first], *inserted, *axes[first + len(dims) :]),)
+
+
+def take_along(state: "Inference", node: Node) -> OutputTypes:
+    """Axis `dim` is indexed by an array of the result's shape; the others are the same axes."""
+    (dim,) = _ints(node, "dim")
+    axes, index = (state.type_of(value) for value in node.inputs if value)
+    state.pin(axes[dim], f"indexed by position in {node.place}")
+    for other, (left, right) in enumerate(zip(axes, index, strict=True)):
+        if other != dim and left.size == right.size:
+            state.unify(left, right, node)
+        else:
+            state.pin(left, f"cut by the index of {node.place}")
+            state.pin(right, f"cuts the input of {node.place}")
+    return (index,)
+
+
+def ranked(state: "Inference", node: Node) -> OutputTypes:
+    """Positions along `dim` are put in order, all or the first ones (sort, topk)."""
+    (dim,) = _ints(node, "dim")
+    axes, reason = state.type_of(_operand(node)), f"put in order by {node.place}"
     state.pin(axes[dim], reason)
-    new = len(output.shape) - len(axes) + 1
-    inserted = tuple(state.fresh(n, pin=reason) for n in output.shape[dim : dim + new])
-    return ((*axes[:dim], *inserted, *axes[dim + 1 :]),)
+    new = state.fresh(node.outputs[0].shape[dim], pin=reason)
+    return ((*axes[:dim], new, *axes[dim + 1 :]),) * len(node.outputs)
+
+
+def windows(state: "Inference", node: Node) -> OutputTypes:
+    """Axis `dim` becomes the number of windows; their positions are a new last axis."""
+    (dim,) = _ints(node, "dim")
+    axes, shape = state.type_of(_operand(node)), node.outputs[0].shape
+    reason = f"taken in windows by {node.place}"
+    state.pin(axes[dim], reason)
+    count, inside = (state.fresh(shape[i], pin=reason) for i in (dim, -1))
+    return ((*axes[:dim], count, *axes[dim + 1 :], inside),)
 
 
 def pad(state: "Inference", node: Node) -> OutputTypes:
@@ -361,6 +395,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "overwrite": overwrite,
         "select": select,
         "gather": gather,
+        "take_along": take_along,
+        "ranked": ranked,
+        "windows": windows,
         "pad": pad,
         "expand": expand,
         "tile": tile,

@@ -51,9 +51,35 @@ def _unbound(m: Any, x: Any) -> Any:
     return m.last(left - right.relu())
 
 
+def _to_tokens(x: Any) -> Any:
+    return x.flatten(2).transpose(1, 2)
+
+
+def _to_image(tokens: Any) -> Any:
+    return tokens.transpose(1, 2).unflatten(2, (8, 8))
+
+
 def _attention(m: Any, x: Any) -> Any:
-    tokens = x.flatten(2)
-    return m.last((tokens @ (tokens.transpose(1, 2) @ tokens).softmax(-1)).view(x.shape))
+    query, key, value = m.mid(_to_tokens(x)).chunk(3, -1)
+    return m.last(_to_image(F.scaled_dot_product_attention(query, key, value)))
+
+
+def _correlation(m: Any, x: Any) -> Any:
+    tokens = _to_tokens(x)
+    return m.last(_to_image(torch.baddbmm(tokens, tokens @ tokens.mT, tokens)))
+
+
+def _recurrent(m: Any, x: Any) -> Any:
+    return m.last(_to_image(m.mid(_to_tokens(x))[0]))
+
+
+def _overwritten(m: Any, x: Any) -> Any:
+    x[:, 4:] = m.mid(x)
+    return m.last(x)
+
+
+def _normalised_weight(m: Any, x: Any) -> Any:
+    return m.last(F.conv2d(x, torch._weight_norm(m.mid, m.length)))
 
 
 SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -80,7 +106,46 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         ),
         "first:8 mid:1:6",
     ),
-    "batch_matmul": (lambda: between(_attention), "first:8"),
+    "einsum": (
+        lambda: between(
+            lambda m, x: m.last(torch.einsum("bchw,oc->bohw", x, m.mid)), 6, mid=vector(6, 8)
+        ),
+        "mid:6 first:8",
+    ),
+    "attention": (
+        lambda: between(_attention, 6, mid=nn.Linear(8, 18)),
+        "first:8 mid[12:18]:6 mid[0:6]:6",
+    ),
+    "recurrent": (
+        lambda: between(_recurrent, 6, mid=nn.LSTM(8, 6, batch_first=True)),
+        "first:8 last.weight:1:6",
+    ),
+    "weight_norm": (
+        lambda: between(_normalised_weight, 6, mid=vector(6, 8, 1, 1), length=vector(6, 1, 1, 1)),
+        "mid:6 first:8",
+    ),
+    "addmm": (
+        lambda: between(
+            lambda m, x: m.last(
+                torch.addmm(m.bias, _to_tokens(x).flatten(0, 1), m.mid)
+                .view(-1, 8, 8, 6)
+                .movedim(-1, 1)
+            ),
+            6,
+            mid=vector(8, 6),
+            bias=vector(6),
+        ),
+        "first:8 mid:1:6",
+    ),
+    "baddbmm": (lambda: between(_correlation), "first:8"),
+    "bilinear": (
+        lambda: between(
+            lambda m, x: m.last(_to_image(m.mid(_to_tokens(x), _to_tokens(x.cos())))),
+            6,
+            mid=nn.Bilinear(8, 8, 6),
+        ),
+        "first:8 mid:6",
+    ),
     "embedding": (Embedded, "embed.weight:1:6"),
     "batch_norm": (
         lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.BatchNorm2d(8)),
@@ -94,12 +159,39 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.LayerNorm((8, 8, 8))),
         "first:8",
     ),
+    "rms_norm": (
+        lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.RMSNorm((8, 8, 8))),
+        "first:8",
+    ),
     "group_norm": (
         lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.GroupNorm(4, 8)),
         "first/0:4 first/1:2",
     ),
     "channelwise": (
         lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.MaxPool2d(2)),
+        "first:8",
+    ),
+    "unfold": (
+        lambda: between(
+            lambda m, x: m.mid(F.unfold(x, 3).transpose(1, 2)), mid=nn.Linear(8 * 9, 3)
+        ),
+        "first:8",
+    ),
+    "fold": (
+        lambda: between(
+            lambda m, x: m.last(F.fold(m.mid(x).flatten(2), (17, 17), 3, stride=2)),
+            6,
+            mid=nn.Conv2d(8, 6 * 9, 1),
+        ),
+        "first:8 mid/0:6",
+    ),
+    "grid_sample": (
+        lambda: between(
+            lambda m, x: m.last(
+                F.grid_sample(x, m.grid.expand(x.size(0), -1, -1, -1), align_corners=False)
+            ),
+            grid=vector(1, 6, 6, 2),
+        ),
         "first:8",
     ),
     "channel_shuffle": (
@@ -166,6 +258,14 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "first:8 last.weight:1:6",
     ),
     "tile": (lambda: between(lambda m, x: m.last(x.repeat(1, 2, 1, 1)), 16), "first:8"),
+    "overwrite": (
+        lambda: between(_overwritten, mid=nn.Conv2d(8, 4, 1)),
+        "first[0:4]:4 first[4:8]:4",
+    ),
+    "repeat_interleave": (
+        lambda: between(lambda m, x: m.last(x.repeat_interleave(2, 1)), 16),
+        "first:8",
+    ),
     "reduce": (
         lambda: between(lambda m, x: m.last(x * x.mean(1, keepdim=True))),
         "first:8",
@@ -174,6 +274,12 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "size": (
         lambda: between(lambda m, x: m.last(x / x.size(1) * x.shape[1])),
         "first:8",
+    ),
+    "fill": (
+        lambda: between(
+            lambda m, x: m.last(torch.cat([x, x.new_ones(x.size(0), 3, *x.shape[2:])], 1)), 11
+        ),
+        "first:8 last.weight:1[8:11]:3",
     ),
     "constant": (
         lambda: between(lambda m, x: m.last(x * torch.arange(8, dtype=torch.float64))),

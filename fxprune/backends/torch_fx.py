@@ -163,7 +163,7 @@ def joint_mask(masks: tuple[Tensor, ...], dims: tuple[int, ...], rank: int) -> T
 
 def masked_function(
     name: str, arguments: dict[str, Any], masks: tuple[Tensor, ...], dims: tuple[int, ...]
-) -> Tensor:
+) -> Any:
     """The masked form of a functional normalisation or reduction."""
     x = arguments["input"]
     if name == "layer_norm":
@@ -194,6 +194,9 @@ def masked_function(
         correction = int(arguments["unbiased"]) if correction is None else correction
         variance = masked_forms.variance(x, reduced, keepdim, mask, correction)
         return variance if name == "var" else variance.sqrt()
+    if name in ("max", "min"):  # only the values are read
+        extreme = masked_forms.amax if name == "max" else masked_forms.amin
+        return (extreme(x, reduced, keepdim, mask), None)
     form: Callable[..., Tensor] = {
         "mean": masked_forms.mean,
         "amax": masked_forms.amax,

@@ -166,7 +166,8 @@ class _Translation:
         if node.op == "call_module":
             return self._module(node, result)
         if isinstance(node.target, type) and issubclass(node.target, tuple | Mapping):
-            made: Any = tuple(node.args) or dict(node.kwargs)
+            mapped = issubclass(node.target, Mapping) and node.args
+            made: Any = node.args[0] if mapped else node.args or dict(node.kwargs)
             return fx.map_arg(made, self._values.__getitem__)
         if bare_name(node) == "getitem":
             return self._getitem(node, result)
@@ -290,7 +291,7 @@ class _Translation:
             return None
         return self._index(node, value, index, result)
 
-    def _set_item(self, node: fx.Node, result: Tensor) -> Any:
+    def _set_item(self, node: fx.Node, result: Any) -> Any:
         """`x[...] = value` for slices; anything else in the index pins everything."""
         source: Any = self._values[node.args[0]]  # type: ignore[index]
         index, value = fx.map_arg(node.args[1:], self._values.get)
@@ -306,7 +307,7 @@ class _Translation:
         """`x[...]` as a slice, then selections, then new axes; arrays as indices pin one axis."""
         items = index_items(index, len(value.shape))
         concrete = fx.map_arg(items, lambda item: item.meta["value"])
-        if any(isinstance(item, bool | list) for item in concrete):
+        if any(isinstance(item, bool | list) or _holds_array(item) for item in concrete):
             return self._emit(node, "getitem", (value,), result)
         arrays = [item for item in concrete if isinstance(item, Tensor)]
         if arrays:
@@ -330,12 +331,19 @@ class _Translation:
     def _index_by_array(
         self, node: fx.Node, value: Value, items: Any, concrete: Any, result: Tensor
     ) -> Any:
-        positions = [i for i, item in enumerate(concrete) if isinstance(item, Tensor)]
+        dims = [i for i, item in enumerate(concrete) if isinstance(item, Tensor)]
+        arrays = _flat([self._values[items[i]] for i in dims])
         plain = all(isinstance(i, Tensor) or i == slice(None) for i in concrete)
-        index = self._values[items[positions[0]]]
-        if len(positions) != 1 or not plain or concrete[positions[0]].dtype == torch.bool:
-            return self._emit(node, "getitem", (value, index), result)
-        return self._emit(node, "gather", (value, index), result, dim=positions[0])
+        together = dims == list(range(dims[0], dims[0] + len(dims)))
+        if not (plain and together) or any(concrete[i].dtype == torch.bool for i in dims):
+            return self._emit(node, "getitem", (value, *arrays), result)
+        return self._emit(node, "gather", (value, *arrays), result, dims=tuple(dims))
+
+
+def _holds_array(item: Any) -> bool:
+    """Whether a slice has a bound that only an array knows."""
+    bounds = (item.start, item.stop, item.step) if isinstance(item, slice) else ()
+    return any(isinstance(bound, Tensor) for bound in bounds)
 
 
 def _variant(spelling: Spelling, arguments: Mapping[str, Any]) -> str:

@@ -31,6 +31,8 @@ def follow_in_place(model: nn.Module, graph: fx.Graph) -> None:
         for user in list(operand.users):
             if order[user] > order[node]:
                 user.replace_input_with(operand, node)
+        if node.target is set_item and origins.get(node.args[2]) is origins[operand]:  # type: ignore[call-overload]
+            continue  # a part that was overwritten is written back to where it is
         for other in graph.nodes:
             shared = order[other] < order[node] and origins[other] is origins[operand]
             later = [user for user in other.users if order[user] > order[node] and _reads(user)]

@@ -23,12 +23,13 @@ from fxprune.errors import FxpruneError
 from fxprune.frontends.torch_in_place import set_item, works_in_place
 from fxprune.frontends.torch_meta import MetaModules
 from fxprune.frontends.torch_numbers import TracedNumber, plain_number, traced_number
+from fxprune.frontends.torch_regions import enter_autocast, exit_autocast
 from fxprune.frontends.torch_spellings import NAMES, bare_name, bare_name_of
 
 CONSTANT = "fxprune_constant"
 """Key in a node's meta: the tensor that forward makes from nothing, under the node's target."""
 
-EFFECTS = (torch._C._set_grad_enabled,)
+EFFECTS = (torch._C._set_grad_enabled, enter_autocast, exit_autocast)
 """Functions that are called for what they do, not for what they return."""
 
 _VALUES = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy", "equal",
@@ -79,6 +80,7 @@ class Recorder(TorchFunctionMode):
         self._alive: list[Any] = []  # a tensor that is gone could lend its id to another
         self._attributes: dict[str, fx.Node] = {}
         self._views: dict[int, tuple[Tensor, Any]] = {}  # x[index] of which array, and where
+        self._grad_modes: list[tuple[bool, fx.Node]] = []
         self._sizes: dict[tuple[fx.Node, int], Any] = {}
         self._buffers = dict(root.named_buffers())
         self._known: dict[fx.Node, Any] = {}
@@ -188,6 +190,8 @@ class Recorder(TorchFunctionMode):
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Record one call and compute its result without data."""
+        if func is torch._C._set_grad_enabled:
+            return self._set_grad_mode(*args)
         arguments, keywords = self.to_nodes(args), self.to_nodes(kwargs)
         if _is_method(func):
             node = self.graph.call_method(func.__name__, arguments, keywords)
@@ -202,9 +206,6 @@ class Recorder(TorchFunctionMode):
             and self.floats in self.reads_types
         ):
             self.writes_types[node] = self.reads_types[self.floats]
-        if func in EFFECTS:
-            node.meta["value"] = None
-            return func(*args, **kwargs)
         target = self._overwritten(node, args, kwargs)
         result = self._compute(node, lambda: self._run(func, args, kwargs))
         if target is not None:
@@ -214,8 +215,32 @@ class Recorder(TorchFunctionMode):
             return result
         result = self._introduce(node, self._apart(result, (args, kwargs)))
         if func is operator.getitem and not _holds_arrays(args[1]):
-            self._views[id(result)] = args  # type: ignore[assignment]
+            self._views[id(result)] = args
         return result
+
+    def _set_grad_mode(self, mode: bool) -> None:
+        """Regions like no_grad end by restoring what the caller of the model had."""
+        if self._grad_modes and self._grad_modes[-1][0] == mode:
+            _, restored = self._grad_modes.pop()
+        else:
+            before = self.graph.call_function(torch.is_grad_enabled)
+            before.meta["value"] = torch.is_grad_enabled()
+            self._grad_modes.append((before.meta["value"], before))
+            restored = mode
+        node = self.graph.call_function(torch._C._set_grad_enabled, (restored,))
+        node.meta["value"] = torch._C._set_grad_enabled(mode)
+
+    @contextmanager
+    def autocast(self, region: torch.autocast) -> Iterator[None]:
+        """Record where a region with autocast begins and ends."""
+        device: Any = region.device
+        device = (device == self.device.type and self._device_node()) or device
+        settings = (device, region.fast_dtype, region._enabled, region._cache_enabled)
+        entered = self.graph.call_function(enter_autocast, settings)
+        entered.meta["value"] = None
+        yield
+        left = self.graph.call_function(exit_autocast, (entered,))
+        left.meta["value"] = None
 
     def _apart(self, result: Any, operands: Any) -> Any:
         """A result that is no object that went in, so that each keeps its own node."""
@@ -245,14 +270,15 @@ class Recorder(TorchFunctionMode):
 
     def call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Any:
         """Record the call of a leaf module."""
-        path = self._paths[id(module)]
-        node = self.graph.call_module(path, self.to_nodes(args), self.to_nodes(kwargs))
-        arguments, keywords = self._to_meta(args), self._to_meta(kwargs)
-        target = self._overwritten(node, args, kwargs)
-        result = self._compute(node, lambda: self._meta.call(module, arguments, keywords))
-        if target is not None:
-            return self._renew(target, node)
-        return self._introduce(node, self._apart(result, (arguments, keywords)))
+        with self._pause():
+            path = self._paths[id(module)]
+            node = self.graph.call_module(path, self.to_nodes(args), self.to_nodes(kwargs))
+            arguments, keywords = self._to_meta(args), self._to_meta(kwargs)
+            target = self._overwritten(node, args, kwargs)
+            result = self._compute(node, lambda: self._meta.call(module, arguments, keywords))
+            if target is not None:
+                return self._renew(target, node)
+            return self._introduce(node, self._apart(result, (arguments, keywords)))
 
     def _compute(self, node: fx.Node, function: Callable[[], Any]) -> Any:
         try:
@@ -273,7 +299,7 @@ class Recorder(TorchFunctionMode):
         try:
             return func(*arguments, **keywords)
         except (RuntimeError, NotImplementedError) as error:
-            if "meta" not in str(error):
+            if "meta" not in str(error).lower():
                 raise
             # A tensor stands where a number is needed, as in x[:n] with a tensor n, or the shape
             # of the result depends on values, as that of nonzero.
@@ -424,8 +450,10 @@ def _attribute_read(func: Any) -> str | None:
 
 
 def _is_method(func: Any) -> bool:
-    """Whether `func` is a method of tensors."""
-    return getattr(Tensor, getattr(func, "__name__", ""), None) is func
+    """Whether `func` is a method of tensors; some operators go by the name of one."""
+    name = getattr(func, "__name__", "")
+    operator_of = getattr(func, "__module__", "") == "torch._tensor" and hasattr(Tensor, name)
+    return operator_of or getattr(Tensor, name, None) is func
 
 
 _VALUE_SHAPED = ("nonzero", "unique", "_unique2", "_return_output", "masked_select", "argwhere")

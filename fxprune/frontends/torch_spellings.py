@@ -195,6 +195,13 @@ def _reduce(reading: str | None) -> Callable[[Call], dict[str, Any]]:
     return read
 
 
+def _extreme(call: Call) -> dict[str, Any]:
+    """`max` along a dimension; where its position is asked for as well, positions matter."""
+    asked = [user.args[1] for user in call.node.users if bare_name(user) == "getitem"]
+    alone = isinstance(call.arguments["dim"], int) and len(asked) == len(call.node.users)
+    return _reduce("normalise" if alone and set(asked) <= {0} else None)(call)
+
+
 def _norm(call: Call) -> dict[str, Any]:
     """A closed position that is zero adds nothing to a norm of positive order."""
     order = call.arguments.get("p", call.arguments.get("ord"))
@@ -272,6 +279,14 @@ def _recurrent(gates: int) -> Callable[[Call], dict[str, Any]]:
             "directions": 1 + int(arguments["bidirectional"]),
             "time": 1 if arguments["batch_first"] and call.input.dim() == 3 else 0,
         }
+
+    return read
+
+
+def _cell(gates: int) -> Callable[[Call], dict[str, Any]]:
+    def read(call: Call) -> dict[str, Any]:
+        states = call.arguments["hx"]
+        return {"gates": gates, "states": len(states) if isinstance(states, list | tuple) else 1}
 
     return read
 
@@ -523,6 +538,15 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
             _attention,
             _write_scale,
         ),
+        **{
+            f"{name}_cell": Spelling(
+                "recurrent_cell",
+                "input hx w_ih w_hh b_ih=None b_hh=None",
+                "input hx w_ih w_hh b_ih b_hh",
+                _cell(gates),
+            )
+            for name, gates in {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}.items()
+        },
         "lstm": _recurrence(4),
         "gru": _recurrence(3),
         "rnn_tanh": _recurrence(1),
@@ -600,7 +624,14 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "unbind": Spelling("unbind", "input dim=0", attributes=_dim),
         "select": Spelling("select", "input dim index", attributes=_select),
         "narrow": Spelling("slice", "input dim start length", "input", _narrow, _write_narrow),
-        "index_select": Spelling("gather", "input dim index", "input index", _dim),
+        "index_select": Spelling(
+            "gather", "input dim index", "input index", lambda call: {"dims": (call.dim(),)}
+        ),
+        "gather": Spelling("take_along", "input dim index", "input index", _dim),
+        "take_along_dim": Spelling("take_along", "input index dim", "input index", _dim),
+        "topk": Spelling("ranked", "input k dim=-1", attributes=_dim),
+        "sort": Spelling("ranked", "input dim=-1", attributes=_dim),
+        "windows": Spelling("windows", "input dim size step", attributes=_dim),
         "pad": Spelling("pad", "input pad mode=constant value", "input", _pad, _write_pad),
         "repeat_interleave": Spelling(
             "repeat_interleave", "input repeats dim=None", "input", _repeat_interleave
@@ -618,8 +649,8 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "sum": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("contract")),
         "amax": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("normalise")),
         "amin": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("normalise")),
-        "max": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None)),
-        "min": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None)),
+        "max": Spelling("reduce", "input dim=None keepdim=False", "input", _extreme),
+        "min": Spelling("reduce", "input dim=None keepdim=False", "input", _extreme),
         "var": _SPREAD,
         "std": _SPREAD,
         "norm": Spelling("reduce", "input p=fro dim=None keepdim=False", "input", _norm),
@@ -743,6 +774,8 @@ def bare_name(node: fx.Node) -> str:
     """The name a function or method goes by; qualified if torch does not define it."""
     if node.op == "call_method":
         name = str(node.target)
+        if name == "unfold":  # F.unfold is another function
+            return "windows"
         return name.rstrip("_") if not name.startswith("__") else name
     return str(node.args[1]) if node.target is getattr else bare_name_of(node.target)
 

@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -200,7 +201,9 @@ def _returned(recorder: Recorder, value: Any) -> Any:
     """What forward returns, as nodes; containers of other classes are made by calling the class."""
     if isinstance(value, Mapping) and type(value) is not dict:
         items = {key: _returned(recorder, item) for key, item in value.items()}
-        return _made(recorder, type(value), (), items)
+        if is_dataclass(value):
+            return _made(recorder, type(value), (), items)
+        return _made(recorder, type(value), (items,), {})
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return _made(recorder, type(value), tuple(_returned(recorder, x) for x in value), {})
     if isinstance(value, list | tuple):
@@ -217,8 +220,8 @@ def _returned(recorder: Recorder, value: Any) -> Any:
 
 def _made(recorder: Recorder, kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
     node = recorder.graph.call_function(kind, args, kwargs)
-    values = fx.map_arg((args, kwargs), lambda item: item.meta["value"])
-    node.meta["value"] = values[0] or values[1]
+    made: Any = (args[0] if issubclass(kind, Mapping) else args) if args else kwargs
+    node.meta["value"] = fx.map_arg(made, lambda item: item.meta["value"])
     return node
 
 
@@ -289,9 +292,48 @@ def _watched_calls(recorder: Recorder) -> Iterator[None]:
     with ExitStack() as stack:
         nn.Module.__call__ = call  # type: ignore[method-assign]
         stack.callback(setattr, nn.Module, "__call__", original)
+        _watch_regions(recorder, stack)
+        for name in _RECURRENT:  # C functions that do not take a live `training`
+            setattr(torch._VF, name, _stand_in(recorder, getattr(torch._VF, name)))
+            stack.callback(delattr, torch._VF, name)
         for function in _whole_functions():
             stack.enter_context(_watched_function(recorder, function))
         yield
+
+
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+def _watch_regions(recorder: Recorder, stack: ExitStack) -> None:
+    """Record the regions that are no torch calls: autocast and inference mode."""
+    regions: dict[int, Any] = {}
+
+    def watch(kind: type, begin: Callable[[Any], Any]) -> None:
+        def enter(self: Any) -> Any:
+            regions[id(self)] = begin(self)
+            regions[id(self)].__enter__()
+            return self
+
+        def leave(self: Any, *error: Any) -> Any:
+            return regions.pop(id(self)).__exit__(*error)
+
+        for name, method in (("__enter__", enter), ("__exit__", leave)):
+            stack.callback(setattr, kind, name, getattr(kind, name))
+            setattr(kind, name, method)
+
+    watch(torch.autocast, recorder.autocast)
+    watch(torch.inference_mode, lambda region: torch.set_grad_enabled(not region.mode))
+
+
+def _stand_in(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., Any]:
+    """What records a call of `function` and otherwise is it."""
+
+    def stand_in(*args: Any, **kwargs: Any) -> Any:
+        if recorder.paused:
+            return function(*args, **kwargs)
+        return recorder.call(function, args, kwargs)
+
+    return stand_in
 
 
 def _whole_functions() -> list[Any]:
@@ -309,18 +351,13 @@ def _whole_functions() -> list[Any]:
 def _watched_function(recorder: Recorder, function: Callable[..., Any]) -> Iterator[None]:
     """Put a recording stand-in wherever a module has imported `function`."""
 
-    def stand_in(*args: Any, **kwargs: Any) -> Any:
-        if recorder.paused:
-            return function(*args, **kwargs)
-        return recorder.call(function, args, kwargs)
-
     places = [
         vars(module)
         for module in list(sys.modules.values())
         if getattr(module, "__dict__", {}).get(function.__name__) is function
     ]
     for place in places:
-        place[function.__name__] = stand_in
+        place[function.__name__] = _stand_in(recorder, function)
     try:
         yield
     finally:

@@ -1,9 +1,9 @@
 """What the coverage command does with a model, by tool.
 
 fxprune: random weights and statistics, prepare, close a random half of every group, fold.
-    ok      all open equals the original to 1e-5 in float32 (to the bit where the original does not
-            choose a fused kernel of its own, as torch's attention does in evaluation); in float64 gated equals folded to 1e-10;
-            where asked, ONNX Runtime agrees with the folded model to 1e-4
+    ok      with everything open it computes what the original computes (to 1e-5 in float32, because
+            some originals choose fused kernels of their own in evaluation); in float64 gated equals
+            folded to 1e-10; where asked, ONNX Runtime agrees with the folded model to 1e-4
     wrong   any of these does not hold
     failed  an error instead of a result
 The other tools: prune half of the channels of what they find, then run the model.

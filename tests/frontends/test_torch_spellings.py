@@ -10,14 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import fxprune
 from fxprune.frontends.torch_spellings import MODULES, NAMES, Spelling
-from fxprune.record import record_of
-from fxprune.testing import assert_costs, assert_same_function, randomise
+from fxprune.testing import assert_same_function, randomise
 from fxprune.testing.checkers import run
 from tests.samples import SHAPE, between, vector
-from tests.test_samples import some_keep_sets
+from tests.test_samples import assert_counts, some_keep_sets
 
 Pair = namedtuple("Pair", "a b")
 
@@ -54,6 +54,40 @@ def _size_of_branch(m, x):
     y = m.mid(x)
     b, c, h, w = y.shape
     return (x + y).view(b, c, h, w)
+
+
+def _global_response(m, x):
+    length = x.norm(dim=(2, 3), keepdim=True)
+    return m.p * (x * length / (length.mean(1, keepdim=True) + 0.1)) + m.q + x
+
+
+def _gated(x):
+    gate, value = x.chunk(2, 1)
+    return F.silu(gate) * value
+
+
+def _walked(m, x):
+    state = torch.zeros(x.size(0), 6, dtype=x.dtype)
+    for row in rows(x).unbind(1):
+        state = torch.tanh(m.mid(row) + m.hidden(state))
+    return state
+
+
+def tokens(x):
+    """An image as one token per pixel."""
+    return x.flatten(2).transpose(1, 2)
+
+
+def image(x):
+    return x.transpose(1, 2).unflatten(2, (8, 8))
+
+
+def rows(x):
+    """An image as one token per row."""
+    return x.mean(3).transpose(1, 2)
+
+
+UNCOUNTED = {"counted": False}  # torch's counter does not see what torch does element by element
 
 
 def mid(*args, **options):
@@ -106,7 +140,31 @@ CASES = {
     "x.std((2, 3))": (lambda m, x: m.last(x / x.std((2, 3), keepdim=True)), "first:8"),
     "x.norm(dim=1)": (
         lambda m, x: m.last(x / x.norm(dim=1, keepdim=True)),
-        "pinned: unknown operator norm",
+        "first:8",
+    ),
+    "x.norm()": (lambda m, x: m.last(x / x.norm()), "first:8"),
+    "x.norm(1, 1, True)": (lambda m, x: m.last(x / x.norm(1, 1, True)), "first:8"),
+    "x.norm(0, 1, True)": (lambda m, x: m.last(x / x.norm(0, 1, True)), "pinned: reduced by norm"),
+    "torch.linalg.vector_norm": (
+        lambda m, x: m.last(x / torch.linalg.vector_norm(x, 3, (1, 2), True)),
+        "first:8",
+    ),
+    "F.normalize": (lambda m, x: m.last(F.normalize(x)), "first:8"),
+    "x.amin(1)": (lambda m, x: m.last(x - x.amin(1, keepdim=True)), "first:8"),
+    "x.var((1, 2))": (lambda m, x: m.last(x / x.var((1, 2), keepdim=True)), "first:8"),
+    "x.var(unbiased=False)": (
+        lambda m, x: m.last(x / x.var((1, 2), unbiased=False, keepdim=True)),
+        "first:8",
+    ),
+    "x.var(False)": (lambda m, x: m.last(x / x.var(False)), "first:8"),
+    "x.std(correction=3)": (
+        lambda m, x: m.last(x / x.std((1, -1), correction=3, keepdim=True)),
+        "first:8",
+    ),
+    "torch.std(input=x)": (lambda m, x: m.last(x / torch.std(input=x)), "first:8"),
+    "torch.var_mean": (
+        lambda m, x: m.last(x - torch.var_mean(x, 1, keepdim=True)[1]),
+        "pinned: reduced by var_mean",
     ),
     "x.cumsum(1)": (lambda m, x: m.last(x.cumsum(1)), "pinned: compared or mixed along"),
     "torch.roll(x, 1, 1)": (lambda m, x: m.last(torch.roll(x, (1, 1), (1, 2))), "pinned: compared"),
@@ -145,7 +203,7 @@ CASES = {
     ),
     "x.repeat_interleave(2, 1)": (
         lambda m, x: m.last(x.repeat_interleave(2, 1)),
-        "pinned: unknown operator repeat_interleave",
+        "first:8",
         {"width": 16},
     ),
     "x.view(-1, 8, h, w)": (lambda m, x: m.last(x.view(-1, 8, x.shape[2], x.shape[3])), "first:8"),
@@ -330,6 +388,26 @@ CASES = {
         "first:8",
         {"q": (8,), "r": nn.Buffer(torch.zeros(8)), "s": nn.Buffer(torch.ones(8))},
     ),
+    "nn.RMSNorm": (
+        lambda m, x: m.last(m.f(x.movedim(1, -1)).movedim(-1, 1)),
+        "first:8",
+        {"f": nn.RMSNorm(8)},
+    ),
+    "F.rms_norm(input=x, ...)": (
+        lambda m, x: m.last(F.rms_norm(input=x, normalized_shape=[8, 8, 8], weight=m.p, eps=0.3)),
+        "first:8",
+        {"p": (8, 8, 8)},
+    ),
+    "root mean square by hand": (
+        lambda m, x: m.last(m.p * (x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 0.1))),
+        "first:8",
+        {"p": (8, 1, 1)},
+    ),
+    "global response normalisation": (
+        lambda m, x: m.last(_global_response(m, x)),
+        "first:8 add_2+:1",
+        {"p": (8, 1, 1), "q": (8, 1, 1)},
+    ),
     "F.instance_norm(x)": (lambda m, x: m.last(F.instance_norm(x)), "first:8"),
     "one BatchNorm for two layers": (
         lambda m, x: m.last(m.norm(m.mid(m.norm(x)))),
@@ -358,7 +436,7 @@ CASES = {
     ),
     "conv of a standardised weight": (
         lambda m, x: m.last(F.conv2d(x, m.p / m.p.std((1, 2, 3), keepdim=True))),
-        "p:8",
+        "p:8 first:8",
         {"p": (8, 8, 3, 3)},
     ),
     "conv of a scaled weight": (
@@ -377,26 +455,200 @@ CASES = {
         {"p": (5, 8)},
     ),
     "x @ p": (lambda m, x: x.flatten(2).transpose(1, 2) @ m.p, "first:8", {"p": (8, 5)}),
-    "p @ x": (lambda m, x: m.p @ x.flatten(2), "pinned: unexpected rank", {"p": (5, 8)}),
+    "p @ x": (lambda m, x: m.p @ x.flatten(2), "first:8", {"p": (5, 8)}),
     "p[1, :, :] @ x": (
         lambda m, x: torch.matmul(m.p, x.flatten(2)),
-        "pinned: unexpected rank",
+        "first:8",
         {"p": (1, 5, 8)},
     ),
     "x @ vector": (
         lambda m, x: m.last(x) * (x.mean((2, 3)) @ m.p)[:, None, None, None],
-        "pinned: unexpected rank",
-        {"p": (8,)},
+        "first:8",
+        {"p": (8,), **UNCOUNTED},
+    ),
+    "torch.dot": (
+        lambda m, x: m.last(x) * torch.dot(x.mean((0, 2, 3)), m.p),
+        "first:8",
+        {"p": (8,), **UNCOUNTED},
+    ),
+    "torch.bmm": (
+        lambda m, x: m.last(image(torch.bmm(tokens(x) @ x.flatten(2), tokens(x)))),
+        "first:8",
+    ),
+    "b.addmm(x, p)": (
+        lambda m, x: m.out(m.b.addmm(x.mean((2, 3)), m.p)),
+        "first:8 p:1:5",
+        {"b": (5,), "p": (8, 5), "out": nn.Linear(5, 3)},
+    ),
+    "torch.addmm(beta=0.5)": (
+        lambda m, x: torch.addmm(m.b, x.mean((2, 3)), m.p, beta=0.5),
+        "pinned: unknown operator scaled addmm",
+        {"b": (5,), "p": (8, 5)},
     ),
     "torch.einsum": (
-        lambda m, x: torch.einsum("bchw,oc->bohw", x, m.p),
-        "pinned: unknown operator einsum",
-        {"p": (5, 8)},
+        lambda m, x: m.last(torch.einsum("bchw,oc->bohw", x, m.p)),
+        "p:5 first:8",
+        {"p": (5, 8), "width": 5, **UNCOUNTED},
     ),
-    "weight_norm": (
+    "torch.einsum without output": (
+        lambda m, x: torch.einsum("zi, io", x.mean((2, 3)), m.p),
+        "first:8",
+        {"p": (8, 5), **UNCOUNTED},
+    ),
+    "torch.einsum('b c ...')": (
+        lambda m, x: m.last(torch.einsum("b c ..., o c -> b o ...", x, m.p)),
+        "p:5 first:8",
+        {"p": (5, 8), "width": 5, **UNCOUNTED},
+    ),
+    "torch.einsum of a list": (
+        lambda m, x: torch.einsum("...C,oC", [x.mean((2, 3)), m.p]),
+        "first:8",
+        {"p": (5, 8), **UNCOUNTED},
+    ),
+    "torch.einsum stretches": (
+        lambda m, x: m.last(x) + torch.einsum("bc,bc->b", m.p, x.mean((2, 3)))[:, None, None, None],
+        "first:8",
+        {"p": (1, 1), **UNCOUNTED},
+    ),
+    "a weight_norm convolution": (
         lambda m, x: m.last(m.mid(x)),
-        "pinned: unknown operator parametrised",
-        {"mid": lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1))},
+        "first:8 last.weight:1:8",
+        {"mid": lambda: weight_norm(nn.Conv2d(8, 8, 1))},
+    ),
+    "a weight_norm linear layer": (
+        lambda m, x: m.out(m.mid(x.mean((2, 3)))),
+        "first:8 mid:6",
+        {"mid": lambda: weight_norm(nn.Linear(8, 6)), "out": nn.Linear(6, 3)},
+    ),
+    "weight_norm of a whole weight": (
+        lambda m, x: m.last(F.conv2d(x, torch._weight_norm(m.p, m.q, -1))),
+        "p:8 first:8",
+        {"p": (8, 8, 1, 1), "q": ()},
+    ),
+    "spectral_norm": (
+        lambda m, x: m.last(m.mid(x)),
+        "pinned: unknown operator",
+        {"mid": lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 1))},
+    ),
+    "nn.Bilinear": (
+        lambda m, x: m.out(m.f(m.mid(x.mean((2, 3))), x.amax((2, 3)))),
+        "first:8 mid:6 f:5",
+        {"mid": (8, 6), "f": nn.Bilinear(6, 8, 5), "out": nn.Linear(5, 3), **UNCOUNTED},
+    ),
+    "cosine head": (
+        lambda m, x: m.q * F.linear(F.normalize(x.mean((2, 3))), F.normalize(m.p)),
+        "first:8",
+        {"p": (5, 8), "q": (1,)},
+    ),
+    "F.cosine_similarity": (
+        lambda m, x: m.last(x) * F.cosine_similarity(x, x.cos())[:, None],
+        "pinned: unknown operator cosine_similarity",
+    ),
+    # Patches and positions
+    "nn.Unfold": (
+        lambda m, x: m.mid(m.f(x).mT),
+        "first:8",
+        {"f": nn.Unfold((2, 3), padding=1, dilation=2), "mid": (48, 3)},
+    ),
+    "F.unfold, then F.fold": (
+        lambda m, x: m.last(F.fold(F.unfold(x, 2, stride=2), (8, 8), 2, stride=2)),
+        "first:8",
+    ),
+    "x.unfold(2, 3, 1)": (
+        lambda m, x: m.last(x.unfold(2, 3, 1).mean(-1)),
+        "pinned: unknown operator unfold",
+    ),
+    "F.affine_grid, then F.grid_sample": (
+        lambda m, x: m.last(
+            F.grid_sample(
+                x,
+                F.affine_grid(m.mid(x.mean((2, 3))).view(-1, 2, 3), x.shape, align_corners=False),
+                align_corners=False,
+            )
+        ),
+        "first:8",
+        {"mid": (8, 6)},
+    ),
+    # Arrays of one value
+    "torch.zeros(...) beside": (
+        lambda m, x: m.last(torch.cat([x, torch.zeros(len(x), 4, 8, 8, dtype=x.dtype)], 1)),
+        "first:8 last.weight:1[8:12]:4",
+        {"width": 12},
+    ),
+    "torch.ones(x.shape)": (
+        lambda m, x: m.last(x * torch.ones(x.shape, dtype=x.dtype)),
+        "first:8",
+    ),
+    "torch.full([...], 0.5)": (
+        lambda m, x: m.last(x * torch.full([x.shape[0], 8, 1, 1], 0.5, dtype=x.dtype)),
+        "first:8",
+    ),
+    "x.new_full(size=...)": (
+        lambda m, x: m.last(x + x.new_full(size=(x.shape[0], 8, 8, 8), fill_value=0.5)),
+        "first:8",
+    ),
+    # Recurrent layers
+    **{
+        f"nn.{kind.__name__}, {claim}": (
+            lambda m, x: m.out(m.f(rows(x))[0]),
+            "first:8 out.weight:1:6" if kind is not nn.RNN else "first:8 f.weight_ih_l0:6",
+            {
+                "f": kind(8, 6, batch_first=True, **options),
+                "out": nn.Linear(6, 3),
+            },
+        )
+        for kind in (nn.LSTM, nn.GRU, nn.RNN)
+        for claim, options in {"one layer": {}, "two layers": {"num_layers": 2}}.items()
+    },
+    "nn.LSTM, both directions of two layers": (
+        lambda m, x: m.out(m.f(rows(x))[0]),
+        "first:8 out.weight:1[0:6]:6",
+        {
+            "f": nn.LSTM(8, 6, num_layers=2, bidirectional=True, batch_first=True, bias=False),
+            "out": nn.Linear(12, 3),
+        },
+    ),
+    "nn.GRU, time first": (
+        lambda m, x: m.out(m.f(rows(x).transpose(0, 1))[0][-1]),
+        "first:8 out.weight:1:6",
+        {"f": nn.GRU(8, 6), "out": nn.Linear(6, 3)},
+    ),
+    "nn.GRU, a state of its own": (
+        lambda m, x: m.out(m.f(rows(x), m.mid(x.mean((2, 3)))[None])[0]),
+        "first:8 mid:6",
+        {"f": nn.GRU(8, 6, batch_first=True), "mid": (8, 6), "out": nn.Linear(6, 3)},
+    ),
+    "nn.LSTM, states made of zeros": (
+        lambda m, x: m.out(m.f(rows(x), (x.new_zeros(1, len(x), 6),) * 2)[0]),
+        "first:8 out.weight:1:6",
+        {"f": nn.LSTM(8, 6, batch_first=True), "out": nn.Linear(6, 3)},
+    ),
+    "nn.LSTM, all last states": (
+        lambda m, x: m.out(m.f(rows(x))[1][0].transpose(0, 1).flatten(1)),
+        "first:8 out.weight:1/1:6",
+        {
+            "f": nn.LSTM(8, 6, num_layers=2, bidirectional=True, batch_first=True),
+            "out": nn.Linear(24, 3),
+        },
+    ),
+    "nn.LSTM, one after another": (
+        lambda m, x: m.out(m.g(*m.f(rows(x)))[0]),
+        "first:8 out.weight:1:6",
+        {
+            "f": nn.LSTM(8, 6, batch_first=True),
+            "g": nn.LSTM(6, 6, batch_first=True),
+            "out": nn.Linear(6, 3),
+        },
+    ),
+    "nn.LSTM with projections": (
+        lambda m, x: m.out(m.f(rows(x))[0]),
+        "pinned: projected by lstm",
+        {"f": nn.LSTM(8, 6, proj_size=4, batch_first=True), "out": nn.Linear(4, 3)},
+    ),
+    "a recurrence by hand": (
+        lambda m, x: m.out(_walked(m, x)),
+        "first:8 mid:6 add_1+:1",
+        {"mid": (8, 6), "hidden": nn.Linear(6, 6), "out": nn.Linear(6, 3)},
     ),
     "bias.sum()": (lambda m, x: m.last(x) + m.first.bias.sum(), "first:8"),
     # Concatenation, padding, pooling
@@ -455,6 +707,16 @@ CASES = {
     ),
     "nn.PReLU()": (lambda m, x: m.last(m.f(x)), "first:8", {"f": nn.PReLU()}),
     "nn.GLU": (lambda m, x: m.last(m.f(x)), "first[0:4]:4", {"f": nn.GLU(1), "width": 4}),
+    "a silu gate": (
+        lambda m, x: m.last(F.silu(m.mid(x)) * m.up(x)),
+        "first:8 mid:6",
+        {"width": 6, "up": nn.Conv2d(8, 6, 1), **mid(8, 6, 1)},
+    ),
+    "a silu gate, both at once": (
+        lambda m, x: m.last(_gated(m.mid(x))),
+        "first:8 mid[0:6]:6",
+        {"width": 6, **mid(8, 12, 1)},
+    ),
     "nn.ChannelShuffle": (
         lambda m, x: m.last(m.f(x)),
         "first/0:2 first/1:4",
@@ -475,6 +737,11 @@ CASES = {
     "x + one channel": (lambda m, x: m.last(x + m.mid(x)), "first:8", mid(8, 1, 1)),
     "x + gamma * f(x)": (
         lambda m, x: m.last(x + m.p * m.mid(x)),
+        "first:8 add+:1",
+        {"p": (8, 1, 1), **mid(8, 8, 1)},
+    ),
+    "layer scale": (
+        lambda m, x: m.last(x + m.mid(x) * m.p),
         "first:8 add+:1",
         {"p": (8, 1, 1), **mid(8, 8, 1)},
     ),
@@ -499,7 +766,7 @@ CASES = {
 }
 
 
-def model_of(body, width=8, batch=3, **parts):
+def model_of(body, width=8, batch=3, counted=True, **parts):
     """The model of a case: sizes are parameters, pairs of sizes called `mid` linear layers."""
     built = {}
     for name, part in parts.items():
@@ -535,8 +802,192 @@ def test_spelling(body, expected, parts):
         fxprune.set_keep_set(gated, keep)
         folded = fxprune.fold(gated)
         assert_same_function(gated, folded, [x])
-        sizes = {name: int(flags.sum()) for name, flags in fxprune.keep_set(gated).items()}
-        assert_costs(folded, [x], record_of(gated).analysis.costs.at(sizes))
+        if parts.get("counted", True):
+            assert_counts(gated, folded, x)
+
+
+# Attention
+
+
+class Attention(nn.Module):
+    """Heads of 3 features, fewer of them for keys and values, and how they attend."""
+
+    def __init__(self, attend, heads=2, shared=1):
+        super().__init__()
+        self.query = nn.Linear(8, 3 * heads)
+        self.key = nn.Linear(8, 3 * heads // shared)
+        self.value = nn.Linear(8, 3 * heads // shared)
+        self.read = nn.Linear(3 * heads, 8)
+        self.attend, self.heads, self.shared = attend, heads, shared
+
+    def forward(self, x):
+        queries = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        keys, values = (
+            part(x).unflatten(-1, (self.heads // self.shared, -1)).transpose(1, 2)
+            for part in (self.key, self.value)
+        )
+        return self.read(self.attend(queries, keys, values).transpose(1, 2).flatten(2))
+
+
+attend = F.scaled_dot_product_attention
+
+
+def _by_hand(q, k, v):
+    return (q @ k.mT * q.size(-1) ** -0.5).softmax(-1) @ v
+
+
+def _linear(q, k, v):
+    q, k = q.relu(), k.relu() + 1
+    return q @ (k.mT @ v) / (1 + q @ k.sum(-2).unsqueeze(-1))
+
+
+def _repeated(x, times):
+    return x[:, :, None].expand(-1, -1, times, -1, -1).flatten(1, 2)
+
+
+def _turned(x):
+    """Rotary positions, as transformers writes them."""
+    steps = torch.outer(torch.arange(x.size(-2)), 1e-2 ** torch.arange(0, 1, 1 / 2))
+    steps = torch.cat([steps, steps[:, :1]], -1).to(x)
+    a, b = x.split([1, 2], -1)
+    return x * steps.cos() + torch.cat([-b, a], -1) * steps.sin()
+
+
+def _masked(q, k, v):
+    mask = torch.ones(q.size(-2), k.size(-2), dtype=torch.bool).tril()
+    return attend(q, k, v, attn_mask=mask, dropout_p=0.0)
+
+
+HEADS = "first:8 f.query/0:2 f.query/1:3 f.value/1:3 f.read:8"
+GROUPED = "first:8 f.query/0:2 f.query/1:2 f.query/2:3 f.value/1:3 f.read:8"
+
+ATTENTION = {
+    "by hand": (lambda: Attention(_by_hand), HEADS),
+    "F.scaled_dot_product_attention": (lambda: Attention(attend), HEADS),
+    "a scale": (lambda: Attention(lambda q, k, v: attend(q, k, v, scale=0.3)), HEADS),
+    "causal": (lambda: Attention(lambda q, k, v: attend(q, k, v, is_causal=True)), HEADS),
+    "a mask": (lambda: Attention(_masked), HEADS),
+    "a mask that depends on the input": (
+        lambda: Attention(lambda q, k, v: attend(q, k, v, (k.sum((1, 3)) > 0)[:, None, None])),
+        "first:8 f.value/1:3 f.read:8",
+    ),
+    "shared keys": (
+        lambda: Attention(lambda q, k, v: attend(q, k, v, enable_gqa=True), 4, 2),
+        GROUPED,
+    ),
+    "one key for all": (
+        lambda: Attention(lambda q, k, v: attend(q, k, v, enable_gqa=True), 4, 4),
+        "first:8 f.query/0:4 f.query/1:3 f.value:3 f.read:8",
+    ),
+    "repeated keys": (
+        lambda: Attention(lambda q, k, v: attend(q, _repeated(k, 2), _repeated(v, 2)), 4, 2),
+        GROUPED,
+    ),
+    "interleaved keys": (
+        lambda: Attention(
+            lambda q, k, v: attend(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)), 4, 2
+        ),
+        "first:8 f.query/0:2 f.query/2:3 f.value/1:3 f.read:8",
+    ),
+    "rotary positions": (
+        lambda: Attention(lambda q, k, v: attend(_turned(q), _turned(k), v)),
+        "first:8 f.query/0:2 f.value/1:3 f.read:8 add+:1 add_1+:1",
+    ),
+    "no softmax": (lambda: Attention(_linear), HEADS),
+}
+
+
+@pytest.mark.parametrize(("layer", "expected"), ATTENTION.values(), ids=ATTENTION)
+def test_attention(layer, expected):
+    test_spelling(lambda m, x: m.out(m.f(rows(x))), expected, {"f": layer, "out": nn.Linear(8, 3)})
+
+
+LATER = torch.ones(8, 8, dtype=torch.bool).triu(1)
+PACKED = "first:8 f.in_proj_weight/1:2 f.in_proj_weight/2:4 f.out_proj:8"
+APART = (
+    "first:8 f.in_proj_weight[0:8]/0:2 f.in_proj_weight[0:8]/1:4 f.in_proj_weight[16:24]/1:4"
+    " f.out_proj:8"
+)
+ENCODER = (
+    "first:8 f.self_attn.in_proj_weight/1:2 f.self_attn.in_proj_weight/2:4 f.linear1:12 f+:1 f++:1"
+)
+DECODER = (
+    "first:8 f.self_attn.in_proj_weight/1:2 f.self_attn.in_proj_weight/2:4"
+    " f.multihead_attn.in_proj_weight[0:8]/0:2 f.multihead_attn.in_proj_weight[0:8]/1:4"
+    " f.linear1:12 f+:1 f++:1 f+++:1 f++++:1"
+)
+
+
+def _multihead(**options):
+    return lambda: nn.MultiheadAttention(8, 2, **{"batch_first": True, **options})
+
+
+def _encoder(**options):
+    return lambda: nn.TransformerEncoderLayer(8, 2, 12, batch_first=True, **options)
+
+
+def _decoder(**options):
+    return lambda: nn.TransformerDecoderLayer(8, 2, 12, batch_first=True, **options)
+
+
+TRANSFORMERS = {
+    "attention to itself": (_multihead(), lambda f, x: f(x, x, x)[0], PACKED),
+    "without biases": (_multihead(bias=False), lambda f, x: f(x, x, x)[0], PACKED),
+    "rows first": (
+        _multihead(batch_first=False),
+        lambda f, x: f(x.mT.mT.transpose(0, 1), *(x.transpose(0, 1),) * 2)[0].transpose(0, 1),
+        APART,
+    ),
+    "without weights": (_multihead(), lambda f, x: f(x, x, x, need_weights=False)[0], PACKED),
+    "attention to something else": (
+        _multihead(),
+        lambda f, x: f(x, x[:, 2:].cos(), x[:, 2:].cos())[0],
+        APART,
+    ),
+    "keys and values of other widths": (
+        _multihead(kdim=5, vdim=3),
+        lambda f, x: f(x, x[..., :5], x[..., 5:])[0],
+        "first[0:5]:5 first[5:8]:3 f.q_proj_weight/0:2 f.q_proj_weight/1:4 f.v_proj_weight/1:4"
+        " f.out_proj:8",
+    ),
+    "a mask": (
+        _multihead(),
+        lambda f, x: f(x, x, x, attn_mask=LATER, need_weights=False)[0],
+        PACKED,
+    ),
+    "padding": (
+        _multihead(),
+        lambda f, x: f(x, x, x, key_padding_mask=_padding(x), need_weights=False)[0],
+        PACKED,
+    ),
+    "biases as keys": (_multihead(add_bias_kv=True), lambda f, x: f(x, x, x)[0], PACKED),
+    "an encoder layer": (_encoder(), lambda f, x: f(x), ENCODER),
+    "an encoder layer, norm first": (_encoder(norm_first=True), lambda f, x: f(x), ENCODER),
+    "an encoder layer, causal": (_encoder(), lambda f, x: f(x, LATER, is_causal=True), ENCODER),
+    "an encoder layer, padding": (
+        _encoder(activation="gelu"),
+        lambda f, x: f(x, src_key_padding_mask=_padding(x)),
+        ENCODER,
+    ),
+    "a decoder layer": (_decoder(), lambda f, x: f(x, x[:, 2:].cos()), DECODER),
+    "a decoder layer, norm first, masked": (
+        _decoder(norm_first=True),
+        lambda f, x: f(x, x[:, 2:].cos(), tgt_mask=LATER, tgt_is_causal=True),
+        DECODER,
+    ),
+}
+
+
+def _padding(x):
+    """The last two rows, for every image."""
+    return (torch.arange(x.size(1)) > 5).expand(x.size(0), -1)
+
+
+@pytest.mark.parametrize(("layer", "call", "expected"), TRANSFORMERS.values(), ids=TRANSFORMERS)
+def test_transformer(layer, call, expected):
+    test_spelling(
+        lambda m, x: m.out(call(m.f, rows(x))), expected, {"f": layer, "out": nn.Linear(8, 3)}
+    )
 
 
 # The table against torch

@@ -46,11 +46,19 @@ CASES = {
         """,
         [],
     ),
-    "what starts from two values is no branch": (
+    "what starts where the skip does may take a mask in": (
         """
         a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
         b[2, 4] = elementwise(a, z[2, 4])
         c[2, 4] = add(x, b)
+        """,
+        ["m+: operand 1 of c, 2 nodes"],
+    ),
+    "what starts from two other values is no branch": (
+        """
+        a[2, 4] = linear(w[2, 4], m.a.weight[4, 4])
+        b[2, 4] = elementwise(a, z[2, 4])
+        c[2, 4] = add(x[2, 4], b)
         """,
         [],
     ),

@@ -45,7 +45,7 @@ def test_contraction_of_computed_arrays_masks_the_last():
             """
         a[2, 5, 4] = linear(x[2, 5, 3], a.weight[4, 3])
         b[2, 4, 5] = permute(a) {'order': (0, 2, 1)}
-        c[2, 5, 5] = batch_matmul(a, b)
+        c[2, 5, 5] = matmul(a, b)
         """
         )
         == "c: mask operand 1 along 1 by a:4"

@@ -50,25 +50,40 @@ CASES = {
         """,
         (2, 5, 4, 6),
     ),
-    "matmul": (
-        "y[2, 5, 6] = matmul(a.x[2, 5, 4], b.w[4, 6])",
+    "addmm": (
+        "y[5, 6] = addmm(a.b[6], b.x[5, 4], c.w[4, 6])",
         """
-        a.x: a:2 b:5 c:4
-        b.w: c:4 d:6
-        y: a:2 b:5 d:6
-        y reads 1:0 c:4 (contract)
+        a.b: a:6
+        b.x: b:5 c:4
+        c.w: c:4 a:6
+        y: b:5 a:6
+        y reads 2:0 c:4 (contract)
+        """,
+        (5, 4, 6),
+    ),
+    "baddbmm": (
+        "y[2, 5, 6] = baddbmm(a.x[2, 5, 6], b.x[2, 5, 4], c.x[2, 4, 6])",
+        """
+        a.x: a:2 b:5 c:6
+        b.x: a:2 b:5 d:4
+        c.x: a:2 d:4 c:6
+        y: a:2 b:5 c:6
+        y reads 2:1 d:4 (contract)
         """,
         (2, 5, 4, 6),
     ),
-    "batch_matmul": (
-        "y[2, 5, 6] = batch_matmul(a.x[2, 5, 4], b.y[2, 4, 6])",
+    "bilinear": (
+        "y[2, 6] = bilinear(a.x[2, 4], b.x[2, 3], c.w[6, 4, 3], c.b[6])",
         """
-        a.x: a:2 b:5 c:4
-        b.y: a:2 c:4 d:6
-        y: a:2 b:5 d:6
-        y reads 1:1 c:4 (contract)
+        a.x: a:2 b:4
+        b.x: a:2 c:3
+        c.w: d:6 b:4 c:3
+        c.b: d:6
+        y: a:2 d:6
+        y reads 2:1 b:4 (contract)
+        y reads 2:2 c:3 (contract)
         """,
-        (2, 5, 4, 6),
+        (2, 4, 3, 6),
     ),
     "embedding": (
         "y[2, 7, 6] = embedding(i[2, 7], b.w[9, 6])",
@@ -116,6 +131,18 @@ CASES = {
         """,
         None,
     ),
+    "rms_norm": (
+        "y[2, 4, 5] = rms_norm(a.x[2, 4, 5], b.w[5])"
+        " {'sizes': {'*c': 1}, 'slots': {'normalized_shape': '*c'}}",
+        """
+        a.x: a:2 b:4 c:5
+        b.w: c:5
+        y: a:2 b:4 c:5
+        y reads 0:2 c:5 (normalise)
+        y.normalized_shape[0] is c:5
+        """,
+        None,
+    ),
     "group_norm": (
         "y[2, 6, 5] = group_norm(a.x[2, 6, 5], b.w[6], b.b[6])"
         " {'sizes': {'g': 2}, 'slots': {'num_groups': 'g', 'num_channels': 'g c'}}",
@@ -135,6 +162,33 @@ CASES = {
         """
         a.x: a:2 b:4 6! 6!
         y: a:2 b:4 3! 3!
+        """,
+        None,
+    ),
+    "unfold": (
+        "y[2, 36, 25] = unfold(a.x[2, 4, 7, 7]) {'sizes': {'k': 9}}",
+        """
+        a.x: a:2 b:4 7! 7!
+        y: a:2 (b:4 x c:9) 25!
+        """,
+        None,
+    ),
+    "fold": (
+        "y[2, 4, 7, 7] = fold(a.x[2, 36, 25]) {'sizes': {'k': 9}}",
+        """
+        a.x: a:2 (b:4 x c:9) 25!
+        y: a:2 b:4 7! 7!
+        y reads 0:1 (b:4 x c:9) (contract)
+        """,
+        None,
+    ),
+    "grid_sample": (
+        "y[2, 4, 5, 5] = grid_sample(a.x[2, 4, 7, 7], b.g[2, 5, 5, 2])",
+        """
+        a.x: a:2 b:4 7! 7!
+        b.g: a:2 c:5 d:5 2!
+        y: a:2 b:4 c:5 d:5
+        y reads 1:3 e:2 (contract)
         """,
         None,
     ),
@@ -255,9 +309,8 @@ def test_unknown_operator_pins_everything_it_touches_and_says_so():
     "line",
     [
         "y[2, 4, 6] = conv(x[2, 3, 6], a.w[4, 3, 3, 3]) {'sizes': {'g': 1, '*x': 2}}",
-        "y[4] = matmul(x[4, 3], a.w[3])",
-        "y[5, 2, 4] = batch_matmul(x[2, 3], a.w[5, 3, 4])",
-        "y[5, 2, 4] = batch_matmul(x[1, 2, 3], a.w[5, 3, 4])",
+        "y[2, 4] = addmm(a.b[1], x[2, 3], a.w[3, 4])",
+        "y[2, 2, 4] = baddbmm(a.b[1, 1, 4], x[2, 2, 3], a.w[2, 3, 4])",
         "y[2, 6] = group_norm(x[2, 6]) {'sizes': {'g': 4}}",
         "y[2, 3], i[2, 3] = channelwise(x[2, 3])",
     ],

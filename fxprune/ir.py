@@ -5,7 +5,7 @@ nodes; a parameter is a value that the model owns, so it can be sliced. Sizes ar
 example run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -94,7 +94,11 @@ class Graph:
 
     def served(self) -> set[str]:
         """The names of the nodes that evaluation runs."""
-        needed = {value.name for value in self.results}
+        return self.needed(self.results)
+
+    def needed(self, values: Iterable[Value]) -> set[str]:
+        """The names of the nodes that compute `values`."""
+        needed = {value.name for value in values}
         names: set[str] = set()
         for node in reversed(self.nodes):
             if any(value.name in needed for value in node.outputs):

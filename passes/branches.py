@@ -15,30 +15,95 @@ from fxprune.ir import Graph, Kind, Node, Value
 _ROOT = "network input"
 
 
+Place = tuple[str, int]
+"""An addition and the number of one of its operands."""
+
+
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Operand number `operand` of `addition`; `nodes` go with it when it is removed."""
+    """Something that can be removed: `nodes` go with it.
+
+    A model that branches on train/eval has it once per mode, so there may be two places.
+    """
 
     name: str
-    addition: str
-    operand: int
+    places: tuple[Place, ...]
     nodes: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.name}: operand {self.operand} of {self.addition}, {len(self.nodes)} nodes"
+        where = " and ".join(f"operand {operand} of {node}" for node, operand in self.places)
+        return f"{self.name}: {where}, {len(self.nodes)} nodes"
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    place: Place
+    cone: tuple[Node, ...]
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        values = (value for node in self.cone for value in node.inputs if value is not None)
+        return frozenset(value.name for value in values if value.kind is Kind.PARAMETER)
 
 
 def find_branches(graph: Graph) -> tuple[Branch, ...]:
     """The removable branches, in graph order.
 
-    Ensures: names are unique; at least one operand of every addition is no branch.
+    Ensures: names are unique; at least one operand of every addition is no branch; what only one
+    mode runs and the other has a counterpart of is one branch with it.
     """
     search = _Search(graph)
-    branches: list[Branch] = []
-    for node in graph.nodes:
-        if node.op == "add":
-            branches.extend(search.branches_of(node))
+    found = [c for node in graph.nodes if node.op == "add" for c in search.candidates(node)]
+    evaluated = graph.served()
+    only_evaluated = evaluated - graph.needed(set(graph.outputs) - set(graph.results))
+    trained = [c for c in found if c.place[0] not in evaluated]
+    twins = _twins([c for c in found if c.place[0] in only_evaluated], trained)
+    names = _Names()
+    branches = []
+    for candidate in found:
+        if candidate in trained:
+            continue  # it goes with its twin, or evaluation knows nothing of it
+        same = [candidate, *twins.get(candidate.place, ())]
+        nodes = (node.name for each in same for node in each.cone)
+        branches.append(
+            Branch(
+                names.unique(candidate),
+                tuple(each.place for each in same),
+                tuple(dict.fromkeys(nodes)),
+            )
+        )
     return tuple(branches)
+
+
+def _twins(
+    evaluated: list[_Candidate], trained: list[_Candidate]
+) -> dict[Place, tuple[_Candidate, ...]]:
+    """For branches of evaluation those of training with the same parameters, in order."""
+    twins: dict[Place, tuple[_Candidate, ...]] = {}
+    waiting = list(trained)
+    for candidate in evaluated:
+        same = [c for c in waiting if c.parameters == candidate.parameters]
+        if same:
+            waiting.remove(same[0])
+            twins[candidate.place] = (same[0],)
+    return twins
+
+
+class _Names:
+    """Names for branches, each given once."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def unique(self, candidate: _Candidate) -> str:
+        """The longest module path shared by the parameters inside, else the addition."""
+        paths = [name.split(".")[:-2] for name in sorted(candidate.parameters)]
+        common = _common_prefix(paths)
+        name = ".".join(common) + "+" if common else candidate.place[0] + "+"
+        while name in self._taken:
+            name += "+"
+        self._taken.add(name)
+        return name
 
 
 def _readers(user: Node) -> tuple[str, ...]:
@@ -60,7 +125,6 @@ class _Search:
         for value in graph.outputs:
             self._readers.setdefault(value.name, set()).add("network output")
         self._from_input = nx.descendants(self._flow(graph), _ROOT)
-        self._taken: set[str] = set()
 
     def _flow(self, graph: Graph) -> "nx.DiGraph[str]":
         flow: nx.DiGraph[str] = nx.DiGraph()
@@ -74,7 +138,7 @@ class _Search:
                 flow.add_edge(producer.name if producer else _ROOT, node.name)
         return flow
 
-    def branches_of(self, addition: Node) -> list[Branch]:
+    def candidates(self, addition: Node) -> list[_Candidate]:
         """The removable operands of one addition."""
         operands = [value for value in addition.inputs if value is not None]
         if len(operands) < 2 or any(v.shape != addition.outputs[0].shape for v in operands):
@@ -87,14 +151,11 @@ class _Search:
         ]
         skip = min(range(len(cones)), key=lambda index: len(cones[index]))
         around = {operands[skip].name} | self._entries(cones[skip])
-        branches = []
-        for index, cone in enumerate(cones):
-            if index != skip and cone and self._goes_around(cone, around):
-                name = self._name(addition, cone)
-                branches.append(
-                    Branch(name, addition.name, index, tuple(dict.fromkeys(n.name for n in cone)))
-                )
-        return branches
+        return [
+            _Candidate((addition.name, index), tuple(cone))
+            for index, cone in enumerate(cones)
+            if index != skip and cone and self._goes_around(cone, around)
+        ]
 
     def _depends_on_input(self, value: Value) -> bool:
         producer = self._producers.get(value.name)
@@ -134,21 +195,6 @@ class _Search:
             and value.kind is not Kind.PARAMETER
             and getattr(self._producers.get(value.name), "name", None) not in inside
         }
-
-    def _name(self, addition: Node, cone: list[Node]) -> str:
-        """The longest module path shared by the parameters inside, else the addition."""
-        paths = [
-            value.name.split(".")[:-2]
-            for node in cone
-            for value in node.inputs
-            if value is not None and value.kind is Kind.PARAMETER
-        ]
-        common = _common_prefix(paths)
-        name = ".".join(common) + "+" if common else addition.name + "+"
-        while name in self._taken:
-            name += "+"
-        self._taken.add(name)
-        return name
 
 
 def _common_prefix(paths: list[list[str]]) -> list[str]:

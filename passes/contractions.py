@@ -40,14 +40,16 @@ def einsum(state: "Inference", node: Node) -> OutputTypes:
     output: Any = node.attributes["output"]
     bound: dict[str, Axis] = {}
     places: dict[str, list[tuple[int, int]]] = {}
-    for operand, (letters, types) in enumerate(zip(terms, _types(state, node), strict=True)):
+    operands = list(zip(terms, _types(state, node), strict=True))
+    for letters, types in operands:
+        for letter, axis in zip(letters, types, strict=True):
+            if letter not in bound or bound[letter].size < axis.size:  # the others are stretched
+                bound[letter] = axis
+    for operand, (letters, types) in enumerate(operands):
         for dim, (letter, axis) in enumerate(zip(letters, types, strict=True)):
-            known = bound.setdefault(letter, axis)
-            if known.size != axis.size:  # one of them is stretched
-                bound[letter] = known = max(known, axis, key=lambda item: item.size)
-                continue
-            state.unify(known, axis, node)
-            places.setdefault(letter, []).append((operand, dim))
+            if axis.size == bound[letter].size:
+                state.unify(bound[letter], axis, node)
+                places.setdefault(letter, []).append((operand, dim))
     for letter, found in places.items():
         if letter not in output:
             _read(state, node, found)
@@ -100,6 +102,8 @@ def recurrent(state: "Inference", node: Node) -> OutputTypes:
     first = 1 + states
     per_cell = 4 if biases else 2
     weights = rest[states:]
+    if len(weights) % (per_cell * directions):
+        return state.opaque(node, f"projected states of {node.place}")
     layer_input = sequence[-1]
     state.pin(sequence[time], f"walked through by {node.place}")
     for start in range(0, len(weights), per_cell * directions):
@@ -138,9 +142,10 @@ def weight_norm(state: "Inference", node: Node) -> OutputTypes:
     """Every slice along `dim` is scaled to a length, so the other axes are contracted."""
     dim = _int(node, "dim")
     weight, length = _types(state, node)
-    state.unify(weight[dim], length[dim], node)
+    if length:
+        state.unify(weight[dim], length[dim], node)
     for other in range(len(weight)):
-        if other != dim:
+        if other != dim or not length:
             _read(state, node, ((0, other),))
     return (weight,)
 

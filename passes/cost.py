@@ -90,7 +90,7 @@ class _Builder:
         self._names = names
         self._enclosing: dict[str, list[str]] = {}
         for branch in branches:
-            for node in (*branch.nodes, branch.addition):
+            for node in (*branch.nodes, *(addition for addition, _ in branch.places)):
                 self._enclosing.setdefault(node, []).append(branch.name)
         self._totals: dict[str, Monomials] = {name: {} for name in COSTS}
         self._sizes: dict[Axis, Monomials] = {}

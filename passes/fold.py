@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fxprune.errors import KeepSetError
 from fxprune.ir import Graph
-from fxprune.passes.axes import Axis, Kept, Space, evaluate, kept_flags, spaces
+from fxprune.passes.axes import Axis, Kept, Prod, Space, evaluate, kept_flags, spaces
 from fxprune.passes.branches import Branch
 from fxprune.passes.groups import Group
 from fxprune.passes.infer import Types
@@ -32,11 +32,16 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class SetLiteral:
-    """Write `value` into literal `slot` of `node`."""
+    """Write `value` into literal `slot` of `node`.
+
+    Where it was `old` because it is a multiple of something that may differ from run to run (batch
+    times heads), a literal that is computed is scaled by `value / old` instead; 0 means never.
+    """
 
     node: str
     slot: tuple[str, int]
     value: int
+    old: int = 0
 
     def __str__(self) -> str:
         name, index = self.slot
@@ -112,7 +117,7 @@ def plan_fold(
         slices=_slices(graph, types, kept),
         literals=_literals(types, kept, removed),
         drops=tuple(
-            DropOperand(b.addition, b.operand) for b in closed if b.addition not in removed
+            DropOperand(*place) for b in closed for place in b.places if place[0] not in removed
         ),
         removed=tuple(removed),
     )
@@ -120,6 +125,11 @@ def plan_fold(
 
 def _changes(axis: Axis, kept: Kept) -> bool:
     return any(space in kept for space in spaces(axis))
+
+
+def _partly(axis: Axis, kept: Kept) -> bool:
+    """Whether a product has a factor that changes and one that does not."""
+    return isinstance(axis, Prod) and not all(_changes(factor, kept) for factor in axis.factors)
 
 
 def _size(space: Space, kept: Kept) -> int:
@@ -147,5 +157,7 @@ def _literals(types: Types, kept: Kept, removed: Mapping[str, None]) -> tuple[Se
             continue
         size = evaluate(literal.axis, lambda space: _size(space, kept))
         value = literal.axis.size if literal.frozen else size
-        literals.append(SetLiteral(literal.node, literal.slot, value))
+        scaled = _partly(literal.axis, kept) and not literal.frozen
+        old = literal.axis.size if scaled else 0
+        literals.append(SetLiteral(literal.node, literal.slot, value, old))
     return tuple(literals)

@@ -98,12 +98,12 @@ def _gate_branches(graph: Graph, branches: Iterable[Branch]) -> tuple[GateBranch
     nodes = {node.name: node for node in graph.nodes}
     producers, users = graph.producers(), graph.users()
     gates = []
-    for branch in branches:
-        value = nodes[branch.addition].inputs[branch.operand]
+    for branch, (addition, operand) in ((b, place) for b in branches for place in b.places):
+        value = nodes[addition].inputs[operand]
         assert value is not None
         last = producers[value.name]
         scaled = _linear_operands(last) if len(users[value.name]) == 1 else ()
-        place = (last.name, scaled) if scaled else (branch.addition, (branch.operand,))
+        place = (last.name, scaled) if scaled else (addition, (operand,))
         gates.append(GateBranch(*place, branch.name))
     return tuple(gates)
 

@@ -46,7 +46,7 @@ def find_groups(graph: Graph, types: Types) -> tuple[Group, ...]:
     for parameter in graph.parameters:
         for dim, axis in enumerate(types.axes.get(parameter.name, ())):
             for space, path in _leaves(axis):
-                channels = dim < 2 and parameter.name.endswith("weight")  # of some layer
+                channels = dim < 2 and not path and parameter.name.endswith("weight")
                 if space.size > 1 and (channels or space not in types.positional):
                     places.setdefault(space, []).append((parameter.name, dim, path))
     names = _names(places)

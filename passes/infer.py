@@ -344,6 +344,9 @@ def _output_type(
         len(bound.get(t.names[0], ())) if t.star else 1 for t in pattern.terms
     )
     axes: list[Axis] = []
+    for name in pattern.names:
+        if name not in bound and name in _attribute(node, "sizes"):
+            bound[name] = (state.fresh(_attribute(node, "sizes")[name]),)
     for term in pattern.terms:
         if not term.star:
             axes.append(product(*(bound[name][0] for name in term.names)))

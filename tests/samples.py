@@ -120,6 +120,12 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: between(_recurrent, 6, mid=nn.LSTM(8, 6, batch_first=True)),
         "first:8 last.weight:1:6",
     ),
+    "recurrent_cell": (
+        lambda: between(
+            lambda m, x: m.read(m.mid(x.mean((2, 3)))), mid=nn.GRUCell(8, 6), read=nn.Linear(6, 3)
+        ),
+        "first:8 mid.weight_ih/1:6",
+    ),
     "weight_norm": (
         lambda: between(_normalised_weight, 6, mid=vector(6, 8, 1, 1), length=vector(6, 1, 1, 1)),
         "mid:6 first:8",
@@ -258,6 +264,15 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "first:8 last.weight:1:6",
     ),
     "tile": (lambda: between(lambda m, x: m.last(x.repeat(1, 2, 1, 1)), 16), "first:8"),
+    "take_along": (
+        lambda: between(
+            lambda m, x: m.last(x.gather(2, m.rows.expand(x.size(0), 8, -1, 8))),
+            rows=nn.Buffer(torch.tensor([2, 0, 1]).view(1, 1, 3, 1)),
+        ),
+        "first:8",
+    ),
+    "ranked": (lambda: between(lambda m, x: m.last(x.topk(3, 2)[0])), "first:8"),
+    "windows": (lambda: between(lambda m, x: m.last(x.unfold(2, 3, 2).sum(-1))), "first:8"),
     "overwrite": (
         lambda: between(_overwritten, mid=nn.Conv2d(8, 4, 1)),
         "first[0:4]:4 first[4:8]:4",

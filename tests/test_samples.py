@@ -14,7 +14,7 @@ from tests.samples import SAMPLES, SHAPE
 
 TABLE = tuple(name for name in (*OPERATORS, *RULES) if "." not in name)
 UNCOUNTED = ("bilinear", "einsum")
-"""What torch's counter does not see: bilinear forms, and products that it does element by element."""
+"""What torch's counter does not see, or only where torch multiplies matrices for it."""
 
 
 def sample(name):

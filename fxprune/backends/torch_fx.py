@@ -13,7 +13,7 @@ from fxprune.backends.torch_module import TracedModule, copy_graph
 from fxprune.errors import InternalError
 from fxprune.frontends.torch_fx import Program, index_items
 from fxprune.frontends.torch_in_place import memory_origins, overwritten, set_item
-from fxprune.frontends.torch_spellings import NAMES, bare_name, module_spelling
+from fxprune.frontends.torch_spellings import NAMES, Changes, Resized, bare_name, module_spelling
 from fxprune.frontends.torch_trace import remove_dead, torch_base
 from fxprune.gates.module import PREFIX
 from fxprune.passes.axes import Axis
@@ -186,6 +186,8 @@ def masked_function(
             arguments.get("eps", 1e-5),
         )
     reduced = arguments.get("dim")
+    if isinstance(reduced, bool):  # x.var(False)
+        arguments, reduced = {**arguments, "unbiased": reduced}, None
     reduced = tuple(range(x.dim())) if reduced is None else reduced
     reduced = (reduced,) if isinstance(reduced, int) else tuple(reduced)
     keepdim, mask = bool(arguments["keepdim"]), joint_mask(masks, dims, x.dim())
@@ -309,16 +311,14 @@ def fold_model(
     return TracedModule(model, graph, class_name)
 
 
-def _changes_by_node(literals: Iterable[SetLiteral]) -> dict[str, dict[tuple[str, int], int]]:
-    grouped: dict[str, dict[tuple[str, int], int]] = {}
+def _changes_by_node(literals: Iterable[SetLiteral]) -> dict[str, dict[tuple[str, int], Resized]]:
+    grouped: dict[str, dict[tuple[str, int], Resized]] = {}
     for literal in literals:
-        grouped.setdefault(literal.node, {})[literal.slot] = literal.value
+        grouped.setdefault(literal.node, {})[literal.slot] = Resized(literal.value, literal.old)
     return grouped
 
 
-def _write_literals(
-    model: nn.Module, node: fx.Node, changes: Mapping[tuple[str, int], int]
-) -> None:
+def _write_literals(model: nn.Module, node: fx.Node, changes: Changes) -> None:
     if node.op == "call_module":
         _write_attributes(model.get_submodule(str(node.target)), changes)
     elif bare_name(node) in ("size", "shape"):
@@ -329,7 +329,7 @@ def _write_literals(
         NAMES[bare_name(node)].write(node, changes)
 
 
-def _write_attributes(module: nn.Module, changes: Mapping[tuple[str, int], int]) -> None:
+def _write_attributes(module: nn.Module, changes: Changes) -> None:
     for (name, index), value in changes.items():
         old = getattr(module, name, None)
         if isinstance(old, tuple):
@@ -377,7 +377,7 @@ def _replace_by_constant(node: fx.Node, value: int) -> None:
         user.kwargs = fx.map_arg(user.kwargs, swap)
 
 
-def _write_ranges(node: fx.Node, changes: Mapping[tuple[str, int], int]) -> None:
+def _write_ranges(node: fx.Node, changes: Changes) -> None:
     """Write the bounds of every axis that changes, counted from the front."""
     shape = node.args[0].meta["value"].shape  # type: ignore[union-attr]
     items = index_items(node.args[1], len(shape))

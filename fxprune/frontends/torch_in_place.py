@@ -31,7 +31,7 @@ def follow_in_place(model: nn.Module, graph: fx.Graph) -> None:
         for user in list(operand.users):
             if order[user] > order[node]:
                 user.replace_input_with(operand, node)
-        if node.target is set_item and origins.get(node.args[2]) is origins[operand]:  # type: ignore[call-overload]
+        if node.target is set_item and origins.get(node.args[2]) is origins[operand]:
             continue  # a part that was overwritten is written back to where it is
         for other in graph.nodes:
             shared = order[other] < order[node] and origins[other] is origins[operand]

@@ -220,15 +220,16 @@ class Recorder(TorchFunctionMode):
 
     def _set_grad_mode(self, mode: bool) -> None:
         """Regions like no_grad end by restoring what the caller of the model had."""
+        restored: Any = mode
         if self._grad_modes and self._grad_modes[-1][0] == mode:
             _, restored = self._grad_modes.pop()
         else:
             before = self.graph.call_function(torch.is_grad_enabled)
             before.meta["value"] = torch.is_grad_enabled()
             self._grad_modes.append((before.meta["value"], before))
-            restored = mode
         node = self.graph.call_function(torch._C._set_grad_enabled, (restored,))
-        node.meta["value"] = torch._C._set_grad_enabled(mode)
+        node.meta["value"] = None
+        torch._C._set_grad_enabled(mode)
 
     @contextmanager
     def autocast(self, region: torch.autocast) -> Iterator[None]:

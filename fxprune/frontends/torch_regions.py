@@ -11,7 +11,7 @@ def enter_autocast(
     """Begin a region; the result ends it."""
     kind = device.type if isinstance(device, torch.device) else device
     region = torch.autocast(kind, dtype, enabled, cache_enabled)
-    region.__enter__()
+    region.__enter__()  # type: ignore[no-untyped-call]
     return region
 
 

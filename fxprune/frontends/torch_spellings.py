@@ -16,7 +16,30 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-Changes = Mapping[tuple[str, int], int]
+
+class Resized(int):
+    """The new value of a size; `old` is what it was, where a computed size is to be scaled."""
+
+    old: int
+
+    def __new__(cls, value: int, old: int = 0) -> "Resized":
+        resized = super().__new__(cls, value)
+        resized.old = old
+        return resized
+
+    def replacing(self, size: Any, node: fx.Node) -> Any:
+        """What stands in a call of `node` where `size` stood: a number, or a node if it was one."""
+        if not self.old or not isinstance(size, fx.Node):
+            return int(self)
+        with node.graph.inserting_before(node):
+            grown = node.graph.call_function(operator.mul, (size, int(self)))
+            scaled = node.graph.call_function(operator.floordiv, (grown, self.old))
+        grown.meta["value"] = size.meta["value"] * int(self)
+        scaled.meta["value"] = int(self)
+        return scaled
+
+
+Changes = Mapping[tuple[str, int], Resized]
 """New values of the literals of one node, by slot."""
 
 
@@ -42,7 +65,7 @@ class Call:
     def dims(self, name: str = "dim") -> tuple[int, ...]:
         """Dimensions of the input, counted from the front; all if none is given."""
         value = self.arguments.get(name)
-        if value is None or value == ():
+        if value is None or value == () or isinstance(value, bool):  # x.var(False): `unbiased`
             return tuple(range(self.input.dim()))
         values = (value,) if isinstance(value, int) else value
         return tuple(dim % max(self.input.dim(), 1) for dim in values)
@@ -354,7 +377,7 @@ def _write_shape(node: fx.Node, changes: Changes) -> None:
     new = list(sizes)
     for (slot, dim), value in changes.items():
         if slot == "shape" and not (isinstance(new[dim], int) and new[dim] < 0):
-            new[dim] = value
+            new[dim] = value.replacing(new[dim], node)
     node.args, node.kwargs = (node.args[0], tuple(new)), {}
 
 
@@ -363,7 +386,7 @@ def _write_unflatten(node: fx.Node, changes: Changes) -> None:
     sizes: Any = node.args[2] if len(node.args) > 2 else node.kwargs["sizes"]
     dim %= node.args[0].meta["value"].dim()  # type: ignore[union-attr]
     new = [
-        size if isinstance(size, int) and size < 0 else changes.get(("shape", dim + index), size)
+        size if isinstance(size, int) and size < 0 else _new_size(changes, dim + index, size, node)
         for index, size in enumerate(sizes)
     ]
     node.args, node.kwargs = (node.args[0], dim, tuple(new)), {}
@@ -383,7 +406,9 @@ def _write_split(node: fx.Node, changes: Changes) -> None:
     """`split` and `chunk` become a split into explicit sizes."""
     pieces = node.meta["value"]
     dim: Any = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
-    sizes = [changes.get(("sizes", index), piece.shape[dim]) for index, piece in enumerate(pieces)]
+    sizes = [
+        int(changes.get(("sizes", index), piece.shape[dim])) for index, piece in enumerate(pieces)
+    ]
     node.op, node.target = "call_function", torch.split
     node.args, node.kwargs = (node.args[0], sizes, dim), {}
 
@@ -392,7 +417,7 @@ def _write_pad(node: fx.Node, changes: Changes) -> None:
     rank = node.args[0].meta["value"].dim()  # type: ignore[union-attr]
     widths: Any = list(node.kwargs.get("pad", node.args[1] if len(node.args) > 1 else ()))  # type: ignore[arg-type]
     for (slot, dim), value in changes.items():
-        widths[2 * (rank - 1 - dim) + (slot == "after")] = value
+        widths[2 * (rank - 1 - dim) + (slot == "after")] = int(value)
     set_argument(node, 1, "pad", tuple(widths))
 
 
@@ -405,10 +430,19 @@ def _write_fill(first: int) -> Callable[[fx.Node, Changes], None]:
         packed = len(sizes) > 0 and isinstance(sizes[0], list | tuple)
         rest = node.args[first + 1 :] if packed and "size" not in node.kwargs else ()
         old = sizes[0] if packed else sizes
-        new = tuple(changes.get(("shape", dim), size) for dim, size in enumerate(old))
+        new = tuple(_new_size(changes, dim, size, node) for dim, size in enumerate(old))
         node.args, node.kwargs = (*node.args[:first], new, *rest), kwargs
 
     return write
+
+
+def _plain(size: Any) -> Any:
+    return int(size) if isinstance(size, Resized) else size
+
+
+def _new_size(changes: Changes, dim: int, size: Any, node: fx.Node) -> Any:
+    change = changes.get(("shape", dim))
+    return size if change is None else change.replacing(size, node)
 
 
 def _write_scale(node: fx.Node, changes: Changes) -> None:
@@ -434,9 +468,9 @@ def _write_argument(position: int, name: str) -> Callable[[fx.Node, Changes], No
         old: Any = node.args[position] if position < len(node.args) else node.kwargs.get(name)
         old = old.meta["value"] if isinstance(old, fx.Node) else old
         if isinstance(old, list | tuple):
-            new: Any = tuple(changes.get((name, i), size) for i, size in enumerate(old))
+            new: Any = tuple(_plain(changes.get((name, i), size)) for i, size in enumerate(old))
         else:
-            new = changes.get((name, 0), old)
+            new = _plain(changes.get((name, 0), old))
         set_argument(node, position, name, new)
 
     return write
@@ -454,7 +488,7 @@ _UNARY = """
     softplus logsigmoid softsign hardshrink softshrink tanhshrink threshold exp expm1 log log2 log1p
     sqrt rsqrt abs neg sign square clamp clip clamp_min clamp_max sin cos erf reciprocal round floor
     ceil trunc nan_to_num logical_not isnan zeros_like ones_like zero fill full_like
-    invert bitwise_not isinf isfinite angle square cosh sinh tan asin acos atan logit
+    invert bitwise_not isinf isfinite angle square cosh sinh tan atan
 """
 _SAME = """
     contiguous clone detach to float double half bfloat16 type type_as cpu cuda requires_grad_
@@ -654,7 +688,9 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "var": _SPREAD,
         "std": _SPREAD,
         "norm": Spelling("reduce", "input p=fro dim=None keepdim=False", "input", _norm),
-        "vector_norm": Spelling("reduce", "input ord=2 dim=None keepdim=False", "input", _norm),
+        "linalg_vector_norm": Spelling(
+            "reduce", "input ord=2 dim=None keepdim=False", "input", _norm
+        ),
         **{
             name: Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None))
             for name in _OTHER_REDUCTIONS.split()

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from fxprune.errors import InputError, TraceError
 from fxprune.frontends.torch_in_place import follow_in_place
@@ -370,7 +371,13 @@ def is_leaf(module: nn.Module) -> bool:
     if qualified_name(type(module)) in OPERATORS:
         return True
     base = torch_base(type(module))
-    return base is not None and module_spelling(base) is not None
+    return base is not None and module_spelling(base) is not None and not _computes_weights(module)
+
+
+def _computes_weights(module: nn.Module) -> bool:
+    """Whether a parametrisation, or a hook of torch.nn.utils, computes what the module reads."""
+    hooks = (type(hook).__module__ for hook in module._forward_pre_hooks.values())
+    return is_parametrized(module) or any(name.startswith("torch.nn.utils.") for name in hooks)
 
 
 def qualified_name(thing: Any) -> str:

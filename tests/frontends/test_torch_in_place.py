@@ -37,6 +37,12 @@ def _chained(m, x):
     return m.last(y)
 
 
+def _part(m, x):
+    y = x[:, :3]
+    y.relu_()
+    return m.last(x + m.mid(x))
+
+
 def _skip_sees_it(m, x):
     return m.last(x + m.mid(x.relu_()))
 
@@ -46,6 +52,7 @@ FOLLOWED = {
     "a view of such a sum is overwritten": (_view_of_sum, "first:8 add+:1 add_1+:1"),
     "an operand given by name": (_by_name, "first:8 mid:8"),
     "several in a row": (_chained, "first:8 mid:8"),
+    "the array behind a slice": (_part, "first[0:3]:3 first[3:8]:5 add+:1"),
     "the skip sees what the branch did": (_skip_sees_it, "first:8 add+:1"),
 }
 
@@ -60,12 +67,6 @@ def test_followed(body, expected):
         fxprune.set_keep_set(gated, keep)
         with torch.no_grad():
             assert_same_function(gated, fxprune.fold(gated), [x])
-
-
-def _slice(m, x):
-    y = x[:, :3]
-    y.relu_()
-    return m.last(x)
 
 
 def _view(m, x):
@@ -94,7 +95,6 @@ def _out(m, x):
 
 
 REFUSED = {
-    "the array behind a slice": (_slice, "overwrites getitem in relu_, and first, which shares"),
     "the array behind a view": (_view, "overwrites view in mul_, and first, which shares"),
     "what may be the same array": (_same, "overwrites contiguous in relu_, and first, which"),
     "a view from before": (_earlier_view, "overwrites first in relu_, and flatten, which shares"),

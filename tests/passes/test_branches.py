@@ -129,4 +129,4 @@ def test_what_is_returned_is_no_branch():
 def test_every_addition_keeps_an_operand():
     text = "".join(f"a{i}[2, 4] = linear(x[2, 4], m.{i}.weight[4, 4])\n" for i in range(3))
     graph = graph_of(text + "s[2, 4] = add(a0, a1, a2)")
-    assert [branch.operand for branch in find_branches(graph)] == [1, 2]
+    assert [branch.places[0][1] for branch in find_branches(graph)] == [1, 2]

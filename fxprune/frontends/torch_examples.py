@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError, TraceError
-from fxprune.frontends.torch_trace import trace
+from fxprune.frontends.torch_trace import holds_tensor, trace
 
 _log = logging.getLogger("fxprune")
 _SIZES = (224, 32, 28, 64, 128, 299, 256, 96, 512, 16, 8)
@@ -27,7 +27,7 @@ def check_examples(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
         example_inputs = _in_order(model, example_inputs)
     several = isinstance(example_inputs, list | tuple)
     examples = tuple(example_inputs) if several else (example_inputs,)
-    if not any(isinstance(value, Tensor) for value in examples):
+    if not any(map(holds_tensor, examples)):
         raise InputError(
             "example_inputs holds no tensor: pass what the model's forward takes, for example "
             "torch.randn(1, 3, 224, 224)"
@@ -38,7 +38,7 @@ def check_examples(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
 def _in_order(model: nn.Module, named: Mapping[str, Any]) -> tuple[Any, ...]:
     """Arguments by name as a tuple in the order of forward; those between take their defaults."""
     signature = inspect.signature(model.forward).parameters.values()
-    parameters = [p for p in signature if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    parameters = [p for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     names = [p.name for p in parameters]
     if unknown := [name for name in named if name not in names]:
         raise InputError(

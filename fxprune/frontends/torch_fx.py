@@ -24,7 +24,14 @@ from fxprune.frontends.torch_spellings import (
     module_spelling,
     spatial_rank,
 )
-from fxprune.frontends.torch_trace import MODES, qualified_name, torch_base, trace
+from fxprune.frontends.torch_trace import (
+    MODES,
+    batch_of,
+    qualified_name,
+    rebatched,
+    torch_base,
+    trace,
+)
 from fxprune.ir import Graph, Kind, Node, Value
 from fxprune.passes.infer import RULES
 from fxprune.passes.operators import OPERATORS
@@ -94,19 +101,12 @@ def _warn_of_lost_hooks(model: nn.Module, graph: fx.Graph) -> None:
 
 def _trace(model: nn.Module, inputs: tuple[Any, ...]) -> fx.Graph:
     """Trace at a batch size above one if the model lets us."""
-    batches = {x.shape[0] for x in inputs if isinstance(x, Tensor) and x.dim()}
-    if batches == {1}:
+    if batch_of(inputs) == 1:
         try:
-            return trace(model, tuple(map(_rebatched, inputs)))
+            return trace(model, rebatched(inputs, EXAMPLE_BATCH))
         except (InputError, TraceError):
             pass
     return trace(model, inputs)
-
-
-def _rebatched(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.dim():
-        return value.new_empty((EXAMPLE_BATCH, *value.shape[1:]), device="meta")
-    return value
 
 
 class _Translation:

@@ -14,32 +14,42 @@ from torch import fx
 
 
 class TracedInt(int):
-    """An int that `node` computes."""
+    """An int that `node` computes; `on_loss` is called when Python forgets that."""
 
     node: fx.Node
+    on_loss: Callable[[], None]
+
+    def __int__(self) -> int:
+        self.on_loss()
+        return int.__int__(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return int, (int(self),)
+        return int, (plain_number(self),)
 
 
 class TracedFloat(float):
-    """A float that `node` computes."""
+    """A float that `node` computes; `on_loss` is called when Python forgets that."""
 
     node: fx.Node
+    on_loss: Callable[[], None]
+
+    def __int__(self) -> int:
+        self.on_loss()
+        return int(plain_number(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return float, (float(self),)
+        return float, (plain_number(self),)
 
 
 TracedNumber = TracedInt | TracedFloat
 
 
-def traced_number(value: Any, node: fx.Node) -> Any:
+def traced_number(value: Any, node: fx.Node, on_loss: Callable[[], None]) -> Any:
     """A number of the example run together with the node that computes it; the rest as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     number = TracedInt(value) if isinstance(value, int) else TracedFloat(value)
-    number.node = node
+    number.node, number.on_loss = node, on_loss
     node.meta["value"] = plain_number(value)
     return number
 
@@ -56,9 +66,10 @@ def _record(function: Callable[..., Any], *operands: Any) -> Any:
     if not all(isinstance(operand, int | float) for operand in operands):
         return NotImplemented
     result = function(*map(plain_number, operands))
-    graph = next(x.node.graph for x in operands if isinstance(x, TracedNumber))
+    first = next(x for x in operands if isinstance(x, TracedNumber))
     arguments = tuple(x.node if isinstance(x, TracedNumber) else x for x in operands)
-    return traced_number(result, graph.call_function(function, arguments))
+    node = first.node.graph.call_function(function, arguments)
+    return traced_number(result, node, first.on_loss)
 
 
 def _method(function: Callable[..., Any], swapped: bool = False) -> Callable[..., Any]:

@@ -32,6 +32,7 @@ CONSTANT = "fxprune_constant"
 EFFECTS = (torch._C._set_grad_enabled, enter_autocast, exit_autocast)
 """Functions that are called for what they do, not for what they return."""
 
+_len, _range = len, range  # Python's own
 _VALUES = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy", "equal",
            "__contains__", "allclose", "is_nonzero", "__complex__")  # fmt: skip
 _ANSWERED = ("__repr__", "__str__", "__format__", "__len__", "__dir__", "__hash__", "register_hook",
@@ -62,6 +63,12 @@ class TrainingFlag:
         self._on_branch()
         return self.mode
 
+    def __eq__(self, other: object) -> bool:
+        return bool(self) == other
+
+    def __hash__(self) -> int:
+        return hash(bool(self))
+
 
 class Recorder(TorchFunctionMode):
     """Records into `graph` what runs under it; every node gets `meta["value"]`."""
@@ -79,6 +86,7 @@ class Recorder(TorchFunctionMode):
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []  # a tensor that is gone could lend its id to another
         self._attributes: dict[str, fx.Node] = {}
+        self.loses_sizes = False
         self._views: dict[int, tuple[Tensor, Any]] = {}  # x[index] of which array, and where
         self._grad_modes: list[tuple[bool, fx.Node]] = []
         self._sizes: dict[tuple[fx.Node, int], Any] = {}
@@ -127,6 +135,9 @@ class Recorder(TorchFunctionMode):
             return module.__dict__["training"]
         node = self._attribute(f"{path}.training" if path else "training", self.mode)
         return TrainingFlag(node, self.mode, self._branch)
+
+    def _lose_size(self) -> None:
+        self.loses_sizes = True
 
     def _branch(self) -> None:
         self.branched_on_mode = True
@@ -350,8 +361,28 @@ class Recorder(TorchFunctionMode):
     def _axis_size(self, node: fx.Node, dim: int, size: int) -> Any:
         if (node, dim) not in self._sizes:
             number = self.graph.call_method("size", (node, dim))
-            self._sizes[node, dim] = traced_number(size, number)
+            self._sizes[node, dim] = traced_number(size, number, self._lose_size)
         return self._sizes[node, dim]
+
+    def length(self, thing: Any, /) -> Any:
+        """`len`: that of a computed tensor is a node."""
+        if isinstance(thing, Tensor) and not self.paused and thing.dim():
+            return self._size(thing, 0)
+        return _len(thing)
+
+    def spy_on_range(self) -> Any:
+        """`range`, which is noted where it is over a size."""
+        recorder = self
+
+        class Spy(type):
+            def __instancecheck__(cls, thing: Any) -> bool:
+                return isinstance(thing, _range)
+
+            def __call__(cls, *bounds: Any) -> Any:
+                recorder.loses_sizes |= any(isinstance(n, TracedNumber) for n in bounds)
+                return _range(*bounds)
+
+        return Spy("range", (), {})
 
     @contextmanager
     def _pause(self) -> Iterator[None]:

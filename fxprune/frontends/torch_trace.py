@@ -8,8 +8,11 @@ Nothing is computed, no statistics move, no random numbers are drawn, and the mo
 afterwards.
 """
 
+import builtins
 import inspect
+import itertools
 import logging
+import operator
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -86,12 +89,18 @@ def _trace_mode(model: nn.Module, inputs: tuple[Any, ...], mode: bool) -> tuple[
 def _attempt(model: nn.Module, inputs: tuple[Any, ...], mode: bool) -> Recorder:
     """Run forward as it is; where that needs to know values, as libraries run it under a trace."""
     try:
-        recorder = _record(model, inputs, mode)
-        _follow_types(recorder, model, inputs)
+        return _followed(model, inputs, mode)
     except (CallError, UndecidedError):
         with _told():
-            recorder = _record(model, inputs, mode)
-            _follow_types(recorder, model, inputs)
+            return _followed(model, inputs, mode)
+
+
+def _followed(model: nn.Module, inputs: tuple[Any, ...], mode: bool) -> Recorder:
+    recorder = _record(model, inputs, mode)
+    if recorder.reads_types and recorder.writes_types:
+        _follow_types(recorder, model, inputs)
+    if recorder.loses_sizes:
+        _follow_batch(recorder, model, inputs)
     return recorder
 
 
@@ -113,8 +122,6 @@ def _follow_types(recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...])
     Types do not remember where they come from, so a second run with another type tells
     `x.dtype` (which changes) from `torch.float32` (which does not).
     """
-    if not (recorder.reads_types and recorder.writes_types):
-        return
     before = torch.get_default_dtype()
     torch.set_default_dtype(STAND_IN)
     try:
@@ -138,6 +145,75 @@ def _follow_types(recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...])
                     node.update_arg(name, live)
                 else:
                     node.update_kwarg(name, live)
+
+
+def _follow_batch(recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Let numbers that are multiples of the batch size follow it.
+
+    Python's `int` and `range` forget where a size comes from, so a second run with a larger batch
+    tells which numbers depend on it.
+    """
+    batch = batch_of(inputs)
+    if not batch:
+        return
+    try:
+        other = _record(model, rebatched(inputs, batch + 1), recorder.mode)
+    except (CallError, UndecidedError):
+        return
+    pairs = list(itertools.zip_longest(recorder.graph.nodes, other.graph.nodes))
+    if any(a is None or b is None or (a.op, a.name) != (b.op, b.name) for a, b in pairs):
+        raise ValueError("what it does depends on the size of the batch")
+    size: fx.Node | None = None
+
+    def renewed(value: Any, changed: Any, node: fx.Node) -> Any:
+        nonlocal size
+        if isinstance(value, list | tuple) and isinstance(changed, list | tuple):
+            items = zip(value, changed, strict=True)
+            return type(value)(renewed(*item, node) for item in items)
+        if type(value) is not int or value == changed:
+            return value
+        if value % batch or value // batch * (batch + 1) != changed:
+            raise ValueError(f"{node.name} depends on the size of the batch by a number")
+        if size is None:
+            first = next(n for n in recorder.graph.nodes if is_batched(n, batch))
+            with recorder.graph.inserting_after(first):
+                size = recorder.graph.call_method("size", (first, 0))
+            size.meta["value"] = batch
+        with recorder.graph.inserting_before(node):
+            number = recorder.graph.call_function(operator.mul, (size, value // batch))
+        number.meta["value"] = value
+        return number
+
+    for node, twin in pairs:
+        if node.op in ("call_function", "call_method"):
+            node.args = tuple(
+                renewed(*item, node) for item in zip(node.args, twin.args, strict=True)
+            )
+            node.kwargs = {
+                name: renewed(value, twin.kwargs[name], node) for name, value in node.kwargs.items()
+            }
+
+
+def batch_of(inputs: tuple[Any, ...]) -> int:
+    """The batch size that all inputs share; 0 if they do not."""
+    sizes = {x.shape[0] for x in inputs if isinstance(x, Tensor) and x.dim()}
+    return sizes.pop() if len(sizes) == 1 else 0
+
+
+def rebatched(inputs: tuple[Any, ...], batch: int) -> tuple[Any, ...]:
+    """Inputs of another batch size, without data."""
+    return tuple(
+        x.new_empty((batch, *x.shape[1:]), device="meta")
+        if isinstance(x, Tensor) and x.dim()
+        else x
+        for x in inputs
+    )
+
+
+def is_batched(node: fx.Node, batch: int) -> bool:
+    """Whether a node is an input with a batch axis."""
+    value = node.meta.get("value")
+    return node.op == "placeholder" and isinstance(value, Tensor) and value.shape[:1] == (batch,)
 
 
 def _arguments(node: fx.Node, twin: fx.Node) -> dict[Any, tuple[Any, Any]]:
@@ -168,7 +244,7 @@ def _placeholders(
 ) -> tuple[list[Any], dict[str, Any]]:
     """One placeholder per argument of forward; returns what forward is called with."""
     parameters = list(inspect.signature(model.forward).parameters.values())
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
     required = sum(p.default is p.empty for p in named)
     if len(inputs) < max(required, 1) or (len(inputs) > len(named) and rest is None):
@@ -187,11 +263,12 @@ def _placeholders(
         if optional and not isinstance(default, _PLAIN):
             optional = (None,)
         node, argument = recorder.input(name, value, optional)
-        if not _tensors_in(value):
+        if not holds_tensor(value):
             node.meta[FIXED] = value
         if value is default:
             continue  # forward knows its own defaults
-        if len(args) == index:
+        by_name = index < len(named) and named[index].kind is inspect.Parameter.KEYWORD_ONLY
+        if len(args) == index and not by_name:
             args.append(argument)
         else:
             kwargs[name] = argument
@@ -226,11 +303,12 @@ def _made(recorder: Recorder, kind: type, args: tuple[Any, ...], kwargs: dict[st
     return node
 
 
-def _tensors_in(value: Any) -> bool:
+def holds_tensor(value: Any) -> bool:
+    """Whether there is a tensor in a nested value."""
     if isinstance(value, Mapping):
-        return any(map(_tensors_in, value.values()))
+        return any(map(holds_tensor, value.values()))
     return isinstance(value, Tensor) or (
-        isinstance(value, list | tuple) and any(map(_tensors_in, value))
+        isinstance(value, list | tuple) and any(map(holds_tensor, value))
     )
 
 
@@ -294,6 +372,9 @@ def _watched_calls(recorder: Recorder) -> Iterator[None]:
         nn.Module.__call__ = call  # type: ignore[method-assign]
         stack.callback(setattr, nn.Module, "__call__", original)
         _watch_regions(recorder, stack)
+        for name, watched in (("len", recorder.length), ("range", recorder.spy_on_range())):
+            stack.callback(setattr, builtins, name, getattr(builtins, name))
+            setattr(builtins, name, watched)
         for name in _RECURRENT:  # C functions that do not take a live `training`
             setattr(torch._VF, name, _stand_in(recorder, getattr(torch._VF, name)))
             stack.callback(delattr, torch._VF, name)

@@ -986,7 +986,11 @@ TRANSFORMERS = {
         lambda f, x: f(x, src_key_padding_mask=_padding(x)),
         ENCODER,
     ),
-    "an encoder layer, dropout": (_encoder(dropout=0.1), lambda f, x: f(x), ENCODER),
+    "an encoder layer, dropout": (  # its attention is another one in training, so no branch
+        _encoder(dropout=0.1),
+        lambda f, x: f(x),
+        ENCODER.removesuffix(" f++:1"),
+    ),
     "a decoder layer": (_decoder(), lambda f, x: f(x, x[:, 2:].cos()), DECODER),
     "a decoder layer, norm first, masked": (
         _decoder(norm_first=True),

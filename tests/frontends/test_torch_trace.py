@@ -4,7 +4,6 @@ Each forward stands between two linear layers, `first` with 8 channels and `last
 a batch of two and compared with the original at other batches, and with the folded model.
 """
 
-import logging
 from collections import OrderedDict, namedtuple
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -462,8 +461,6 @@ def _global_state():
         "type": torch.get_default_dtype(),
         "gradient": torch.is_grad_enabled(),
         "modes": torch._C._len_torch_function_stack(),
-        "modules": nn.modules.module._global_forward_hooks,
-        "level": logging.getLogger("fxprune").level,
     }
 
 

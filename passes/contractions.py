@@ -34,6 +34,17 @@ def matmul(state: "Inference", node: Node) -> OutputTypes:
     return ((*stack, *rows, *columns),)
 
 
+def baddbmm(state: "Inference", node: Node) -> OutputTypes:
+    """A stack of products of matrices, added to an array that is stretched to it."""
+    added, left, right = _types(state, node)
+    shape = node.outputs[0].shape
+    state.unify(left[2], right[1], node)
+    (stack,) = broadcast(state, node, [left[:1], right[:1]], shape[:1])
+    _read(state, node, ((1, 2), (2, 1)))
+    state.contracted(node, (stack, left[1], right[2], left[2]))
+    return (broadcast(state, node, [(stack, left[1], right[2]), added], shape),)
+
+
 def einsum(state: "Inference", node: Node) -> OutputTypes:
     """`terms` holds the letters of every operand, `output` those of the result."""
     terms: Any = node.attributes["terms"]
@@ -53,7 +64,8 @@ def einsum(state: "Inference", node: Node) -> OutputTypes:
     for letter, found in places.items():
         if letter not in output:
             _read(state, node, found)
-    state.contracted(node, tuple(bound.values()))
+    if len(terms) > 1:
+        state.contracted(node, tuple(bound.values()))
     return (tuple(bound[letter] for letter in output),)
 
 
@@ -118,6 +130,7 @@ def recurrent(state: "Inference", node: Node) -> OutputTypes:
         layer_input = concat(*(hidden,) * directions)
     for initial in rest[:states]:
         state.unify(initial[-1], hidden, node)
+        state.pin(initial[0], f"layers of {node.place}")
     return ((*sequence[:-1], layer_input), *((*initial,) for initial in rest[:states]))
 
 
@@ -177,6 +190,7 @@ def _int(node: Node, name: str) -> int:
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "matmul": matmul,
+        "baddbmm": baddbmm,
         "einsum": einsum,
         "attention": attention,
         "recurrent": recurrent,

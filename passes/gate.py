@@ -6,7 +6,7 @@ addition gets a scalar on each removable operand. Nothing else needs a gate: a c
 is only carried is never seen.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from fxprune.ir import Graph, Kind, Node
@@ -91,10 +91,13 @@ def plan_gates(
             masks.append(MaskOperand(reader.node, reader.operand, reader.dim, reader.axis))
         else:
             forms.append(MaskedForm(reader.node, reader.dim, reader.axis))
-    return GatePlan(tuple(masks), tuple(forms), _gate_branches(graph, branches))
+    replaced = {form.node for form in forms}
+    return GatePlan(tuple(masks), tuple(forms), _gate_branches(graph, branches, replaced))
 
 
-def _gate_branches(graph: Graph, branches: Iterable[Branch]) -> tuple[GateBranch, ...]:
+def _gate_branches(
+    graph: Graph, branches: Iterable[Branch], replaced: Collection[str]
+) -> tuple[GateBranch, ...]:
     nodes = {node.name: node for node in graph.nodes}
     producers, users = graph.producers(), graph.users()
     gates = []
@@ -102,7 +105,8 @@ def _gate_branches(graph: Graph, branches: Iterable[Branch]) -> tuple[GateBranch
         value = nodes[addition].inputs[operand]
         assert value is not None
         last = producers[value.name]
-        scaled = _linear_operands(last) if len(users[value.name]) == 1 else ()
+        alone = len(users[value.name]) == 1 and last.name not in replaced
+        scaled = _linear_operands(last) if alone else ()
         place = (last.name, scaled) if scaled else (addition, (operand,))
         gates.append(GateBranch(*place, branch.name))
     return tuple(gates)

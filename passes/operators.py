@@ -140,7 +140,6 @@ _TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("conv_transpose", "b (g i) *x, (g i) o *k, (g o)? -> b (g o) *y", "b g i o k x", "1 2"),
     ("linear", "*n i, o i, o? -> *n o", "n i o", "1 2"),
     ("addmm", "o, n i, i o -> n o", "n i o", "0 2"),
-    ("baddbmm", "b n o, b n i, b i o -> b n o", "b n i o", ""),
     ("bilinear", "*n i, *n j, o i j, o? -> *n o", "n i j o", "2 3"),
     ("embedding", "*n, *v c -> *n c", "", ""),
     ("batch_norm", "b! c *x, c?, c?, c?, c? -> b c *y", "", "3 4"),

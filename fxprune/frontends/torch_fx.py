@@ -348,7 +348,7 @@ def _holds_array(item: Any) -> bool:
 
 def _variant(spelling: Spelling, arguments: Mapping[str, Any]) -> str:
     """The operator where one name spells several, depending on the ranks of its operands."""
-    if spelling.op in ("addmm", "baddbmm") and (arguments["alpha"], arguments["beta"]) != (1, 1):
+    if spelling.op == "addmm" and (arguments["alpha"], arguments["beta"]) != (1, 1):
         return f"scaled {spelling.op}"
     if spelling.op == "reduce" and isinstance(arguments.get("dim"), Tensor):
         return "elementwise"

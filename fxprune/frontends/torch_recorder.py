@@ -90,7 +90,11 @@ class Recorder(TorchFunctionMode):
         self._views: dict[int, tuple[Tensor, Any]] = {}  # x[index] of which array, and where
         self._grad_modes: list[tuple[bool, fx.Node]] = []
         self._sizes: dict[tuple[fx.Node, int], Any] = {}
-        self._buffers = dict(root.named_buffers())
+        self._buffers = {
+            name: buffer
+            for name, buffer in root.named_buffers()
+            if not buffer.is_floating_point()  # such as positions; others may be trained
+        }
         self._known: dict[fx.Node, Any] = {}
         self.floats = next(
             (p.dtype for p in root.parameters() if p.is_floating_point()), torch.float32
@@ -187,6 +191,8 @@ class Recorder(TorchFunctionMode):
             return self._value(func, args, kwargs)
         if name in _ANSWERED:
             return func(*self._to_meta(args), **self._to_meta(kwargs))
+        if name in ("__reduce_ex__", "__deepcopy__") and isinstance(args[0], Tensor):
+            raise TypeError("its forward copies a tensor by Python's copy module: use x.clone()")
         if name == "__iter__":
             return iter(args[0].unbind(0))
         if name == "__setitem__":
@@ -511,7 +517,7 @@ def _as_operator(func: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]
 
 
 def _is_python(func: Any) -> bool:
-    return isinstance(func, FunctionType) and func.__module__.startswith("torch.nn")
+    return isinstance(func, FunctionType) and func.__module__ == "torch.nn.functional"
 
 
 def _entered(func: FunctionType) -> FunctionType:

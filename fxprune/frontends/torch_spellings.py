@@ -118,6 +118,7 @@ _ALIASES = {
     "keepdims": "keepdim",
     "x": "input",
     "self": "input",
+    "mat2": "other",
     "upscale_factor": "factor",
     "downscale_factor": "factor",
 }
@@ -559,7 +560,7 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "conv_transpose3d": _CONV_TRANSPOSE,
         "linear": Spelling("linear", "input weight bias=None", "input weight bias"),
         **{name: _MATMUL for name in ("matmul", "mm", "bmm", "mv", "dot")},
-        "addmm": Spelling("addmm", "input mat1 mat2 beta=1 alpha=1", "input mat1 mat2"),
+        "addmm": Spelling("addmm", "input mat1 other beta=1 alpha=1", "input mat1 other"),
         "baddbmm": Spelling("baddbmm", "input batch1 batch2 beta=1 alpha=1", "input batch1 batch2"),
         "bilinear": Spelling(
             "bilinear", "input1 input2 weight bias=None", "input1 input2 weight bias"
@@ -664,6 +665,7 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "gather": Spelling("take_along", "input dim index", "input index", _dim),
         "take_along_dim": Spelling("take_along", "input index dim", "input index", _dim),
         "topk": Spelling("ranked", "input k dim=-1", attributes=_dim),
+        "argsort": Spelling("ranked", "input dim=-1", attributes=_dim),
         "sort": Spelling("ranked", "input dim=-1", attributes=_dim),
         "windows": Spelling("windows", "input dim size step", attributes=_dim),
         "pad": Spelling("pad", "input pad mode=constant value", "input", _pad, _write_pad),

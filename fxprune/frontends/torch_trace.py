@@ -97,10 +97,11 @@ def _attempt(model: nn.Module, inputs: tuple[Any, ...], mode: bool) -> Recorder:
 
 def _followed(model: nn.Module, inputs: tuple[Any, ...], mode: bool) -> Recorder:
     recorder = _record(model, inputs, mode)
+    nodes = list(recorder.graph.nodes)  # before any of them is added for what follows
     if recorder.reads_types and recorder.writes_types:
-        _follow_types(recorder, model, inputs)
+        _follow_types(recorder, nodes, model, inputs)
     if recorder.loses_sizes:
-        _follow_batch(recorder, model, inputs)
+        _follow_batch(recorder, nodes, model, inputs)
     return recorder
 
 
@@ -116,7 +117,9 @@ def _record(
     return recorder
 
 
-def _follow_types(recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+def _follow_types(
+    recorder: Recorder, nodes: list[fx.Node], model: nn.Module, inputs: tuple[Any, ...]
+) -> None:
     """Let `y.to(x.dtype)` follow the type of `x`.
 
     Types do not remember where they come from, so a second run with another type tells
@@ -131,7 +134,7 @@ def _follow_types(recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...])
         return
     finally:
         torch.set_default_dtype(before)
-    pairs = list(zip(recorder.graph.nodes, other.graph.nodes, strict=False))
+    pairs = list(zip(nodes, other.graph.nodes, strict=False))
     if any((a.op, a.name) != (b.op, b.name) for a, b in pairs):
         return
     for node, twin in pairs:
@@ -147,7 +150,9 @@ def _follow_types(recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...])
                     node.update_kwarg(name, live)
 
 
-def _follow_batch(recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+def _follow_batch(
+    recorder: Recorder, nodes: list[fx.Node], model: nn.Module, inputs: tuple[Any, ...]
+) -> None:
     """Let numbers that are multiples of the batch size follow it.
 
     Python's `int` and `range` forget where a size comes from, so a second run with a larger batch
@@ -160,7 +165,7 @@ def _follow_batch(recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...])
         other = _record(model, rebatched(inputs, batch + 1), recorder.mode)
     except (CallError, UndecidedError):
         return
-    pairs = list(itertools.zip_longest(recorder.graph.nodes, other.graph.nodes))
+    pairs = list(itertools.zip_longest(nodes, other.graph.nodes))
     if any(a is None or b is None or (a.op, a.name) != (b.op, b.name) for a, b in pairs):
         raise ValueError("what it does depends on the size of the batch")
     size: fx.Node | None = None

@@ -143,6 +143,7 @@ _TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("bilinear", "*n i, *n j, o i j, o? -> *n o", "n i j o", "2 3"),
     ("embedding", "*n, *v c -> *n c", "", ""),
     ("batch_norm", "b! c *x, c?, c?, c?, c? -> b c *y", "", "3 4"),
+    ("standardise", "b! c [*x], c?, c?, c?, c? -> b c *x", "", "3 4"),
     ("instance_norm", "b c *x, c?, c?, c?, c? -> b c *y", "", "3 4"),
     ("layer_norm", "*n [*c], *c?, *c? -> *n *c", "", "1 2"),
     ("rms_norm", "*n [*c], *c? -> *n *c", "", "1"),

@@ -99,6 +99,19 @@ def group_norm(
     return _exact_when_open(F.group_norm(x, groups, weight, bias, eps), y, mask)
 
 
+def standardise(
+    x: Tensor, mask: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    """`F.batch_norm` by the statistics of the batch itself, over open positions."""
+    dims = (0, *range(2, x.dim()))
+    mask = mask.to(x.dtype)
+    y = _standardise(x, mask.expand(x.shape), dims, eps)
+    y = y if weight is None else y * _along(weight, 1, x.dim())
+    y = y if bias is None else y + _along(bias, 1, x.dim())
+    exact = F.batch_norm(x, None, None, weight, bias, True, 0.0, eps)
+    return _exact_when_open(exact, y, mask)
+
+
 def _standardise(x: Tensor, mask: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
     count = mask.sum(dims, keepdim=True).clamp(min=1)
     average = (x * mask).sum(dims, keepdim=True) / count

@@ -172,6 +172,14 @@ def masked_function(
         return masked_forms.layer_norm(
             x, mask, shape, arguments["weight"], arguments["bias"], arguments.get("eps", 1e-5)
         )
+    if name == "batch_norm":
+        return masked_forms.standardise(
+            x,
+            joint_mask(masks, dims, x.dim()),
+            arguments["weight"],
+            arguments["bias"],
+            arguments["eps"],
+        )
     if name == "rms_norm":
         shape = tuple(arguments["normalized_shape"])
         mask = joint_mask(masks, tuple(dim - x.dim() for dim in dims), len(shape))

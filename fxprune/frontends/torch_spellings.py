@@ -134,6 +134,7 @@ _DEFAULTS = {
     "True": True,
     "constant": "constant",
     "fro": "fro",
+    "1e-5": 1e-5,
 }
 
 
@@ -603,7 +604,7 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         },
         "batch_norm": Spelling(
             "batch_norm",
-            "input running_mean running_var weight=None bias=None",
+            "input running_mean running_var weight=None bias=None training momentum eps=1e-5",
             "input running_mean running_var weight bias",
         ),
         "instance_norm": Spelling(

@@ -403,8 +403,9 @@ def _write_ranges(node: fx.Node, changes: Changes) -> None:
 
 def _overwritten_memory(model: nn.Module, graph: fx.Graph) -> set[fx.Node]:
     """The nodes whose result some later operator may write into."""
-    origins = memory_origins(model, graph)
-    written = {origins[operand] for n in graph.nodes if (operand := overwritten(model, n))}
+    modules = dict(model.named_modules(remove_duplicate=False))
+    origins = memory_origins(modules, graph)
+    written = {origins[operand] for n in graph.nodes if (operand := overwritten(modules, n))}
     return {node for node in graph.nodes if origins[node] in written}
 
 

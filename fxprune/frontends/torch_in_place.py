@@ -5,12 +5,16 @@ memory with another array that is read later, as a view does, the graph could no
 sees, and the model is refused.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from fxprune.errors import TraceError
 from fxprune.frontends.torch_spellings import NAMES, bare_name, module_spelling
+
+Modules = Mapping[str, nn.Module]
+"""The modules of a model by path."""
 
 _OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow")
 _SHARING = ("reshape", "permute", "slice", "split", "unbind", "select", "expand", "identity")
@@ -22,10 +26,14 @@ def follow_in_place(model: nn.Module, graph: fx.Graph) -> None:
     Raises:
         TraceError: what is overwritten is read later under another name.
     """
+    modules = dict(model.named_modules(remove_duplicate=False))
     order = {node: index for index, node in enumerate(graph.nodes)}
-    origins = memory_origins(model, graph)
+    origins = memory_origins(modules, graph)
+    sharing: dict[fx.Node, list[fx.Node]] = {}
+    for node, origin in origins.items():
+        sharing.setdefault(origin, []).append(node)
     for node in graph.nodes:
-        operand = overwritten(model, node)
+        operand = overwritten(modules, node)
         if operand is None:
             continue
         for user in list(operand.users):
@@ -33,10 +41,11 @@ def follow_in_place(model: nn.Module, graph: fx.Graph) -> None:
                 user.replace_input_with(operand, node)
         if node.target is set_item and origins.get(node.args[2]) is origins[operand]:
             continue  # a part that was overwritten is written back to where it is
-        for other in graph.nodes:
-            shared = order[other] < order[node] and origins[other] is origins[operand]
+        for other in sharing[origins[operand]]:
+            if order[other] >= order[node]:
+                break
             later = [user for user in other.users if order[user] > order[node] and _reads(user)]
-            if shared and any(not _rewrites(user, other, node) for user in later):
+            if any(not _rewrites(user, other, node) for user in later):
                 raise TraceError(
                     f"{type(model).__name__} overwrites {operand.name} in {node.name}, and "
                     f"{other.name}, which shares its memory, is read later: write "
@@ -55,12 +64,12 @@ def _reads(user: fx.Node) -> bool:
     return spelling is None or spelling.op != "size"
 
 
-def overwritten(model: nn.Module, node: fx.Node) -> fx.Node | None:
+def overwritten(modules: Modules, node: fx.Node) -> fx.Node | None:
     """The operand that a node writes its result into, if it does."""
     if isinstance(out := node.kwargs.get("out"), fx.Node):
         return out
     operand = node.args[0] if node.args else None
-    return operand if isinstance(operand, fx.Node) and works_in_place(model, node) else None
+    return operand if isinstance(operand, fx.Node) and works_in_place(modules, node) else None
 
 
 def set_item(x: Tensor, index: Any, value: Any) -> Tensor:
@@ -69,12 +78,12 @@ def set_item(x: Tensor, index: Any, value: Any) -> Tensor:
     return x
 
 
-def works_in_place(model: nn.Module, node: fx.Node) -> bool:
+def works_in_place(modules: Modules, node: fx.Node) -> bool:
     """Whether a node writes its result into its first operand."""
     if node.target is set_item:
         return True
     if node.op == "call_module":
-        return getattr(model.get_submodule(str(node.target)), "inplace", False) is True
+        return getattr(modules[str(node.target)], "inplace", False) is True
     if node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator":
         return getattr(node.target, "__name__", "") in _OPERATORS
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
@@ -82,20 +91,20 @@ def works_in_place(model: nn.Module, node: fx.Node) -> bool:
     return trailing or (node.op == "call_function" and node.kwargs.get("inplace") is True)
 
 
-def memory_origins(model: nn.Module, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
+def memory_origins(modules: Modules, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
     """For every node the one whose memory its result may lie in: nodes of one origin may share."""
     origins: dict[fx.Node, fx.Node] = {}
     for node in graph.nodes:
-        source = overwritten(model, node)
+        source = overwritten(modules, node)
         if source is None and node.args and isinstance(node.args[0], fx.Node):
-            source = node.args[0] if _shares_memory(model, node) else None
+            source = node.args[0] if _shares_memory(modules, node) else None
         origins[node] = node if source is None else origins[source]
     return origins
 
 
-def _shares_memory(model: nn.Module, node: fx.Node) -> bool:
+def _shares_memory(modules: Modules, node: fx.Node) -> bool:
     if node.op == "call_module":
-        module_spelled = module_spelling(type(model.get_submodule(str(node.target))))
+        module_spelled = module_spelling(type(modules[str(node.target)]))
         return module_spelled is not None and module_spelled.op in _SHARING
     if node.op not in ("call_function", "call_method"):
         return False
@@ -103,6 +112,6 @@ def _shares_memory(model: nn.Module, node: fx.Node) -> bool:
     if name == "getitem":
         source = node.args[0]
         assert isinstance(source, fx.Node)
-        return isinstance(source.meta["value"], Tensor) or _shares_memory(model, source)
+        return isinstance(source.meta["value"], Tensor) or _shares_memory(modules, source)
     spelling = NAMES.get(name)
     return spelling is not None and spelling.op in _SHARING and name != "clone"

@@ -32,6 +32,8 @@ class MetaModules:
                 return args[0].new_empty(shape)
         tensors = itertools.chain(module.named_parameters(), module.named_buffers())
         state = {name: self.twin(tensor) for name, tensor in tensors}
+        if not state:
+            return module(*args, **kwargs)
         return torch.func.functional_call(module, state, args, dict(kwargs))
 
     def like(self, value: Any) -> Any:

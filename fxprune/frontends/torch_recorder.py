@@ -81,7 +81,8 @@ class Recorder(TorchFunctionMode):
         self.branched_on_mode = False
         self.paused = False
         self.device = next((p.device for p in root.parameters()), torch.device("cpu"))
-        self._paths = {id(module): name for name, module in root.named_modules()}
+        self._modules = dict(root.named_modules())
+        self._paths = {id(module): name for name, module in self._modules.items()}
         self._names = {id(tensor): name for name, tensor in _tensors(root)}
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []  # a tensor that is gone could lend its id to another
@@ -207,6 +208,10 @@ class Recorder(TorchFunctionMode):
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Record one call and compute its result without data."""
+        with self._pause():
+            return self._call(func, args, kwargs)
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if func is torch._C._set_grad_enabled:
             return self._set_grad_mode(*args)
         arguments, keywords = self.to_nodes(args), self.to_nodes(kwargs)
@@ -269,7 +274,7 @@ class Recorder(TorchFunctionMode):
 
     def _overwritten(self, node: fx.Node, args: Any, kwargs: Any) -> Tensor | None:
         """The tensor that a call writes its result into; its present node keeps its shape."""
-        if not works_in_place(self._root, node):
+        if not works_in_place(self._modules, node):
             return None
         target = kwargs.get("out", args[0] if args else kwargs.get("input"))
         if not isinstance(target, Tensor):

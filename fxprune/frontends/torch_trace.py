@@ -9,6 +9,7 @@ afterwards.
 """
 
 import builtins
+import functools
 import inspect
 import itertools
 import logging
@@ -471,6 +472,7 @@ def qualified_name(thing: Any) -> str:
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
+@functools.cache
 def torch_base(cls: type) -> type | None:
     """The torch.nn class whose forward `cls` runs; a batch norm subclass always counts as one."""
     for base in cls.__mro__:

@@ -15,9 +15,10 @@ import torch
 from torch import fx, nn
 
 from fxprune.errors import InputError
+from fxprune.frontends.torch_forward import FIXED
+from fxprune.frontends.torch_modes import MODES, select_mode
 from fxprune.frontends.torch_packing import Row, pack_graph, unpack_graph
 from fxprune.frontends.torch_recorder import CONSTANT
-from fxprune.frontends.torch_trace import FIXED, MODES, select_mode
 
 _RECORD = "fxprune"
 _CONTAINERS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")

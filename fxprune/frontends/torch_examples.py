@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError, TraceError
-from fxprune.frontends.torch_trace import holds_tensor, trace
+from fxprune.frontends.torch_forward import holds_tensor
+from fxprune.frontends.torch_trace import trace
 
 _log = logging.getLogger("fxprune")
 _SIZES = (224, 32, 28, 64, 128, 299, 256, 96, 512, 16, 8)

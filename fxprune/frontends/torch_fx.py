@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.errors import InputError, TraceError
 from fxprune.frontends.torch_in_place import set_item
+from fxprune.frontends.torch_leaves import qualified_name, torch_base
+from fxprune.frontends.torch_modes import MODES
 from fxprune.frontends.torch_packing import Row, pack_graph, unpack_graph
 from fxprune.frontends.torch_recorder import CONSTANT, EFFECTS
 from fxprune.frontends.torch_spellings import (
@@ -24,20 +25,10 @@ from fxprune.frontends.torch_spellings import (
     module_spelling,
     spatial_rank,
 )
-from fxprune.frontends.torch_trace import (
-    MODES,
-    batch_of,
-    qualified_name,
-    rebatched,
-    torch_base,
-    trace,
-)
+from fxprune.frontends.torch_trace import trace
 from fxprune.ir import Graph, Kind, Node, Value
 from fxprune.passes.infer import RULES
 from fxprune.passes.operators import OPERATORS
-
-EXAMPLE_BATCH = 2
-"""The batch size of the example run where the user's examples have one."""
 
 _log = logging.getLogger("fxprune")
 
@@ -69,14 +60,18 @@ def _unpacked(rows: list[Row], ir: Graph, aliases: Mapping[str, tuple[str, ...]]
     return Program(unpack_graph(rows), ir, aliases)
 
 
-def read_model(model: nn.Module, example_inputs: tuple[Any, ...]) -> Program:
+def read_model(
+    model: nn.Module, example_inputs: tuple[Any, ...], leaves: frozenset[str] = frozenset()
+) -> Program:
     """Trace a model and translate it; the model is as it was afterwards.
+
+    Modules at the paths `leaves` stay whole; what goes in and out of them is pinned.
 
     Raises:
         TraceError: the model's Python cannot be traced.
         InputError: the model does not accept the example inputs.
     """
-    graph = _trace(model, example_inputs)
+    graph = trace(model, example_inputs, leaves)
     _warn_of_lost_hooks(model, graph)
     translation = _Translation(model, graph)
     return Program(graph, translation.graph(), translation.aliases)
@@ -97,16 +92,6 @@ def _warn_of_lost_hooks(model: nn.Module, graph: fx.Graph) -> None:
                 "register them on the layers inside",
                 path,
             )
-
-
-def _trace(model: nn.Module, inputs: tuple[Any, ...]) -> fx.Graph:
-    """Trace at a batch size above one if the model lets us."""
-    if batch_of(inputs) == 1:
-        try:
-            return trace(model, rebatched(inputs, EXAMPLE_BATCH))
-        except (InputError, TraceError):
-            pass
-    return trace(model, inputs)
 
 
 class _Translation:

@@ -129,9 +129,9 @@ class Recorder(TorchFunctionMode):
     def _item(self, node: fx.Node, key: Any) -> fx.Node:
         return self.graph.call_function(operator.getitem, (node, key))
 
-    def knows(self, module: nn.Module) -> bool:
-        """Whether a module is part of the model."""
-        return id(module) in self._paths
+    def path_of(self, module: nn.Module) -> str | None:
+        """Where a module is in the model, if it is."""
+        return self._paths.get(id(module))
 
     def training_flag(self, module: nn.Module) -> Any:
         """What a module under trace sees as its `training`."""

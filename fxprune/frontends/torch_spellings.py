@@ -5,7 +5,6 @@ name of their torch.nn class. A spelling names the operator, the signature, whic
 array operands, and how attributes are read and literals written back.
 """
 
-import functools
 import math
 import operator
 import re
@@ -793,7 +792,6 @@ MODULES: Mapping[type, ModuleSpelling] = MappingProxyType(
 """Modules by torch.nn class; subclasses follow their base."""
 
 
-@functools.cache
 def module_spelling(cls: type | None) -> ModuleSpelling | None:
     """The spelling of a module class or of its nearest base."""
     for base in cls.__mro__ if cls else ():

@@ -13,6 +13,10 @@ from torch import Tensor, nn
 from fxprune.gates.budget import Budget
 
 
+_STAGES = 250
+"""How often the budget shrinks on its way to the target, at most twice that many times."""
+
+
 class Method(Protocol):
     """What every gating method provides. Its state lives in tensors, so it is saved and moved."""
 
@@ -73,8 +77,9 @@ class StaticGates(nn.Module):
         if int(self.steps_done) >= self.steps:
             return
         self.steps_done += 1
-        progress = int(self.steps_done) / self.steps
-        self._choose(1 - (1 - progress) ** 3)
+        done = int(self.steps_done)
+        if done % max(self.steps // _STAGES, 1) == 0 or done == self.steps:
+            self._choose(1 - (1 - done / self.steps) ** 3)
 
     def settle(self) -> None:
         """Close the least important positions until the target is met."""

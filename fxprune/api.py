@@ -2,12 +2,12 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxprune.backends.torch_copy import copy_module
@@ -15,7 +15,7 @@ from fxprune.backends.torch_fx import fold_model, insert_gates, mask_axes
 from fxprune.backends.torch_module import TracedModule
 from fxprune.backends.torch_optimizer import fold_optimizer
 from fxprune.errors import InputError, KeepSetError, NothingToPruneError
-from fxprune.frontends.torch_examples import check_examples
+from fxprune.frontends.torch_examples import check_examples, inputs_of_part
 from fxprune.frontends.torch_fx import read_model
 from fxprune.gates.budget import Budget, Layout, Target, limits
 from fxprune.gates.methods import METHODS
@@ -23,7 +23,7 @@ from fxprune.gates.module import PREFIX, Gates
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.fold import FoldPlan, check_keep_set, plan_fold
 from fxprune.passes.gate import plan_gates
-from fxprune.record import Record, Step, attach, gated_record, gates_of, record_of
+from fxprune.record import Record, Step, attach, gated_record, gates_of, record_of, traced_part
 
 _log = logging.getLogger("fxprune")
 
@@ -47,8 +47,10 @@ def prepare(
     steps: int = 1000,
     round_to: int = 1,
     ignore: Iterable[str | nn.Module] = (),
+    leaf: Iterable[str | nn.Module] = (),
+    scope: str = "",
     method: str = "static",
-) -> fx.GraphModule:
+) -> Any:
     """Turn a model into one that learns, in its normal training, what it can do without.
 
     The result computes the very bits of `model`, has its state_dict keys (and gates under
@@ -72,7 +74,15 @@ def prepare(
         steps: optimizer steps until the target is reached; train on afterwards.
         round_to: every group keeps a multiple of this many positions (or all of them).
         ignore: names of modules, or modules, whose outputs stay as they are.
+        leaf: names of modules, or modules, that tracing does not enter: for a part whose Python
+            cannot be traced. What goes into it and comes out of it keeps its channels.
+        scope: the name of the only part to prepare, where the rest cannot be traced. The result
+            is then a copy of the whole model with that part gated; every verb accepts it. With it,
+            `example_inputs` are those of the whole model, which is run once on them.
         method: how gates learn: "static".
+
+    Returns:
+        A gated module (a `torch.fx.GraphModule`), or with `scope` a module like `model`.
 
     Raises:
         InputError: an argument does not fit; TargetError for the target.
@@ -80,11 +90,15 @@ def prepare(
         NothingToPruneError: every channel is pinned; the message says why.
     """
     check_model(model)
+    if scope:
+        settings = {"target": target, "steps": steps, "round_to": round_to, "method": method}
+        return _prepare_part(model, scope, example_inputs, ignore=ignore, leaf=leaf, **settings)
     _check_finite(model)
     _check_settings(steps, round_to, method)
     examples = check_examples(model, example_inputs)
     ignored = _ignored_parameters(model, ignore)
-    program = read_model(model, examples)
+    leaves = tuple(_paths_of(model, leaf, "leaf"))
+    program = read_model(model, examples, frozenset(leaves))
     analysis = analyse(program.ir, ignored)
     _check_prunable(model, analysis)
     layout = _layout(analysis)
@@ -102,6 +116,7 @@ def prepare(
         program=program,
         analysis=analysis,
         ignored=tuple(ignored),
+        leaves=leaves,
         history=previous.history if previous else (),
         costs_before=previous.costs_before if previous else None,
         targets=wanted,
@@ -110,15 +125,36 @@ def prepare(
     return gated
 
 
-@overload
-def fold(gated: nn.Module) -> fx.GraphModule: ...
-@overload
-def fold(gated: nn.Module, *, optimizer: Optimizer) -> tuple[fx.GraphModule, Optimizer]: ...
+def _prepare_part(model: nn.Module, scope: str, example_inputs: Any, **settings: Any) -> nn.Module:
+    """A copy of a model in which one part is gated."""
+    if scope not in dict(model.named_modules()):
+        raise InputError(f"scope: the model has no module {scope!r}")
+    part = model.get_submodule(scope)
+    inputs = None if example_inputs is None else inputs_of_part(model, part, example_inputs)
+    return _with_part(model, scope, prepare(part, inputs, **settings))
 
 
-def fold(
-    gated: nn.Module, *, optimizer: Optimizer | None = None
-) -> fx.GraphModule | tuple[fx.GraphModule, Optimizer]:
+def _with_part(model: nn.Module, path: str, part: nn.Module) -> nn.Module:
+    """A copy of a model with another module at `path`."""
+    parent, _, name = path.rpartition(".")
+    owner = model.get_submodule(parent)
+    original = owner._modules[name]
+    owner._modules[name] = None  # what is replaced need not be copied
+    try:
+        copy = copy_module(model)
+    finally:
+        owner._modules[name] = original
+    copy.get_submodule(parent)._modules[name] = part
+    return copy
+
+
+@overload
+def fold(gated: nn.Module) -> Any: ...
+@overload
+def fold(gated: nn.Module, *, optimizer: Optimizer) -> tuple[Any, Optimizer]: ...
+
+
+def fold(gated: nn.Module, *, optimizer: Optimizer | None = None) -> Any | tuple[Any, Optimizer]:
     """A physically smaller module that computes what `gated.eval()` computes.
 
     The result is an ordinary module without any gate: it can be trained further, exported, copied,
@@ -134,12 +170,19 @@ def fold(
     """
     gates, record = gated_record(gated)
     keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
-    _check_finite(gated)
+    path, part = traced_part(gated)
+    _check_finite(part)
     _warn_if_unfinished(gates)
-    folded = _fold(gated, record, keep)
+    folded: nn.Module = _fold(part, record, keep)
+    if path:
+        folded = _with_part(gated, path, folded)
     if optimizer is None:
         return folded
-    return folded, fold_optimizer(optimizer, gated, folded, _plan(record, keep).slices)
+    prefix = f"{path}." if path else ""
+    slices = [
+        replace(item, parameter=prefix + item.parameter) for item in _plan(record, keep).slices
+    ]
+    return folded, fold_optimizer(optimizer, gated, folded, slices)
 
 
 def fold_as(gated: nn.Module, keep: Mapping[str, Any] | None) -> TracedModule:
@@ -147,7 +190,7 @@ def fold_as(gated: nn.Module, keep: Mapping[str, Any] | None) -> TracedModule:
     gates, record = gated_record(gated)
     chosen = gates.keep_set() if keep is None else keep
     flags = {name: [bool(flag) for flag in value] for name, value in chosen.items()}
-    return _fold(gated, record, flags)
+    return _fold(traced_part(gated)[1], record, flags)
 
 
 def apply_step(
@@ -158,7 +201,7 @@ def apply_step(
     Raises:
         KeepSetError: the model has no such groups.
     """
-    program = read_model(model, examples)
+    program = read_model(model, examples, frozenset(step.leaves))
     analysis = analyse(program.ir, step.ignored)
     previous = record_of(model)
     record = Record(
@@ -167,6 +210,7 @@ def apply_step(
         program,
         analysis,
         step.ignored,
+        step.leaves,
         previous.history if previous else (),
         previous.costs_before if previous else None,
     )
@@ -203,7 +247,7 @@ def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]
         folded,
         replace(
             record,
-            history=(*record.history, Step(kept, record.ignored)),
+            history=(*record.history, Step(kept, record.ignored, record.leaves)),
             costs_before=record.costs_before or costs.at(costs.full),
         ),
     )
@@ -220,7 +264,7 @@ def _without_gates(gated: nn.Module) -> nn.Module:
 
 def groups(gated: nn.Module) -> list[GroupInfo]:
     """Every group and branch of a gated or folded module, the pinned ones with the reason."""
-    record = record_of(gated)
+    record = record_of(traced_part(gated)[1])
     if record is None:
         raise InputError(f"expected a gated or folded module, got {type(gated).__name__}")
     analysis = record.analysis
@@ -268,8 +312,8 @@ def parameter_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:
     >>> optimizer = torch.optim.SGD(parameter_groups(gated, weight_decay=5e-4), lr=0.1)
     ... # doctest: +SKIP
     """
-    own = [p for name, p in model.named_parameters() if not name.startswith(PREFIX)]
-    gates = [p for name, p in model.named_parameters() if name.startswith(PREFIX)]
+    own = [p for name, p in model.named_parameters() if PREFIX not in name.split(".")]
+    gates = [p for name, p in model.named_parameters() if PREFIX in name.split(".")]
     return [{"params": own, **options}, {"params": gates, **options, "weight_decay": 0.0}]
 
 
@@ -331,19 +375,26 @@ def _check_settings(steps: int, round_to: int, method: str) -> None:
 
 def _ignored_parameters(model: nn.Module, ignore: Iterable[str | nn.Module]) -> list[str]:
     """The parameters of ignored modules."""
+    ignored: dict[str, None] = {}
+    for path in _paths_of(model, ignore, "ignore"):
+        names = [name for name, _ in model.named_parameters()]
+        ignored.update(dict.fromkeys(n for n in names if f"{n}.".startswith(f"{path}.")))
+    return list(ignored)
+
+
+def _paths_of(model: nn.Module, items: Iterable[str | nn.Module], argument: str) -> Iterator[str]:
+    """The paths of modules (or parameters) given by name or as they are."""
     modules = dict(model.named_modules())
     paths = {id(module): path for path, module in modules.items()}
-    ignored: dict[str, None] = {}
-    for item in [ignore] if isinstance(ignore, str | nn.Module) else ignore:
+    known = {*modules, *(name for name, _ in model.named_parameters())}
+    for item in [items] if isinstance(items, str | nn.Module) else items:
         path = item if isinstance(item, str) else paths.get(id(item))
         if path is None:
-            raise InputError(f"ignore: this {type(item).__name__} is not a part of the model")
-        own = [name for name, _ in model.named_parameters() if f"{name}.".startswith(f"{path}.")]
-        if path not in modules and not own:
+            raise InputError(f"{argument}: this {type(item).__name__} is not a part of the model")
+        if path not in known:
             close = ", ".join(sorted(name for name in modules if name)[:10])
-            raise InputError(f"ignore: the model has no module {path!r}; it has {close}, ...")
-        ignored.update(dict.fromkeys(own))
-    return list(ignored)
+            raise InputError(f"{argument}: the model has no module {path!r}; it has {close}, ...")
+        yield path
 
 
 def _check_prunable(model: nn.Module, analysis: Analysis) -> None:

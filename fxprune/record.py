@@ -16,10 +16,11 @@ _KEY = "fxprune"
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One fold: the keep-set as tuples of kept indices, and what was ignored when grouping."""
+    """One fold: the keep-set as tuples of kept indices, and how the groups were found."""
 
     kept: Mapping[str, tuple[int, ...]]
-    ignored: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Record:
     program: Program
     analysis: Analysis
     ignored: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
     history: tuple[Step, ...] = ()
     costs_before: Mapping[str, int] | None = None
     targets: Mapping[str, float] | None = None
@@ -52,12 +54,28 @@ def record_of(module: nn.Module) -> Record | None:
     return meta.get(_KEY) if isinstance(meta, dict) else None
 
 
+def traced_part(module: nn.Module) -> tuple[str, nn.Module]:
+    """The gated or folded module in `module`, and its path: itself, or the one that `scope` named.
+
+    Raises:
+        InputError: there are several.
+    """
+    if record_of(module) is not None:
+        return "", module
+    parts = [(path, part) for path, part in module.named_modules() if record_of(part) is not None]
+    if len(parts) > 1:
+        paths = ", ".join(path for path, _ in parts)
+        raise InputError(f"several parts were prepared ({paths}): pass one of them")
+    return parts[0] if parts else ("", module)
+
+
 def gates_of(gated: nn.Module) -> Gates:
     """The gates of a gated module.
 
     Raises:
         InputError: the module has none.
     """
+    _, gated = traced_part(gated)
     gates = getattr(gated, PREFIX, None)
     if not isinstance(gates, Gates):
         kind = "a folded module" if record_of(gated) else f"a plain {type(gated).__name__}"
@@ -71,6 +89,6 @@ def gated_record(gated: nn.Module) -> tuple[Gates, Record]:
     Raises:
         InputError: the module is not gated.
     """
-    gates, record = gates_of(gated), record_of(gated)
+    gates, record = gates_of(gated), record_of(traced_part(gated)[1])
     assert record is not None
     return gates, record

@@ -14,7 +14,7 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.passes.cost import COSTS
-from fxprune.record import Record, gates_of, record_of
+from fxprune.record import Record, gates_of, record_of, traced_part
 from fxprune.verification import random_inputs
 
 _LATENCY_SECONDS = 1.0
@@ -102,6 +102,7 @@ def report(module: nn.Module, *, latency: bool = True) -> Report:
     Raises:
         InputError: the module is neither.
     """
+    _, module = traced_part(module)
     record = record_of(module)
     if record is None:
         raise InputError(f"expected a gated or folded module, got {type(module).__name__}")

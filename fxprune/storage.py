@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.api import apply_step, check_model
 from fxprune.errors import CheckpointError, InputError, KeepSetError
-from fxprune.record import Record, Step, record_of
+from fxprune.record import Record, Step, record_of, traced_part
 from fxprune.reporting import costs_of
 from fxprune.version import __version__
 
@@ -43,7 +43,12 @@ def save(folded: nn.Module, folder: str | Path) -> Path:
     """
     record = record_of(folded)
     if record is None or not record.history or hasattr(folded, "fxprune_gates"):
-        raise InputError("save takes what fxprune.fold returned; fold the gated module first")
+        part, _ = traced_part(folded)
+        raise InputError(
+            f"save takes the part that was folded: model.get_submodule({part!r})"
+            if part
+            else "save takes what fxprune.fold returned; fold the gated module first"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors, aliases = _unique(folded.state_dict())
@@ -133,7 +138,11 @@ def _description(folded: nn.Module, record: Record, aliases: Mapping[str, str]) 
         "source": record.source,
         "examples": [_described(value) for value in record.examples],
         "history": [
-            {"ignored": list(step.ignored), "kept": {k: list(v) for k, v in step.kept.items()}}
+            {
+                "ignored": list(step.ignored),
+                "leaves": list(step.leaves),
+                "kept": {k: list(v) for k, v in step.kept.items()},
+            }
             for step in record.history
         ],
         "aliases": dict(aliases),
@@ -164,7 +173,8 @@ def _example(item: Any) -> Any:
 def _step(item: Any) -> Step:
     try:
         kept = {str(k): tuple(int(i) for i in v) for k, v in item["kept"].items()}
-        return Step(kept, tuple(map(str, item["ignored"])))
+        ignored, leaves = (tuple(map(str, item[name])) for name in ("ignored", "leaves"))
+        return Step(kept, ignored, leaves)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"malformed keep-set in the checkpoint: {error}") from error
 

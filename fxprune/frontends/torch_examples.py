@@ -24,7 +24,7 @@ def check_examples(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
     """
     if example_inputs is None:
         return infer_examples(model)
-    if isinstance(example_inputs, Mapping):
+    if isinstance(example_inputs, Mapping) and holds_tensor(example_inputs):
         example_inputs = _in_order(model, example_inputs)
     several = isinstance(example_inputs, list | tuple)
     examples = tuple(example_inputs) if several else (example_inputs,)
@@ -102,3 +102,35 @@ def _from_first_layer(model: nn.Module) -> list[tuple[tuple[int, ...], str]]:
                 sizes = _SIZES if rank < 3 else (16, 32, 64, 112)
                 return [((2, module.in_channels, *(size,) * rank), because) for size in sizes]
     return []
+
+
+def inputs_of_part(model: nn.Module, part: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
+    """What a part of a model is called with when the model runs on its example inputs.
+
+    The model runs once, in evaluation, without gradients.
+
+    Raises:
+        InputError: the model does not accept the inputs, or does not call the part.
+    """
+    seen: list[dict[str, Any]] = []
+    signature = inspect.signature(part.forward)
+
+    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(dict(signature.bind(*args, **kwargs).arguments))
+
+    modes = {module: module.training for module in model.modules()}
+    handle = part.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        with torch.no_grad():
+            model.eval()(*check_examples(model, example_inputs))
+    except Exception as error:
+        raise InputError(
+            f"{type(model).__name__} does not run on the example_inputs: {error}"
+        ) from error
+    finally:
+        handle.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    if not seen:
+        raise InputError(f"scope: the model never calls that {type(part).__name__}")
+    return _in_order(part, seen[0])

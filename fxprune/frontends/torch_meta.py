@@ -1,11 +1,15 @@
 """What shape does a module return? Modules run on the meta device, the frequent ones by formula."""
 
+import copy
 import itertools
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from fxprune.frontends.torch_spellings import module_spelling
 
 
 class MetaModules:
@@ -34,7 +38,25 @@ class MetaModules:
         state = {name: self.twin(tensor) for name, tensor in tensors}
         if not state:
             return module(*args, **kwargs)
-        return torch.func.functional_call(module, state, args, dict(kwargs))
+        try:
+            return torch.func.functional_call(module, state, args, dict(kwargs))
+        except (RuntimeError, NotImplementedError):
+            if module_spelling(type(module)) is not None:
+                raise
+            return self._for_real(module, args, kwargs)
+
+    def _for_real(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run a copy of a module that needs values (kept whole by `leaf=`) on zeros."""
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+
+        def zeros(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return torch.zeros(value.shape, dtype=value.dtype, device=device)
+            return value
+
+        with torch.random.fork_rng():
+            inputs = tree_map(zeros, (args, dict(kwargs)))
+            return self.like(copy.deepcopy(module)(*inputs[0], **inputs[1]))
 
     def like(self, value: Any) -> Any:
         """The same structure with meta tensors."""

@@ -69,9 +69,9 @@ def _trace_mode(subject: Subject) -> tuple[fx.Graph, bool]:
     except Exception as error:
         raise TraceError(
             f"{name} cannot be traced: {error}\n  {_line_of(error)}\n"
-            f"on example inputs of shape {shapes}. Pass example_inputs that the model accepts, "
-            "move control flow on values of tensors out of forward, keep the part that has it "
-            "whole (leaf=), or prune another part of the model (scope=)."
+            f"on example inputs of shape {shapes}. Pass example_inputs that the model accepts, keep "
+            "the part whose control flow depends on values whole (leaf=), prepare another part of "
+            "the model (scope=), or move that control flow out of forward."
         ) from error
     graph = recorder.graph
     for node in graph.nodes:

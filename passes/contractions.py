@@ -69,6 +69,29 @@ def einsum(state: "Inference", node: Node) -> OutputTypes:
     return (tuple(bound[letter] for letter in output),)
 
 
+def cosine(state: "Inference", node: Node) -> OutputTypes:
+    """The cosine of two arrays along `dim`: a scaled contraction that reads both of them."""
+    types = _types(state, node)
+    dim = _int(node, "dim")
+    rank = max(map(len, types))
+    shape = list(node.outputs[0].shape)
+    shape.insert(dim, max(axes[dim - rank].size for axes in types))
+    axes = broadcast(state, node, types, shape)
+    for operand, own in enumerate(types):
+        _read(state, node, ((operand, len(own) - rank + dim),))
+    return ((*axes[:dim], *axes[dim + 1 :]),)
+
+
+def embedding_bag(state: "Inference", node: Node) -> OutputTypes:
+    """Rows of a table (the second operand), summed or averaged by bag."""
+    bags, table = _types(state, node)[:2]
+    state.pin(table[0], f"indexed by position in {node.place}")
+    for axis in bags:
+        state.pin(axis, f"put in bags by {node.place}")
+    count = state.fresh(node.outputs[0].shape[0], pin=f"bags of {node.place}")
+    return ((count, table[1]),)
+
+
 def attention(state: "Inference", node: Node) -> OutputTypes:
     """softmax(q k^T) v over the last two axes; the others are stacked, or grouped heads (`gqa`).
 
@@ -192,6 +215,8 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "matmul": matmul,
         "baddbmm": baddbmm,
         "einsum": einsum,
+        "cosine": cosine,
+        "embedding_bag": embedding_bag,
         "attention": attention,
         "recurrent": recurrent,
         "recurrent_cell": recurrent_cell,

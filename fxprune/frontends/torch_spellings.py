@@ -287,6 +287,11 @@ def _einsum(call: Call) -> dict[str, Any]:
     return {"terms": tuple(map(tuple, terms)), "output": tuple(output)}
 
 
+def _cosine(call: Call) -> dict[str, Any]:
+    rank = max(call.arguments[name].dim() for name in ("x1", "x2"))
+    return {"dim": call.arguments["dim"] % rank}
+
+
 def _letters(term: str, rank: int) -> list[str]:
     before, dots, after = term.partition("...")
     hidden = rank - len(before) - len(after) if dots else 0
@@ -565,6 +570,12 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "baddbmm": Spelling("baddbmm", "input batch1 batch2 beta=1 alpha=1", "input batch1 batch2"),
         "bilinear": Spelling(
             "bilinear", "input1 input2 weight bias=None", "input1 input2 weight bias"
+        ),
+        "cosine_similarity": Spelling("cosine", "x1 x2 dim=1", "x1 x2", _cosine),
+        "embedding_bag": Spelling(
+            "embedding_bag",
+            "input weight offsets=None max_norm=None",
+            "input weight offsets",
         ),
         "einsum": Spelling("einsum", "equation *operands", "operands", _einsum),
         "scaled_dot_product_attention": Spelling(

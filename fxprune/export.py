@@ -53,7 +53,8 @@ def export_onnx(
     examples = record.examples if record and example_inputs is None else None
     examples = examples or check_examples(model, example_inputs)
     training = model.training
-    model.eval()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    model.eval().requires_grad_(False)  # with gradients torch's exporter trips over attention
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fxprune-") as folder:
             draft = Path(folder) / path.name
@@ -63,6 +64,8 @@ def export_onnx(
                 os.replace(file, path.parent / file.name)
     finally:
         model.train(training)
+        for parameter in trained:
+            parameter.requires_grad_(True)
     return path
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.reporting import costs_of
-from fxprune.verification import in_precision, relative_error, tensors_in
+from fxprune.verification import compare_onnx, in_precision, relative_error, tensors_in
 from tests.models import randomise
 
 Build = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
@@ -66,8 +66,8 @@ def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
     if onnx:
         with tempfile.TemporaryDirectory() as folder:
             try:
-                fxprune.export_onnx(folded, Path(folder) / "model.onnx")
-                row["onnx_error"] = 0.0
+                path = fxprune.export_onnx(folded, Path(folder) / "model.onnx")
+                row["onnx_error"] = max(c.error for c in compare_onnx(folded, path, [inputs]))
             except fxprune.VerificationError as failure:
                 row.update(outcome="wrong", reason=str(failure)[:300])
             except fxprune.FxpruneError as failure:
@@ -101,17 +101,15 @@ def _shares(gated: nn.Module, folded: nn.Module, model: nn.Module) -> dict[str, 
     assert record is not None
     types = record.analysis.types
     free = {g.space for g in record.analysis.free_groups}
-    trained = [p for p in record.program.ir.parameters if p.trained]
-    size = {p.name: p for p in trained}
-    total = sum(p.numel() for p in model.parameters())
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    total = sum(sizes.values())
     prunable = sum(
-        dict(model.named_parameters())[name].numel()
-        for name in size
+        size
+        for name, size in sizes.items()
         if any(space in free for axis in types.axes.get(name, ()) for space in spaces(axis))
     )
-    before, after = costs_of(gated), costs_of(folded)
+    after = costs_of(folded)
     full = record.analysis.costs.at(record.analysis.costs.full)
-    del before
     return {
         "free": prunable / total,
         "params": sum(p.numel() for p in folded.parameters()) / total,

@@ -18,7 +18,7 @@ from fxprune.errors import InputError
 from fxprune.frontends.torch_forward import FIXED
 from fxprune.frontends.torch_modes import MODES, select_mode
 from fxprune.frontends.torch_packing import Row, pack_graph, unpack_graph
-from fxprune.frontends.torch_recorder import CONSTANT
+from fxprune.frontends.torch_values import CONSTANT
 
 _RECORD = "fxprune"
 _CONTAINERS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")

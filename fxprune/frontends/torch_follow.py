@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.frontends.torch_forward import Subject, record
-from fxprune.frontends.torch_recorder import CallError, Recorder, UndecidedError
+from fxprune.frontends.torch_recorder import CallError, Recorder
+from fxprune.frontends.torch_values import UndecidedError
 
 _log = logging.getLogger("fxprune")
 _STAND_IN = torch.float64

@@ -16,7 +16,7 @@ from fxprune.frontends.torch_in_place import set_item
 from fxprune.frontends.torch_leaves import qualified_name, torch_base
 from fxprune.frontends.torch_modes import MODES
 from fxprune.frontends.torch_packing import Row, pack_graph, unpack_graph
-from fxprune.frontends.torch_recorder import CONSTANT, EFFECTS
+from fxprune.frontends.torch_recorder import EFFECTS
 from fxprune.frontends.torch_spellings import (
     NAMES,
     Call,
@@ -26,6 +26,7 @@ from fxprune.frontends.torch_spellings import (
     spatial_rank,
 )
 from fxprune.frontends.torch_trace import trace
+from fxprune.frontends.torch_values import CONSTANT
 from fxprune.ir import Graph, Kind, Node, Value
 from fxprune.passes.infer import RULES
 from fxprune.passes.operators import OPERATORS

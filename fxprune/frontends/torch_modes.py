@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from fxprune.frontends.torch_recorder import CONSTANT, EFFECTS
+from fxprune.frontends.torch_recorder import EFFECTS
+from fxprune.frontends.torch_values import CONSTANT
 
 MODES = "fxprune_modes"
 """Key in the output node's meta: the graph returns (train result, eval result)."""

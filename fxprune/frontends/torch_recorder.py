@@ -24,10 +24,8 @@ from fxprune.frontends.torch_in_place import set_item, works_in_place
 from fxprune.frontends.torch_meta import MetaModules
 from fxprune.frontends.torch_numbers import TracedNumber, plain_number, traced_number
 from fxprune.frontends.torch_regions import enter_autocast, exit_autocast
-from fxprune.frontends.torch_spellings import NAMES, bare_name, bare_name_of
-
-CONSTANT = "fxprune_constant"
-"""Key in a node's meta: the tensor that forward makes from nothing, under the node's target."""
+from fxprune.frontends.torch_spellings import NAMES, bare_name_of
+from fxprune.frontends.torch_values import CONSTANT, KnownValues, UndecidedError
 
 EFFECTS = (torch._C._set_grad_enabled, enter_autocast, exit_autocast)
 """Functions that are called for what they do, not for what they return."""
@@ -37,10 +35,6 @@ _VALUES = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "n
            "__contains__", "allclose", "is_nonzero", "__complex__")  # fmt: skip
 _ANSWERED = ("__repr__", "__str__", "__format__", "__len__", "__dir__", "__hash__", "register_hook",
              "requires_grad_", "retain_grad", "is_floating_point", "is_complex")  # fmt: skip
-
-
-class UndecidedError(FxpruneError):
-    """The model's Python asks for a value that no trace can know."""
 
 
 class CallError(FxpruneError):
@@ -91,19 +85,13 @@ class Recorder(TorchFunctionMode):
         self._views: dict[int, tuple[Tensor, Any]] = {}  # x[index] of which array, and where
         self._grad_modes: list[tuple[bool, fx.Node]] = []
         self._sizes: dict[tuple[fx.Node, int], Any] = {}
-        self._buffers = {
-            name: buffer
-            for name, buffer in root.named_buffers()
-            if not buffer.is_floating_point()  # such as positions; others may be trained
-        }
-        self._known: dict[fx.Node, Any] = {}
+        self._known = KnownValues(root, self.device, self._lose_size)
         self.floats = next(
             (p.dtype for p in root.parameters() if p.is_floating_point()), torch.float32
         )
         self.reads_types: dict[torch.dtype, fx.Node] = {}
         self.writes_types: dict[fx.Node, fx.Node] = {}
         self._meta = MetaModules({self.floats: stand_in} if stand_in else {})
-        self._root = root
 
     # What the graph starts from --------------------------------------------------------------
 
@@ -219,14 +207,7 @@ class Recorder(TorchFunctionMode):
             node = self.graph.call_method(func.__name__, arguments, keywords)
         else:
             node = self.graph.call_function(func, arguments, keywords)
-        if (
-            any(
-                value == self.floats
-                for value in (*args, *kwargs.values())
-                if isinstance(value, torch.dtype)
-            )
-            and self.floats in self.reads_types
-        ):
+        if self.floats in self.reads_types and self.floats in _types_in(args, kwargs):
             self.writes_types[node] = self.reads_types[self.floats]
         target = self._overwritten(node, args, kwargs)
         result = self._compute(node, lambda: self._run(func, args, kwargs))
@@ -333,7 +314,7 @@ class Recorder(TorchFunctionMode):
     def _with_numbers(self, value: Any) -> Any:
         """As `_to_meta`, with the values of the tensors that are single integers."""
         if isinstance(value, Tensor) and _is_number(value):
-            return self._real(self._tensor_node(value)).item()
+            return self._known.of(self._tensor_node(value)).item()
         if isinstance(value, Mapping | list | tuple | slice):
             return _map(value, self._with_numbers)
         return self._to_meta(value)
@@ -405,38 +386,13 @@ class Recorder(TorchFunctionMode):
             self.paused = before
 
     def _value(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
-        """Answer a question about values from the example, and say so."""
-        real = [self._real(self._tensor_node(x)) if isinstance(x, Tensor) else plain_number(x)
-                for x in args]  # fmt: skip
+        """Answer a question about values."""
         with self._pause():
+            real = [
+                self._known.of(self._tensor_node(x)) if isinstance(x, Tensor) else plain_number(x)
+                for x in args
+            ]
             return func(*real, **kwargs)
-
-    def _real(self, node: fx.Node) -> Any:
-        """What a node computes, if that depends neither on inputs nor on parameters."""
-        if node not in self._known:
-            self._known[node] = self._evaluate(node)
-        return self._known[node]
-
-    def _evaluate(self, node: fx.Node) -> Any:
-        if node.op == "get_attr" and CONSTANT in node.meta:
-            return node.meta[CONSTANT].clone()
-        if node.op == "get_attr" and str(node.target) in self._buffers:
-            return self._buffers[str(node.target)].clone()
-        if bare_name(node) == "device":
-            return self.device
-        if node.op in ("placeholder", "get_attr", "call_module") or _is_random(node):
-            raise UndecidedError(
-                "its Python decides on values that are known only when it runs (they depend on "
-                f"{node.name})"
-            )
-        if bare_name(node) == "size":
-            return node.meta["value"]
-        args = fx.map_arg(node.args, self._real)
-        kwargs = fx.map_arg(node.kwargs, self._real)
-        with self._pause(), torch.no_grad():
-            if node.op == "call_method":
-                return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            return node.target(*args, **kwargs)  # type: ignore[operator]
 
     # Arguments --------------------------------------------------------------------------------
 
@@ -507,6 +463,10 @@ def _is_number(tensor: Tensor) -> bool:
     return tensor.dim() == 0 and not tensor.is_floating_point()
 
 
+def _types_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.dtype]:
+    return [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
+
+
 def _holds_arrays(index: Any) -> bool:
     return any(isinstance(item, Tensor | list) for item in _leaves([index]))
 
@@ -537,11 +497,6 @@ def _entered(func: FunctionType) -> FunctionType:
 
 def _never(*args: Any) -> bool:
     return False
-
-
-def _is_random(node: fx.Node) -> bool:
-    name = getattr(node.target, "__name__", str(node.target))
-    return name.startswith(("rand", "bernoulli", "multinomial", "normal", "uniform", "dropout"))
 
 
 def _target_name(node: fx.Node) -> str:

@@ -17,8 +17,9 @@ from fxprune.frontends.torch_follow import record_and_follow
 from fxprune.frontends.torch_forward import Subject
 from fxprune.frontends.torch_in_place import follow_in_place
 from fxprune.frontends.torch_modes import is_training_flag, merge, remove_dead
-from fxprune.frontends.torch_recorder import CallError, Recorder, UndecidedError
+from fxprune.frontends.torch_recorder import CallError, Recorder
 from fxprune.frontends.torch_spellings import NAMES, bare_name
+from fxprune.frontends.torch_values import UndecidedError
 from fxprune.frontends.torch_watch import told_of_trace
 
 EXAMPLE_BATCH = 2
@@ -69,7 +70,7 @@ def _trace_mode(subject: Subject) -> tuple[fx.Graph, bool]:
     except Exception as error:
         raise TraceError(
             f"{name} cannot be traced: {error}\n  {_line_of(error)}\n"
-            f"on example inputs of shape {shapes}. Pass example_inputs that the model accepts, keep "
+            f"on example inputs of shape {shapes}. Pass example_inputs that the model takes, keep "
             "the part whose control flow depends on values whole (leaf=), prepare another part of "
             "the model (scope=), or move that control flow out of forward."
         ) from error

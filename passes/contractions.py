@@ -77,6 +77,8 @@ def cosine(state: "Inference", node: Node) -> OutputTypes:
     shape = list(node.outputs[0].shape)
     shape.insert(dim, max(axes[dim - rank].size for axes in types))
     axes = broadcast(state, node, types, shape)
+    if any(own[dim - rank].size != shape[dim] for own in types):
+        state.pin(axes[dim], f"stretched to in {node.place}")
     for operand, own in enumerate(types):
         _read(state, node, ((operand, len(own) - rank + dim),))
     return ((*axes[:dim], *axes[dim + 1 :]),)

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 import operator
 from typing import Any
 
@@ -86,11 +87,14 @@ def _follow_batch(recorder: Recorder, nodes: list[fx.Node], subject: Subject) ->
     def renewed(value: Any, changed: Any, node: fx.Node) -> Any:
         nonlocal size
         if isinstance(value, list | tuple) and isinstance(changed, list | tuple):
+            if len(value) != len(changed):
+                raise ValueError(f"{node.name} depends on the size of the batch by its operands")
             items = zip(value, changed, strict=True)
             return type(value)(renewed(*item, node) for item in items)
-        if type(value) is not int or value == changed:
+        if type(value) not in (int, float) or value == changed:
             return value
-        if value % batch or value // batch * (batch + 1) != changed:
+        times = value // batch if isinstance(value, int) else value / batch
+        if not math.isclose(times * (batch + 1), changed) or times * batch != value:
             raise ValueError(f"{node.name} depends on the size of the batch by a number")
         if size is None:
             first = next(n for n in recorder.graph.nodes if _is_batched(n, batch))
@@ -98,7 +102,7 @@ def _follow_batch(recorder: Recorder, nodes: list[fx.Node], subject: Subject) ->
                 size = recorder.graph.call_method("size", (first, 0))
             size.meta["value"] = batch
         with recorder.graph.inserting_before(node):
-            number = recorder.graph.call_function(operator.mul, (size, value // batch))
+            number = recorder.graph.call_function(operator.mul, (size, times))
         number.meta["value"] = value
         return number
 

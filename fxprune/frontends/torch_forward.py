@@ -47,6 +47,7 @@ def _resized(value: Any, batch: int) -> Any:
 def record(subject: Subject, floats: torch.dtype | None = None) -> Recorder:
     """Run forward once; `floats` stands in for the type of the model's parameters."""
     recorder = Recorder(subject.model, subject.mode, floats)
+    recorder.batch = subject.batch
     args, kwargs = _placeholders(recorder, subject.model, subject.inputs)
     with watched(recorder, subject.model, subject.leaves):
         result = subject.model.forward(*args, **kwargs)

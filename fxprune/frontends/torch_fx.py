@@ -334,6 +334,8 @@ def _holds_array(item: Any) -> bool:
 
 def _variant(spelling: Spelling, arguments: Mapping[str, Any]) -> str:
     """The operator where one name spells several, depending on the ranks of its operands."""
+    if arguments.get("max_norm") is not None:
+        return f"renormalising {spelling.op}"  # it scales rows by their lengths
     if spelling.op == "batch_norm" and arguments["running_mean"] is None:
         return "standardise"  # as weight standardisation is written
     if spelling.op == "addmm" and (arguments["alpha"], arguments["beta"]) != (1, 1):

@@ -23,6 +23,10 @@ class TracedInt(int):
         self.on_loss()
         return int.__int__(self)
 
+    def __float__(self) -> float:
+        self.on_loss()
+        return int.__float__(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return int, (plain_number(self),)
 
@@ -63,10 +67,11 @@ def plain_number(value: Any) -> Any:
 
 def _record(function: Callable[..., Any], *operands: Any) -> Any:
     """Compute with plain numbers and note the call in the graph of the first traced operand."""
+    first = next(x for x in operands if isinstance(x, TracedNumber))
     if not all(isinstance(operand, int | float) for operand in operands):
+        first.on_loss()  # as in [x] * n
         return NotImplemented
     result = function(*map(plain_number, operands))
-    first = next(x for x in operands if isinstance(x, TracedNumber))
     arguments = tuple(x.node if isinstance(x, TracedNumber) else x for x in operands)
     node = first.node.graph.call_function(function, arguments)
     return traced_number(result, node, first.on_loss)

@@ -74,6 +74,7 @@ class Recorder(TorchFunctionMode):
         self.mode = mode
         self.branched_on_mode = False
         self.paused = False
+        self.batch = 0
         self.device = next((p.device for p in root.parameters()), torch.device("cpu"))
         self._modules = dict(root.named_modules())
         self._paths = {id(module): name for name, module in self._modules.items()}
@@ -216,23 +217,44 @@ class Recorder(TorchFunctionMode):
         if not any(isinstance(item, Tensor) for item in _leaves(result)):
             self.graph.erase_node(node)
             return result
+        if isinstance(result, list | tuple) and len(result) == self.batch:
+            self.loses_sizes = True  # perhaps it took the batch apart
         result = self._introduce(node, self._apart(result, (args, kwargs)))
         if func is operator.getitem and not _holds_arrays(args[1]):
             self._views[id(result)] = args
         return result
 
     def _set_grad_mode(self, mode: bool) -> None:
-        """Regions like no_grad end by restoring what the caller of the model had."""
-        restored: Any = mode
-        if self._grad_modes and self._grad_modes[-1][0] == mode:
-            _, restored = self._grad_modes.pop()
-        else:
-            before = self.graph.call_function(torch.is_grad_enabled)
-            before.meta["value"] = torch.is_grad_enabled()
-            self._grad_modes.append((before.meta["value"], before))
-        node = self.graph.call_function(torch._C._set_grad_enabled, (restored,))
-        node.meta["value"] = None
+        """`set_grad_enabled`: the call that changes the mode back restores that of the caller."""
+        written: Any = mode
+        if mode != torch.is_grad_enabled():
+            if self._grad_modes and self._grad_modes[-1][0] == mode:
+                _, written = self._grad_modes.pop()
+            else:
+                self._grad_modes.append((not mode, self._note(torch.is_grad_enabled)))
+        self._note(torch._C._set_grad_enabled, written)
         torch._C._set_grad_enabled(mode)
+
+    def _note(self, func: Callable[..., Any], *args: Any) -> fx.Node:
+        """A node for a call that is no computation."""
+        node = self.graph.call_function(func, args)
+        node.meta["value"] = None
+        return node
+
+    @contextmanager
+    def grad_region(self, mode: bool) -> Iterator[None]:
+        """Record where a region with or without gradients begins and ends."""
+        before = self._note(torch.is_grad_enabled)
+        self._note(torch._C._set_grad_enabled, mode)
+        with self._pause():
+            outside = torch.is_grad_enabled()
+            torch._C._set_grad_enabled(mode)
+        try:
+            yield
+        finally:
+            self._note(torch._C._set_grad_enabled, before)
+            with self._pause():
+                torch._C._set_grad_enabled(outside)
 
     @contextmanager
     def autocast(self, region: torch.autocast) -> Iterator[None]:
@@ -240,11 +262,9 @@ class Recorder(TorchFunctionMode):
         device: Any = region.device
         device = (device == self.device.type and self._device_node()) or device
         settings = (device, region.fast_dtype, region._enabled, region._cache_enabled)
-        entered = self.graph.call_function(enter_autocast, settings)
-        entered.meta["value"] = None
+        entered = self._note(enter_autocast, *settings)
         yield
-        left = self.graph.call_function(exit_autocast, (entered,))
-        left.meta["value"] = None
+        self._note(exit_autocast, entered)
 
     def _apart(self, result: Any, operands: Any) -> Any:
         """A result that is no object that went in, so that each keeps its own node."""

@@ -692,7 +692,9 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "channel_shuffle": Spelling(
             "channel_shuffle", "input groups", "input", _groups, _write_argument(1, "groups")
         ),
-        "embedding": Spelling("embedding", "input weight", "input weight"),
+        "embedding": Spelling(
+            "embedding", "input weight padding_idx max_norm=None", "input weight"
+        ),
         "mean": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("normalise")),
         "sum": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("contract")),
         "amax": Spelling("reduce", "input dim=None keepdim=False", "input", _reduce("normalise")),

@@ -111,12 +111,18 @@ def _watch_regions(recorder: Recorder, stack: ExitStack) -> None:
     regions: dict[int, Any] = {}
 
     def watch(kind: type, begin: Callable[[Any], Any]) -> None:
+        begun, ended = kind.__enter__, kind.__exit__  # type: ignore[attr-defined]
+
         def enter(self: Any) -> Any:
+            if recorder.paused:
+                return begun(self)
             regions[id(self)] = begin(self)
             regions[id(self)].__enter__()
             return self
 
         def leave(self: Any, *error: Any) -> Any:
+            if id(self) not in regions:
+                return ended(self, *error)
             return regions.pop(id(self)).__exit__(*error)
 
         for name, method in (("__enter__", enter), ("__exit__", leave)):
@@ -124,7 +130,9 @@ def _watch_regions(recorder: Recorder, stack: ExitStack) -> None:
             setattr(kind, name, method)
 
     watch(torch.autocast, recorder.autocast)
-    watch(torch.inference_mode, lambda region: torch.set_grad_enabled(not region.mode))
+    watch(torch.no_grad, lambda region: recorder.grad_region(False))
+    watch(torch.enable_grad, lambda region: recorder.grad_region(True))
+    watch(torch.inference_mode, lambda region: recorder.grad_region(not region.mode))
 
 
 def _stand_in(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., Any]:

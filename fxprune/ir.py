@@ -65,8 +65,8 @@ class Node:
 class Graph:
     """Nodes in execution order, and what goes in and out.
 
-    `outputs` are returned in some mode, `results` in evaluation; they differ for a model that
-    branches on train/eval. `batch` is the batch size of the example run.
+    `outputs` are returned in some mode, `results` in evaluation, `training` in training (empty if
+    both modes are the same graph). `batch` is the batch size of the example run.
     """
 
     inputs: tuple[Value, ...]
@@ -75,6 +75,7 @@ class Graph:
     results: tuple[Value, ...]
     parameters: tuple[Value, ...]
     batch: int
+    training: tuple[Value, ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.nodes))

@@ -49,44 +49,44 @@ class _Candidate:
 def find_branches(graph: Graph) -> tuple[Branch, ...]:
     """The removable branches, in graph order.
 
-    Ensures: names are unique; at least one operand of every addition is no branch; what only one
-    mode runs and the other has a counterpart of is one branch with it.
+    Ensures: names are unique; at least one operand of every addition is no branch; what training
+    and evaluation each have a version of is one branch.
     """
-    search = _Search(graph)
-    found = [c for node in graph.nodes if node.op == "add" for c in search.candidates(node)]
-    evaluated = graph.served()
-    only_evaluated = evaluated - graph.needed(set(graph.outputs) - set(graph.results))
-    trained = [c for c in found if c.place[0] not in evaluated]
-    twins = _twins([c for c in found if c.place[0] in only_evaluated], trained)
+    modes = [graph.served()]
+    if graph.training:
+        modes.append(graph.needed(graph.training))
+    found = [_Search(graph, running).all_candidates() for running in modes]
     names = _Names()
     branches = []
-    for candidate in found:
-        if candidate in trained:
-            continue  # it goes with its twin, or evaluation knows nothing of it
-        same = [candidate, *twins.get(candidate.place, ())]
-        nodes = (node.name for each in same for node in each.cone)
+    for versions in _paired(found, modes):
+        nodes = (node.name for version in versions for node in version.cone)
         branches.append(
             Branch(
-                names.unique(candidate),
-                tuple(each.place for each in same),
+                names.unique(versions[0]),
+                tuple(dict.fromkeys(version.place for version in versions)),
                 tuple(dict.fromkeys(nodes)),
             )
         )
     return tuple(branches)
 
 
-def _twins(
-    evaluated: list[_Candidate], trained: list[_Candidate]
-) -> dict[Place, tuple[_Candidate, ...]]:
-    """For branches of evaluation those of training with the same parameters, in order."""
-    twins: dict[Place, tuple[_Candidate, ...]] = {}
-    waiting = list(trained)
+def _paired(found: list[list[_Candidate]], modes: list[set[str]]) -> list[list[_Candidate]]:
+    """Versions of one branch: at the same place, or with the same parameters, in order.
+
+    What evaluation alone has a version of counts if training runs nothing of it.
+    """
+    evaluated, waiting = found[0], [c for other in found[1:] for c in other]
+    pairs = []
     for candidate in evaluated:
-        same = [c for c in waiting if c.parameters == candidate.parameters]
-        if same:
-            waiting.remove(same[0])
-            twins[candidate.place] = (same[0],)
-    return twins
+        twin = next((c for c in waiting if c.place == candidate.place), None) or next(
+            (c for c in waiting if c.parameters and c.parameters == candidate.parameters), None
+        )
+        if twin:
+            waiting.remove(twin)
+            pairs.append([candidate, twin])
+        elif not any(node.name in other for node in candidate.cone for other in modes[1:]):
+            pairs.append([candidate])
+    return pairs
 
 
 class _Names:
@@ -116,10 +116,12 @@ def _readers(user: Node) -> tuple[str, ...]:
 class _Search:
     """The graph's readers and producers, and what depends on its input, computed once."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, running: set[str]) -> None:
+        """`running` are the nodes of the mode that is looked at."""
+        self._additions = [n for n in graph.nodes if n.op == "add" and n.name in running]
         self._producers = graph.producers()
         self._readers: dict[str, set[str]] = {
-            name: {reader for user in users for reader in _readers(user)}
+            name: {reader for user in users for reader in _readers(user) if reader in running}
             for name, users in graph.users().items()
         }
         for value in graph.outputs:
@@ -138,7 +140,11 @@ class _Search:
                 flow.add_edge(producer.name if producer else _ROOT, node.name)
         return flow
 
-    def candidates(self, addition: Node) -> list[_Candidate]:
+    def all_candidates(self) -> list[_Candidate]:
+        """The removable operands of every addition, in order."""
+        return [c for addition in self._additions for c in self._candidates(addition)]
+
+    def _candidates(self, addition: Node) -> list[_Candidate]:
         """The removable operands of one addition."""
         operands = [value for value in addition.inputs if value is not None]
         if len(operands) < 2 or any(v.shape != addition.outputs[0].shape for v in operands):

@@ -9,6 +9,7 @@ Costs are polynomials in the numbers of kept positions of groups and in branches
 They are exact for every keep-set, and differentiable where the sizes are.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -77,8 +78,8 @@ def cost_polynomials(
         if parameter.trained:
             axes = types.axes.get(parameter.name)
             guards = [builder.enclosing(user.name) for user in users.get(parameter.name, ())]
-            shared = _intersection(guards)
-            builder.add("params", axes, shared, math.prod(parameter.shape))
+            for sign, shared in _alive(guards):
+                builder.add("params", axes, shared, math.prod(parameter.shape), sign)
     full = {g.name: g.size for g in groups if not g.pin} | {b.name: 1 for b in branches}
     return Costs(builder.polynomials(graph.batch), full)
 
@@ -100,10 +101,15 @@ class _Builder:
         return tuple(self._enclosing.get(node, ()))
 
     def add(
-        self, cost: str, axes: tuple[Axis, ...] | None, guards: tuple[str, ...], plain: int = 1
+        self,
+        cost: str,
+        axes: tuple[Axis, ...] | None,
+        guards: tuple[str, ...],
+        plain: int = 1,
+        sign: int = 1,
     ) -> None:
         """Add the product of the sizes of `axes` (`plain` if unknown) times all guards."""
-        monomials: Monomials = {tuple(sorted(guards)): 1 if axes is not None else plain}
+        monomials: Monomials = {tuple(sorted(guards)): sign * (1 if axes is not None else plain)}
         for axis in axes or ():
             monomials = _times(monomials, self._size(axis))
         total = self._totals[cost]
@@ -149,8 +155,22 @@ def _times(left: Monomials, right: Monomials) -> Monomials:
     return result
 
 
-def _intersection(guards: list[tuple[str, ...]]) -> tuple[str, ...]:
-    """The branches that enclose every use."""
-    if not guards:
-        return ()
-    return tuple(name for name in guards[0] if all(name in other for other in guards[1:]))
+_MOST_USERS = 5
+
+
+def _alive(guards: list[tuple[str, ...]]) -> list[tuple[int, tuple[str, ...]]]:
+    """When some user is left, as signed products of branches: a + b - ab for two of them.
+
+    A parameter of more users than that makes sense for counts as long as all of them could be.
+    """
+    distinct = list(dict.fromkeys(tuple(sorted(g)) for g in guards))
+    if not distinct or () in distinct:
+        return [(1, ())]
+    if len(distinct) > _MOST_USERS:
+        common = set(distinct[0]).intersection(*distinct[1:])
+        return [(1, tuple(sorted(common)))]
+    return [
+        ((-1) ** (size + 1), tuple(sorted(set().union(*chosen))))
+        for size in range(1, len(distinct) + 1)
+        for chosen in itertools.combinations(distinct, size)
+    ]

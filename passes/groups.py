@@ -45,8 +45,10 @@ def find_groups(graph: Graph, types: Types) -> tuple[Group, ...]:
     places: dict[Space, list[_Place]] = {}
     for parameter in graph.parameters:
         for dim, axis in enumerate(types.axes.get(parameter.name, ())):
-            for space, path in _leaves(axis):
-                channels = dim < 2 and not path and parameter.name.endswith("weight")
+            leaves = list(_leaves(axis))
+            positions = all(space in types.positional for space, _ in leaves)
+            channels = dim < 2 and positions and parameter.name.endswith("weight")
+            for space, path in leaves:
                 if space.size > 1 and (channels or space not in types.positional):
                     places.setdefault(space, []).append((parameter.name, dim, path))
     names = _names(places)

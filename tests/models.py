@@ -1,8 +1,5 @@
-"""Small models for tests of the public functions, and a check that a model is as it was found."""
+"""Small models for tests of the public functions."""
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -120,38 +117,3 @@ def relative_error(expected: Any, got: Any) -> float:
     tensors = ([tensor.detach() for tensor in tensors_in(value)] for value in (expected, got))
     pairs = zip(*tensors, strict=True)
     return max(float((a - b).abs().max() / a.abs().max()) for a, b in pairs)
-
-
-@contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Fail unless bits, gradients, modes, hooks, attributes and the global RNG stay as they are."""
-    before, random = _facts(model), torch.get_rng_state()
-    yield
-    after = _facts(model)
-    changed = [key for key in {**before, **after} if not _same(before.get(key), after.get(key))]
-    assert not changed, f"changed: {changed}"
-    assert torch.equal(random, torch.get_rng_state()), "changed: the global random state"
-
-
-def _facts(model: nn.Module) -> dict[str, Any]:
-    facts: dict[str, Any] = {}
-    for path, module in model.named_modules():
-        facts[f"{path}: training"] = module.training
-        facts[f"{path}: attributes"] = sorted(module.__dict__)
-        facts[f"{path}: hooks"] = len(module._forward_hooks) + len(module._forward_pre_hooks)
-        for name, value in module.__dict__.items():
-            if isinstance(value, int | float | str | tuple):
-                facts[f"{path}: {name}"] = value
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        facts[f"{name}: object"] = id(tensor)
-        facts[f"{name}: trained"] = tensor.requires_grad
-        if not tensor.is_meta and not nn.parameter.is_lazy(tensor):
-            facts[name] = copy.deepcopy(tensor.detach())
-            facts[f"{name}: gradient"] = copy.deepcopy(tensor.grad)
-    return facts
-
-
-def _same(left: Any, right: Any) -> bool:
-    if isinstance(left, Tensor) and isinstance(right, Tensor):
-        return torch.equal(left.nan_to_num(7.25), right.nan_to_num(7.25))
-    return type(left) is type(right) and bool(left == right)

@@ -82,6 +82,11 @@ def _normalised_weight(m: Any, x: Any) -> Any:
     return m.last(F.conv2d(x, torch._weight_norm(m.mid, m.length)))
 
 
+def _standardised(m: Any, x: Any) -> Any:
+    weight = F.batch_norm(m.mid.flatten(1)[None], None, None, training=True, eps=1e-6)
+    return m.last(F.conv2d(x, weight.reshape_as(m.mid), padding=1))
+
+
 SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     # operator: (model, its free groups and branches)
     "conv": (
@@ -144,6 +149,10 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "first:8 mid:1:6",
     ),
     "baddbmm": (lambda: between(_correlation), "first:8"),
+    "cosine": (
+        lambda: between(lambda m, x: m.last(x) * F.cosine_similarity(x, x.cos())[:, None]),
+        "first:8",
+    ),
     "bilinear": (
         lambda: between(
             lambda m, x: m.last(_to_image(m.mid(_to_tokens(x), _to_tokens(x.cos())))),
@@ -153,10 +162,19 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "first:8 mid:6",
     ),
     "embedding": (Embedded, "embed.weight:1:6"),
+    "embedding_bag": (
+        lambda: between(
+            lambda m, x: m.read(m.mid((x[:, :, 0, 0].abs() * 2).clamp(max=4).long())),
+            mid=nn.EmbeddingBag(5, 6),
+            read=nn.Linear(6, 3),
+        ),
+        "mid.weight:1:6",
+    ),
     "batch_norm": (
         lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.BatchNorm2d(8)),
         "first:8",
     ),
+    "standardise": (lambda: between(_standardised, 6, mid=vector(6, 8, 3, 3)), "mid:6 first:8"),
     "instance_norm": (
         lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.InstanceNorm2d(8, affine=True)),
         "first:8",

@@ -135,7 +135,7 @@ CATEGORIES: Mapping[str, Mapping[str, Case]] = MappingProxyType(
             "competitive SE with inner imaging": Case(
                 lambda: Classifier(blocks.InnerImaging()),
                 "block.imaging:3 block.fc.0:4 block+:1",
-                pinned="stem.0:8",  # a side of the inner image
+                pinned="stem.0:8 block.fc.0.weight:1:8",  # sides of the inner image
             ),
             "SKNet": Case(
                 lambda: Classifier(blocks.SelectiveKernel(), 10),
@@ -164,8 +164,7 @@ CATEGORIES: Mapping[str, Mapping[str, Case]] = MappingProxyType(
             ),
             "CBAM as published": Case(
                 lambda: Classifier(blocks.CBAM(blocks.PublishedSpatialAttention)),
-                "block.attention.0.mlp.1:4 block.attention.0.mlp+:1 block+:1",
-                pinned="stem.0:8",  # torch.max also returns where the maximum is
+                "stem.0:8 block.attention.0.mlp.1:4 block.attention.0.mlp+:1 block+:1",
             ),
             "scSE": Case(
                 lambda: Classifier(blocks.ConcurrentAttention(), 12),
@@ -206,8 +205,9 @@ SYSTEMS: Mapping[str, Case] = MappingProxyType(
             f"InteractE, {perm} permutations": Case(
                 lambda perm=perm: blocks.InteractE(perm=perm),
                 free,
-                # Features become places of an image; entities are scored by their features.
-                pinned=f"fc:12 rel_embed.weight:1:12{bn0}",
+                # Rows are found by number, features become places of an image, and entities are
+                # scored by their features.
+                pinned=f"ent_embed:9 fc:12 rel_embed:4 rel_embed.weight:1:12{bn0}",
                 inputs=lambda: integers(9, 4),
             )
             for perm, free, bn0 in ((1, "bn1:6", ""), (4, "bn1/1:6", " bn0:4"))

@@ -11,7 +11,7 @@ from torch import nn
 import fxprune
 from fxprune import api
 from fxprune.backends import masked_forms
-from fxprune.passes import axes, structural
+from fxprune.passes import axes, infer
 from fxprune.passes.cost import Polynomial
 from fxprune.passes.fold import FoldPlan
 from fxprune.passes.gate import GatePlan, MaskOperand
@@ -175,8 +175,7 @@ def test_addition_that_does_not_unify_is_found(model, x, monkeypatch):
     def apart(state, node):
         return (state.type_of(node.inputs[0]),)
 
-    rules = {**structural.RULES, "add": apart}
-    monkeypatch.setattr(structural, "RULES", rules)
+    monkeypatch.setattr(infer, "RULES", {**infer.RULES, "add": apart})
     gated, folded = prune(model, x)
     with pytest.raises((AssertionError, RuntimeError)):
         assert_same_function(gated, folded, [x])
@@ -307,6 +306,14 @@ def _child(model):
     model.extra = nn.Identity()
 
 
+def _hook(model):
+    model.norm.register_forward_hook(lambda *args: None)
+
+
+def _left_behind(model):
+    model.norm.seen = torch.zeros(3)
+
+
 def _random(model):
     torch.rand(1)
 
@@ -323,6 +330,8 @@ def _random(model):
         (_attribute, "group: attributes has changed"),
         (_note, ": attributes has changed"),
         (_child, ": children has changed"),
+        (_hook, "norm: hooks has changed"),
+        (_left_behind, "norm: attributes has changed"),
         (_random, "random numbers were drawn"),
     ],
 )
@@ -331,7 +340,25 @@ def test_change_of_a_model_is_found(change, message, model):
         change(model)
 
 
-def test_nothing_changed_is_fine(model):
+def _as_it_is(model):
+    pass
+
+
+def _without_values(model):
+    model.to("meta")
+
+
+def _without_shapes(model):
+    model.last = nn.LazyConv2d(3, 3)
+
+
+def _not_a_number(model):
+    model.last.weight.data.fill_(torch.nan)
+
+
+@pytest.mark.parametrize("make", [_as_it_is, _without_values, _without_shapes, _not_a_number])
+def test_nothing_changed_is_fine(make, model):
+    make(model)
     with assert_unchanged(model):
         copy.deepcopy(model)
 

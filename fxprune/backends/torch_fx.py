@@ -439,7 +439,10 @@ def _delete(model: nn.Module, path: str) -> None:
     """Delete a module, parameter or buffer and the containers that it leaves empty."""
     while path:
         parent, _, name = path.rpartition(".")
-        owner = model.get_submodule(parent)
+        try:
+            owner = model.get_submodule(parent)
+        except AttributeError:
+            return  # went with a module that holds it
         for container in (owner._modules, owner._parameters, owner._buffers):
             container.pop(name, None)
         if owner._modules or owner._parameters or owner._buffers:

@@ -47,9 +47,7 @@ def _in_order(model: nn.Module, named: Mapping[str, Any]) -> tuple[Any, ...]:
             "example_inputs under these names"
         )
     last = max((names.index(name) for name in named), default=-1)
-    if missing := [
-        p.name for p in parameters[: last + 1] if p.name not in named and p.default is p.empty
-    ]:
+    if missing := [p.name for p in parameters if p.name not in named and p.default is p.empty]:
         raise InputError(f"example_inputs lack {', '.join(missing)}")
     return tuple(named.get(p.name, p.default) for p in parameters[: last + 1])
 

@@ -1,6 +1,7 @@
 """One run of a forward under the recorder: arguments in, nodes out."""
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any
@@ -97,7 +98,9 @@ def _returned(recorder: Recorder, value: Any) -> Any:
         items = {key: _returned(recorder, item) for key, item in value.items()}
         if is_dataclass(value):
             return _made(recorder, type(value), (), items)
-        return _made(recorder, type(value), (items,), {})
+        return (
+            _made(recorder, OrderedDict, (items,), {}) if isinstance(value, OrderedDict) else items
+        )
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return _made(recorder, type(value), tuple(_returned(recorder, x) for x in value), {})
     if isinstance(value, list | tuple):

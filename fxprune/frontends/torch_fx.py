@@ -135,6 +135,7 @@ class _Translation:
             results=tuple(dict.fromkeys(_flat(self._outputs[-1]))),
             parameters=tuple(self._parameters.values()),
             batch=batch.pop() if len(batch) == 1 else 1,
+            training=tuple(_flat(self._outputs[0])) if len(self._outputs) == 2 else (),
         )
 
     def _translate(self, node: fx.Node) -> Any:

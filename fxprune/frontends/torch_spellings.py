@@ -555,6 +555,7 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         **{name: Spelling("channelwise") for name in _SPATIAL.split()},
         "add": Spelling("add", "input other alpha=1", "input other"),
         "iadd": Spelling("add", "input other alpha=1", "input other"),
+        "copy": _BINARY,
         "where": Spelling("elementwise", "condition input other", "condition input other"),
         "masked_fill": Spelling("elementwise", "input mask value", "input mask value"),
         "lerp": Spelling("elementwise", "input end weight", "input end weight"),

@@ -96,7 +96,10 @@ def _watched_calls(recorder: Recorder, leaves: Collection[str]) -> Iterator[None
             stack.callback(setattr, builtins, name, getattr(builtins, name))
             setattr(builtins, name, watched)
         for name in _RECURRENT:  # C functions that do not take a live `training`
-            setattr(torch._VF, name, _stand_in(recorder, getattr(torch._VF, name)))
+            stand_in = _stand_in(recorder, getattr(torch, name))
+            stack.callback(setattr, torch, name, getattr(torch, name))
+            setattr(torch, name, stand_in)  # folded modules call it there
+            setattr(torch._VF, name, stand_in)
             stack.callback(delattr, torch._VF, name)
         for function in _whole_functions():
             stack.enter_context(_watched_function(recorder, function))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from fxprune.gates.budget import Budget
 
-
 _STAGES = 250
 """How often the budget shrinks on its way to the target, at most twice that many times."""
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 EXACT = 1e-10
@@ -98,30 +100,68 @@ def _facts(model: nn.Module) -> dict[str, Any]:
     for path, module in model.named_modules(remove_duplicate=False):
         facts[f"{path}: class"] = type(module)
         facts[f"{path}: attributes"] = {
-            name: value
+            name: value if isinstance(value, bool | int | float | str | tuple) else type(value)
             for name, value in module.__dict__.items()
-            if isinstance(value, bool | int | float | str | tuple)
+        }
+        facts[f"{path}: hooks"] = {
+            name: len(value) for name, value in module.__dict__.items() if name.endswith("_hooks")
         }
         facts[f"{path}: children"] = list(module._modules)
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            facts[f"{path}.{name}"] = None if tensor is None else tensor.detach().clone()
-            if tensor is not None:
-                facts[f"{path}.{name}: object"] = (id(tensor), tensor.requires_grad, tensor.device)
+            facts[f"{path}.{name}: object"] = None if tensor is None else _identity(tensor)
+            if tensor is not None and not (tensor.is_meta or nn.parameter.is_lazy(tensor)):
+                facts[f"{path}.{name}"] = tensor.detach().clone()
                 facts[f"{path}.{name}: gradient"] = copy.deepcopy(tensor.grad)
     return facts
 
 
+def _identity(tensor: Tensor) -> tuple[Any, ...]:
+    return id(tensor), tensor.requires_grad, tensor.device
+
+
 def _equal(left: Any, right: Any) -> bool:
     if isinstance(left, Tensor) and isinstance(right, Tensor):
-        return left.shape == right.shape and left.dtype is right.dtype and torch.equal(left, right)
+        same = left.shape == right.shape and left.dtype is right.dtype
+        bits = (x.contiguous().flatten().view(torch.uint8) for x in (left, right))
+        return same and torch.equal(*bits)
     return bool(left == right)
 
 
 def count_macs(model: nn.Module, inputs: Sequence[Any]) -> int:
-    """Multiply-accumulates that torch counts while the model runs."""
-    with FlopCounterMode(display=False) as counter:
+    """Multiply-accumulates that torch counts while the model runs.
+
+    Its counter does not know the fused attention of CPUs, so that attention runs as products, nor
+    the products of single positions that an einsum may become, so that we count einsums here.
+    """
+    einsums, attention = _Einsums(), sdpa_kernel(SDPBackend.MATH)
+    with attention, FlopCounterMode(display=False) as counter, einsums:
         model(*copy.deepcopy(tuple(inputs)))  # torch's counter expects gradients to be recorded
-    return int(counter.get_total_flops()) // 2
+    return int(counter.get_total_flops()) // 2 + einsums.macs
+
+
+class _Einsums(TorchFunctionMode):
+    """Counts the multiply-accumulates of einsums of two arrays, without `...`, as it runs them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function of torch; an einsum as a product of stretched arrays and a sum."""
+        if func is not torch.einsum or len(args) != 3 or "." in args[0]:
+            return func(*args, **(kwargs or {}))
+        (left, right), result = args[0].split("->")[0].split(","), args[0].split("->")[1]
+        order = result + "".join(sorted({*left, *right} - {*result}))
+        product = _stretched(args[1], left, order) * _stretched(args[2], right, order)
+        self.macs += product.numel()
+        summed = tuple(range(len(result), len(order)))
+        return product.sum(summed) if summed else product
+
+
+def _stretched(array: Tensor, letters: str, order: str) -> Tensor:
+    """An array with an axis for every letter of `order`, of one position where it has none."""
+    array = array.permute([letters.index(letter) for letter in order if letter in letters])
+    return array[tuple(slice(None) if letter in letters else None for letter in order)]
 
 
 def assert_costs(model: nn.Module, inputs: Sequence[Any], predicted: Mapping[str, int]) -> None:

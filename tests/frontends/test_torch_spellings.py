@@ -74,6 +74,41 @@ def _walked(m, x):
     return state
 
 
+class StandardisedConv(nn.Conv2d):
+    """A convolution with standardised and scaled filters, as timm writes it."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.gain = vector(self.out_channels, 1, 1, 1)
+
+    def forward(self, x):
+        weight = F.batch_norm(
+            self.weight.reshape(1, self.out_channels, -1),
+            None,
+            None,
+            weight=(self.gain * 0.3).view(-1),
+            training=True,
+            momentum=0.0,
+            eps=1e-6,
+        ).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, groups=self.groups)
+
+
+def _standardised(weight):
+    centred = weight - weight.mean((1, 2, 3), keepdim=True)
+    return centred / (weight.std((1, 2, 3), keepdim=True) + 0.1)
+
+
+def _normed_after(m, x):
+    x = rows(x)
+    return m.out(x + m.f(m.mid(x)))
+
+
+def _digits(x):
+    """Eight numbers below five for every image."""
+    return (2 * x[:, :, 0, 0].abs()).clamp(max=4).long()
+
+
 def tokens(x):
     """An image as one token per pixel."""
     return x.flatten(2).transpose(1, 2)
@@ -544,8 +579,69 @@ CASES = {
     ),
     "F.cosine_similarity": (
         lambda m, x: m.last(x) * F.cosine_similarity(x, x.cos())[:, None],
-        "pinned: unknown operator cosine_similarity",
+        "first:8",
     ),
+    "nn.CosineSimilarity with a parameter": (
+        lambda m, x: m.last(x) * m.f(m.p[:, None, None], x)[:, None],
+        "first:8",
+        {"p": (8,), "f": nn.CosineSimilarity(-3)},
+    ),
+    "F.cosine_similarity, one stretched": (
+        lambda m, x: m.last(x) * F.cosine_similarity(x, x.mean(1, True))[:, None],
+        "pinned: nothing in Between can be pruned",
+    ),
+    "torch.baddbmm of a bias": (
+        lambda m, x: m.last(
+            image(torch.baddbmm(m.p, tokens(x), m.q.expand(x.size(0), -1, -1), alpha=0.5))
+        ),
+        "p:2:6 first:8",
+        {"p": (1, 1, 6), "q": (8, 6), "width": 6},
+    ),
+    # Standardised weights
+    "weights standardised by hand": (
+        lambda m, x: m.last(F.conv2d(x, _standardised(m.p))),
+        "p:6 first:8",
+        {"p": (6, 8, 3, 3), "width": 6},
+    ),
+    "weights standardised by a batch norm": (
+        lambda m, x: m.last(m.f(x)),
+        "first:8 f:6",
+        {"f": StandardisedConv(8, 6, 3), "width": 6},
+    ),
+    "weights standardised in groups": (
+        lambda m, x: m.last(m.f(x)),
+        "first/0:2 first/1:4 f/1:3",
+        {"f": StandardisedConv(8, 6, 3, groups=2, bias=False), "width": 6},
+    ),
+    # Tables
+    **{
+        f"nn.EmbeddingBag, {mode}": (
+            lambda m, x: m.mid(m.f(_digits(x))) + m.last(x).mean(),
+            "last:4 f.weight:1:6",
+            {"f": nn.EmbeddingBag(5, 6, mode=mode), "mid": (6, 3)},
+        )
+        for mode in ("sum", "mean", "max")
+    },
+    "nn.EmbeddingBag with offsets": (
+        lambda m, x: (
+            m.mid(m.f(_digits(x).flatten(), torch.arange(0, 8 * x.size(0), 8))) + m.last(x).mean()
+        ),
+        "last:4 f.weight:1:6",
+        {"f": nn.EmbeddingBag(5, 6), "mid": (6, 3)},
+    ),
+    "nn.EmbeddingBag with weights": (
+        lambda m, x: m.mid(m.f(_digits(x), per_sample_weights=x[:, :, 0, 0])) + m.last(x).mean(),
+        "last:4 f.weight:1:6",
+        {"f": nn.EmbeddingBag(5, 6, mode="sum"), "mid": (6, 3)},
+    ),
+    **{
+        f"{name} with rows of a largest norm": (
+            lambda m, x, f=f: m.mid(f(_digits(x), 9.0 * m.p, max_norm=1.0)),
+            "pinned: nothing in Between can be pruned",
+            {"p": (5, 6), "mid": (6, 3)},
+        )
+        for name, f in {"F.embedding": F.embedding, "F.embedding_bag": F.embedding_bag}.items()
+    },
     # Patches and positions
     "nn.Unfold": (
         lambda m, x: m.mid(m.f(x).mT),
@@ -760,6 +856,19 @@ CASES = {
         lambda m, x: m.last(x + m.mid(x) * m.p),
         "first:8 add+:1",
         {"p": (8, 1, 1), **mid(8, 8, 1)},
+    ),
+    **{
+        f"x + norm(f(x)), {type(norm).__name__}": (
+            _normed_after,
+            "first:8 add+:1",
+            {"f": norm, "mid": (8, 8), "out": nn.Linear(8, 3)},
+        )
+        for norm in (nn.LayerNorm(8), nn.RMSNorm(8))
+    },
+    "x + group_norm(f(x))": (
+        lambda m, x: m.last(x + m.f(m.mid(x))),
+        "first/0:2 first/1:4 add+:1",
+        {"f": nn.GroupNorm(2, 8), **mid(8, 8, 1)},
     ),
     "size of a branch, used after it": (
         lambda m, x: m.last(_size_of_branch(m, x)),
@@ -986,11 +1095,7 @@ TRANSFORMERS = {
         lambda f, x: f(x, src_key_padding_mask=_padding(x)),
         ENCODER,
     ),
-    "an encoder layer, dropout": (  # its attention is another one in training, so no branch
-        _encoder(dropout=0.1),
-        lambda f, x: f(x),
-        ENCODER.removesuffix(" f++:1"),
-    ),
+    "an encoder layer, dropout": (_encoder(dropout=0.1), lambda f, x: f(x), ENCODER),
     "a decoder layer": (_decoder(), lambda f, x: f(x, x[:, 2:].cos()), DECODER),
     "a decoder layer, norm first, masked": (
         _decoder(norm_first=True),

@@ -4,6 +4,7 @@ Each forward stands between two linear layers, `first` with 8 channels and `last
 a batch of two and compared with the original at other batches, and with the folded model.
 """
 
+import math
 from collections import OrderedDict, namedtuple
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -16,8 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.testing import assert_same_function, randomise
-from tests.models import unchanged
+from fxprune.record import record_of
+from fxprune.testing import (
+    assert_costs,
+    assert_same_bits,
+    assert_same_function,
+    assert_unchanged,
+    randomise,
+)
 from tests.test_samples import some_keep_sets
 
 Pair = namedtuple("Pair", "left right")
@@ -122,6 +129,17 @@ def _computes_with_sizes(m, x):
     return m.last(x.reshape(batch, 2, half)[:, 0].repeat(1, width // half) / batch)
 
 
+def _stacks_heads(m, x):
+    heads = x.size(0) * 4
+    x = m.first(x).view(heads, 1, 2)
+    scores = torch.baddbmm(x.new_ones(heads, 1, 1), x, x.mT, beta=0.3)
+    return m.last((scores @ x).view(int(x.shape[0] / 4), 8))
+
+
+def _loses_the_batch(m, x):
+    return m.last(m.first(x).view(int(x.shape[0] ** 1.0), 8)) / len(x)
+
+
 def _looks_at_constants(m, x):
     rates = torch.linspace(0, 0.5, 4)
     x = m.first(x) * rates[2].item()
@@ -147,6 +165,8 @@ CONTROL_FLOW = {
     ),
     "a loop over a size": (_loops_over_a_size, "first:8"),
     "arithmetic on sizes": (_computes_with_sizes, "first/1:4"),
+    "heads beside the batch": (_stacks_heads, "first/0:4 first/1:2"),
+    "the batch as a plain number": (_loses_the_batch, "first:8"),
     "decisions on constants": (_looks_at_constants, "first:8"),
     "questions about types": (_asks_what_it_has, "first:8"),
 }
@@ -181,13 +201,27 @@ def test_decision_on_values_is_refused_with_its_line(body):
     )
 
 
-def test_length_of_a_batch_is_not_taken_for_granted():
-    model = network(lambda m, x: m.last(m.first(x)) / len(x))
+BATCHES = {
+    "a loop": lambda m, x: sum(m.last(x * i) for i in range(x.shape[0])),
+    "a loop over the length": lambda m, x: sum(m.last(x * i) for i in range(len(x))),
+    "a loop over samples": lambda m, x: torch.stack([m.last(sample) for sample in x]),
+    "samples one by one": lambda m, x: torch.cat([m.last(sample) for sample in x.split(1)]),
+    "a list": lambda m, x: m.last(torch.stack([x.sum(0)] * x.shape[0])),
+    "a float": lambda m, x: m.last(x) / float(x.shape[0]),
+    "a root": lambda m, x: m.last(x) / math.sqrt(x.shape[0]),
+}
+
+
+@pytest.mark.parametrize("body", BATCHES.values(), ids=BATCHES)
+def test_size_of_the_batch_is_followed_or_refused(body):
+    model = network(lambda m, x: body(m, m.first(x)))
     try:
-        gated = fxprune.prepare(model, vectors(2), target=1.0)
-    except fxprune.TraceError:
+        gated = fxprune.prepare(model, X, target=1.0)
+    except fxprune.TraceError as error:
+        assert "depends on the size of the batch" in str(error)
         return
-    assert_same_function(model, gated, [vectors(5)])
+    for batch in (1, 5):
+        assert_same_function(model, gated, [vectors(batch)])
 
 
 # Inputs and outputs ---------------------------------------------------------------------------
@@ -256,6 +290,8 @@ OUTPUTS = {
     "a mapping of a class of its own": lambda m, x: Answer(m.last(x), m.last(x.cos())),
     "a mapping that leaves one out": lambda m, x: Answer(logits=m.last(x)),
     "a list with None": lambda m, x: [m.last(x), None, (m.last(x.cos()), 2)],
+    "keys that are no names": lambda m, x: {"a b": m.last(x), "0": [m.last(x.cos())], 1: x.size(1)},
+    "a dict of its own class": lambda m, x: OrderedDict([("0", m.last(x)), ("class", m.last(-x))]),
 }
 
 
@@ -267,6 +303,7 @@ def test_outputs_of_every_structure(body):
     assert type(got) is type(expected)
     if isinstance(expected, Mapping):
         assert list(got) == list(expected)
+    if isinstance(expected, Answer):
         assert torch.equal(got.logits, expected.logits)
 
 
@@ -306,9 +343,35 @@ def _writes_a_position(m, x):
     return m.out(m.mid(x))
 
 
+def _writes_what_it_reads(m, x):
+    x = m.first(x)
+    x[:, 2:5] = x[:, 5:]
+    return m.last(x)
+
+
+def _writes_what_a_layer_makes(m, x):
+    x = m.first(x)
+    x[..., -5:] = m.mid(x)
+    return m.last(x)
+
+
+def _changes_parts(m, x):
+    x = m.first(x)
+    x[:, :2].mul_(2.0).relu_()
+    x[:, 2:5].add_(x[:, 5:].cos())
+    x[:, 5:] -= 1.0
+    return m.last(x)
+
+
 WRITES = {
     "what is added to is read later": (_adds_and_reads_later, "first:8"),
     "a part is overwritten": (_writes_a_part, "first[0:3]:3 first[3:8]:5"),
+    "a part is overwritten by another": (_writes_what_it_reads, "first[0:2]:2 first[2:5]:3"),
+    "the end is overwritten by a layer": (
+        _writes_what_a_layer_makes,
+        "first[0:3]:3 first[3:8]:5",
+    ),
+    "parts are changed in place": (_changes_parts, "first[0:2]:2 first[2:5]:3 add_+:1"),
     "a part of a part is overwritten": (_writes_a_part_of_a_part, "mid:5"),
     "an array is filled in": (_fills_in, "first[0:2]:2 first[2:8]:6 add_+:1"),
     "a position is overwritten": (_writes_a_position, "mid:5"),
@@ -323,15 +386,28 @@ def test_writes_are_followed(forward, expected):
 # Regions --------------------------------------------------------------------------------------
 
 
-def _norm_without_gradient(m, x):
-    x = m.first(x)
-    with torch.no_grad():
-        length = x.norm(dim=1, keepdim=True)
-    return m.last(x / length)
+REGIONS = {
+    "no_grad": torch.no_grad,
+    "set_grad_enabled": lambda: torch.set_grad_enabled(False),
+    "inference_mode": torch.inference_mode,
+}
 
 
-def test_no_grad_region_records_no_gradient():
-    model = network(_norm_without_gradient)
+def norm_in(region):
+    """A model that divides by a norm without gradient."""
+
+    def forward(m, x):
+        x = m.first(x)
+        with region():
+            length = x.norm(dim=1, keepdim=True)
+        return m.last(x / length.clone())
+
+    return network(forward)
+
+
+@pytest.mark.parametrize("region", REGIONS.values(), ids=REGIONS)
+def test_region_without_gradient_records_none(region):
+    model = norm_in(region)
     check(model, (X,), "first:8")
     gated = fxprune.prepare(model, X, target=1.0)
     for module in (gated, fxprune.fold(gated)):
@@ -342,13 +418,34 @@ def test_no_grad_region_records_no_gradient():
             torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.parametrize("region", REGIONS.values(), ids=REGIONS)
 @pytest.mark.parametrize("outside", [True, False])
-def test_no_grad_region_ends_as_it_began(outside):
-    gated = fxprune.prepare(network(_norm_without_gradient), X, target=1.0)
+def test_region_without_gradient_ends_as_it_began(region, outside):
+    gated = fxprune.prepare(norm_in(region), X, target=1.0)
     for module in (gated, fxprune.fold(gated)):
         with torch.set_grad_enabled(outside):
             assert module(X).requires_grad is outside
             assert torch.is_grad_enabled() is outside
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_autocast_region_begins_and_ends_where_it_does(inside):
+    def forward(m, x):
+        x = m.first(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            x = m.mid(x.float())
+        kinds.append(x.dtype)
+        return m.last(x.float())
+
+    kinds = []
+    model, x = network(forward, mid=nn.Linear(8, 8)).float(), X.float()
+    gated = fxprune.prepare(model, x, target=1.0)
+    kinds.clear()
+    for module in (gated, fxprune.fold(gated)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=not inside):
+            assert_same_bits(model, module, [x])
+            assert torch.is_autocast_enabled("cpu") is not inside
+    assert set(kinds) == {torch.bfloat16 if inside else torch.float32}
 
 
 # Modes ----------------------------------------------------------------------------------------
@@ -380,6 +477,27 @@ def test_training_is_read_when_the_model_runs(forward, traced_in):
                 torch.manual_seed(3)
                 results.append(net.train(mode)(X))
             torch.testing.assert_close(*results, rtol=1e-10, atol=0.0)
+
+
+def _branches_after_its_mode(m, x):
+    x = m.first(x)
+    x = x.cos() if m.training else x
+    return m.last(x + m.block(x))
+
+
+def test_branch_of_both_modes_has_one_gate():
+    block = nn.Sequential(nn.Linear(8, 5), nn.Tanh(), nn.Linear(5, 8))
+    model = network(_branches_after_its_mode, block=block)
+    check(model, (X,), "first:8 block.0:5 block+:1")
+    for keep in ({"block+": [False]}, {"first": [True, False] * 4}):
+        gated = fxprune.prepare(model, X, target=1.0)
+        fxprune.set_keep_set(gated, keep)
+        folded = fxprune.fold(gated)
+        assert hasattr(folded, "block") is ("block+" not in keep)
+        for mode in (True, False):
+            assert_same_function(gated.train(mode), folded.train(mode), [X])
+        sizes = {name: int(flags.sum()) for name, flags in fxprune.keep_set(gated).items()}
+        assert_costs(folded, [X], record_of(gated).analysis.costs.at(sizes))
 
 
 # Types and devices ----------------------------------------------------------------------------
@@ -443,7 +561,7 @@ def _remembers_and_fails(m, x):
 def test_model_is_as_it_was(forward, error):
     model = network(forward, count=7, steps=nn.Buffer(torch.zeros(())))
     before = dict(model.__dict__), list(model._modules)
-    with unchanged(model):
+    with assert_unchanged(model):
         if error is None:
             fxprune.prepare(model, X)
         else:

@@ -1,5 +1,7 @@
 """Which operands of additions can be removed whole."""
 
+from dataclasses import replace
+
 import pytest
 
 from fxprune.passes.branches import find_branches
@@ -124,6 +126,26 @@ def test_what_is_returned_is_no_branch():
         b[2, 4] = add(x, a)
     """
     assert find_branches(graph_of(text, outputs=("a", "b"))) == ()
+
+
+def test_branch_of_both_modes_is_one_with_two_places():
+    text = """
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        b[2, 4] = add(x, a)
+        t[2, 4] = elementwise(x)
+        c[2, 4] = linear(t, m.a.weight)
+        d[2, 4] = add(t, c)
+        e[2, 4] = linear(d, n.a.weight[4, 4])
+        f[2, 4] = add(d, e)
+    """
+    graph = graph_of(text, outputs=("b", "f"))
+    expected = {
+        "b": ["m+: operand 1 of b and operand 1 of d, 2 nodes"],
+        "f": ["m+: operand 1 of d and operand 1 of b, 2 nodes", "n+: operand 1 of f, 1 nodes"],
+    }
+    for value, other in (graph.outputs, graph.outputs[::-1]):  # of evaluation and of training
+        branches = find_branches(replace(graph, results=(value,), training=(other,)))
+        assert [str(branch) for branch in branches] == expected[value.name]
 
 
 def test_every_addition_keeps_an_operand():

@@ -92,6 +92,34 @@ CASES = {
             [(4,)],
         ),
     ],
+    "baddbmm": [
+        (
+            "matrices are multiplied, what is added has their axes",
+            "y[2, 5, 6] = baddbmm(a.x[2, 5, 6], b.x[2, 5, 4], c.x[2, 4, 6])",
+            """
+            a.x: a:2 b:5 c:6
+            b.x: a:2 b:5 d:4
+            c.x: a:2 d:4 c:6
+            y: a:2 b:5 c:6
+            y reads 2:1 d:4 (contract)
+            """,
+            [],
+            [(2, 5, 6, 4)],
+        ),
+        (
+            "what is added is stretched",
+            "y[2, 5, 6] = baddbmm(a.b[1, 1, 6], b.w[2, 5, 4], c.x[2, 4, 6])",
+            """
+            a.b: a:1 b:1 c:6
+            b.w: d:2 e:5 f:4
+            c.x: d:2 f:4 c:6
+            y: d:2 e:5 c:6
+            y reads 2:1 f:4 (contract)
+            """,
+            [],
+            [(2, 5, 6, 4)],
+        ),
+    ],
     "einsum": [
         (
             "a letter is an axis, and read where it ends",
@@ -156,6 +184,39 @@ CASES = {
             """,
             [],
             [(2, 4)],
+        ),
+    ],
+    "cosine": [
+        (
+            "both arrays are read",
+            "y[2, 5] = cosine(a.x[2, 4, 5], b.x[4, 1]) {'dim': 1}",
+            """
+            a.x: a:2 b:4 c:5
+            b.x: b:4 d:1
+            y: a:2 c:5
+            y reads 0:1 b:4 (contract)
+            y reads 1:0 b:4 (contract)
+            """,
+            [],
+            [],
+        ),
+    ],
+    "embedding_bag": [
+        (
+            "rows and bags are found by position, columns stay",
+            "y[3, 6] = embedding_bag(i[8], a.w[5, 6], j[3])",
+            """
+            i: 8!
+            j: 3!
+            a.w: 5! a:6
+            y: 3! a:6
+            """,
+            [
+                "network input",
+                "indexed by position in y (embedding_bag)",
+                "bags of y (embedding_bag)",
+            ],
+            [],
         ),
     ],
     "attention": [

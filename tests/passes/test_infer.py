@@ -61,17 +61,6 @@ CASES = {
         """,
         (5, 4, 6),
     ),
-    "baddbmm": (
-        "y[2, 5, 6] = baddbmm(a.x[2, 5, 6], b.x[2, 5, 4], c.x[2, 4, 6])",
-        """
-        a.x: a:2 b:5 c:6
-        b.x: a:2 b:5 d:4
-        c.x: a:2 d:4 c:6
-        y: a:2 b:5 c:6
-        y reads 2:1 d:4 (contract)
-        """,
-        (2, 5, 4, 6),
-    ),
     "bilinear": (
         "y[2, 6] = bilinear(a.x[2, 4], b.x[2, 3], c.w[6, 4, 3], c.b[6])",
         """
@@ -103,6 +92,16 @@ CASES = {
         b.w: a:4
         b.b: a:4
         y: 2! a:4 5!
+        """,
+        None,
+    ),
+    "standardise": (
+        "y[1, 4, 6] = standardise(a.w[1, 4, 6], -, -, b.gain[4])",
+        """
+        a.w: 1! a:4 b:6
+        b.gain: a:4
+        y: 1! a:4 b:6
+        y reads 0:2 b:6 (normalise)
         """,
         None,
     ),
@@ -310,7 +309,6 @@ def test_unknown_operator_pins_everything_it_touches_and_says_so():
     [
         "y[2, 4, 6] = conv(x[2, 3, 6], a.w[4, 3, 3, 3]) {'sizes': {'g': 1, '*x': 2}}",
         "y[2, 4] = addmm(a.b[1], x[2, 3], a.w[3, 4])",
-        "y[2, 2, 4] = baddbmm(a.b[1, 1, 4], x[2, 2, 3], a.w[2, 3, 4])",
         "y[2, 6] = group_norm(x[2, 6]) {'sizes': {'g': 4}}",
         "y[2, 3], i[2, 3] = channelwise(x[2, 3])",
     ],

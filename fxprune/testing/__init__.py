@@ -10,10 +10,13 @@ from fxprune.testing.checkers import (
     assert_unchanged,
     count_macs,
 )
-from fxprune.testing.networks import KINDS, Network, keep_sets, networks, randomise
+from fxprune.testing.images import KINDS
+from fxprune.testing.networks import Network, keep_sets, networks, randomise
+from fxprune.testing.sequences import SEQUENCE_KINDS
 
 __all__ = [
     "KINDS",
+    "SEQUENCE_KINDS",
     "Network",
     "assert_close",
     "assert_costs",

@@ -3,12 +3,15 @@
 import pytest
 import torch
 from hypothesis import find, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import fxprune
-from fxprune.testing import keep_sets, networks
+from fxprune.testing import KINDS, SEQUENCE_KINDS, keep_sets, networks
 from fxprune.testing.checkers import run
 
+FAMILIES = {2: KINDS, "sequence": SEQUENCE_KINDS}
+EITHER = st.sampled_from(list(FAMILIES)).flatmap(lambda dims: networks(dims=dims))
 SEARCH = settings(max_examples=50, derandomize=True, database=None)
 
 
@@ -24,9 +27,40 @@ def test_smallest_network_is_plain():
     ]
 
 
-@pytest.mark.parametrize("kind", ["residual", "concatenation", "channel_shuffle"])
-def test_network_shrinks_to_one_step_of_a_kind(kind):
-    network = smallest(networks((kind,)), lambda network: len(network.steps) > 0)
+def test_smallest_sequence_network_is_plain():
+    assert repr(smallest(networks(dims="sequence"), lambda network: True)).splitlines() == [
+        "network of (2, 4, 3):",
+        "  x = linear(relu(linear(x)))  # 3 -> 4 -> 4",
+        "  return linear(x)",
+    ]
+
+
+def test_smallest_network_on_tokens_embeds_them():
+    network = smallest(
+        networks(dims="sequence"), lambda network: not network.example.is_floating_point()
+    )
+    assert repr(network).splitlines() == [
+        "network of (2, 4):",
+        "  x = embedding(x) + position  # 7 -> 4",
+        "  x = x + linear(gelu(linear(x)))  # by 4",
+        "  return linear(x)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dims", "kind"),
+    [
+        (2, "residual"),
+        (2, "concatenation"),
+        (2, "channel_shuffle"),
+        ("sequence", "residual"),
+        ("sequence", "attention"),
+        ("sequence", "recurrent"),
+        ("sequence", "slice_write"),
+    ],
+)
+def test_network_shrinks_to_one_step_of_a_kind(dims, kind):
+    network = smallest(networks((kind,), dims=dims), lambda network: len(network.steps) > 0)
     assert len(network.steps) == 1
     assert all(line.strip() for line in repr(network).splitlines())
 
@@ -44,8 +78,22 @@ def test_nested_steps_are_printed_inside():
     ]
 
 
-@settings(max_examples=50)
-@given(networks())
+def test_nested_steps_of_a_sequence_are_printed_inside():
+    def nested(network):
+        return any("inner" in repr(step) and len(step.inner) > 1 for step in network.steps)
+
+    kinds = ("residual", "attention")
+    network = smallest(networks(kinds, dims="sequence", max_steps=1), nested)
+    assert repr(network).splitlines()[2:] == [
+        "  x = x + inner(x)  # inner:",
+        "    x = norm(x)",
+        "    x = attention(x)  # 4 -> 4, 2 heads of 2, no bias",
+        "  return linear(x)",
+    ]
+
+
+@settings(max_examples=100)
+@given(EITHER)
 def test_network_runs_without_being_filtered(network):
     (output,) = run(network, [network.example])
     assert output.isfinite().all()
@@ -53,8 +101,8 @@ def test_network_runs_without_being_filtered(network):
     assert not network.training
 
 
-@settings(max_examples=30)
-@given(networks())
+@settings(max_examples=60)
+@given(EITHER)
 def test_weights_and_statistics_hide_nothing(network):
     for name, parameter in network.named_parameters():
         assert parameter.abs().min() > 0, name

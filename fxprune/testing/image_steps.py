@@ -1,13 +1,7 @@
-"""The steps of random networks: each is drawn for the shape that reaches it, so it always fits.
+"""The steps of random image networks."""
 
-A step is a module that prints as the line of Python it stands for. Alternatives are listed with
-the plainest first, which is where Hypothesis shrinks to.
-"""
-
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,72 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import nn
 
+from fxprune.testing.chains import Place, Spelling, Step, parameter, spelled
+
 CHANNELS = (4, 2, 3, 6, 8, 12)
 """Numbers of channels that layers have."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """What reaches a step: its shape, and whether others read the same `memory` later.
-
-    `kinds` and `depth` say what may nest inside it, and how deep.
-    """
-
-    channels: int
-    height: int
-    width: int
-    kinds: tuple[str, ...] = ()
-    depth: int = 0
-    memory: Literal["own", "shared", "view of shared"] = "own"
-
-    @property
-    def divisors(self) -> list[int]:
-        """The numbers of equal groups that the channels form, the whole excluded."""
-        return [n for n in range(2, self.channels + 1) if self.channels % n == 0]
-
-
-class Step(nn.Module):
-    """One line of a network: `text` says it, `run(self, x)` does it, `after` is what it returns."""
-
-    def __init__(
-        self,
-        text: str,
-        after: Place,
-        run: Callable[[Any, Any], Any],
-        parts: Mapping[str, nn.Module | nn.Parameter] = MappingProxyType({}),
-    ) -> None:
-        super().__init__()
-        self.text, self.after, self.run = text, after, run
-        for name, part in parts.items():
-            setattr(self, name, part)
-
-    def forward(self, x: Any) -> Any:
-        """Run the line."""
-        return self.run(self, x)
-
-    def __repr__(self) -> str:
-        return self.text
-
-
-Build = Callable[[DrawFn, Place], Step]
-Spelling = tuple[str, Callable[[Any, Any], Any]]
-"""How a line is written, and what it does."""
-
-
-def parameter(*shape: int) -> nn.Parameter:
-    """A parameter whose values come later."""
-    return nn.Parameter(torch.zeros(shape))
-
-
-def spelled(
-    draw: DrawFn,
-    after: Place,
-    spellings: list[Spelling],
-    parts: Mapping[str, nn.Module | nn.Parameter] = MappingProxyType({}),
-) -> Step:
-    """A step in one of several spellings."""
-    text, run = draw(st.sampled_from(spellings))
-    return Step(text, after, run, parts)
 
 
 # Layers that compute ---------------------------------------------------------------------------
@@ -143,9 +75,9 @@ def strided(draw: DrawFn, place: Place) -> Step:
     channels = draw(st.sampled_from(CHANNELS))
     stride, padding = draw(st.sampled_from(((2, 1), (1, 0), (2, 0))))
     layer = nn.Conv2d(place.channels, channels, 3, stride=stride, padding=padding)
-    sizes = [(n + 2 * padding - 3) // stride + 1 for n in (place.height, place.width)]
+    size = tuple((n + 2 * padding - 3) // stride + 1 for n in place.size)
     text = f"x = conv3(x)  # {place.channels} -> {channels}, stride {stride}, padding {padding}"
-    after = replace(place, channels=channels, height=sizes[0], width=sizes[1])
+    after = replace(place, channels=channels, size=size)
     return Step(text, after, lambda s, x: s.layer(x), {"layer": layer})
 
 
@@ -187,9 +119,7 @@ def channels_last_linear(draw: DrawFn, place: Place) -> Step:
             (
                 "x = linear(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, ...)" + note,
                 lambda s, x: (
-                    s.layer(x.flatten(2).transpose(1, 2))
-                    .transpose(1, 2)
-                    .unflatten(2, (place.height, place.width))
+                    s.layer(x.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, place.size)
                 ),
             ),
             (
@@ -384,9 +314,7 @@ def pooling(draw: DrawFn, place: Place) -> Step:
             ("x = pool(x)", lambda s, x: s.pool(x)),
             (
                 "x = F.interpolate(F.adaptive_avg_pool2d(x, 2), size)",
-                lambda s, x: F.interpolate(
-                    F.adaptive_avg_pool2d(x, 2), size=(place.height, place.width)
-                ),
+                lambda s, x: F.interpolate(F.adaptive_avg_pool2d(x, 2), size=place.size),
             ),
         ],
         {"pool": nn.AvgPool2d(3, stride=1, padding=1)},
@@ -395,7 +323,7 @@ def pooling(draw: DrawFn, place: Place) -> Step:
 
 def downsampling(draw: DrawFn, place: Place) -> Step:
     """Pooling or strided indexing that halves height and width."""
-    after = replace(place, height=(place.height + 1) // 2, width=(place.width + 1) // 2)
+    after = replace(place, size=((place.height + 1) // 2, (place.width + 1) // 2))
     return spelled(
         draw,
         after,
@@ -518,9 +446,8 @@ def channel_padding(draw: DrawFn, place: Place) -> Step:
 
 def pixel_shuffle(draw: DrawFn, place: Place) -> Step:
     """Channels to pixels."""
-    after = replace(
-        place, channels=place.channels // 4, height=place.height * 2, width=place.width * 2
-    )
+    size = (place.height * 2, place.width * 2)
+    after = replace(place, channels=place.channels // 4, size=size)
     return spelled(
         draw,
         after,
@@ -534,9 +461,8 @@ def pixel_shuffle(draw: DrawFn, place: Place) -> Step:
 
 def pixel_unshuffle(draw: DrawFn, place: Place) -> Step:
     """Pixels to channels."""
-    after = replace(
-        place, channels=place.channels * 4, height=place.height // 2, width=place.width // 2
-    )
+    size = (place.height // 2, place.width // 2)
+    after = replace(place, channels=place.channels * 4, size=size)
     return Step("x = F.pixel_unshuffle(x, 2)", after, lambda s, x: F.pixel_unshuffle(x, 2))
 
 

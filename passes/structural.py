@@ -178,13 +178,20 @@ def slice_(state: "Inference", node: Node) -> OutputTypes:
 
 
 def overwrite(state: "Inference", node: Node) -> OutputTypes:
-    """`x[ranges] = value`: the value is stretched to the part, and the rest stays."""
-    part = _cut(state, node)
+    """`x[ranges] = value`: the value is stretched to the part, and the rest stays.
+
+    Axes `positions` are indexed by a number, so the value lacks them.
+    """
+    whole = state.type_of(_operand(node))
+    positions: Any = node.attributes.get("positions", ())
+    for dim in positions:
+        state.pin(whole[dim], f"indexed by position in {node.place}")
+    part = tuple(axis for dim, axis in enumerate(_cut(state, node)) if dim not in positions)
     for value in node.inputs[1:]:
         if value is not None:
             sizes = [axis.size for axis in part]
             broadcast(state, node, [part, state.type_of(value)], sizes)
-    return (state.type_of(_operand(node)),)
+    return (whole,)
 
 
 def _cut(state: "Inference", node: Node) -> tuple[Axis, ...]:

@@ -285,10 +285,16 @@ class _Translation:
         items = index_items(node.args[1], len(source.shape))
         concrete = fx.map_arg(items, lambda item: item.meta["value"])
         operands = (source, value) if isinstance(value, Value) else (source,)
-        if not all(isinstance(item, slice) for item in concrete):
+        plain = all(type(item) is int or isinstance(item, slice) for item in concrete)
+        if not plain or any(map(_holds_array, concrete)):
             return self._emit(node, "set_item", (*operands, *_flat(index)), result)
-        ranges = tuple(item.indices(n) for item, n in zip(concrete, source.shape, strict=True))
-        return self._emit(node, "overwrite", operands, result, ranges=ranges)
+        sizes = zip(concrete, source.shape, strict=True)
+        ranges = tuple(
+            (item % n, item % n + 1, 1) if isinstance(item, int) else item.indices(n)
+            for item, n in sizes
+        )
+        positions = tuple(dim for dim, item in enumerate(concrete) if isinstance(item, int))
+        return self._emit(node, "overwrite", operands, result, ranges=ranges, positions=positions)
 
     def _index(self, node: fx.Node, value: Value, index: Any, result: Tensor) -> Any:
         """`x[...]` as a slice, then selections, then new axes; arrays as indices pin one axis."""

@@ -45,7 +45,7 @@ def follow_in_place(model: nn.Module, graph: fx.Graph) -> None:
             if order[other] >= order[node]:
                 break
             later = [user for user in other.users if order[user] > order[node] and _reads(user)]
-            if any(not _rewrites(user, other, node) for user in later):
+            if any(not _writes_back(user, other, origins) for user in later):
                 raise TraceError(
                     f"{type(model).__name__} overwrites {operand.name} in {node.name}, and "
                     f"{other.name}, which shares its memory, is read later: write "
@@ -53,9 +53,10 @@ def follow_in_place(model: nn.Module, graph: fx.Graph) -> None:
                 )
 
 
-def _rewrites(user: fx.Node, whole: fx.Node, part: fx.Node) -> bool:
-    """Whether `user` tells `whole` what has become of the part of it that was overwritten."""
-    return user.target is set_item and user.args[0] is whole and user.args[2] is part
+def _writes_back(user: fx.Node, whole: fx.Node, origins: Mapping[fx.Node, fx.Node]) -> bool:
+    """Whether `user` tells `whole` what has become of a part of it that was overwritten."""
+    part = user.args[2] if user.target is set_item else None
+    return user.args[:1] == (whole,) and origins.get(part) is origins[whole]  # type: ignore[arg-type]
 
 
 def _reads(user: fx.Node) -> bool:

@@ -186,7 +186,8 @@ class Recorder(TorchFunctionMode):
         if name == "__iter__":
             return iter(args[0].unbind(0))
         if name == "__setitem__":
-            self.call(set_item, args, kwargs)
+            if not self._is_part(*args):
+                self.call(set_item, args, kwargs)
             return None
         if name.startswith("__"):
             func, args = _as_operator(func, args)
@@ -194,6 +195,11 @@ class Recorder(TorchFunctionMode):
             with self:
                 return _entered(func)(*args, **kwargs)
         return self.call(func, args, kwargs)
+
+    def _is_part(self, whole: Tensor, index: Any, value: Any) -> bool:
+        """Whether `value` is `whole[index]`: `x[i] += 1` puts back what was changed in place."""
+        known, place = self._views.get(id(value), (None, None))
+        return known is whole and _plain_index(place) == _plain_index(index)
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Record one call and compute its result without data."""
@@ -481,6 +487,11 @@ _VALUE_SHAPED = ("nonzero", "unique", "_unique2", "_return_output", "masked_sele
 
 def _is_number(tensor: Tensor) -> bool:
     return tensor.dim() == 0 and not tensor.is_floating_point()
+
+
+def _plain_index(index: Any) -> Any:
+    items = index if isinstance(index, tuple) else (index,)
+    return [(i.start, i.stop, i.step) if isinstance(i, slice) else i for i in items]
 
 
 def _types_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.dtype]:

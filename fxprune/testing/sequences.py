@@ -241,9 +241,9 @@ def _small(place: Place) -> bool:
     return place.channels <= 12
 
 
-def _no_view(place: Place) -> bool:
-    """The tracer follows no writes through views of views."""
-    return not place.memory.startswith("view")
+def _not_shared(place: Place) -> bool:
+    """What others read under another name must not be overwritten."""
+    return place.memory != "view of shared"
 
 
 SEQUENCE_KINDS: Mapping[str, Kind] = MappingProxyType(
@@ -263,7 +263,7 @@ SEQUENCE_KINDS: Mapping[str, Kind] = MappingProxyType(
         "convolution": Kind(steps.convolution, always, result="view"),
         "token_mixing": Kind(steps.token_mixing, always, result="view"),
         "latents": Kind(steps.latents, always, keeps_size=False),
-        "in_place": Kind(steps.in_place, _no_view, result="same"),
+        "in_place": Kind(steps.in_place, _not_shared, result="same"),
         "slice_write": Kind(steps.slice_write, _small),
         "layer_scale": Kind(steps.layer_scale, always),
         "zero_dropout": Kind(steps.zero_dropout, always, result="view"),

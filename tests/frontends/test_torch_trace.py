@@ -372,7 +372,7 @@ WRITES = {
         "first[0:3]:3 first[3:8]:5",
     ),
     "parts are changed in place": (_changes_parts, "first[0:2]:2 first[2:5]:3 add_+:1"),
-    "a part of a part is overwritten": (_writes_a_part_of_a_part, "mid:5"),
+    "a part of a part is overwritten": (_writes_a_part_of_a_part, "first/1[0:2]:2 mid:5"),
     "an array is filled in": (_fills_in, "first[0:2]:2 first[2:8]:6 add_+:1"),
     "a position is overwritten": (_writes_a_position, "mid:5"),
 }

@@ -32,7 +32,7 @@ from tests.models import randomise
 Build = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
 """Makes a model and example inputs for it."""
 
-EXACT, ROUNDING = 1e-10, 1e-5
+EXACT, ROUNDING, SHIPPED = 1e-10, 1e-5, 1e-4
 
 
 def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
@@ -68,10 +68,10 @@ def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
             try:
                 path = fxprune.export_onnx(folded, Path(folder) / "model.onnx")
                 row["onnx_error"] = max(c.error for c in compare_onnx(folded, path, [inputs]))
-            except fxprune.VerificationError as failure:
-                row.update(outcome="wrong", reason=str(failure)[:300])
             except fxprune.FxpruneError as failure:
                 row["reason"] = f"not exported: {' '.join(str(failure).split())[:300]}"
+        if row.get("onnx_error", 0.0) > SHIPPED:
+            row.update(outcome="wrong", reason="ONNX Runtime computes something else")
     return row
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.frontends.torch_forward import Subject, record
-from fxprune.frontends.torch_recorder import CallError, Recorder
-from fxprune.frontends.torch_values import UndecidedError
+from fxprune.frontends.torch_recorder import Recorder
 
 _log = logging.getLogger("fxprune")
 _STAND_IN = torch.float64
@@ -23,7 +22,7 @@ def record_and_follow(subject: Subject) -> Recorder:
     nodes = list(recorder.graph.nodes)  # before any of them is added for what follows
     if recorder.reads_types and recorder.writes_types:
         _follow_types(recorder, nodes, subject)
-    if recorder.loses_sizes:
+    if recorder.loses_numbers or recorder.compares_batch:
         _follow_batch(recorder, nodes, subject)
     return recorder
 
@@ -70,18 +69,16 @@ def _follow_batch(recorder: Recorder, nodes: list[fx.Node], subject: Subject) ->
     """Let numbers that are multiples of the batch size follow it.
 
     Python's `int` and `range` forget where a size comes from, so a second run with a larger batch
-    tells which numbers depend on it.
+    tells which numbers depend on it. Where Python compares the batch size, a run with a single
+    sample must do the same.
     """
     batch = subject.batch
     if not batch:
         return
-    try:
-        other = record(subject.with_batch(batch + 1))
-    except (CallError, UndecidedError):
-        return
-    pairs = list(itertools.zip_longest(nodes, other.graph.nodes))
-    if any(a is None or b is None or (a.op, a.name) != (b.op, b.name) for a, b in pairs):
-        raise ValueError("what it does depends on the size of the batch")
+    if recorder.compares_batch and batch > 1:
+        _run_alike(nodes, subject.with_batch(1))
+    larger = 4 * batch + 1
+    pairs = _run_alike(nodes, subject.with_batch(larger))
     size: fx.Node | None = None
 
     def renewed(value: Any, changed: Any, node: fx.Node) -> Any:
@@ -94,7 +91,7 @@ def _follow_batch(recorder: Recorder, nodes: list[fx.Node], subject: Subject) ->
         if type(value) not in (int, float) or value == changed:
             return value
         times = value // batch if isinstance(value, int) else value / batch
-        if not math.isclose(times * (batch + 1), changed) or times * batch != value:
+        if not math.isclose(times * larger, changed) or times * batch != value:
             raise ValueError(f"{node.name} depends on the size of the batch by a number")
         if size is None:
             first = next(n for n in recorder.graph.nodes if _is_batched(n, batch))
@@ -114,6 +111,19 @@ def _follow_batch(recorder: Recorder, nodes: list[fx.Node], subject: Subject) ->
             node.kwargs = {
                 name: renewed(value, twin.kwargs[name], node) for name, value in node.kwargs.items()
             }
+
+
+def _run_alike(nodes: list[fx.Node], subject: Subject) -> list[tuple[fx.Node, fx.Node]]:
+    """The nodes of one run beside those of a run with another batch size (none if it fails)."""
+    try:
+        others = record(subject).graph.nodes
+    except Exception as error:
+        _log.debug("batch %d: %s", subject.batch, error)
+        return []
+    pairs = list(itertools.zip_longest(nodes, others))
+    if any(a is None or b is None or (a.op, a.name) != (b.op, b.name) for a, b in pairs):
+        raise ValueError("what it does depends on the size of the batch")
+    return pairs
 
 
 def _is_batched(node: fx.Node, batch: int) -> bool:

@@ -1,44 +1,57 @@
 """Sizes that remember where they come from.
 
 While a model is traced, `x.shape[0]` is an int like any other, and also a node of the graph, so
-that the graph computes with the batch size it is called with. Arithmetic is recorded; comparing a
-size, or looping over it, decides with its value in the example run.
+that the graph computes with the batch size it is called with. Arithmetic is recorded. Where Python
+compares a number or makes another of it, it decides with the value of the example run; a watcher
+hears of that.
 """
 
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from torch import fx
 
 
+class Watcher(Protocol):
+    """Who hears what Python does with the numbers of a trace."""
+
+    def number_lost(self) -> None:
+        """Python forgets where a number comes from."""
+
+    def size_compared(self, size: int) -> None:
+        """Python compares a size that is `size` in the example run."""
+
+
 class TracedInt(int):
-    """An int that `node` computes; `on_loss` is called when Python forgets that."""
+    """An int that `node` computes."""
 
     node: fx.Node
-    on_loss: Callable[[], None]
+    watcher: Watcher
 
     def __int__(self) -> int:
-        self.on_loss()
+        self.watcher.number_lost()
         return int.__int__(self)
 
     def __float__(self) -> float:
-        self.on_loss()
+        self.watcher.number_lost()
         return int.__float__(self)
+
+    __hash__ = int.__hash__
 
     def __reduce__(self) -> tuple[Any, ...]:
         return int, (plain_number(self),)
 
 
 class TracedFloat(float):
-    """A float that `node` computes; `on_loss` is called when Python forgets that."""
+    """A float that `node` computes."""
 
     node: fx.Node
-    on_loss: Callable[[], None]
+    watcher: Watcher
 
     def __int__(self) -> int:
-        self.on_loss()
+        self.watcher.number_lost()
         return int(plain_number(self))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -48,12 +61,12 @@ class TracedFloat(float):
 TracedNumber = TracedInt | TracedFloat
 
 
-def traced_number(value: Any, node: fx.Node, on_loss: Callable[[], None]) -> Any:
+def traced_number(value: Any, node: fx.Node, watcher: Watcher) -> Any:
     """A number of the example run together with the node that computes it; the rest as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     number = TracedInt(value) if isinstance(value, int) else TracedFloat(value)
-    number.node, number.on_loss = node, on_loss
+    number.node, number.watcher = node, watcher
     node.meta["value"] = plain_number(value)
     return number
 
@@ -69,12 +82,12 @@ def _record(function: Callable[..., Any], *operands: Any) -> Any:
     """Compute with plain numbers and note the call in the graph of the first traced operand."""
     first = next(x for x in operands if isinstance(x, TracedNumber))
     if not all(isinstance(operand, int | float) for operand in operands):
-        first.on_loss()  # as in [x] * n
+        first.watcher.number_lost()  # as in [x] * n
         return NotImplemented
     result = function(*map(plain_number, operands))
     arguments = tuple(x.node if isinstance(x, TracedNumber) else x for x in operands)
     node = first.node.graph.call_function(function, arguments)
-    return traced_number(result, node, first.on_loss)
+    return traced_number(result, node, first.watcher)
 
 
 def _method(function: Callable[..., Any], swapped: bool = False) -> Callable[..., Any]:
@@ -99,3 +112,17 @@ for _kind in (TracedInt, TracedFloat):
         setattr(_kind, f"__r{_name}__", _method(getattr(operator, _name), swapped=True))
     for _name, _function in _UNARY.items():
         setattr(_kind, _name, _method(_function))
+
+
+def _comparison(name: str) -> Callable[..., Any]:
+    compare = getattr(int, name)
+
+    def method(self: TracedInt, other: Any) -> Any:
+        self.watcher.size_compared(int.__int__(self))
+        return compare(self, other)
+
+    return method
+
+
+for _name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"):
+    setattr(TracedInt, _name, _comparison(_name))

@@ -82,11 +82,12 @@ class Recorder(TorchFunctionMode):
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []  # a tensor that is gone could lend its id to another
         self._attributes: dict[str, fx.Node] = {}
-        self.loses_sizes = False
+        self.loses_numbers = False
+        self.compares_batch = False
         self._views: dict[int, tuple[Tensor, Any]] = {}  # x[index] of which array, and where
         self._grad_modes: list[tuple[bool, fx.Node]] = []
         self._sizes: dict[tuple[fx.Node, int], Any] = {}
-        self._known = KnownValues(root, self.device, self._lose_size)
+        self._known = KnownValues(root, self.device, self.number_lost)
         self.floats = next(
             (p.dtype for p in root.parameters() if p.is_floating_point()), torch.float32
         )
@@ -130,8 +131,13 @@ class Recorder(TorchFunctionMode):
         node = self._attribute(f"{path}.training" if path else "training", self.mode)
         return TrainingFlag(node, self.mode, self._branch)
 
-    def _lose_size(self) -> None:
-        self.loses_sizes = True
+    def number_lost(self) -> None:
+        """Python has made a number of its own out of one of the trace."""
+        self.loses_numbers = True
+
+    def size_compared(self, size: int) -> None:
+        """Python has compared a size, which may be that of the batch."""
+        self.compares_batch |= size == self.batch and not self.paused
 
     def _branch(self) -> None:
         self.branched_on_mode = True
@@ -224,7 +230,7 @@ class Recorder(TorchFunctionMode):
             self.graph.erase_node(node)
             return result
         if isinstance(result, list | tuple) and len(result) == self.batch:
-            self.loses_sizes = True  # perhaps it took the batch apart
+            self.loses_numbers = True  # perhaps it took the batch apart
         result = self._introduce(node, self._apart(result, (args, kwargs)))
         if func is operator.getitem and not _holds_arrays(args[1]):
             self._views[id(result)] = args
@@ -379,7 +385,7 @@ class Recorder(TorchFunctionMode):
     def _axis_size(self, node: fx.Node, dim: int, size: int) -> Any:
         if (node, dim) not in self._sizes:
             number = self.graph.call_method("size", (node, dim))
-            self._sizes[node, dim] = traced_number(size, number, self._lose_size)
+            self._sizes[node, dim] = traced_number(size, number, self)
         return self._sizes[node, dim]
 
     def length(self, thing: Any, /) -> Any:
@@ -397,7 +403,7 @@ class Recorder(TorchFunctionMode):
                 return isinstance(thing, _range)
 
             def __call__(cls, *bounds: Any) -> Any:
-                recorder.loses_sizes |= any(isinstance(n, TracedNumber) for n in bounds)
+                recorder.loses_numbers |= any(isinstance(n, TracedNumber) for n in bounds)
                 return _range(*bounds)
 
         return Spy("range", (), {})

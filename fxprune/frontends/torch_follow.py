@@ -69,14 +69,13 @@ def _follow_batch(recorder: Recorder, nodes: list[fx.Node], subject: Subject) ->
     """Let numbers that are multiples of the batch size follow it.
 
     Python's `int` and `range` forget where a size comes from, so a second run with a larger batch
-    tells which numbers depend on it. Where Python compares the batch size, a run with a single
-    sample must do the same.
+    tells which numbers depend on it.
     """
     batch = subject.batch
     if not batch:
         return
     if recorder.compares_batch and batch > 1:
-        _run_alike(nodes, subject.with_batch(1))
+        _warn_of_single_samples(nodes, subject)
     larger = 4 * batch + 1
     pairs = _run_alike(nodes, subject.with_batch(larger))
     size: fx.Node | None = None
@@ -90,6 +89,8 @@ def _follow_batch(recorder: Recorder, nodes: list[fx.Node], subject: Subject) ->
             return type(value)(renewed(*item, node) for item in items)
         if type(value) not in (int, float) or value == changed:
             return value
+        if type(value) is not type(changed):
+            raise ValueError(f"{node.name} depends on the size of the batch by a number")
         times = value // batch if isinstance(value, int) else value / batch
         if not math.isclose(times * larger, changed) or times * batch != value:
             raise ValueError(f"{node.name} depends on the size of the batch by a number")
@@ -111,6 +112,18 @@ def _follow_batch(recorder: Recorder, nodes: list[fx.Node], subject: Subject) ->
             node.kwargs = {
                 name: renewed(value, twin.kwargs[name], node) for name, value in node.kwargs.items()
             }
+
+
+def _warn_of_single_samples(nodes: list[fx.Node], subject: Subject) -> None:
+    """Some libraries have a shortcut for single samples, so this alone is no reason to refuse."""
+    try:
+        _run_alike(nodes, subject.with_batch(1))
+    except ValueError:
+        _log.warning(
+            "%s runs other code for a single sample than for several: what is prepared runs that "
+            "for several",
+            type(subject.model).__name__,
+        )
 
 
 def _run_alike(nodes: list[fx.Node], subject: Subject) -> list[tuple[fx.Node, fx.Node]]:

@@ -208,7 +208,6 @@ BATCHES = {
     "samples one by one": lambda m, x: torch.cat([m.last(sample) for sample in x.split(1)]),
     "a list": lambda m, x: m.last(torch.stack([x.sum(0)] * x.shape[0])),
     "a float": lambda m, x: m.last(x) / float(x.shape[0]),
-    "one or several": lambda m, x: m.last(x) if x.shape[0] > 1 else m.last(x) * 2,
     "just two": lambda m, x: m.last(x) * (2 if x.shape[0] == 2 else 1),
     "at least four": lambda m, x: m.last(x) / max(x.shape[0], 4),
     "a root": lambda m, x: m.last(x) / math.sqrt(x.shape[0]),
@@ -611,3 +610,9 @@ def test_torch_is_as_it_was(forward):
     assert _global_state() == before
     assert torch.equal(torch.get_rng_state(), random)
     assert nn.Linear(2, 2).training
+
+
+def test_other_code_for_a_single_sample_is_said(caplog):
+    model = network(lambda m, x: m.last(m.first(x) if x.shape[0] > 1 else m.first(x).relu()))
+    fxprune.prepare(model, X)
+    assert "runs other code for a single sample than for several" in caplog.text

@@ -6,6 +6,7 @@ precision that ships. A difference is reported with the first layer where it app
 
 import copy
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,8 @@ def compare_onnx(
 ) -> list[Comparison]:
     """Compare a module in evaluation with what ONNX Runtime computes from a file.
 
+    Where float32 is ill-conditioned, the tolerance is four times torch's own error against float64.
+
     Raises:
         VerificationError: outputs differ or the file does not run.
     """
@@ -144,12 +147,28 @@ def compare_onnx(
             raise VerificationError(
                 f"ONNX Runtime fails on batch {_batch(batch)} of {path}: {error}"
             ) from error
-        gap = relative_error(_run(model, values), [torch.from_numpy(array) for array in got])
-        item = Comparison("folded == onnxruntime", _batch(batch), "float32", gap, tolerance)
-        if not gap <= tolerance:
+        expected = _run(model, values)
+        gap = relative_error(expected, [torch.from_numpy(array) for array in got])
+        accepted = tolerance
+        if not gap <= accepted:  # perhaps float32 itself is no better here
+            accepted = max(tolerance, _ROUNDINGS * _rounding_error(module, batch, expected))
+        item = Comparison("folded == onnxruntime", _batch(batch), "float32", gap, accepted)
+        if not gap <= accepted:
             raise VerificationError(str(item))
         comparisons.append(item)
     return comparisons
+
+
+_ROUNDINGS = 4
+
+
+def _rounding_error(module: nn.Module, batch: tuple[Any, ...], single: Any) -> float:
+    """How far float32 is from float64 in torch itself; deep products of activations lose digits."""
+    double = _run(
+        in_precision(copy.deepcopy(module).cpu(), torch.float64), _to(batch, torch.float64)
+    )
+    error = relative_error(double, [x.double() for x in tensors_in(single)])
+    return error if math.isfinite(error) else 0.0
 
 
 def random_inputs(

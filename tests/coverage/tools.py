@@ -3,7 +3,8 @@
 fxprune: random weights and statistics, prepare, close a random half of every group, fold.
     ok      with everything open it computes what the original computes (to 1e-5 in float32, because
             some originals choose fused kernels of their own in evaluation); in float64 gated equals
-            folded to 1e-10; where asked, ONNX Runtime agrees with the folded model to 1e-4
+            folded to 1e-10; where asked, ONNX Runtime agrees with the folded model to 1e-4 (or to four
+            times torch's own error in float32, where that is larger)
     wrong   any of these does not hold
     failed  an error instead of a result
 The other tools: prune half of the channels of what they find, then run the model.
@@ -32,7 +33,7 @@ from tests.models import randomise
 Build = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
 """Makes a model and example inputs for it."""
 
-EXACT, ROUNDING, SHIPPED = 1e-10, 1e-5, 1e-4
+EXACT, ROUNDING = 1e-10, 1e-5
 
 
 def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
@@ -67,11 +68,13 @@ def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 path = fxprune.export_onnx(folded, Path(folder) / "model.onnx")
-                row["onnx_error"] = max(c.error for c in compare_onnx(folded, path, [inputs]))
             except fxprune.FxpruneError as failure:
                 row["reason"] = f"not exported: {' '.join(str(failure).split())[:300]}"
-        if row.get("onnx_error", 0.0) > SHIPPED:
-            row.update(outcome="wrong", reason="ONNX Runtime computes something else")
+                return row
+            try:
+                row["onnx_error"] = max(c.error for c in compare_onnx(folded, path, [inputs]))
+            except fxprune.VerificationError as failure:
+                row.update(outcome="wrong", reason=str(failure)[:300])
     return row
 
 

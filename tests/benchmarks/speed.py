@@ -120,7 +120,7 @@ def step(runs: int, batch: int = 128) -> list[dict[str, Any]]:
     plain = CifarResNet(20)
     models = {
         "plain": plain,
-        "gated": fxprune.prepare(plain, torch.zeros(1, 3, 32, 32), steps=10**6),
+        "gated": fxprune.prepare(plain, torch.zeros(1, 3, 32, 32), steps=1000),
     }
     optimizers = {n: torch.optim.SGD(m.parameters(), lr=0.01) for n, m in models.items()}
     images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
@@ -138,8 +138,12 @@ def step(runs: int, batch: int = 128) -> list[dict[str, Any]]:
                 times[name].append(taken)
     found = {name: statistics.median(values) for name, values in times.items()}
     ratio = statistics.median(g / p for g, p in zip(times["gated"], times["plain"], strict=True))
-    print(f"plain {found['plain']:.3f} s   gated {found['gated']:.3f} s   ratio {ratio:.3f}")
-    return [{**found, "ratio": ratio}]
+    fastest = min(times["gated"]) / min(times["plain"])
+    print(
+        f"plain {found['plain']:.3f} s   gated {found['gated']:.3f} s   ratio {ratio:.3f}, "
+        f"of the fastest steps {fastest:.3f}"
+    )
+    return [{**found, "ratio": ratio, "fastest": fastest}]
 
 
 def main() -> None:

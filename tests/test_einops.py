@@ -27,11 +27,11 @@ class Mixer(nn.Module):
 
 def test_einops_is_traced_through():
     with torch.no_grad():
-        model = randomise(Mixer()).eval()
-    x = images(2, size=(3, 8, 8))
+        model = randomise(Mixer()).double().eval()
+    x = images(2, size=(3, 8, 8)).double()
     gated = fxprune.prepare(model, x, target=1.0)
     assert torch.equal(gated(x), model(x))
     free = {group.name: group.size for group in fxprune.groups(gated) if not group.pin}
     assert free == {"patches": 8, "mix/0": 3, "mix/1": 4}
     fxprune.set_keep_set(gated, half(gated))
-    assert_same_function(gated, fxprune.fold(gated), [images(3, size=(3, 8, 8))])
+    assert_same_function(gated, fxprune.fold(gated), [images(3, size=(3, 8, 8)).double()])

@@ -131,12 +131,11 @@ def recurrent(state: "Inference", node: Node) -> OutputTypes:
     All layers share their hidden units, because their states are stacked in one array. `gates` is
     the number of arrays that one weight stacks.
     """
-    gates, states, biases, directions, time = (
-        _int(node, name) for name in ("gates", "states", "biases", "directions", "time")
+    states, biases, directions, time = (
+        _int(node, name) for name in ("states", "biases", "directions", "time")
     )
     sequence, *rest = _types(state, node)
     hidden = rest[0][-1]
-    first = 1 + states
     per_cell = 4 if biases else 2
     weights = rest[states:]
     if len(weights) % (per_cell * directions):
@@ -145,13 +144,7 @@ def recurrent(state: "Inference", node: Node) -> OutputTypes:
     state.pin(sequence[time], f"walked through by {node.place}")
     for start in range(0, len(weights), per_cell * directions):
         for cell in range(start, start + per_cell * directions, per_cell):
-            for offset in range(per_cell):
-                stacked = state.fresh(gates, pin=f"gates of {node.place}")
-                state.unify(weights[cell + offset][0], product(stacked, hidden), node)
-            for offset, axis in enumerate((layer_input, hidden)):
-                state.unify(weights[cell + offset][1], axis, node)
-                _read(state, node, ((first + cell + offset, 1),))
-                state.contracted(node, (*sequence[:-1], weights[cell + offset][0], axis))
+            _cell(state, node, (*sequence[:-1], layer_input), hidden, 1 + states + cell, per_cell)
         layer_input = concat(*(hidden,) * directions)
     for initial in rest[:states]:
         state.unify(initial[-1], hidden, node)
@@ -161,19 +154,32 @@ def recurrent(state: "Inference", node: Node) -> OutputTypes:
 
 def recurrent_cell(state: "Inference", node: Node) -> OutputTypes:
     """One step of an RNN: input, `states` states, the weights of both, then their biases."""
-    gates, states = _int(node, "gates"), _int(node, "states")
+    states = _int(node, "states")
     step, *rest = _types(state, node)
-    hidden, (from_input, from_hidden, *biases) = rest[0][-1], rest[states:]
-    for rows in (from_input[0], from_hidden[0], *(bias[0] for bias in biases)):
-        stacked = state.fresh(gates, pin=f"gates of {node.place}")
-        state.unify(rows, product(stacked, hidden), node)
-    for offset, (weight, read) in enumerate(((from_input, step[-1]), (from_hidden, hidden))):
-        state.unify(weight[1], read, node)
-        _read(state, node, ((1 + states + offset, 1),))
-        state.contracted(node, (*step[:-1], weight[0], read))
+    hidden = rest[0][-1]
+    _cell(state, node, step, hidden, 1 + states, len(rest) - states)
     for initial in rest[:states]:
         state.unify(initial[-1], hidden, node)
     return ((*step[:-1], hidden),) * len(node.outputs)
+
+
+def _cell(
+    state: "Inference",
+    node: Node,
+    step: tuple[Axis, ...],
+    hidden: Axis,
+    first: int,
+    count: int,
+) -> None:
+    """The `count` operands from `first` on: the weights of input and state, then their biases."""
+    own = _types(state, node)[first : first + count]
+    for rows, *_ in own:
+        stacked = state.fresh(_int(node, "gates"), pin=f"gates of {node.place}")
+        state.unify(rows, product(stacked, hidden), node)
+    for offset, read in enumerate((step[-1], hidden)):
+        state.unify(own[offset][1], read, node)
+        _read(state, node, ((first + offset, 1),))
+        state.contracted(node, (*step[:-1], own[offset][0], read))
 
 
 def weight_norm(state: "Inference", node: Node) -> OutputTypes:

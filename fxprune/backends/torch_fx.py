@@ -150,7 +150,7 @@ def _masked_layer_norm(
     module: nn.LayerNorm, x: Tensor, masks: tuple[Tensor, ...], dims: tuple[int, ...]
 ) -> Tensor:
     shape = tuple(module.normalized_shape)
-    mask = joint_mask(masks, tuple(dim - x.dim() for dim in dims), len(shape))
+    mask = _trailing_mask(x, masks, dims, len(shape))
     return masked_forms.layer_norm(x, mask, shape, module.weight, module.bias, module.eps)
 
 
@@ -170,6 +170,13 @@ def joint_mask(masks: tuple[Tensor, ...], dims: tuple[int, ...], rank: int) -> T
     return joint
 
 
+def _trailing_mask(
+    x: Tensor, masks: tuple[Tensor, ...], dims: tuple[int, ...], rank: int
+) -> Tensor:
+    """The joint mask over the last `rank` axes of `x`."""
+    return joint_mask(masks, tuple(dim - x.dim() for dim in dims), rank)
+
+
 def masked_function(
     name: str, arguments: dict[str, Any], masks: tuple[Tensor, ...], dims: tuple[int, ...]
 ) -> Any:
@@ -177,7 +184,7 @@ def masked_function(
     x = arguments["input"]
     if name == "layer_norm":
         shape = tuple(arguments["normalized_shape"])
-        mask = joint_mask(masks, tuple(dim - x.dim() for dim in dims), len(shape))
+        mask = _trailing_mask(x, masks, dims, len(shape))
         return masked_forms.layer_norm(
             x, mask, shape, arguments["weight"], arguments["bias"], arguments.get("eps", 1e-5)
         )
@@ -191,7 +198,7 @@ def masked_function(
         )
     if name == "rms_norm":
         shape = tuple(arguments["normalized_shape"])
-        mask = joint_mask(masks, tuple(dim - x.dim() for dim in dims), len(shape))
+        mask = _trailing_mask(x, masks, dims, len(shape))
         return masked_forms.rms_norm(x, mask, shape, arguments["weight"], arguments.get("eps"))
     if name == "group_norm":
         return masked_forms.group_norm(
@@ -228,7 +235,7 @@ def _masked_rms_norm(
     module: nn.RMSNorm, x: Tensor, masks: tuple[Tensor, ...], dims: tuple[int, ...]
 ) -> Tensor:
     shape = tuple(module.normalized_shape)
-    mask = joint_mask(masks, tuple(dim - x.dim() for dim in dims), len(shape))
+    mask = _trailing_mask(x, masks, dims, len(shape))
     return masked_forms.rms_norm(x, mask, shape, module.weight, module.eps)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError, TraceError
-from fxprune.frontends.torch_forward import holds_tensor
+from fxprune.frontends.torch_forward import holds_tensor, named_arguments
 from fxprune.frontends.torch_trace import trace
 
 _log = logging.getLogger("fxprune")
@@ -38,8 +38,7 @@ def check_examples(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
 
 def _in_order(model: nn.Module, named: Mapping[str, Any]) -> tuple[Any, ...]:
     """Arguments by name as a tuple in the order of forward; those between take their defaults."""
-    signature = inspect.signature(model.forward).parameters.values()
-    parameters = [p for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    parameters = named_arguments(model)
     names = [p.name for p in parameters]
     if unknown := [name for name in named if name not in names]:
         raise InputError(

@@ -60,9 +60,9 @@ def _placeholders(
     recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...]
 ) -> tuple[list[Any], dict[str, Any]]:
     """One placeholder per argument of forward; returns what forward is called with."""
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    named = named_arguments(model)
+    signature = inspect.signature(model.forward).parameters.values()
+    rest = next((p.name for p in signature if p.kind is p.VAR_POSITIONAL), None)
     required = sum(p.default is p.empty for p in named)
     if len(inputs) < max(required, 1) or (len(inputs) > len(named) and rest is None):
         raise InputError(
@@ -92,21 +92,25 @@ def _placeholders(
     return args, kwargs
 
 
+def named_arguments(model: nn.Module) -> list[inspect.Parameter]:
+    """The parameters of forward that have a name of their own, in order."""
+    signature = inspect.signature(model.forward).parameters.values()
+    return [p for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
 def _returned(recorder: Recorder, value: Any) -> Any:
     """What forward returns, as nodes; containers of other classes are made by calling the class."""
-    if isinstance(value, Mapping) and type(value) is not dict:
+    if isinstance(value, Mapping):
         items = {key: _returned(recorder, item) for key, item in value.items()}
         if is_dataclass(value):
             return _made(recorder, type(value), (), items)
-        return (
-            _made(recorder, OrderedDict, (items,), {}) if isinstance(value, OrderedDict) else items
-        )
+        if isinstance(value, OrderedDict):
+            return _made(recorder, OrderedDict, (items,), {})
+        return items
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return _made(recorder, type(value), tuple(_returned(recorder, x) for x in value), {})
     if isinstance(value, list | tuple):
         return type(value)(_returned(recorder, item) for item in value)
-    if isinstance(value, dict):
-        return {key: _returned(recorder, item) for key, item in value.items()}
     if isinstance(value, (Tensor, *_PLAIN)):
         return recorder.to_nodes(value)
     raise TypeError(

@@ -87,7 +87,7 @@ class Recorder(TorchFunctionMode):
         self._views: dict[int, tuple[Tensor, Any]] = {}  # x[index] of which array, and where
         self._grad_modes: list[tuple[bool, fx.Node]] = []
         self._sizes: dict[tuple[fx.Node, int], Any] = {}
-        self._known = KnownValues(root, self.device, self.number_lost)
+        self._known = KnownValues(self._modules, self.device, self.number_lost)
         self.floats = next(
             (p.dtype for p in root.parameters() if p.is_floating_point()), torch.float32
         )
@@ -104,7 +104,7 @@ class Recorder(TorchFunctionMode):
 
     def _introduce(self, node: fx.Node, value: Any) -> Any:
         """Let the tensors in `value`, which `node` computes, be known; they are returned."""
-        node.meta["value"] = _plain(value)
+        node.meta["value"] = plain_number(value)
         if isinstance(value, Tensor):
             self._nodes[id(value)] = node
             self._alive.append(value)
@@ -453,7 +453,7 @@ class Recorder(TorchFunctionMode):
             return self._device_node() or value
         if type(value).__module__ == "numpy" and hasattr(value, "item"):
             return value.item()
-        if isinstance(value, list | tuple) and not isinstance(value, list):
+        if isinstance(value, tuple):
             return tuple(map(self.to_nodes, value))
         return _map(value, self.to_nodes)
 
@@ -538,10 +538,6 @@ def _never(*args: Any) -> bool:
 
 def _target_name(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
-
-
-def _plain(value: Any) -> Any:
-    return plain_number(value) if isinstance(value, TracedNumber) else value
 
 
 def _like(container: Any, items: list[Any]) -> Any:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from fxprune.errors import FxpruneError
-from fxprune.frontends.torch_in_place import works_in_place
+from fxprune.frontends.torch_in_place import Modules, works_in_place
 from fxprune.frontends.torch_spellings import bare_name
 
 CONSTANT = "fxprune_constant"
@@ -30,11 +30,12 @@ class KnownValues:
     depends on a size of the example.
     """
 
-    def __init__(self, root: nn.Module, device: torch.device, on_size: Callable[[], None]) -> None:
-        self._modules = dict(root.named_modules())
+    def __init__(self, modules: Modules, device: torch.device, on_size: Callable[[], None]) -> None:
+        self._modules = modules
         self._device = device
         self._on_size = on_size
-        self._buffers = {n: b for n, b in root.named_buffers() if not b.is_floating_point()}
+        buffers = modules[""].named_buffers()
+        self._buffers = {n: b for n, b in buffers if not b.is_floating_point()}
         self._values: dict[fx.Node, Any] = {}
 
     def of(self, node: fx.Node) -> Any:

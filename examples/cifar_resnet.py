@@ -26,7 +26,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
         widening = outputs - inputs
-        self.skip: nn.Module = PaddedSkip(stride, widening // 2) if widening else nn.Identity()
+        self.skip: nn.Module = PaddedSkip(stride, widening) if widening else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
@@ -35,16 +35,17 @@ class BasicBlock(nn.Module):
 
 
 class PaddedSkip(nn.Module):
-    """Option A: every `stride`-th pixel, between `padding` zero channels on either side."""
+    """Option A: every `stride`-th pixel, between zero channels that widen it by `widening`."""
 
-    def __init__(self, stride: int, padding: int) -> None:
+    def __init__(self, stride: int, widening: int) -> None:
         super().__init__()
         self.stride = stride
-        self.padding = padding
+        self.before = widening // 2
+        self.after = widening - self.before
 
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, :, :: self.stride, :: self.stride]
-        return F.pad(x, (0, 0, 0, 0, self.padding, self.padding))
+        return F.pad(x, (0, 0, 0, 0, self.before, self.after))
 
 
 class CifarResNet(nn.Module):
@@ -57,19 +58,22 @@ class CifarResNet(nn.Module):
     Args:
         depth: 6 n + 2 for n blocks in each stage; the paper has 20, 32, 44, 56 and 110.
         classes: the number of outputs.
+        widths: channels of the three stages.
     """
 
-    def __init__(self, depth: int = 20, classes: int = 10) -> None:
+    def __init__(
+        self, depth: int = 20, classes: int = 10, widths: tuple[int, int, int] = WIDTHS
+    ) -> None:
         super().__init__()
         if depth < 8 or depth % 6 != 2:
             raise ValueError(f"depth must be 6 n + 2 (8, 14, 20, ...), got depth={depth}")
         blocks = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(3, WIDTHS[0], 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
-        self.layer1 = stage(WIDTHS[0], WIDTHS[0], 1, blocks)
-        self.layer2 = stage(WIDTHS[0], WIDTHS[1], 2, blocks)
-        self.layer3 = stage(WIDTHS[1], WIDTHS[2], 2, blocks)
-        self.linear = nn.Linear(WIDTHS[2], classes)
+        self.conv1 = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        self.layer1 = stage(widths[0], widths[0], 1, blocks)
+        self.layer2 = stage(widths[0], widths[1], 2, blocks)
+        self.layer3 = stage(widths[1], widths[2], 2, blocks)
+        self.linear = nn.Linear(widths[2], classes)
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(module.weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +35,14 @@ class Epoch:
 
 
 def train(
-    model: nn.Module, data: Cifar, *, epochs: int, lr: float, batch_size: int = 128, seed: int = 0
+    model: nn.Module,
+    data: Cifar,
+    *,
+    epochs: int,
+    lr: float,
+    batch_size: int = 128,
+    seed: int = 0,
+    autocast: torch.dtype | None = None,
 ) -> list[Epoch]:
     """Train with SGD under a one-cycle learning rate, and leave the model in eval mode.
 
@@ -45,7 +53,9 @@ def train(
         lr: the highest learning rate, reached after a fifth of all steps and then lowered to zero.
         batch_size: images in one step.
         seed: decides order and augmentation of the images.
+        autocast: the type of the forward pass, for instance `torch.bfloat16`.
     """
+    precision = torch.autocast("cpu", autocast) if autocast else contextlib.nullcontext()
     steps = -(-len(data.train) // batch_size)
     optimizer = SGD(model.parameters(), lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     scheduler = OneCycleLR(optimizer, lr, epochs * steps, pct_start=0.2, cycle_momentum=False)
@@ -55,8 +65,9 @@ def train(
         total_loss = correct = 0.0
         batches = data.train_batches(batch_size, seed=seed + number)
         for images, labels in tqdm(batches, f"epoch {number}/{epochs}", steps, mininterval=1):
-            logits = model(images)
-            loss = F.cross_entropy(logits, labels)
+            with precision:
+                logits = model(images).float()
+                loss = F.cross_entropy(logits, labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
         parameter_groups,
         prepare,
         reach_target,
-        regularizer,
         set_keep_set,
     )
+    from fxprune.criteria import importance, prune
     from fxprune.errors import (
         CheckpointError,
         FxpruneError,
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from fxprune.export import export_onnx
+    from fxprune.gates.soft import AutoBot, HardConcrete
+    from fxprune.gates.static import Static
     from fxprune.passes.operators import register_operator
     from fxprune.reporting import Report, report
     from fxprune.storage import load, save
@@ -42,13 +44,15 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "fxprune.api": (
-        "GroupInfo fold groups keep_set parameter_groups prepare reach_target regularizer "
-        "set_keep_set"
+        "GroupInfo fold groups keep_set parameter_groups prepare reach_target set_keep_set"
     ),
+    "fxprune.criteria": "importance prune",
     "fxprune.errors": (
         "CheckpointError FxpruneError InputError InternalError KeepSetError NothingToPruneError "
         "TargetError TraceError VerificationError"
     ),
+    "fxprune.gates.soft": "AutoBot HardConcrete",
+    "fxprune.gates.static": "Static",
     "fxprune.passes.operators": "register_operator",
     "fxprune.verification": "Verdict verify",
     "fxprune.export": "export_onnx",
@@ -57,14 +61,17 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = [
+    "AutoBot",
     "CheckpointError",
     "FxpruneError",
     "GroupInfo",
+    "HardConcrete",
     "InputError",
     "InternalError",
     "KeepSetError",
     "NothingToPruneError",
     "Report",
+    "Static",
     "TargetError",
     "TraceError",
     "Verdict",
@@ -72,13 +79,14 @@ __all__ = [
     "export_onnx",
     "fold",
     "groups",
+    "importance",
     "keep_set",
     "load",
     "parameter_groups",
     "prepare",
+    "prune",
     "reach_target",
     "register_operator",
-    "regularizer",
     "report",
     "save",
     "set_keep_set",

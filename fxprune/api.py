@@ -18,7 +18,8 @@ from fxprune.errors import InputError, KeepSetError, NothingToPruneError
 from fxprune.frontends.torch_examples import check_examples, inputs_of_part
 from fxprune.frontends.torch_fx import read_model
 from fxprune.gates.budget import Budget, Layout, Target, limits
-from fxprune.gates.methods import METHODS
+from fxprune.gates.method import Settings
+from fxprune.gates.methods import settings_of
 from fxprune.gates.module import PREFIX, Gates
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.fold import FoldPlan, check_keep_set, plan_fold
@@ -49,7 +50,7 @@ def prepare(
     ignore: Iterable[str | nn.Module] = (),
     leaf: Iterable[str | nn.Module] = (),
     scope: str = "",
-    method: str = "static",
+    method: str | Settings = "static",
 ) -> Any:
     """Turn a model into one that learns, in its normal training, what it can do without.
 
@@ -79,7 +80,8 @@ def prepare(
         scope: the name of the only part to prepare, where the rest cannot be traced. The result
             is then a copy of the whole model with that part gated; every verb accepts it. With it,
             `example_inputs` are those of the whole model, which is run once on them.
-        method: how gates learn: "static".
+        method: how gates learn: "static", "autobot" or "hard_concrete", or one of `Static`,
+            `AutoBot`, `HardConcrete` with settings.
 
     Returns:
         A gated module (a `torch.fx.GraphModule`), or with `scope` a module like `model`.
@@ -91,10 +93,11 @@ def prepare(
     """
     check_model(model)
     if scope:
-        settings = {"target": target, "steps": steps, "round_to": round_to, "method": method}
-        return _prepare_part(model, scope, example_inputs, ignore=ignore, leaf=leaf, **settings)
+        options = {"target": target, "steps": steps, "round_to": round_to, "method": method}
+        return _prepare_part(model, scope, example_inputs, ignore=ignore, leaf=leaf, **options)
     _check_finite(model)
-    _check_settings(steps, round_to, method)
+    settings = settings_of(method)
+    _check_settings(steps, round_to)
     examples = check_examples(model, example_inputs)
     ignored = _ignored_parameters(model, ignore)
     leaves = tuple(_paths_of(model, leaf, "leaf"))
@@ -106,9 +109,11 @@ def prepare(
     budget = Budget(analysis.costs, layout, wanted, round_to)
     plan = plan_gates(program.ir, analysis.types, analysis.groups, analysis.branches)
     names = {group.space: group.name for group in analysis.free_groups}
-    gates = Gates(METHODS[method](budget, steps), layout, mask_axes(plan), names)
+    gates = Gates(settings.build(budget, steps), layout, mask_axes(plan), names)
     gates.train(model.training).to(_device(model))
     gated = insert_gates(copy_module(model), program, plan, gates)
+    if gates.method.freezes_model:
+        gated.freeze()
     previous = record_of(model)
     record = Record(
         source=previous.source if previous else type(model).__qualname__,
@@ -125,13 +130,13 @@ def prepare(
     return gated
 
 
-def _prepare_part(model: nn.Module, scope: str, example_inputs: Any, **settings: Any) -> nn.Module:
+def _prepare_part(model: nn.Module, scope: str, example_inputs: Any, **options: Any) -> nn.Module:
     """A copy of a model in which one part is gated."""
     if scope not in dict(model.named_modules()):
         raise InputError(f"scope: the model has no module {scope!r}")
     part = model.get_submodule(scope)
     inputs = None if example_inputs is None else inputs_of_part(model, part, example_inputs)
-    return _with_part(model, scope, prepare(part, inputs, **settings))
+    return _with_part(model, scope, prepare(part, inputs, **options))
 
 
 def _with_part(model: nn.Module, path: str, part: nn.Module) -> nn.Module:
@@ -231,6 +236,7 @@ def _fold(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> T
     folded = fold_model(
         _without_gates(gated), record.program, _plan(record, keep), type(gated).__name__
     )
+    folded.thaw()
     return _finish(folded, record, keep)
 
 
@@ -296,14 +302,32 @@ def set_keep_set(gated: nn.Module, keep: Mapping[str, Any]) -> None:
     gates.set_keep_set(flags)
 
 
-def reach_target(gated: nn.Module) -> None:
-    """Close the lowest-ranked positions now until the target is met, whatever the schedule says."""
-    gates_of(gated).method.settle()
+def reach_target(gated: nn.Module, importance: Mapping[str, Any] | None = None) -> None:
+    """Close the lowest-ranked positions now until the target is met, whatever the schedule says.
+
+    Args:
+        gated: what `prepare` returned; it is changed in place, and its gates stop learning.
+        importance: how much each position matters, by the names of all groups and branches, as
+            `fxprune.importance` gives it; if missing, what the method has learned.
+
+    Raises:
+        InputError: `importance` lacks a name, or has values of a wrong size or that are no numbers.
+    """
+    gates = gates_of(gated)
+    gates.method.settle(None if importance is None else _flat(gates.layout, importance))
 
 
-def regularizer(gated: nn.Module) -> Tensor:
-    """A term to add to the loss by hand; zero for methods that need none."""
-    return gates_of(gated).method.scores.sum() * 0
+def _flat(layout: Layout, values: Mapping[str, Any]) -> Tensor:
+    """Values by name as one vector."""
+    parts = []
+    for name, size in zip(layout.names, layout.sizes, strict=True):
+        if name not in values:
+            raise InputError(f"importance lacks {name!r}: give every group and branch")
+        part = torch.as_tensor(values[name]).detach().double().reshape(-1).cpu()
+        if len(part) != size or bool(part.isnan().any()):
+            raise InputError(f"importance of {name} must be {size} numbers, got {values[name]!r}")
+        parts.append(part)
+    return torch.cat(parts)
 
 
 def parameter_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:
@@ -364,13 +388,11 @@ def _check_finite(model: nn.Module) -> None:
             )
 
 
-def _check_settings(steps: int, round_to: int, method: str) -> None:
+def _check_settings(steps: int, round_to: int) -> None:
     if not isinstance(steps, int) or steps < 1:
         raise InputError(f"steps is {steps!r}: give the number of optimizer steps, at least 1")
     if not isinstance(round_to, int) or round_to < 1:
         raise InputError(f"round_to is {round_to!r}: give a positive integer such as 8")
-    if method not in METHODS:
-        raise InputError(f"unknown method {method!r}; known methods are {', '.join(METHODS)}")
 
 
 def _ignored_parameters(model: nn.Module, ignore: Iterable[str | nn.Module]) -> list[str]:

@@ -301,7 +301,7 @@ def test_smallest_reachable_target_is_reached():
         ({"steps": 2.5}, r"steps is 2\.5"),
         ({"round_to": 0}, "round_to is 0: give a positive integer such as 8"),
         ({"round_to": "8"}, "round_to is '8'"),
-        ({"method": "magic"}, "unknown method 'magic'; known methods are static"),
+        ({"method": "magic"}, "unknown method 'magic'; known methods are static, autobot"),
         ({"ignore": "stem"}, "has no module 'stem'; it has 0, 1, 2"),
         ({"ignore": [nn.Conv2d(1, 1, 1)]}, "this Conv2d is not a part of the model"),
         ({"ignore": [3]}, "this int is not a part of the model"),
@@ -373,9 +373,7 @@ def test_only_folded_models_are_saved(gated, tmp_path, kind):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "verb", [fxprune.fold, fxprune.keep_set, fxprune.reach_target, fxprune.regularizer]
-)
+@pytest.mark.parametrize("verb", [fxprune.fold, fxprune.keep_set, fxprune.reach_target])
 def test_verbs_of_gated_models_refuse_others(gated, verb):
     with pytest.raises(fxprune.InputError, match=r"fxprune\.prepare returns, got a plain Sequen"):
         verb(plain())

@@ -19,8 +19,9 @@ from fxprune.frontends.torch_forward import FIXED
 from fxprune.frontends.torch_modes import MODES, select_mode
 from fxprune.frontends.torch_packing import Row, pack_graph, unpack_graph
 from fxprune.frontends.torch_values import CONSTANT
+from fxprune.gates.module import PREFIX
 
-_RECORD = "fxprune"
+_FROZEN = "_fxprune_frozen"
 _CONTAINERS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 _HOOKS = ("_forward_", "_backward_", "_state_dict_", "_load_state_dict_")
 
@@ -64,6 +65,30 @@ class TracedModule(fx.GraphModule):
         if fixed := _fixed_arguments(self._graph):
             type(self).forward = _guarded(type(self).forward, fixed)
         return code
+
+    def train(self, mode: bool = True) -> "TracedModule":
+        """As ever; a frozen module stays in evaluation, only its gates change mode."""
+        super().train(mode)
+        if _FROZEN in self.__dict__:
+            self.training = False
+            for name, child in self.named_children():
+                child.train(mode and name == PREFIX)
+        return self
+
+    def freeze(self) -> None:
+        """Keep every parameter outside the gates, and the modes of all layers, as they are."""
+        mode = self.training
+        own = [(n, p) for n, p in self.named_parameters() if n.split(".")[0] != PREFIX]
+        self.__dict__[_FROZEN] = tuple(name for name, p in own if p.requires_grad)
+        for _, parameter in own:
+            parameter.requires_grad_(False)
+        self.train(mode)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        for name in self.__dict__.pop(_FROZEN, ()):
+            if (parameter := dict(self.named_parameters()).get(name)) is not None:
+                parameter.requires_grad_()
 
     def replace_literals(self, old: Any, new: Any) -> None:
         """Write `new` wherever a call has the literal `old`."""

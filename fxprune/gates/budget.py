@@ -118,6 +118,25 @@ class Budget:
         (gradient,) = torch.autograd.grad(total, counts)
         return gradient.clamp(min=0)
 
+    def excess(self, gates: Tensor) -> Tensor:
+        """How far the cost of soft gates is from the target, differentiable: 1 if all are open.
+
+        The cost loss of Castells & Yeom (arXiv 2111.09635), summed over the limited costs.
+        """
+        counts = torch.zeros(len(self.layout.names), dtype=torch.double, device=gates.device)
+        counts = counts.index_add(0, self.layout.owners().to(gates.device), gates.double())
+        terms = []
+        for name, limit in self.limit.items():
+            cost = self._tensors[name](counts)
+            above = (cost - limit) / max(self._full[name] - limit, 1e-12)
+            terms.append(torch.where(cost > limit, above, 1 - cost / limit))
+        return torch.stack(terms).sum().to(gates.dtype)
+
+    def per_price(self, importance: Tensor, is_open: Tensor) -> Tensor:
+        """Importance divided by what a position costs at present."""
+        prices = self.prices(is_open).to(importance)
+        return importance / prices[self.layout.owners().to(prices.device)].clamp(min=1e-12)
+
     def choose(self, rank: Tensor, limit: Mapping[str, float]) -> Tensor:
         """Open positions by descending `rank` within `limit`; a flag per position.
 

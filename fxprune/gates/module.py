@@ -2,7 +2,8 @@
 
 import copy
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.optim.optimizer import (
 )
 
 from fxprune.gates.budget import Layout
-from fxprune.gates.methods import StaticGates
+from fxprune.gates.method import Method
 from fxprune.passes.axes import Axis, Prod, Space
 
 PREFIX = "fxprune_gates"
@@ -26,7 +27,7 @@ class Gates(nn.Module):
 
     def __init__(
         self,
-        method: StaticGates,
+        method: Method,
         layout: Layout,
         axes: tuple[Axis, ...],
         names: Mapping[Space, str],
@@ -36,25 +37,48 @@ class Gates(nn.Module):
         self.layout = layout
         self._axes = axes
         self._places = {space: layout.names.index(name) for space, name in names.items()}
+        self._shown: Tensor | None = None
         _live.add(self)
 
     def forward(self) -> tuple[Tensor, ...]:
         """Masks in the order of the axes, then scalars in the order of the branches."""
-        values = self.method.gates() if self.training else self._open().to(self.method.is_open)
+        values = self._values()
         parts = torch.split(values, list(self.layout.sizes))
-        masks = tuple(self._mask(axis, parts) for axis in self._axes)
+        if self.training and not self.method.learning:  # a part of every step, as DDP wants it
+            scores = self.method.scores[: len(parts[0])]
+            parts = (parts[0] + (scores - scores.detach()), *parts[1:])
+        masks = tuple(self.mask(axis, parts) for axis in self._axes)
         return masks + tuple(part.reshape(()) for part in parts[self.layout.groups :])
 
-    def _mask(self, axis: Axis, parts: tuple[Tensor, ...]) -> Tensor:
+    def _values(self) -> Tensor:
+        if self._shown is not None:
+            return self._shown
+        return self.method.gates() if self.training else self._open().to(self.method.is_open)
+
+    @contextmanager
+    def showing(self, values: Tensor) -> Iterator[None]:
+        """Let the model see these gates, whatever the method says."""
+        self._shown = values
+        try:
+            yield
+        finally:
+            self._shown = None
+
+    def holds(self, space: Space) -> bool:
+        """Whether a space is a free group."""
+        return space in self._places
+
+    def mask(self, axis: Axis, parts: tuple[Tensor, ...]) -> Tensor:
+        """The gates of an axis, from those of every group."""
         if isinstance(axis, Space):
             place = self._places.get(axis)
             return parts[0].new_ones(axis.size) if place is None else parts[place]
         if isinstance(axis, Prod):
-            mask, *others = (self._mask(factor, parts) for factor in axis.factors)
+            mask, *others = (self.mask(factor, parts) for factor in axis.factors)
             for other in others:
                 mask = torch.outer(mask, other).flatten()
             return mask
-        return torch.cat([self._mask(part, parts) for part in axis.parts])
+        return torch.cat([self.mask(part, parts) for part in axis.parts])
 
     def _open(self) -> Tensor:
         """What is open, also where a moving average of weights has averaged the flags."""
@@ -71,9 +95,7 @@ class Gates(nn.Module):
         """Open exactly what `keep` says from now on; names that it leaves out stay as they are."""
         current = self.keep_set()
         new = {name: torch.as_tensor(keep.get(name, current[name])).bool() for name in current}
-        flat = torch.cat([new[name].reshape(-1) for name in self.layout.names])
-        self.method.is_open.copy_(flat)
-        self.method.steps_done.fill_(self.method.steps)
+        self.method.keep(torch.cat([new[name].reshape(-1) for name in self.layout.names]))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -104,7 +126,7 @@ def _held_by(optimizer: Optimizer) -> list[Gates]:
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for gates in _held_by(optimizer):
-        gates.method.before_step()
+        gates.method.before_step(getattr(optimizer, "grad_scale", None))
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

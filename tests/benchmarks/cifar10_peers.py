@@ -129,7 +129,7 @@ def convolution_like(skip: PaddedSkip, inputs: int, outputs: int) -> nn.Conv2d:
     convolution = nn.Conv2d(inputs, outputs, 1, skip.stride, bias=False)
     nn.init.zeros_(convolution.weight)
     with torch.no_grad():
-        convolution.weight[skip.padding : skip.padding + inputs, :, 0, 0] = torch.eye(inputs)
+        convolution.weight[skip.before : skip.before + inputs, :, 0, 0] = torch.eye(inputs)
     return convolution
 
 

@@ -1,0 +1,265 @@
+"""Pruning without training: positions ranked by their weights, or by gradients on some data."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fxprune.api import fold, prepare, reach_target
+from fxprune.errors import InputError
+from fxprune.gates.budget import Target
+from fxprune.gates.module import Gates
+from fxprune.ir import Value
+from fxprune.passes.axes import Axis, spaces
+from fxprune.record import Record, gated_record, traced_part
+
+Loss = Callable[[nn.Module, Any], Tensor]
+"""From a model and a batch to a scalar."""
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    target: Target = 0.5,
+    method: str = "group_norm",
+    data: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    round_to: int = 1,
+    ignore: Iterable[str | nn.Module] = (),
+    leaf: Iterable[str | nn.Module] = (),
+    scope: str = "",
+) -> Any:
+    """A smaller model at once, without training; it can be trained further or prepared again.
+
+    >>> import torch, fxprune
+    >>> model = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 3)
+    ... )
+    >>> fxprune.prune(model, torch.randn(1, 3, 8, 8), target=0.5, method="magnitude").get_submodule(
+    ...     "0"
+    ... )
+    Conv2d(3, 6, kernel_size=(3, 3), stride=(1, 1))
+
+    Args:
+        model: as for `prepare`, like the arguments that are not named here.
+        method: how positions are ranked, see `importance`.
+        data: batches, for "taylor".
+        loss: for "taylor", see `importance`.
+
+    Returns:
+        What `fold` returns.
+
+    Raises:
+        InputError: an argument does not fit; TargetError, TraceError and NothingToPruneError as
+            `prepare` does.
+    """
+    _check_method(method, data)
+    gated = prepare(
+        model,
+        example_inputs,
+        target=target,
+        round_to=round_to,
+        ignore=ignore,
+        leaf=leaf,
+        scope=scope,
+    )
+    reach_target(gated, importance(gated, method, data, loss))
+    return fold(gated)
+
+
+def importance(
+    gated: nn.Module,
+    method: str = "group_norm",
+    data: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+) -> dict[str, Tensor]:
+    """How much every position matters, by group and branch; for `reach_target`.
+
+    - "magnitude": the L1 norm of the filter that makes a channel (Li et al. 2017, section 3.1)
+    - "group_norm": the L2 norm of all weights that make or read it (Fang et al. 2023, equation 5)
+    - "bn_scale": the factor that normalisation layers give it (Liu et al. 2017)
+    - "taylor": the mean over batches of the squared gradient of its gate, that is of the sum of
+      gradient times weight (Molchanov et al. 2019, equation 8), per cost
+    - "random": a random order, by torch's generator
+
+    Norms and factors are divided by their mean over the group, so that groups compare; they say
+    nothing of branches, which close last.
+
+    Args:
+        gated: what `prepare` returned.
+        method: one of the above.
+        data: for "taylor", batches: an input (or tuple of inputs) and a label, or a mapping of
+            arguments for a model that returns its own `loss`.
+        loss: for "taylor", the loss of `loss(model, batch)`; if missing, cross entropy, or the
+            model's own.
+
+    Raises:
+        InputError: the method is unknown, or "taylor" has no data.
+    """
+    _check_method(method, data)
+    gates, record = gated_record(gated)
+    if method == "taylor":
+        assert data is not None
+        rank = _taylor(gated, gates, data, loss or _usual_loss)
+    else:
+        rank = _of_weights(traced_part(gated)[1], gates, record, method)
+    parts = torch.split(rank, list(gates.layout.sizes))
+    return dict(zip(gates.layout.names, parts, strict=True))
+
+
+def _check_method(method: str, data: Any) -> None:
+    if method not in ("taylor", *_MEASURES):
+        known = ", ".join(("taylor", *_MEASURES))
+        raise InputError(f"unknown method {method!r}; known without training are {known}")
+    if method == "taylor" and data is None:
+        raise InputError('method="taylor" needs data: batches of (inputs, labels), or a loader')
+
+
+def _of_weights(model: nn.Module, gates: Gates, record: Record, method: str) -> Tensor:
+    """Sums over parameters, as the gradient of their masked sum by the masks."""
+    layout = gates.layout
+    masks = torch.ones(layout.total, dtype=torch.double, requires_grad=True)
+    parts = torch.split(masks, list(layout.sizes))
+    sums = _MEASURES[method](model, gates, record, parts)
+    if not sums:
+        raise InputError(f'method="{method}" finds nothing to rank by in this model')
+    (totals,) = torch.autograd.grad(torch.stack(sums).sum(), masks, allow_unused=True)
+    groups = list(torch.split(totals, list(layout.sizes)))[: layout.groups]
+    ranks = torch.cat([group / group.mean().clamp(min=1e-300) for group in groups])
+    branches = torch.full((layout.total - len(ranks),), 1.0 + float(ranks.max()))
+    return torch.cat([ranks, branches.double()])
+
+
+def _filters(
+    model: nn.Module, gates: Gates, record: Record, parts: tuple[Tensor, ...]
+) -> list[Tensor]:
+    """The absolute weights of producers."""
+    return [
+        _masked(_tensor(model, value).abs(), axes[:1], gates, parts).sum()
+        for value, axes in _typed_parameters(record)
+        if len(axes) > 1
+    ]
+
+
+def _all_weights(
+    model: nn.Module, gates: Gates, record: Record, parts: tuple[Tensor, ...]
+) -> list[Tensor]:
+    """The squared weights of everyone."""
+    return [
+        _masked(_tensor(model, value).square(), axes, gates, parts).sum()
+        for value, axes in _typed_parameters(record)
+    ]
+
+
+def _factors(
+    model: nn.Module, gates: Gates, record: Record, parts: tuple[Tensor, ...]
+) -> list[Tensor]:
+    """The absolute factors of normalisation layers."""
+    scales = {
+        node.inputs[place].name  # type: ignore[union-attr]
+        for node in record.program.ir.nodes
+        if (place := _FACTOR_OPERANDS.get(node.op)) is not None
+        and len(node.inputs) > place
+        and node.inputs[place] is not None
+    }
+    return [
+        _masked(_tensor(model, value).abs(), axes, gates, parts).sum()
+        for value, axes in _typed_parameters(record)
+        if value.name in scales
+    ]
+
+
+def _chance(
+    model: nn.Module, gates: Gates, record: Record, parts: tuple[Tensor, ...]
+) -> list[Tensor]:
+    return [(part * torch.rand(part.shape, dtype=part.dtype)).sum() for part in parts]
+
+
+_FACTOR_OPERANDS = {
+    "batch_norm": 3,
+    "standardise": 3,
+    "instance_norm": 3,
+    "layer_norm": 1,
+    "rms_norm": 1,
+    "group_norm": 1,
+}
+"""Which operand of a normalisation is its factor."""
+
+_MEASURES: Mapping[str, Callable[..., list[Tensor]]] = {
+    "magnitude": _filters,
+    "group_norm": _all_weights,
+    "bn_scale": _factors,
+    "random": _chance,
+}
+
+
+def _typed_parameters(record: Record) -> list[tuple[Value, tuple[Axis, ...]]]:
+    """The trained parameters whose axes are known."""
+    types = record.analysis.types
+    values = [v for v in record.program.ir.parameters if v.trained and v.name in types.axes]
+    return [(value, types.axes[value.name]) for value in values]
+
+
+def _tensor(model: nn.Module, value: Value) -> Tensor:
+    return model.get_parameter(value.name).detach().double().cpu()
+
+
+def _masked(x: Tensor, axes: tuple[Axis, ...], gates: Gates, parts: tuple[Tensor, ...]) -> Tensor:
+    """`x` times the masks of its first axes."""
+    for dim, axis in enumerate(axes):
+        if any(gates.holds(space) for space in spaces(axis)):
+            mask = gates.mask(axis, parts)
+            x = x * mask.view([-1 if place == dim else 1 for place in range(x.dim())])
+    return x
+
+
+def _taylor(gated: nn.Module, gates: Gates, data: Iterable[Any], loss: Loss) -> Tensor:
+    """Squared gate gradients in evaluation mode, by the price of a position."""
+    modes = {name: module.training for name, module in gated.named_modules()}
+    grads = {name: parameter.grad for name, parameter in gated.named_parameters()}
+    frozen = [p for p in gated.parameters() if p.requires_grad and p is not gates.method.scores]
+    total, count = torch.zeros(gates.layout.total), 0
+    gated.eval()
+    gates.train()
+    try:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        for batch in data:
+            values = torch.ones_like(gates.method.scores, requires_grad=True)
+            with gates.showing(values), torch.enable_grad():
+                (gradient,) = torch.autograd.grad(loss(gated, batch), values)
+            total += gradient.detach().cpu().square()
+            count += 1
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_()
+        for name, module in gated.named_modules():
+            module.training = modes[name]
+        for name, parameter in gated.named_parameters():
+            parameter.grad = grads[name]
+    if not count:
+        raise InputError('method="taylor" got no batch: the data is empty (or used up)')
+    return gates.method.budget.per_price(total / count, torch.ones(gates.layout.total))
+
+
+def _usual_loss(model: nn.Module, batch: Any) -> Tensor:
+    """Cross entropy of the output and the label, or what the model says itself."""
+    if isinstance(batch, Mapping):
+        own: Tensor | None = getattr(model(**batch), "loss", None)
+        if own is None:
+            raise InputError("the model returns no loss for these batches: give loss=")
+        return own
+    if not isinstance(batch, list | tuple) or len(batch) < 2:
+        raise InputError(
+            f"expected batches of (inputs, labels) or mappings, got {type(batch).__name__}: "
+            "give loss="
+        )
+    *inputs, labels = batch
+    arguments = inputs[0] if isinstance(inputs[0], list | tuple) else inputs
+    output = model(*arguments)
+    if not isinstance(output, Tensor):
+        raise InputError(f"the model returns {type(output).__name__}, not logits: give loss=")
+    return F.cross_entropy(output, labels)

@@ -1,0 +1,150 @@
+"""Gates between 0 and 1 that a penalty on the cost pushes to either end.
+
+They learn at a rate of their own, whatever optimizer trains the model. After the last step of the
+schedule the best ones are rounded up to 1 until the target is met, and training goes on with these.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fxprune.gates.budget import Budget
+from fxprune.gates.method import Adam, Method, logit
+
+
+@dataclass(frozen=True, slots=True)
+class AutoBot:
+    """Sigmoid gates learned with frozen weights (Castells & Yeom, arXiv 2111.09635).
+
+    loss + `cost_weight` * (excess of the soft cost over the target)
+         + `binary_weight` * (mean over groups of the mean of |gate - round(gate)|)
+
+    The model's parameters and its normalisation statistics stay as they are, bit for bit, unless
+    `frozen` is False. Give `prepare` as many `steps` as the gates shall learn: 200 batches of 64
+    images in the paper.
+
+    Args:
+        lr: the learning rate of the gates' own Adam; their logs have 0.5 and 0.6.
+        cost_weight: beta of the paper.
+        binary_weight: gamma of the paper.
+        opening: the value of every gate at the start.
+        frozen: whether the gates alone learn.
+    """
+
+    lr: float = 0.5
+    cost_weight: float = 6.0
+    binary_weight: float = 0.2
+    opening: float = 0.9
+    frozen: bool = True
+
+    def build(self, budget: Budget, steps: int) -> "AutoBotGates":
+        """The gates of a model."""
+        return AutoBotGates(budget, steps, self)
+
+
+@dataclass(frozen=True, slots=True)
+class HardConcrete:
+    """Stochastic gates whose expected cost is penalised (Louizos et al. 2018, equations 10 to 13).
+
+    Weights and gates learn together.
+
+    Args:
+        lr: the learning rate of the gates' own Adam.
+        cost_weight: weight of the excess of the expected cost over the target.
+        opening: the probability of every gate to be above zero at the start.
+        temperature: beta of the paper.
+        stretch: gamma and zeta of the paper.
+    """
+
+    lr: float = 0.1
+    cost_weight: float = 6.0
+    opening: float = 0.95
+    temperature: float = 2 / 3
+    stretch: tuple[float, float] = (-0.1, 1.1)
+
+    def build(self, budget: Budget, steps: int) -> "HardConcreteGates":
+        """The gates of a model."""
+        return HardConcreteGates(budget, steps, self)
+
+
+class SoftGates(Method):
+    """One logit per position."""
+
+    logits: Tensor
+
+    def __init__(self, budget: Budget, steps: int, lr: float, start: float) -> None:
+        super().__init__(budget, steps)
+        self.register_buffer("logits", torch.full((budget.layout.total,), start))
+        self.adam = Adam(budget.layout.total, lr)
+
+    def gates(self) -> Tensor:
+        """Soft gates while they learn, then the keep-set."""
+        return self.values(self._with_gradient()) if self.learning else self.is_open.detach()
+
+    def values(self, logits: Tensor) -> Tensor:
+        """The gates of a training forward."""
+        raise NotImplementedError
+
+    def penalty(self, logits: Tensor) -> Tensor:
+        """What is added to the loss."""
+        raise NotImplementedError
+
+    def rank(self) -> Tensor:
+        """The logits."""
+        return self.logits
+
+    def learn(self, gradient: Tensor) -> None:
+        """A step of Adam on the gradient of the loss plus that of the penalty."""
+        logits = self.logits.detach().requires_grad_()
+        with torch.enable_grad():
+            (added,) = torch.autograd.grad(self.penalty(logits), logits)
+        self.logits += self.adam.step(gradient.detach() + added)
+
+    def _with_gradient(self) -> Tensor:
+        return self.logits + (self.scores - self.scores.detach())
+
+
+class AutoBotGates(SoftGates):
+    """The state of the method `AutoBot`."""
+
+    def __init__(self, budget: Budget, steps: int, settings: AutoBot) -> None:
+        super().__init__(budget, steps, settings.lr, logit(settings.opening))
+        self.settings = settings
+        self.freezes_model = settings.frozen
+
+    def values(self, logits: Tensor) -> Tensor:
+        """lambda of the paper."""
+        return torch.sigmoid(logits)
+
+    def penalty(self, logits: Tensor) -> Tensor:
+        """Cost and distance from 0 and 1."""
+        gates = torch.sigmoid(logits)
+        distance = (gates - gates.round()).abs()
+        of_groups = [part.mean() for part in torch.split(distance, list(self.budget.layout.sizes))]
+        return (
+            self.settings.cost_weight * self.budget.excess(gates)
+            + self.settings.binary_weight * torch.stack(of_groups).mean()
+        )
+
+
+class HardConcreteGates(SoftGates):
+    """The state of the method `HardConcrete`."""
+
+    def __init__(self, budget: Budget, steps: int, settings: HardConcrete) -> None:
+        low, high = settings.stretch
+        self.shift = settings.temperature * math.log(-low / high)
+        super().__init__(budget, steps, settings.lr, logit(settings.opening) + self.shift)
+        self.settings = settings
+
+    def values(self, logits: Tensor) -> Tensor:
+        """A sample: stretched and cut off at 0 and 1."""
+        low, high = self.settings.stretch
+        noise = torch.rand_like(logits).clamp(1e-6, 1 - 1e-6)
+        soft = torch.sigmoid((noise.logit() + logits) / self.settings.temperature)
+        return (soft * (high - low) + low).clamp(0, 1)
+
+    def penalty(self, logits: Tensor) -> Tensor:
+        """The cost that is expected."""
+        return self.settings.cost_weight * self.budget.excess(torch.sigmoid(logits - self.shift))

@@ -1,0 +1,68 @@
+"""Static gates: importance from gradients, closed one by one while the budget shrinks."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fxprune.gates.budget import Budget
+from fxprune.gates.method import Method, cubic
+
+_GRADIENTS = 250
+_LONGEST_PAUSE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """One gate per position; the least important ones close while the budget shrinks.
+
+    The forward pass sees the hard keep-set, the backward pass goes straight through, so the
+    gradient of a gate is the first-order effect of its position on the loss. Its square, averaged
+    over steps, is the importance of the position (Molchanov et al. 2019, equation 8). The budget
+    goes along a cubic from the full cost to the target (Zhu & Gupta 2017, equation 1), and the
+    positions with the least importance per cost close.
+
+    Long schedules take these gradients on every fourth step only, the others then cost what a step
+    without gates costs.
+    """
+
+    def build(self, budget: Budget, steps: int) -> "StaticGates":
+        """The gates of a model."""
+        return StaticGates(budget, steps)
+
+
+class StaticGates(Method):
+    """The state of the method `Static`."""
+
+    importance: Tensor
+    taken: Tensor
+
+    def __init__(self, budget: Budget, steps: int) -> None:
+        super().__init__(budget, steps)
+        self.register_buffer("importance", torch.zeros(budget.layout.total))
+        self.register_buffer("taken", torch.zeros((), dtype=torch.long))
+
+    def gates(self) -> Tensor:
+        """The keep-set, with the gradient of `scores` where one is taken."""
+        if not self.learning:
+            return self.is_open.detach()
+        return self.is_open + (self.scores - self.scores.detach())
+
+    def learn(self, gradient: Tensor) -> None:
+        """Average the squared gradients."""
+        self.taken += 1
+        momentum = min(0.99, 1 - 1 / int(self.taken))
+        self.importance.lerp_(gradient.detach().square(), 1 - momentum)
+
+    def plan(self) -> None:
+        """Long schedules need no gradient on every step."""
+        pause = min(max(self.steps // _GRADIENTS, 1), _LONGEST_PAUSE)
+        self.learning = not self.done and int(self.steps_done) % pause == 0
+
+    def share(self) -> float:
+        """Fast first, slow at the end."""
+        return cubic(int(self.steps_done), self.steps)
+
+    def rank(self) -> Tensor:
+        """Importance per cost."""
+        return self.budget.per_price(self.importance, self.is_open)

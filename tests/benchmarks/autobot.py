@@ -1,0 +1,157 @@
+"""AutoBot's experiment: 55.84 M FLOPs of ResNet-56 from 12,800 images, and nothing after.
+
+    python -m tests.benchmarks.autobot --weights cifar10_resnet56.safetensors --json autobot.json
+
+Castells & Yeom (arXiv 2111.09635) train gates for 200 batches of 64 CIFAR-10 images with frozen
+weights. Every row here sees the same images in the same order, and is tested as it is then:
+
+    METHOD[+distillation]   fxprune: gates and weights in one ordinary loop ("autobot": gates only)
+    peer:magnitude          Torch-Pruning prunes by group magnitude, then trains on all batches
+    peer:taylor             Torch-Pruning's Taylor pruner, likewise
+
+Each row can be given several learning rates; all are reported. Finished rows are appended to the
+JSON file one by one.
+"""
+
+import argparse
+import copy
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import OneCycleLR
+
+import fxprune
+from examples.cifar_data import Cifar, load
+from examples.cifar_resnet import CifarResNet, pretrained
+from examples.cifar_train import accuracy
+from tests.benchmarks.cifar10_peers import EXAMPLE, METHODS, Job, count, prune_until
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+BATCHES, BATCH_SIZE = 200, 64
+FLOPS, FULL_FLOPS = 55_840_000, 126_554_816
+DISTILLATION = "+distillation"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One run; accuracies as shares of 1, MACs for one image, seconds without testing."""
+
+    row: str
+    lr: float
+    seed: int
+    accuracy_before: float
+    accuracy_pruned: float
+    accuracy: float
+    macs: int
+    parameters: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.row} lr={self.lr:g} seed={self.seed}: {self.accuracy_before:.2%} before, "
+            f"{self.accuracy_pruned:.2%} pruned, {self.accuracy:.2%} after; {self.macs:,} MACs, "
+            f"{self.parameters:,} parameters, {self.seconds:.0f} s"
+        )
+
+
+def batches(data: Cifar, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images that every row sees."""
+    return itertools.islice(data.train_batches(BATCH_SIZE, seed=seed), BATCHES)
+
+
+def train(model: nn.Module, data: Cifar, lr: float, seed: int, teacher: nn.Module | None) -> None:
+    """An ordinary loop: SGD under a one-cycle learning rate."""
+    model.train()
+    optimizer = SGD(model.parameters(), lr, momentum=0.9, weight_decay=5e-4)
+    scheduler = OneCycleLR(optimizer, lr, BATCHES, pct_start=0.2, cycle_momentum=False)
+    for images, labels in batches(data, seed):
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels)
+        if teacher is not None:
+            loss = fxprune.distillation_loss(logits, teacher, images, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+
+
+def ours(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace, lr: float) -> Row:
+    """Gates and weights together, or gates alone."""
+    start = time.monotonic()
+    torch.manual_seed(options.seed)
+    method = row.removesuffix(DISTILLATION)
+    gated = fxprune.prepare(
+        model,
+        EXAMPLE,
+        target=FLOPS / FULL_FLOPS,
+        steps=max(1, int(options.ramp * BATCHES)),
+        method=method,
+    )
+    train(gated, data, lr, options.seed, copy.deepcopy(model) if DISTILLATION in row else None)
+    folded = fxprune.fold(gated)
+    return result(row, lr, options.seed, model, folded, folded, data, start)
+
+
+def peer(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace, lr: float) -> Row:
+    """Torch-Pruning, then the same loop on what is left."""
+    start = time.monotonic()
+    pruned = copy.deepcopy(model)
+    job = Job(row.removeprefix("peer:"), "inner", lr, 0, FLOPS / FULL_FLOPS)
+    pruner = METHODS[job.method](pruned, job)
+    if job.method == "taylor":
+        pruned.zero_grad()
+        for images, labels in itertools.islice(batches(data, options.seed), 50):
+            F.cross_entropy(pruned(images), labels).backward()
+    prune_until(pruner, pruned, macs=int(FLOPS / FULL_FLOPS * count(model)[0]))
+    pruned.zero_grad()
+    before = copy.deepcopy(pruned)
+    train(pruned, data, lr, options.seed, None)
+    return result(row, lr, options.seed, model, before, pruned, data, start)
+
+
+def result(
+    row: str,
+    lr: float,
+    seed: int,
+    model: nn.Module,
+    pruned: nn.Module,
+    final: nn.Module,
+    data: Cifar,
+    start: float,
+) -> Row:
+    seconds = time.monotonic() - start
+    before, after, last = (accuracy(m, data) for m in (model, pruned, final))
+    return Row(row, lr, seed, before, after, last, *count(final), seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", default="uoft-cs/cifar10", help="folder or hub name, for datasets.load_dataset")
+    add("--weights", type=Path, required=True, help="ResNet-56 as a safetensors file")
+    add("--row", nargs="+", default=["static", "autobot", "peer:magnitude", "peer:taylor"])
+    add("--lr", type=float, nargs="+", default=[0.02])
+    add("--ramp", type=float, default=0.4, help="share of the steps after which the target is met")
+    add("--seed", type=int, default=0)
+    add("--json", type=Path, default=Path("autobot.json"))
+    options = parser.parse_args()
+    data = load(options.data, MEAN, STD)
+    model = pretrained(56, options.weights).eval()
+    for row, lr in itertools.product(options.row, options.lr):
+        run = peer if row.startswith("peer:") else ours
+        done = run(row, model, data, options, lr)
+        print(done, flush=True)
+        rows = json.loads(options.json.read_text()) if options.json.exists() else []
+        options.json.write_text(json.dumps([*rows, asdict(done)], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""One training from scratch: how good is the folded network beside the alternatives of its size?
+
+    python -m tests.benchmarks.one_pass --row dense gated narrow peer --json one_pass.json
+
+Every row gets the same data, augmentation, number of epochs in all, optimizer and schedule:
+
+    dense   the whole network
+    gated   prepared, trained once, folded
+    narrow  a network whose widths are scaled uniformly until it has no more MACs than the target
+    peer    Torch-Pruning: two thirds of the epochs dense, pruned by group magnitude, then the rest
+
+Finished rows are appended to the JSON file one by one. Forward passes run in bfloat16 by default,
+which halves the time on a CPU that has it.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import nn
+
+import fxprune
+from examples.cifar_data import Cifar, load
+from examples.cifar_resnet import WIDTHS, CifarResNet
+from examples.cifar_train import accuracy, train
+from tests.benchmarks.cifar10_peers import EXAMPLE, Job, count, magnitude, prune_until
+
+DENSE_SHARE = 2 / 3
+"""How much of the training the peer spends before pruning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One trained network; accuracy as a share of 1, MACs for one image, seconds of training."""
+
+    row: str
+    target: float
+    accuracy: float
+    macs: int
+    parameters: int
+    seconds: float
+    seed: int
+    options: dict[str, Any]
+    accuracy_by_epoch: tuple[float, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.row} at {self.target:g}: {self.accuracy:.2%}, {self.macs:,} MACs, "
+            f"{self.parameters:,} parameters, {self.seconds:.0f} s"
+        )
+
+
+class Bench:
+    """The data and the settings that all rows share."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.data: Cifar = load(options.data)
+        self.classes = int(self.data.test.labels.max()) + 1
+        self.macs, _ = count(CifarResNet(options.depth, self.classes))
+
+    def network(self, widths: tuple[int, int, int] = WIDTHS) -> CifarResNet:
+        """A fresh network, the same for the same seed."""
+        torch.manual_seed(self.options.seed)
+        return CifarResNet(self.options.depth, self.classes, widths)
+
+    def train(self, model: nn.Module, epochs: int, lr: float) -> tuple[float, ...]:
+        """Train as every row is trained; test accuracy by epoch."""
+        options = self.options
+        history = train(
+            model.to(memory_format=torch.channels_last),
+            self.data,
+            epochs=epochs,
+            lr=lr,
+            seed=options.seed * 1000,
+            autocast=torch.bfloat16 if options.bfloat16 else None,
+        )
+        return tuple(epoch.test_accuracy for epoch in history)
+
+    def row(self, name: str, target: float, model: nn.Module, start: float, curve: Any) -> Row:
+        """The figures of a trained network."""
+        seconds = time.monotonic() - start
+        macs, parameters = count(model)
+        settings = {key: str(value) for key, value in vars(self.options).items()}
+        return Row(
+            name,
+            target,
+            accuracy(model, self.data),
+            macs,
+            parameters,
+            seconds,
+            self.options.seed,
+            settings,
+            tuple(curve),
+        )
+
+
+def dense(bench: Bench) -> Iterator[Row]:
+    start = time.monotonic()
+    model = bench.network()
+    curve = bench.train(model, bench.options.epochs, bench.options.lr)
+    yield bench.row("dense", 1.0, model, start, curve)
+
+
+def narrow(bench: Bench) -> Iterator[Row]:
+    for target in bench.options.target:
+        start = time.monotonic()
+        model = bench.network(narrowed(bench, target))
+        curve = bench.train(model, bench.options.epochs, bench.options.lr)
+        yield bench.row("narrow", target, model, start, curve)
+
+
+def narrowed(bench: Bench, target: float) -> tuple[int, int, int]:
+    """The widest uniform scaling of the stages that needs no more MACs than the target."""
+    for thousandths in range(1000, 0, -1):
+        first, second, third = (max(1, round(width * thousandths / 1000)) for width in WIDTHS)
+        if count(bench.network((first, second, third)))[0] <= target * bench.macs:
+            return first, second, third
+    raise ValueError(f"no network is as small as {target}")
+
+
+def gated(bench: Bench) -> Iterator[Row]:
+    options = bench.options
+    steps = options.epochs * -(-len(bench.data.train) // 128)
+    for target in options.target:
+        start = time.monotonic()
+        model = fxprune.prepare(
+            bench.network(),
+            EXAMPLE,
+            target=target,
+            steps=max(1, int(options.ramp * steps)),
+            method=options.method,
+        )
+        curve = bench.train(model, options.epochs, options.lr)
+        yield bench.row("gated", target, fxprune.fold(model), start, curve)
+
+
+def peer(bench: Bench) -> Iterator[Row]:
+    options = bench.options
+    start = time.monotonic()
+    model = bench.network()
+    epochs = round(DENSE_SHARE * options.epochs)
+    curve = bench.train(model, epochs, options.lr)
+    first = time.monotonic() - start
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    for target in options.target:
+        start = time.monotonic()
+        pruned = bench.network().to(memory_format=torch.contiguous_format)
+        pruned.load_state_dict(state)
+        job = Job("magnitude", "inner", options.peer_lr, options.epochs, target)
+        pruner: tp.pruner.BasePruner = magnitude(pruned, job)
+        prune_until(pruner, pruned, macs=int(target * bench.macs))
+        rest = bench.train(pruned, options.epochs - epochs, options.peer_lr)
+        yield bench.row("peer", target, pruned, start - first, (*curve, *rest))
+
+
+ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "dense": dense,
+    "gated": gated,
+    "narrow": narrow,
+    "peer": peer,
+}
+
+
+def append(path: Path, row: Row) -> None:
+    """Add a row to a JSON list."""
+    rows = json.loads(path.read_text()) if path.exists() else []
+    path.write_text(json.dumps([*rows, asdict(row)], indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--data", default="uoft-cs/cifar10", help="folder or hub name, for datasets.load_dataset")
+    add("--row", nargs="+", choices=ROWS, default=list(ROWS))
+    add("--target", type=float, nargs="+", default=[0.5, 0.3], help="shares of the MACs to keep")
+    add("--depth", type=int, default=20)
+    add("--epochs", type=int, default=30)
+    add("--lr", type=float, default=0.1, help="highest learning rate")
+    add("--peer-lr", type=float, default=0.05, help="the same after Torch-Pruning's pruning")
+    add("--method", default="static")
+    add("--ramp", type=float, default=0.3, help="share of the steps after which the target is met")
+    add("--seed", type=int, default=0)
+    add("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
+    add("--json", type=Path, default=Path("one_pass.json"))
+    options = parser.parse_args()
+    bench = Bench(options)
+    for name in options.row:
+        for row in ROWS[name](bench):
+            print(row, flush=True)
+            append(options.json, row)
+
+
+if __name__ == "__main__":
+    main()

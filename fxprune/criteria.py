@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxprune.api import fold, prepare, reach_target
+from fxprune.api import prepare, reach_target
 from fxprune.errors import InputError
+from fxprune.folding import fold
 from fxprune.gates.budget import Target
 from fxprune.gates.module import Gates
 from fxprune.ir import Value

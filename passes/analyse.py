@@ -1,7 +1,7 @@
 """Everything that is known about a graph before anything is changed: the facts behind all plans."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fxprune.ir import Graph
 from fxprune.passes.branches import Branch, find_branches
@@ -24,6 +24,16 @@ class Analysis:
     def free_groups(self) -> tuple[Group, ...]:
         """The groups that may lose positions."""
         return tuple(group for group in self.groups if not group.pin)
+
+    def only(self, names: Collection[str], reason: str) -> "Analysis":
+        """The same with every group and branch pinned whose name is not among `names`."""
+        groups = tuple(
+            group if group.pin or group.name in names else replace(group, pin=reason)
+            for group in self.groups
+        )
+        branches = tuple(branch for branch in self.branches if branch.name in names)
+        costs = cost_polynomials(self.graph, self.types, groups, branches)
+        return replace(self, groups=groups, branches=branches, costs=costs)
 
 
 def analyse(graph: Graph, ignored: Collection[str] = ()) -> Analysis:

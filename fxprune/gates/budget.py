@@ -4,6 +4,7 @@ Positions are closed in the order of their rank until every cost is within its l
 fits afterwards is opened again. Costs are exact, so the target is met to within one position.
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,14 +80,25 @@ class Budget:
     def __init__(
         self, costs: Costs, layout: Layout, limit: Mapping[str, float], round_to: int = 1
     ) -> None:
-        self.costs = costs
-        self.layout = layout
         self.limit = dict(limit)
         self.round_to = round_to
-        self._index = {name: i for i, name in enumerate(layout.names)}
-        self._tensors = {n: _TensorPolynomial(costs.polynomials[n], self._index) for n in limit}
+        self._describe(costs, layout)
         self._full = {name: costs.polynomials[name](costs.full) for name in limit}
         self._check_reachable()
+
+    def narrowed(self, costs: Costs, layout: Layout) -> "Budget":
+        """The same limits, and the same way there, for what is left of the model."""
+        budget = copy.copy(self)
+        budget._describe(costs, layout)
+        return budget
+
+    def _describe(self, costs: Costs, layout: Layout) -> None:
+        self.costs = costs
+        self.layout = layout
+        self._index = {name: i for i, name in enumerate(layout.names)}
+        self._tensors = {
+            n: _TensorPolynomial(costs.polynomials[n], self._index) for n in self.limit
+        }
 
     def _check_reachable(self) -> None:
         closed = dict.fromkeys(self.layout.names, 0)

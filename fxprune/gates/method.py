@@ -33,11 +33,12 @@ class Method(nn.Module):
     is_open: Tensor
     steps_done: Tensor
 
-    def __init__(self, budget: Budget, steps: int) -> None:
+    def __init__(self, budget: Budget, steps: int, settings: "Settings") -> None:
         super().__init__()
         total = budget.layout.total
         self.budget = budget
         self.steps = steps
+        self.settings = settings
         self.learning = True
         self.scores = nn.Parameter(torch.zeros(total))
         self.register_buffer("is_open", torch.ones(total))

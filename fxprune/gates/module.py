@@ -14,7 +14,6 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from fxprune.gates.budget import Layout
 from fxprune.gates.method import Method
 from fxprune.passes.axes import Axis, Prod, Space
 
@@ -25,19 +24,15 @@ PREFIX = "fxprune_gates"
 class Gates(nn.Module):
     """All gates of a model. Called, it returns one mask per axis, then one scalar per branch."""
 
-    def __init__(
-        self,
-        method: Method,
-        layout: Layout,
-        axes: tuple[Axis, ...],
-        names: Mapping[Space, str],
-    ) -> None:
+    def __init__(self, method: Method, axes: tuple[Axis, ...], names: Mapping[Space, str]) -> None:
         super().__init__()
         self.method = method
-        self.layout = layout
+        self.layout = method.budget.layout
         self._axes = axes
-        self._places = {space: layout.names.index(name) for space, name in names.items()}
+        self._places = {space: self.layout.names.index(name) for space, name in names.items()}
         self._shown: Tensor | None = None
+        self.shrink_every = 0
+        self._family = object()
         _live.add(self)
 
     def forward(self) -> tuple[Tensor, ...]:
@@ -97,6 +92,11 @@ class Gates(nn.Module):
         new = {name: torch.as_tensor(keep.get(name, current[name])).bool() for name in current}
         self.method.keep(torch.cat([new[name].reshape(-1) for name in self.layout.names]))
 
+    @property
+    def copied(self) -> bool:
+        """Whether a copy of these gates is alive."""
+        return any(other is not self and other._family is self._family for other in _live)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         _live.add(self)
@@ -112,12 +112,13 @@ class Gates(nn.Module):
         return clone
 
 
-_SHARED = ("layout", "_axes", "_places")
+_SHARED = ("layout", "_axes", "_places", "_family")
 # Gates hear of the steps of the optimizer that holds their parameters through global hooks.
 _live: "weakref.WeakSet[Gates]" = weakref.WeakSet()
 
 
-def _held_by(optimizer: Optimizer) -> list[Gates]:
+def held_by(optimizer: Optimizer) -> list[Gates]:
+    """The gates whose parameters an optimizer trains."""
     if not _live:
         return []
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -125,12 +126,12 @@ def _held_by(optimizer: Optimizer) -> list[Gates]:
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for gates in _held_by(optimizer):
+    for gates in held_by(optimizer):
         gates.method.before_step(getattr(optimizer, "grad_scale", None))
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for gates in _held_by(optimizer):
+    for gates in held_by(optimizer):
         gates.method.after_step()
 
 

@@ -74,10 +74,12 @@ class SoftGates(Method):
 
     logits: Tensor
 
-    def __init__(self, budget: Budget, steps: int, lr: float, start: float) -> None:
-        super().__init__(budget, steps)
+    def __init__(
+        self, budget: Budget, steps: int, settings: AutoBot | HardConcrete, start: float
+    ) -> None:
+        super().__init__(budget, steps, settings)
         self.register_buffer("logits", torch.full((budget.layout.total,), start))
-        self.adam = Adam(budget.layout.total, lr)
+        self.adam = Adam(budget.layout.total, settings.lr)
 
     def gates(self) -> Tensor:
         """Soft gates while they learn, then the keep-set."""
@@ -109,9 +111,10 @@ class SoftGates(Method):
 class AutoBotGates(SoftGates):
     """The state of the method `AutoBot`."""
 
+    settings: AutoBot
+
     def __init__(self, budget: Budget, steps: int, settings: AutoBot) -> None:
-        super().__init__(budget, steps, settings.lr, logit(settings.opening))
-        self.settings = settings
+        super().__init__(budget, steps, settings, logit(settings.opening))
         self.freezes_model = settings.frozen
 
     def values(self, logits: Tensor) -> Tensor:
@@ -132,11 +135,13 @@ class AutoBotGates(SoftGates):
 class HardConcreteGates(SoftGates):
     """The state of the method `HardConcrete`."""
 
+    settings: HardConcrete
+
     def __init__(self, budget: Budget, steps: int, settings: HardConcrete) -> None:
         low, high = settings.stretch
-        self.shift = settings.temperature * math.log(-low / high)
-        super().__init__(budget, steps, settings.lr, logit(settings.opening) + self.shift)
-        self.settings = settings
+        shift = settings.temperature * math.log(-low / high)
+        super().__init__(budget, steps, settings, logit(settings.opening) + shift)
+        self.shift = shift
 
     def values(self, logits: Tensor) -> Tensor:
         """A sample: stretched and cut off at 0 and 1."""

@@ -28,7 +28,7 @@ class Static:
 
     def build(self, budget: Budget, steps: int) -> "StaticGates":
         """The gates of a model."""
-        return StaticGates(budget, steps)
+        return StaticGates(budget, steps, self)
 
 
 class StaticGates(Method):
@@ -37,8 +37,8 @@ class StaticGates(Method):
     importance: Tensor
     taken: Tensor
 
-    def __init__(self, budget: Budget, steps: int) -> None:
-        super().__init__(budget, steps)
+    def __init__(self, budget: Budget, steps: int, settings: Static) -> None:
+        super().__init__(budget, steps, settings)
         self.register_buffer("importance", torch.zeros(budget.layout.total))
         self.register_buffer("taken", torch.zeros((), dtype=torch.long))
 

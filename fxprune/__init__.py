@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from fxprune.export import export_onnx
     from fxprune.folding import fold
+    from fxprune.gates.consensus import Consensus
     from fxprune.gates.soft import AutoBot, HardConcrete
     from fxprune.gates.static import Static
     from fxprune.passes.operators import register_operator
@@ -53,6 +54,7 @@ _HOMES = {
         "TargetError TraceError VerificationError"
     ),
     "fxprune.folding": "fold",
+    "fxprune.gates.consensus": "Consensus",
     "fxprune.gates.soft": "AutoBot HardConcrete",
     "fxprune.gates.static": "Static",
     "fxprune.passes.operators": "register_operator",
@@ -66,6 +68,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 __all__ = [
     "AutoBot",
     "CheckpointError",
+    "Consensus",
     "FxpruneError",
     "GroupInfo",
     "HardConcrete",

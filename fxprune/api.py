@@ -17,7 +17,7 @@ from fxprune.gates.budget import Budget, Layout, Target, limits
 from fxprune.gates.method import Settings
 from fxprune.gates.methods import settings_of
 from fxprune.gates.module import PREFIX
-from fxprune.gating import layout_of, with_gates
+from fxprune.gating import layout_of, method_for, with_gates
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.fold import check_keep_set
 from fxprune.record import Record, attach, gated_record, gates_of, record_of, traced_part
@@ -115,7 +115,9 @@ def prepare(
     _check_prunable(model, analysis)
     wanted = limits(target, analysis.costs)
     budget = Budget(analysis.costs, layout_of(analysis), wanted, round_to)
-    gated = with_gates(copy_module(model), program, analysis, settings.build(budget, steps))
+    gated = with_gates(
+        copy_module(model), program, analysis, method_for(settings, analysis, budget, steps)
+    )
     previous = record_of(model)
     record = Record(
         source=previous.source if previous else type(model).__qualname__,

@@ -42,7 +42,7 @@ def prune(
     >>> fxprune.prune(model, torch.randn(1, 3, 8, 8), target=0.5, method="magnitude").get_submodule(
     ...     "0"
     ... )
-    Conv2d(3, 6, kernel_size=(3, 3), stride=(1, 1))
+    Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
 
     Args:
         model: as for `prepare`, like the arguments that are not named here.

@@ -3,13 +3,14 @@
 import torch
 from torch import nn
 
-from fxprune.backends.torch_fx import insert_gates, mask_axes
+from fxprune.backends.torch_fx import insert_gates, mask_axes, mask_branches
 from fxprune.backends.torch_module import TracedModule
 from fxprune.frontends.torch_fx import Program
-from fxprune.gates.budget import Layout
-from fxprune.gates.method import Method
+from fxprune.gates.budget import Budget, Layout
+from fxprune.gates.method import Method, Settings
 from fxprune.gates.module import Gates
 from fxprune.passes.analyse import Analysis
+from fxprune.passes.condition import plan_conditions
 from fxprune.passes.gate import plan_gates
 
 
@@ -17,14 +18,22 @@ def with_gates(
     model: nn.Module, program: Program, analysis: Analysis, method: Method
 ) -> TracedModule:
     """Insert gates that learn by `method` into `model`, our own copy."""
-    plan = plan_gates(program.ir, analysis.types, analysis.groups, analysis.branches)
+    plan = plan_gates(
+        program.ir, analysis.types, analysis.groups, analysis.branches, method.conditions
+    )
     names = {group.space: group.name for group in analysis.free_groups}
-    gates = Gates(method, mask_axes(plan), names)
+    gates = Gates(method, mask_axes(plan), mask_branches(plan), names)
     gates.train(model.training).to(_device(model))
     gated = insert_gates(model, program, plan, gates)
     if method.freezes_model:
         gated.freeze()
     return gated
+
+
+def method_for(settings: Settings, analysis: Analysis, budget: Budget, steps: int) -> Method:
+    """The method that a user asked for, with the gates of a model."""
+    conditions = plan_conditions(analysis.graph, analysis.types, analysis.groups, analysis.branches)
+    return settings.build(budget, steps, conditions)
 
 
 def layout_of(analysis: Analysis) -> Layout:

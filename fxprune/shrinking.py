@@ -24,7 +24,7 @@ from fxprune.folding import fold_as, plan_of
 from fxprune.frontends.torch_fx import Program, read_model
 from fxprune.gates.method import Method
 from fxprune.gates.module import PREFIX, Gates, held_by
-from fxprune.gating import layout_of, with_gates
+from fxprune.gating import layout_of, method_for, with_gates
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.carry import Origin, carried
 from fxprune.passes.fold import Slice
@@ -59,6 +59,7 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     closed = sum(int((~flags).sum()) for flags in keep.values())
     if not closed:
         return 0
+    gates.method.check_carry()
     _check_tensors(optimizer, part)
     folded = fold_as(part, None)
     smaller = record_of(folded)
@@ -109,7 +110,8 @@ def _carried(old: Method, analysis: Analysis, origins: Mapping[str, Origin]) -> 
     starts = dict(zip(former.names, accumulate(former.sizes, initial=0), strict=False))
     where = [origins[name] for name in layout.names]
     kept = [starts[name] + index for name, indices in where for index in indices]
-    method = old.settings.build(old.budget.narrowed(analysis.costs, layout), old.steps)
+    budget = old.budget.narrowed(analysis.costs, layout)
+    method = method_for(old.settings, analysis, budget, old.steps)
     method.to(old.is_open.device)
     method.carry(old, torch.tensor(kept, device=old.is_open.device))
     return method
@@ -167,9 +169,9 @@ def shrink_on_steps(gated: TracedModule, every: int) -> None:
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for gates in held_by(optimizer) if _watched else ():
         gated = _watched[gates]() if gates in _watched else None
-        done = int(gates.method.steps_done)
-        due = gates.method.done or done % gates.shrink_every == 0
-        if gated is None or not due:
+        if gated is None:
+            continue
+        if not gates.method.done and int(gates.method.steps_done) % gates.shrink_every:
             continue
         if reason := _unsafe(gates):
             _log.warning("shrink_every: the model stays as large as it is, because %s", reason)

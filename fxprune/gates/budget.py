@@ -144,6 +144,11 @@ class Budget:
             terms.append(torch.where(cost > limit, above, 1 - cost / limit))
         return torch.stack(terms).sum().to(gates.dtype)
 
+    def exceeds(self, gates: Tensor, limit: Mapping[str, float]) -> bool:
+        """Whether soft gates cost more than the limits."""
+        counts = self._counts(gates)
+        return any(float(p(counts)) > limit[name] for name, p in self._tensors.items())
+
     def per_price(self, importance: Tensor, is_open: Tensor) -> Tensor:
         """Importance divided by what a position costs at present."""
         prices = self.prices(is_open).to(importance)

@@ -14,7 +14,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from fxprune.gates.method import Method
+from fxprune.gates.method import Conditioned, Method
 from fxprune.passes.axes import Axis, Prod, Space
 
 PREFIX = "fxprune_gates"
@@ -24,26 +24,47 @@ PREFIX = "fxprune_gates"
 class Gates(nn.Module):
     """All gates of a model. Called, it returns one mask per axis, then one scalar per branch."""
 
-    def __init__(self, method: Method, axes: tuple[Axis, ...], names: Mapping[Space, str]) -> None:
+    def __init__(
+        self,
+        method: Method,
+        axes: tuple[Axis, ...],
+        branches: tuple[str, ...],
+        names: Mapping[Space, str],
+    ) -> None:
+        """Masks are wanted of `axes` and `branches`; `names` are those of groups in the axes."""
         super().__init__()
         self.method = method
         self.layout = method.budget.layout
         self._axes = axes
+        self._branches = tuple(self.layout.names.index(name) for name in branches)
         self._places = {space: self.layout.names.index(name) for space, name in names.items()}
         self._shown: Tensor | None = None
         self.shrink_every = 0
         self._family = object()
         _live.add(self)
 
-    def forward(self) -> tuple[Tensor, ...]:
-        """Masks in the order of the axes, then scalars in the order of the branches."""
+    def forward(self, features: Tensor | None = None, name: str = "") -> Any:
+        """Masks in the order of the axes, then scalars in the order of the branches.
+
+        Given `features` of shape (samples, channels), the one gate `name`: of shape (positions,),
+        or (samples, positions) where it depends on the sample.
+        """
+        if features is not None:
+            return self._conditioned(features, name)
         values = self._values()
         parts = torch.split(values, list(self.layout.sizes))
         if self.training and not self.method.learning:  # a part of every step, as DDP wants it
             scores = self.method.scores[: len(parts[0])]
             parts = (parts[0] + (scores - scores.detach()), *parts[1:])
         masks = tuple(self.mask(axis, parts) for axis in self._axes)
-        return masks + tuple(part.reshape(()) for part in parts[self.layout.groups :])
+        return masks + tuple(parts[place].reshape(()) for place in self._branches)
+
+    def _conditioned(self, features: Tensor, name: str) -> Tensor:
+        place = self.layout.names.index(name)
+        if self.training and self.method.learning and self._shown is None:
+            assert isinstance(self.method, Conditioned)
+            return self.method.decide(name, features)
+        return torch.split(self._values(), list(self.layout.sizes))[place]
 
     def _values(self) -> Tensor:
         if self._shown is not None:
@@ -112,7 +133,7 @@ class Gates(nn.Module):
         return clone
 
 
-_SHARED = ("layout", "_axes", "_places", "_family")
+_SHARED = ("layout", "_axes", "_branches", "_places", "_family")
 # Gates hear of the steps of the optimizer that holds their parameters through global hooks.
 _live: "weakref.WeakSet[Gates]" = weakref.WeakSet()
 

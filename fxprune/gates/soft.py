@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fxprune.gates.budget import Budget
 from fxprune.gates.method import Adam, Method, logit
+from fxprune.passes.condition import Condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,9 @@ class AutoBot:
     opening: float = 0.9
     frozen: bool = True
 
-    def build(self, budget: Budget, steps: int) -> "AutoBotGates":
+    def build(
+        self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()
+    ) -> "AutoBotGates":
         """The gates of a model."""
         return AutoBotGates(budget, steps, self)
 
@@ -64,7 +67,9 @@ class HardConcrete:
     temperature: float = 2 / 3
     stretch: tuple[float, float] = (-0.1, 1.1)
 
-    def build(self, budget: Budget, steps: int) -> "HardConcreteGates":
+    def build(
+        self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()
+    ) -> "HardConcreteGates":
         """The gates of a model."""
         return HardConcreteGates(budget, steps, self)
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from fxprune.gates.soft import AutoBot, HardConcrete
     from fxprune.gates.static import Static
     from fxprune.passes.operators import register_operator
+    from fxprune.refitting import refit
     from fxprune.reporting import Report, report
     from fxprune.shrinking import shrink
     from fxprune.storage import load, save
@@ -61,6 +62,7 @@ _HOMES = {
     "fxprune.verification": "Verdict verify",
     "fxprune.export": "export_onnx",
     "fxprune.storage": "load save",
+    "fxprune.refitting": "refit",
     "fxprune.reporting": "Report report",
     "fxprune.shrinking": "shrink",
 }
@@ -93,6 +95,7 @@ __all__ = [
     "prepare",
     "prune",
     "reach_target",
+    "refit",
     "register_operator",
     "report",
     "save",

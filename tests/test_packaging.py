@@ -29,7 +29,7 @@ LAYERS = (
     ("frontends", "backends", "gates"),
     ("record",),
     ("verification",),
-    ("checks", "gating", "distillation"),
+    ("checks", "gating", "distillation", "refitting"),
     ("folding",),
     ("shrinking", "reporting"),
     ("api",),

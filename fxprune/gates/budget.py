@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from fxprune.errors import TargetError
-from fxprune.passes.cost import COSTS, Costs, Polynomial
+from fxprune.passes.cost import COSTS, Costs
+from fxprune.passes.polynomials import Polynomial
 
 _FILL_TRIES = 32
 

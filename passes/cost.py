@@ -105,7 +105,8 @@ def cost_polynomials(
         for value in node.outputs if node.name in served and node.op != "identity" else ():
             add("memory", types.axes[value.name], guards.get(node.name, ()))
             if node.op in FLOPS:
-                add("flops", types.axes[value.name], guards.get(node.name, ()), FLOPS[node.op](node))
+                more = FLOPS[node.op](node)
+                add("flops", types.axes[value.name], guards.get(node.name, ()), more)
     users = graph.users()
     for parameter in graph.parameters:
         if parameter.trained and (not inside or parameter.name.startswith(f"{inside}.")):
@@ -136,8 +137,7 @@ def homes_of(graph: Graph) -> dict[str, str]:
         values = [value for value in node.inputs if value is not None]
         owners = [v.name.rpartition(".")[0] for v in values if v.kind is Kind.PARAMETER]
         earlier = [homes[producers[v.name].name] for v in values if v.name in producers]
-        own = node.source if node.source and not node.source.startswith("_") else ""
-        homes[node.name] = next(iter((*filter(None, [own]), *owners, *earlier)), "")
+        homes[node.name] = node.source or next(iter((*owners, *earlier)), "")
     return homes
 
 

@@ -1,8 +1,8 @@
 """How many array elements are alive at one time in evaluation, at most?
 
 Nodes run in graph order. An array lives from the node that computes it (an input: from the start)
-to its last reader, a result to the end. `VIEWS` of a whole array, copies among them, are that array;
-parts of it (slices, splits) are arrays of their own, and so is what is written in place.
+to its last reader, a result to the end. Views of a whole array, even where torch copies, are that
+array; parts of it (slices, splits) are arrays of their own, and so is what is written in place.
 
 The elements that are alive while a node runs are one polynomial, a point. Branches make an array's
 life conditional. Without a branch its addition is the skip: the sum is then no array of its own
@@ -126,9 +126,7 @@ def peak_points(
     return tuple(points) or ({},)
 
 
-def _lives(
-    graph: Graph, types: Types, sizes: Sizes, branches: tuple[Branch, ...]
-) -> list[_Array]:
+def _lives(graph: Graph, types: Types, sizes: Sizes, branches: tuple[Branch, ...]) -> list[_Array]:
     """Every array of an evaluation."""
     served = graph.served()
     enclosing = enclosing_branches(branches)

@@ -1,0 +1,312 @@
+"""How long will one evaluation of a sample take on this machine? An estimate from measured tables.
+
+    latency = sum over layers of open(branches of the layer) * table(kept inputs, kept outputs)
+            + what other operators take, per call and per element that they write
+
+Every distinct convolution and linear layer is timed at a grid of input and output widths, and
+interpolated multilinearly. Grouped layers are timed with whole groups. Nothing is known of caches
+warm from the layer before, fused operators, or widths that a library is fast at and the grid skips.
+"""
+
+import copy
+import logging
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.gates.point_costs import PointCost
+from fxprune.ir import Graph, Kind, Node
+from fxprune.passes.analyse import Analysis
+from fxprune.passes.axes import Axis
+from fxprune.passes.cost import homes_of, lies_in
+from fxprune.passes.peak import VIEWS, enclosing_branches
+from fxprune.passes.polynomials import Monomials, Polynomial, Sizes, polynomial, times
+
+_log = logging.getLogger("fxprune")
+
+_WIDTHS = 5
+_SECONDS = 5.0
+_FEWEST_RUNS, _MOST_RUNS = 3, 25
+_TIMED = ("conv", "conv_transpose", "linear")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer with a table: its kept widths, the branches around it, the module it lies in."""
+
+    inputs: Polynomial
+    outputs: Polynomial
+    branches: tuple[str, ...]
+    module: str
+    table: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Milliseconds at a grid of input widths (rows) and output widths, never falling."""
+
+    inputs: tuple[float, ...]
+    outputs: tuple[float, ...]
+    milliseconds: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Predicted milliseconds of a model or a part of it, as a cost."""
+
+    layers: tuple[Layer, ...]
+    tables: tuple[Table, ...]
+    others: Mapping[str, Polynomial]
+
+    def inside(self, path: str) -> "Latency":
+        """The part that lies in a module."""
+        return Latency(
+            tuple(layer for layer in self.layers if lies_in(layer.module, path)),
+            self.tables,
+            {home: cost for home, cost in self.others.items() if lies_in(home, path)},
+        )
+
+    def __call__(self, sizes: Mapping[str, Any]) -> float:
+        """The milliseconds for the given sizes by variable name."""
+        index = {name: i for i, name in enumerate(sizes)}
+        return float(self.on_tensors(index)(torch.tensor(list(sizes.values())).double()))
+
+    def on_tensors(self, index: Mapping[str, int]) -> "LatencyOnTensors":
+        """The same on vectors of sizes."""
+        return LatencyOnTensors(self, index)
+
+
+class LatencyOnTensors:
+    """Tables looked up for all layers at once, for sizes along the last axis."""
+
+    def __init__(self, latency: Latency, index: Mapping[str, int]) -> None:
+        layers, tables = latency.layers, [latency.tables[layer.table] for layer in latency.layers]
+        self._inputs = PointCost([layer.inputs for layer in layers], index)
+        self._outputs = PointCost([layer.outputs for layer in layers], index)
+        self._open = PointCost([Polynomial(((1, layer.branches),)) for layer in layers], index)
+        terms = [(c / p.divisor, n) for p in latency.others.values() for c, n in p.terms]
+        self._others = PointCost([Polynomial(tuple(terms))], index)
+        shape = (len(layers), _WIDTHS)
+        self._rows = torch.tensor([t.inputs for t in tables], dtype=torch.double).reshape(shape)
+        self._columns = torch.tensor([t.outputs for t in tables], dtype=torch.double).reshape(shape)
+        self._table = torch.tensor([t.milliseconds for t in tables], dtype=torch.double).reshape(
+            *shape, _WIDTHS
+        )
+
+    def __call__(self, sizes: Tensor) -> Tensor:
+        """The predicted milliseconds."""
+        return self._sum(sizes, self._rows, self._columns, self._table)
+
+    def priced(self, sizes: Tensor, limit: float) -> Tensor:
+        """A scalar whose gradient says what a position costs.
+
+        Half of it is the slope over the whole width, so that a flat stretch has a price too.
+        """
+        ends = [0, -1]
+        rows, columns = self._rows[:, ends], self._columns[:, ends]
+        whole = self._sum(sizes, rows, columns, self._table[:, ends][:, :, ends])
+        return (self(sizes) + whole) / 2
+
+    def after(self, sizes: Tensor, more: Tensor) -> Tensor:
+        """For every variable the milliseconds if it alone grew by `more`."""
+        return self(sizes + torch.diag(more))
+
+    def _sum(self, sizes: Tensor, rows: Tensor, columns: Tensor, table: Tensor) -> Tensor:
+        on = sizes.device
+        row, down = _place(rows.to(on), self._inputs.at(sizes))
+        column, across = _place(columns.to(on), self._outputs.at(sizes))
+        layer, table = torch.arange(len(table), device=on), table.to(on)
+        upper = torch.lerp(table[layer, row, column], table[layer, row, column + 1], across)
+        lower = torch.lerp(table[layer, row + 1, column], table[layer, row + 1, column + 1], across)
+        layers = self._open.at(sizes) * torch.lerp(upper, lower, down)
+        return layers.sum(dim=-1) + self._others(sizes)
+
+
+def _place(grid: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """The grid point below each width, and the share of the way to the next one."""
+    below = (grid <= width.detach()[..., None]).sum(dim=-1).sub(1).clamp(0, grid.shape[1] - 2)
+    layer = torch.arange(len(grid), device=grid.device)
+    start, end = grid[layer, below], grid[layer, below + 1]
+    return below, ((width - start) / (end - start).clamp(min=1e-9)).clamp(0, 1)
+
+
+# Measuring ------------------------------------------------------------------------------------
+
+
+def measure_latency(model: nn.Module, analysis: Analysis, round_to: int = 1) -> Latency:
+    """Time the layers of a model, each distinct one at a grid of widths; this takes seconds.
+
+    Grid points are multiples of `round_to` where the width allows it.
+    """
+    graph, types = analysis.graph, analysis.types
+    sizes = Sizes({g.space: g.name for g in analysis.free_groups})
+    guards, homes, served = enclosing_branches(analysis.branches), homes_of(graph), graph.served()
+    keys: dict[tuple[Any, ...], int] = {}
+    timed: list[tuple[nn.Module, Node]] = []
+    layers: list[Layer] = []
+    for node in graph.nodes:
+        if node.name not in served or not _is_layer(node, model):
+            continue
+        module, image = model.get_submodule(node.source), node.inputs[0]
+        assert image is not None
+        key = (repr(module), image.shape[1:])
+        if key not in keys:
+            keys[key] = len(timed)
+            timed.append((module, node))
+        ends = (types.axes[v.name][_channel_dim(node)] for v in (image, node.outputs[0]))
+        inputs, outputs = (polynomial(sizes.of(axis)) for axis in ends)
+        guard = guards.get(node.name, ())
+        layers.append(Layer(inputs, outputs, guard, homes[node.name], keys[key]))
+    _log.info("timing %d distinct layers of %d at %d widths", len(timed), len(layers), _WIDTHS**2)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    clock = _Clock(device, _SECONDS / max(len(timed) * _WIDTHS**2, 1))
+    with torch.inference_mode():
+        tables = tuple(_table(*layer, graph.batch, round_to, clock) for layer in timed)
+        others = _others(model, analysis, sizes, clock)
+    return Latency(tuple(layers), tables, others)
+
+
+def _is_layer(node: Node, model: nn.Module) -> bool:
+    """Whether a contraction is the call of a module with a weight of its own."""
+    return (
+        node.op in _TIMED
+        and bool(node.source)
+        and hasattr(model.get_submodule(node.source), "weight")
+    )
+
+
+def _channel_dim(node: Node) -> int:
+    weight = node.inputs[1]
+    assert weight is not None
+    return 1 - len(weight.shape) if node.op != "linear" else -1
+
+
+class _Clock:
+    """Times calls on a device, each for about as long as it is given."""
+
+    def __init__(self, device: torch.device, seconds: float) -> None:
+        self.device = device
+        self._seconds = seconds
+
+    def milliseconds(self, call: Callable[[], Any]) -> float:
+        """The median of some calls."""
+        call()
+        times: list[float] = []
+        while len(times) < _FEWEST_RUNS or (sum(times) < self._seconds and len(times) < _MOST_RUNS):
+            self._wait()
+            start = time.perf_counter()
+            call()
+            self._wait()
+            times.append(time.perf_counter() - start)
+        return 1e3 * statistics.median(times)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _grid(full: int, step: int) -> list[int]:
+    """Widths from the smallest to the full one, multiples of `step` in between."""
+    between = (full * i // (_WIDTHS - 1) // step * step for i in range(1, _WIDTHS - 1))
+    return [min(step, full), *(min(max(width, step), full) for width in between), full]
+
+
+def _table(module: Any, node: Node, batch: int, round_to: int, clock: _Clock) -> Table:
+    image = node.inputs[0]
+    assert image is not None
+    shape = [1 if image.shape[0] == batch else image.shape[0], *image.shape[1:]]
+    dim, linear = _channel_dim(node), node.op == "linear"
+    full_in, full_out = shape[dim], node.outputs[0].shape[dim]
+    groups = 1 if linear else module.groups
+    found: dict[tuple[int, int], float] = {}
+
+    def timed(inputs: int, outputs: int, kept: int) -> float:
+        if (inputs, outputs) not in found:
+            small = _narrowed(module, node, inputs, outputs, kept)
+            x = module.weight.new_ones([*shape[:dim], inputs, *shape[len(shape) + dim + 1 :]])
+            found[inputs, outputs] = clock.milliseconds(lambda: small.forward(x))
+        return found[inputs, outputs]
+
+    if groups > 1:
+        kept = _grid(groups, round_to)
+        rows = [number * (full_in // groups) for number in kept]
+        columns = [number * (full_out // groups) for number in kept]
+        alone = [timed(i, o, n) for i, o, n in zip(rows, columns, kept, strict=True)]
+        values = [[(left + right) / 2 for right in alone] for left in alone]
+    else:
+        rows, columns = _grid(full_in, round_to), _grid(full_out, round_to)
+        values = [[timed(i, o, 1) for o in columns] for i in rows]
+    rising = torch.tensor(values).double().cummax(dim=0).values.cummax(dim=1).values
+    return Table(tuple(rows), tuple(columns), tuple(map(tuple, rising.tolist())))
+
+
+def _narrowed(module: Any, node: Node, inputs: int, outputs: int, groups: int) -> Any:
+    """The same layer with other widths, and weights that cost no random numbers."""
+    small = copy.copy(module)
+    kernel = list(module.weight.shape[2:])
+    turned = node.op == "conv_transpose"
+    ends = [inputs, outputs // groups] if turned else [outputs, inputs // groups]
+    weight, bias = module.weight.new_ones([*ends, *kernel]), module.bias
+    small._parameters = {
+        "weight": nn.Parameter(weight),
+        "bias": None if bias is None else nn.Parameter(bias.new_zeros(outputs)),
+    }
+    small.groups, small.in_channels, small.out_channels = groups, inputs, outputs
+    return small
+
+
+def _others(
+    model: nn.Module, analysis: Analysis, sizes: Sizes, clock: _Clock
+) -> dict[str, Polynomial]:
+    """What all else takes, by module: a time per call, per element, and per product."""
+    graph, types = analysis.graph, analysis.types
+    guards, homes, served = enclosing_branches(analysis.branches), homes_of(graph), graph.served()
+    nodes = [
+        n for n in graph.nodes if n.name in served and n.op not in VIEWS and not _is_layer(n, model)
+    ]
+    per_call, per_element, per_product = _rates(graph, nodes, clock)
+    totals: dict[str, dict[tuple[str, ...], float]] = {}
+
+    def add(node: str, axes: tuple[Axis, ...], rate: float) -> None:
+        guard: Monomials = {tuple(sorted(guards.get(node, ()))): 1}
+        total = totals.setdefault(homes[node], {})
+        for names, count in times(guard, sizes.of(*axes)).items():
+            total[names] = total.get(names, 0.0) + rate * count
+
+    for node in nodes:
+        for value in node.outputs:
+            add(node.name, (), per_call)
+            add(node.name, types.axes[value.name], per_element / graph.batch)
+    alone = {node.name for node in nodes}
+    for contraction in types.contractions:
+        if contraction.node in alone:
+            add(contraction.node, contraction.axes, per_product / graph.batch)
+    return {
+        home: Polynomial(tuple((c, names) for names, c in total.items()))
+        for home, total in totals.items()
+    }
+
+
+def _rates(graph: Graph, nodes: list[Node], clock: _Clock) -> tuple[float, float, float]:
+    """Milliseconds per call, per element of what elementwise operators write, per product."""
+    written = [v.shape for n in nodes for v in n.outputs if v.kind is Kind.COMPUTED]
+    counts = sorted(torch.Size(shape).numel() // graph.batch for shape in written) or [1]
+    many = max(counts[len(counts) * 3 // 4], 4096)
+    small, large = (torch.ones(1, 8, max(n // 8, 1), device=clock.device) for n in (8, many))
+    scale = torch.ones(8, device=clock.device)
+    times = []
+    for x in (small, large):
+        calls: tuple[Callable[[], Any], ...] = (
+            lambda x=x: torch.relu(x),  # type: ignore[misc]
+            lambda x=x: x + x,  # type: ignore[misc]
+            lambda x=x: nn.functional.batch_norm(x, scale, scale, scale, scale),  # type: ignore[misc]
+        )
+        times.append(statistics.mean(clock.milliseconds(call) for call in calls))
+    square = torch.ones(256, 256, device=clock.device)
+    per_product = clock.milliseconds(lambda: square @ square) / 256**3
+    return times[0], max(times[1] - times[0], 0.0) / large.numel(), per_product

@@ -9,6 +9,7 @@ warm from the layer before, fused operators, or widths that a library is fast at
 """
 
 import copy
+import itertools
 import logging
 import statistics
 import time
@@ -32,6 +33,8 @@ _log = logging.getLogger("fxprune")
 _WIDTHS = 5
 _SECONDS = 5.0
 _FEWEST_RUNS, _MOST_RUNS = 3, 25
+_FRESH = 16
+"""How many arrays take turns, so that none is in the caches when its turn comes."""
 _TIMED = ("conv", "conv_transpose", "linear")
 
 
@@ -213,6 +216,8 @@ class _Clock:
 def _grid(full: int, step: int) -> list[int]:
     """Widths from the smallest to the full one, multiples of `step` in between."""
     between = (full * i // (_WIDTHS - 1) // step * step for i in range(1, _WIDTHS - 1))
+    if step == 1:
+        between = (width - (width % 2 == 0) for width in between)
     return [min(step, full), *(min(max(width, step), full) for width in between), full]
 
 
@@ -297,16 +302,21 @@ def _rates(graph: Graph, nodes: list[Node], clock: _Clock) -> tuple[float, float
     written = [v.shape for n in nodes for v in n.outputs if v.kind is Kind.COMPUTED]
     counts = sorted(torch.Size(shape).numel() // graph.batch for shape in written) or [1]
     many = max(counts[len(counts) * 3 // 4], 4096)
-    small, large = (torch.ones(1, 8, max(n // 8, 1), device=clock.device) for n in (8, many))
     scale = torch.ones(8, device=clock.device)
-    times = []
-    for x in (small, large):
+
+    def elementwise(count: int) -> float:
+        """Of operators that write `count` elements, whose input no cache holds any more."""
+        arrays = [torch.ones(1, 8, max(count // 8, 1), device=clock.device) for _ in range(_FRESH)]
+        fresh = itertools.cycle(arrays)
         calls: tuple[Callable[[], Any], ...] = (
-            lambda x=x: torch.relu(x),  # type: ignore[misc]
-            lambda x=x: x + x,  # type: ignore[misc]
-            lambda x=x: nn.functional.batch_norm(x, scale, scale, scale, scale),  # type: ignore[misc]
+            lambda: torch.relu(next(fresh)),
+            lambda: next(fresh) + next(fresh),
+            lambda: nn.functional.batch_norm(next(fresh), scale, scale, scale, scale),
         )
-        times.append(statistics.mean(clock.milliseconds(call) for call in calls))
+        return statistics.mean(map(clock.milliseconds, calls))
+
+    per_call = elementwise(8)
+    per_element = max(elementwise(many) - per_call, 0.0) / many
     square = torch.ones(256, 256, device=clock.device)
     per_product = clock.milliseconds(lambda: square @ square) / 256**3
-    return times[0], max(times[1] - times[0], 0.0) / large.numel(), per_product
+    return per_call, per_element, per_product

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.gates.point_costs import PointCost
-from fxprune.ir import Graph, Kind, Node
+from fxprune.ir import Graph, Node
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis
 from fxprune.passes.cost import homes_of, lies_in
@@ -35,6 +35,8 @@ _SECONDS = 5.0
 _FEWEST_RUNS, _MOST_RUNS = 3, 25
 _FRESH = 16
 """How many arrays take turns, so that none is in the caches when its turn comes."""
+_CHANNELS = 32
+_NORMS = ("batch_norm", "standardise", "instance_norm", "layer_norm", "rms_norm", "group_norm")
 _TIMED = ("conv", "conv_transpose", "linear")
 
 
@@ -274,7 +276,7 @@ def _others(
     nodes = [
         n for n in graph.nodes if n.name in served and n.op not in VIEWS and not _is_layer(n, model)
     ]
-    per_call, per_element, per_product = _rates(graph, nodes, clock)
+    rates = _rates(graph, nodes, clock)
     totals: dict[str, dict[tuple[str, ...], float]] = {}
 
     def add(node: str, axes: tuple[Axis, ...], rate: float) -> None:
@@ -285,38 +287,51 @@ def _others(
 
     for node in nodes:
         for value in node.outputs:
-            add(node.name, (), per_call)
-            add(node.name, types.axes[value.name], per_element / graph.batch)
+            rate = rates.per_normalised if node.op in _NORMS else rates.per_element
+            add(node.name, (), rates.per_call)
+            add(node.name, types.axes[value.name], rate / graph.batch)
     alone = {node.name for node in nodes}
     for contraction in types.contractions:
         if contraction.node in alone:
-            add(contraction.node, contraction.axes, per_product / graph.batch)
+            add(contraction.node, contraction.axes, rates.per_product / graph.batch)
     return {
         home: Polynomial(tuple((c, names) for names, c in total.items()))
         for home, total in totals.items()
     }
 
 
-def _rates(graph: Graph, nodes: list[Node], clock: _Clock) -> tuple[float, float, float]:
-    """Milliseconds per call, per element of what elementwise operators write, per product."""
-    written = [v.shape for n in nodes for v in n.outputs if v.kind is Kind.COMPUTED]
-    counts = sorted(torch.Size(shape).numel() // graph.batch for shape in written) or [1]
-    many = max(counts[len(counts) * 3 // 4], 4096)
-    scale = torch.ones(8, device=clock.device)
+@dataclass(frozen=True, slots=True)
+class _Rates:
+    """Milliseconds of a call, of an element that is written, of a multiply-accumulate."""
 
-    def elementwise(count: int) -> float:
-        """Of operators that write `count` elements, whose input no cache holds any more."""
-        arrays = [torch.ones(1, 8, max(count // 8, 1), device=clock.device) for _ in range(_FRESH)]
-        fresh = itertools.cycle(arrays)
-        calls: tuple[Callable[[], Any], ...] = (
-            lambda: torch.relu(next(fresh)),
-            lambda: next(fresh) + next(fresh),
-            lambda: nn.functional.batch_norm(next(fresh), scale, scale, scale, scale),
-        )
-        return statistics.mean(map(clock.milliseconds, calls))
+    per_call: float
+    per_element: float
+    per_normalised: float
+    per_product: float
 
-    per_call = elementwise(8)
-    per_element = max(elementwise(many) - per_call, 0.0) / many
+
+def _rates(graph: Graph, nodes: list[Node], clock: _Clock) -> _Rates:
+    """Measured once each, on an array of the size that these nodes write."""
+    written = [torch.Size(v.shape).numel() // graph.batch for n in nodes for v in n.outputs]
+    many = max([4096, *sorted(written)[len(written) * 3 // 4 :][:1]])
+    scale = torch.ones(_CHANNELS, device=clock.device)
+
+    def timed(count: int, function: Callable[[Tensor, Tensor], Tensor]) -> float:
+        """Of an operator that writes `count` elements, whose input no cache holds any more."""
+        side = max(round((count / _CHANNELS) ** 0.5), 1)
+        shape = (1, _CHANNELS, side, side)
+        fresh = itertools.cycle([torch.ones(shape, device=clock.device) for _ in range(_FRESH)])
+        return clock.milliseconds(lambda: function(next(fresh), next(fresh)))
+
+    def normalise(x: Tensor, _: Tensor) -> Tensor:
+        return nn.functional.batch_norm(x, scale, scale, scale, scale)
+
     square = torch.ones(256, 256, device=clock.device)
-    per_product = clock.milliseconds(lambda: square @ square) / 256**3
-    return per_call, per_element, per_product
+    per_call = timed(1, torch.add)
+    elementwise = (timed(many, torch.add) + timed(many, lambda x, _: torch.relu(x))) / 2
+    return _Rates(
+        per_call=per_call,
+        per_element=max(elementwise - per_call, 0.0) / many,
+        per_normalised=max(timed(many, normalise) - per_call, 0.0) / many,
+        per_product=clock.milliseconds(lambda: square @ square) / 256**3,
+    )

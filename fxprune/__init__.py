@@ -14,7 +14,6 @@ from fxprune.version import __version__ as __version__
 if TYPE_CHECKING:
     from fxprune.api import (
         GroupInfo,
-        fold,
         groups,
         keep_set,
         parameter_groups,
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
         set_keep_set,
     )
     from fxprune.criteria import importance, prune
+    from fxprune.distillation import distillation_loss
     from fxprune.errors import (
         CheckpointError,
         FxpruneError,
@@ -35,22 +35,26 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from fxprune.export import export_onnx
+    from fxprune.folding import fold
+    from fxprune.gates.consensus import Consensus
     from fxprune.gates.soft import AutoBot, HardConcrete
     from fxprune.gates.static import Static
     from fxprune.passes.operators import register_operator
     from fxprune.reporting import Report, report
+    from fxprune.shrinking import shrink
     from fxprune.storage import load, save
     from fxprune.verification import Verdict, verify
 
 _HOMES = {
-    "fxprune.api": (
-        "GroupInfo fold groups keep_set parameter_groups prepare reach_target set_keep_set"
-    ),
+    "fxprune.api": ("GroupInfo groups keep_set parameter_groups prepare reach_target set_keep_set"),
     "fxprune.criteria": "importance prune",
+    "fxprune.distillation": "distillation_loss",
     "fxprune.errors": (
         "CheckpointError FxpruneError InputError InternalError KeepSetError NothingToPruneError "
         "TargetError TraceError VerificationError"
     ),
+    "fxprune.folding": "fold",
+    "fxprune.gates.consensus": "Consensus",
     "fxprune.gates.soft": "AutoBot HardConcrete",
     "fxprune.gates.static": "Static",
     "fxprune.passes.operators": "register_operator",
@@ -58,11 +62,13 @@ _HOMES = {
     "fxprune.export": "export_onnx",
     "fxprune.storage": "load save",
     "fxprune.reporting": "Report report",
+    "fxprune.shrinking": "shrink",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = [
     "AutoBot",
     "CheckpointError",
+    "Consensus",
     "FxpruneError",
     "GroupInfo",
     "HardConcrete",
@@ -76,6 +82,7 @@ __all__ = [
     "TraceError",
     "Verdict",
     "VerificationError",
+    "distillation_loss",
     "export_onnx",
     "fold",
     "groups",
@@ -90,6 +97,7 @@ __all__ = [
     "report",
     "save",
     "set_keep_set",
+    "shrink",
     "verify",
 ]
 

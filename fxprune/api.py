@@ -1,35 +1,30 @@
-"""The verbs: prepare a model, look at its groups and keep-set, fold it."""
+"""The verbs: prepare a model, look at its groups and keep-set."""
 
-import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from fxprune.backends.torch_copy import copy_module
-from fxprune.backends.torch_fx import fold_model, insert_gates, mask_axes
-from fxprune.backends.torch_module import TracedModule
-from fxprune.backends.torch_optimizer import fold_optimizer
+from fxprune.checks import check_finite, check_model
 from fxprune.errors import InputError, KeepSetError, NothingToPruneError
+from fxprune.folding import with_part
 from fxprune.frontends.torch_examples import check_examples, inputs_of_part
 from fxprune.frontends.torch_fx import read_model
 from fxprune.gates.budget import Budget, Layout
 from fxprune.gates.latency import measure_latency
 from fxprune.gates.method import Settings
 from fxprune.gates.methods import settings_of
-from fxprune.gates.module import PREFIX, Gates
+from fxprune.gates.module import PREFIX
 from fxprune.gates.target import Target, least_positions, limits, steps_to_target
+from fxprune.gating import layout_of, method_for, with_gates
 from fxprune.passes.analyse import Analysis, analyse
-from fxprune.passes.fold import FoldPlan, check_keep_set, plan_fold
-from fxprune.passes.gate import plan_gates
-from fxprune.record import Record, Step, attach, gated_record, gates_of, record_of, traced_part
-
-_log = logging.getLogger("fxprune")
+from fxprune.passes.fold import check_keep_set
+from fxprune.record import Record, attach, gated_record, gates_of, record_of, traced_part
+from fxprune.shrinking import shrink_on_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +51,7 @@ def prepare(
     leaf: Iterable[str | nn.Module] = (),
     scope: str = "",
     method: str | Settings = "static",
+    shrink_every: int = 0,
 ) -> Any:
     """Turn a model into one that learns, in its normal training, what it can do without.
 
@@ -96,6 +92,11 @@ def prepare(
             `example_inputs` are those of the whole model, which is run once on them.
         method: how gates learn: "static", "autobot" or "hard_concrete", or one of `Static`,
             `AutoBot`, `HardConcrete` with settings.
+        shrink_every: after this many steps, again and again until the target is reached, closed
+            positions are removed for good (see `shrink`), which makes the rest of the training
+            cheaper; 0 for never. Does nothing, with a warning, where that is not safe: in
+            distributed training, if the model was copied (to average weights), with optimizers
+            whose state is not by element.
 
     Returns:
         A gated module (a `torch.fx.GraphModule`), or with `scope` a module like `model`.
@@ -109,11 +110,11 @@ def prepare(
     if scope:
         options: dict[str, Any] = {"ignore": ignore, "leaf": leaf, "round_to": round_to}
         options |= {"target": target, "steps": steps, "total_steps": total_steps}
-        options |= {"least": least, "method": method}
+        options |= {"least": least, "method": method, "shrink_every": shrink_every}
         return _prepare_part(model, scope, example_inputs, **options)
-    _check_finite(model)
+    check_finite(model)
     settings = settings_of(method)
-    _check_round_to(round_to)
+    _check_settings(round_to, shrink_every)
     steps = steps_to_target(steps, total_steps)
     examples = check_examples(model, example_inputs)
     ignored = _ignored_parameters(model, ignore)
@@ -121,19 +122,16 @@ def prepare(
     program = read_model(model, examples, frozenset(leaves))
     analysis = analyse(program.ir, ignored)
     _check_prunable(model, analysis)
-    layout = _layout(analysis)
     modules = [path for path, _ in model.named_modules() if path]
     latency = cache(lambda: measure_latency(model, analysis, round_to))
     costs, wanted = limits(target, analysis, modules, lambda path: latency().inside(path))
+    layout = layout_of(analysis)
     sizes = {group.name: group.size for group in analysis.free_groups}
-    budget = Budget(costs, layout, wanted, round_to, least_positions(least, sizes, modules))
-    plan = plan_gates(program.ir, analysis.types, analysis.groups, analysis.branches)
-    names = {group.space: group.name for group in analysis.free_groups}
-    gates = Gates(settings.build(budget, steps), layout, mask_axes(plan), names)
-    gates.train(model.training).to(_device(model))
-    gated = insert_gates(copy_module(model), program, plan, gates)
-    if gates.method.freezes_model:
-        gated.freeze()
+    kept = least_positions(least, sizes, modules)
+    budget = Budget(costs, layout, wanted, round_to, kept)
+    gated = with_gates(
+        copy_module(model), program, analysis, method_for(settings, analysis, budget, steps)
+    )
     previous = record_of(model)
     record = Record(
         source=previous.source if previous else type(model).__qualname__,
@@ -147,6 +145,8 @@ def prepare(
         targets=wanted,
     )
     attach(gated, record)
+    if shrink_every:
+        shrink_on_steps(gated, shrink_every)
     return gated
 
 
@@ -156,136 +156,7 @@ def _prepare_part(model: nn.Module, scope: str, example_inputs: Any, **options: 
         raise InputError(f"scope: the model has no module {scope!r}")
     part = model.get_submodule(scope)
     inputs = None if example_inputs is None else inputs_of_part(model, part, example_inputs)
-    return _with_part(model, scope, prepare(part, inputs, **options))
-
-
-def _with_part(model: nn.Module, path: str, part: nn.Module) -> nn.Module:
-    """A copy of a model with another module at `path`."""
-    parent, _, name = path.rpartition(".")
-    owner = model.get_submodule(parent)
-    original = owner._modules[name]
-    owner._modules[name] = None  # what is replaced need not be copied
-    try:
-        copy = copy_module(model)
-    finally:
-        owner._modules[name] = original
-    copy.get_submodule(parent)._modules[name] = part
-    return copy
-
-
-@overload
-def fold(gated: nn.Module) -> Any: ...
-@overload
-def fold(gated: nn.Module, *, optimizer: Optimizer) -> tuple[Any, Optimizer]: ...
-
-
-def fold(gated: nn.Module, *, optimizer: Optimizer | None = None) -> Any | tuple[Any, Optimizer]:
-    """A physically smaller module that computes what `gated.eval()` computes.
-
-    The result is an ordinary module without any gate: it can be trained further, exported, copied,
-    compiled and prepared again. `gated` stays as it is.
-
-    Args:
-        gated: what `prepare` returned, trained.
-        optimizer: SGD, Adam or AdamW over the parameters of `gated`; with it, the pair of the
-            folded module and an optimizer of the same kind, settings and (sliced) state.
-
-    Raises:
-        InputError: `gated` is not gated, or the optimizer is of another kind.
-    """
-    gates, record = gated_record(gated)
-    keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
-    path, part = traced_part(gated)
-    _check_finite(part)
-    _warn_if_unfinished(gates)
-    folded: nn.Module = _fold(part, record, keep)
-    if path:
-        folded = _with_part(gated, path, folded)
-    if optimizer is None:
-        return folded
-    prefix = f"{path}." if path else ""
-    slices = [
-        replace(item, parameter=prefix + item.parameter) for item in _plan(record, keep).slices
-    ]
-    return folded, fold_optimizer(optimizer, gated, folded, slices)
-
-
-def fold_as(gated: nn.Module, keep: Mapping[str, Any] | None) -> TracedModule:
-    """Fold under a keep-set (None: the present one) without changing the gates."""
-    gates, record = gated_record(gated)
-    chosen = gates.keep_set() if keep is None else keep
-    flags = {name: [bool(flag) for flag in value] for name, value in chosen.items()}
-    return _fold(traced_part(gated)[1], record, flags)
-
-
-def apply_step(
-    model: nn.Module, step: Step, examples: tuple[Any, ...], source: str
-) -> TracedModule:
-    """Repeat a recorded fold on a model that was never gated.
-
-    Raises:
-        KeepSetError: the model has no such groups.
-    """
-    program = read_model(model, examples, frozenset(step.leaves))
-    analysis = analyse(program.ir, step.ignored)
-    previous = record_of(model)
-    record = Record(
-        source,
-        examples,
-        program,
-        analysis,
-        step.ignored,
-        step.leaves,
-        previous.history if previous else (),
-        previous.costs_before if previous else None,
-    )
-    full = analysis.costs.full
-    keep: dict[str, list[bool]] = {}
-    for name, kept in step.kept.items():
-        if name not in full or any(index >= full[name] for index in kept):
-            raise KeepSetError(f"the model has no group {name!r} with these positions")
-        keep[name] = [index in set(kept) for index in range(full[name])]
-    return _finish(
-        fold_model(copy_module(model, share_tensors=True), program, _plan(record, keep)),
-        record,
-        keep,
-    )
-
-
-def _fold(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> TracedModule:
-    folded = fold_model(
-        _without_gates(gated), record.program, _plan(record, keep), type(gated).__name__
-    )
-    folded.thaw()
-    return _finish(folded, record, keep)
-
-
-def _plan(record: Record, keep: Mapping[str, Any]) -> FoldPlan:
-    analysis = record.analysis
-    return plan_fold(record.program.ir, analysis.types, analysis.groups, analysis.branches, keep)
-
-
-def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]) -> TracedModule:
-    """Attach what the folded module remembers."""
-    costs = record.analysis.costs
-    kept = {name: tuple(i for i, flag in enumerate(flags) if flag) for name, flags in keep.items()}
-    attach(
-        folded,
-        replace(
-            record,
-            history=(*record.history, Step(kept, record.ignored, record.leaves)),
-            costs_before=record.costs_before or costs.at(costs.full),
-        ),
-    )
-    return folded
-
-
-def _without_gates(gated: nn.Module) -> nn.Module:
-    """The module tree of a gated module without the gates; tensors are shared."""
-    root = nn.Module()
-    root.__dict__ = {k: v for k, v in gated.__dict__.items() if k not in ("_graph", "meta")}
-    root.__dict__["_modules"] = {k: v for k, v in gated._modules.items() if k != PREFIX}
-    return copy_module(root, share_tensors=True)
+    return with_part(model, scope, prepare(part, inputs, **options))
 
 
 def groups(gated: nn.Module) -> list[GroupInfo]:
@@ -371,46 +242,13 @@ def _flags(name: str, value: Any) -> list[bool]:
     return [bool(flag) for flag in tensor.tolist()]
 
 
-def _layout(analysis: Analysis) -> Layout:
-    free = analysis.free_groups
-    names = (*(g.name for g in free), *(b.name for b in analysis.branches))
-    sizes = (*(g.size for g in free), *(1 for _ in analysis.branches))
-    return Layout(names, sizes, len(free))
-
-
-def check_model(model: nn.Module) -> None:
-    """Raise InputError unless `model` is a plain module with values."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if any(isinstance(module, Gates) for module in model.modules()):
-        raise InputError("the model is gated already: pass the original or a folded one")
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    if lazy := [name for name, p in tensors if nn.parameter.is_lazy(p)]:
-        raise InputError(f"{lazy[0]} has no shape yet: run the model once before preparing it")
-    if meta := [name for name, p in tensors if p.is_meta]:
-        raise InputError(
-            f"{meta[0]} is on the meta device, so it has no values: load the weights before "
-            "preparing the model (model.to_empty(device='cpu'), then load_state_dict)"
-        )
-
-
-def _check_finite(model: nn.Module) -> None:
-    """Parameters are finite and buffers are numbers (a mask may hold -inf)."""
-    for name, buffer in model.named_buffers():
-        if buffer.is_floating_point() and math.isnan(buffer.sum()) and bool(buffer.isnan().any()):
-            raise InputError(f"{name} holds NaN: restore a sound checkpoint first")
-    for name, parameter in model.named_parameters():
-        values = parameter.detach()
-        if not math.isfinite(values.sum()) and not bool(torch.isfinite(values).all()):
-            raise InputError(
-                f"{name} holds NaN or infinite values: masking would spread them; restore "
-                "a sound checkpoint first"
-            )
-
-
-def _check_round_to(round_to: int) -> None:
+def _check_settings(round_to: int, shrink_every: int) -> None:
     if not isinstance(round_to, int) or round_to < 1:
         raise InputError(f"round_to is {round_to!r}: give a positive integer such as 8")
+    if not isinstance(shrink_every, int) or shrink_every < 0:
+        raise InputError(
+            f"shrink_every is {shrink_every!r}: give a number of steps, or 0 for never"
+        )
 
 
 def _ignored_parameters(model: nn.Module, ignore: Iterable[str | nn.Module]) -> list[str]:
@@ -445,29 +283,6 @@ def _check_prunable(model: nn.Module, analysis: Analysis) -> None:
         f"nothing in {type(model).__name__} can be pruned; what was found:\n"
         f"{reasons or '  no layer with channels'}"
     )
-
-
-def _warn_if_unfinished(gates: Gates) -> None:
-    method = gates.method
-    done = int(method.steps_done)
-    if done >= method.steps:
-        return
-    if done == 0:
-        _log.warning(
-            "the gates have not seen one optimizer step, so everything is open: build the "
-            "optimizer from the parameters of the gated module"
-        )
-        return
-    _log.warning(
-        "folding after %d of %d steps, before the target is reached: train on, prepare with "
-        "fewer steps, or call fxprune.reach_target(gated)",
-        done,
-        method.steps,
-    )
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _described(value: Any) -> Any:

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxprune.api import fold, prepare, reach_target
+from fxprune.api import prepare, reach_target
 from fxprune.errors import InputError
+from fxprune.folding import fold
 from fxprune.gates.module import Gates
 from fxprune.gates.target import Target
 from fxprune.ir import Value
@@ -41,7 +42,7 @@ def prune(
     >>> fxprune.prune(model, torch.randn(1, 3, 8, 8), target=0.5, method="magnitude").get_submodule(
     ...     "0"
     ... )
-    Conv2d(3, 6, kernel_size=(3, 3), stride=(1, 1))
+    Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
 
     Args:
         model: as for `prepare`, like the arguments that are not named here.

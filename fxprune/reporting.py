@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from fxprune.errors import InputError
+from fxprune.folding import fold_as
 from fxprune.passes.cost import COSTS
 from fxprune.record import Record, gates_of, record_of, traced_part
 from fxprune.verification import random_inputs
@@ -144,8 +145,6 @@ def _rows(module: nn.Module, record: Record, gated: bool) -> tuple[Row, ...]:
 
 
 def _latencies(module: nn.Module, record: Record, gated: bool) -> dict[str, float]:
-    from fxprune.api import fold_as
-
     if not gated:
         return measure_latency({"after": module}, record.examples)
     everything = {name: torch.ones(size) for name, size in record.analysis.costs.full.items()}

@@ -19,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
-from fxprune.api import apply_step, check_model
+from fxprune.checks import check_model
 from fxprune.errors import CheckpointError, InputError, KeepSetError
+from fxprune.folding import apply_step
 from fxprune.record import Record, Step, record_of, traced_part
 from fxprune.reporting import costs_of
 from fxprune.version import __version__

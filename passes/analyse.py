@@ -1,7 +1,7 @@
 """Everything that is known about a graph before anything is changed: the facts behind all plans."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fxprune.ir import Graph
 from fxprune.passes.branches import Branch, find_branches
@@ -28,6 +28,16 @@ class Analysis:
     def costs_inside(self, module: str) -> Costs:
         """The costs of what lies in a module."""
         return cost_polynomials(self.graph, self.types, self.groups, self.branches, module)
+
+    def only(self, names: Collection[str], reason: str) -> "Analysis":
+        """The same with every group and branch pinned whose name is not among `names`."""
+        groups = tuple(
+            group if group.pin or group.name in names else replace(group, pin=reason)
+            for group in self.groups
+        )
+        branches = tuple(branch for branch in self.branches if branch.name in names)
+        costs = cost_polynomials(self.graph, self.types, groups, branches)
+        return replace(self, groups=groups, branches=branches, costs=costs)
 
 
 def analyse(graph: Graph, ignored: Collection[str] = ()) -> Analysis:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fxprune.ir import Graph, Kind, Node
 from fxprune.passes.axes import Axis, Space, spaces
 from fxprune.passes.branches import Branch
+from fxprune.passes.condition import Condition
 from fxprune.passes.groups import Group
 from fxprune.passes.infer import Reading, Types
 from fxprune.passes.operators import OPERATORS
@@ -66,19 +67,28 @@ class GatePlan:
     masks: tuple[MaskOperand, ...]
     forms: tuple[MaskedForm, ...]
     branches: tuple[GateBranch, ...]
+    conditions: tuple[Condition, ...] = ()
 
     def __str__(self) -> str:
-        return "\n".join(map(str, (*self.masks, *self.forms, *self.branches)))
+        edits = (*self.masks, *self.forms, *self.branches, *self.conditions)
+        return "\n".join(map(str, edits))
 
 
 def plan_gates(
-    graph: Graph, types: Types, groups: Iterable[Group], branches: Iterable[Branch]
+    graph: Graph,
+    types: Types,
+    groups: Iterable[Group],
+    branches: Iterable[Branch],
+    conditions: Iterable[Condition] = (),
 ) -> GatePlan:
-    """Plan the gates.
+    """Plan the gates; those of `conditions` act where these say.
 
     Ensures: every reader of a free group is masked, once per axis.
     """
-    free: set[Space] = {group.space for group in groups if not group.pin}
+    conditions = tuple(conditions)
+    conditioned = {condition.name for condition in conditions}
+    free: set[Space] = {g.space for g in groups if not g.pin and g.name not in conditioned}
+    branches = [branch for branch in branches if branch.name not in conditioned]
     masks: list[MaskOperand] = []
     forms: list[MaskedForm] = []
     seen: set[tuple[str, int, int]] = set()
@@ -92,7 +102,8 @@ def plan_gates(
         else:
             forms.append(MaskedForm(reader.node, reader.dim, reader.axis))
     replaced = {form.node for form in forms}
-    return GatePlan(tuple(masks), tuple(forms), _gate_branches(graph, branches, replaced))
+    scalars = _gate_branches(graph, branches, replaced)
+    return GatePlan(tuple(masks), tuple(forms), scalars, conditions)
 
 
 def _gate_branches(

@@ -319,7 +319,7 @@ def test_smallest_reachable_target_is_reached():
         ({"least": {"stem": 0.5}}, "least: the model has no module 'stem'"),
         ({"round_to": 0}, "round_to is 0: give a positive integer such as 8"),
         ({"round_to": "8"}, "round_to is '8'"),
-        ({"method": "magic"}, "unknown method 'magic'; known methods are static, autobot"),
+        ({"method": "magic"}, "unknown method 'magic'; known methods are static, consensus"),
         ({"ignore": "stem"}, "has no module 'stem'; it has 0, 1, 2"),
         ({"ignore": [nn.Conv2d(1, 1, 1)]}, "this Conv2d is not a part of the model"),
         ({"ignore": [3]}, "this int is not a part of the model"),

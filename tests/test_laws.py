@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from torch.optim import SGD
 
 import fxprune
 from fxprune.frontends.torch_fx import read_model
@@ -133,6 +134,43 @@ def test_gated_and_folded_have_the_same_gradients(network, data):
             scale = max(p.grad.abs().max() for p in folded.parameters() if p.grad is not None)
             difference = (parameter.grad - expected[name]).abs().max() / scale
             assert difference < 1e-10, f"the gradient of {name} differs by {difference:.3g}"
+
+
+@examples(40)
+@given(both(OVERWRITING), st.data())
+def test_shrinking_changes_neither_function_nor_training(network, data):
+    gated = prepared(network.train())
+    fxprune.set_keep_set(gated, data.draw(keep_sets(gated), "keep-set"))
+    shrunk = copy.deepcopy(gated)
+    optimizers = [SGD(model.parameters(), lr=0.01, momentum=0.9) for model in (gated, shrunk)]
+    models = list(zip((gated, shrunk), optimizers, strict=True))
+    for model, optimizer in models:
+        train_once(model, optimizer, network.example)
+    closed = sum(int((~flags).sum()) for flags in fxprune.keep_set(gated).values())
+    removed = fxprune.shrink(shrunk, optimizers[1])
+    assert removed == closed or nothing_left(shrunk)
+    for model, optimizer in models:
+        train_once(model, optimizer, network.example)
+    folded = [fxprune.fold(model).eval() for model in (gated, shrunk)]
+    assert_same_function(*folded, [network.example])
+    expected, got = ({n: v + 1 for n, v in model.state_dict().items()} for model in folded)
+    assert_same_state(expected, got, rtol=1e-9)
+
+
+def nothing_left(gated):
+    """Whether the folded model has nothing that could be prepared again."""
+    try:
+        fxprune.prepare(fxprune.fold(gated), target=1.0)
+    except fxprune.NothingToPruneError:
+        return True
+    return False
+
+
+def train_once(model, optimizer, example):
+    """One small step, so that errors of rounding stay small."""
+    optimizer.zero_grad()
+    (1e-3 * model(example).square().mean()).backward()
+    optimizer.step()
 
 
 def gradients_as_weights(gated):

@@ -29,9 +29,11 @@ LAYERS = (
     ("frontends", "backends", "gates"),
     ("record",),
     ("verification",),
+    ("checks", "gating", "distillation"),
+    ("folding",),
+    ("shrinking", "reporting"),
     ("api",),
-    ("reporting",),
-    ("export", "storage"),
+    ("criteria", "export", "storage"),
     ("__init__",),
     ("cli", "testing"),
 )

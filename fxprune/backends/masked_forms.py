@@ -12,13 +12,23 @@ from torch import Tensor
 
 
 def apply_mask(x: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """`x` with position `i` of axis `dim` multiplied by `mask[i]`."""
-    return x * _along(mask, dim, x.dim()).to(x.dtype)
+    """`x` with position i of axis `dim` multiplied by `mask[i]`, or in sample n by `mask[n, i]`."""
+    if mask.dim() == 1:
+        return x * _along(mask, dim, x.dim()).to(x.dtype)
+    shape = [len(x) if axis == 0 else -1 if axis == dim else 1 for axis in range(x.dim())]
+    return x * mask.view(shape).to(x.dtype)
 
 
 def scale(x: Tensor, gate: Tensor) -> Tensor:
-    """`x` times the gate of its branch."""
-    return x * gate.to(x.dtype)
+    """`x` times the gate of its branch, of shape (), (1,), or (n, 1) for one per sample."""
+    gate = gate.to(x.dtype)
+    return x * (gate.view(-1, *[1] * (x.dim() - 1)) if gate.dim() == 2 else gate)
+
+
+def pooled(x: Tensor, dim: int) -> Tensor:
+    """The mean over all axes but the first, the samples, and `dim`: of shape (n, channels)."""
+    others = [axis for axis in range(1, x.dim()) if axis != dim % x.dim()]
+    return x.mean(others) if others else x
 
 
 def mean(x: Tensor, dims: tuple[int, ...], keepdim: bool, mask: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from fxprune.frontends.torch_modes import remove_dead
 from fxprune.frontends.torch_spellings import NAMES, Changes, Resized, bare_name, module_spelling
 from fxprune.gates.module import PREFIX
 from fxprune.passes.axes import Axis
+from fxprune.passes.condition import Condition
 from fxprune.passes.fold import FoldPlan, SetLiteral, Slice
 from fxprune.passes.gate import GateBranch, GatePlan, MaskedForm, MaskOperand
 
@@ -28,6 +29,11 @@ def mask_axes(plan: GatePlan) -> tuple[Axis, ...]:
     """The distinct axes that a plan masks, in order."""
     edits: tuple[MaskOperand | MaskedForm, ...] = (*plan.masks, *plan.forms)
     return tuple(dict.fromkeys(edit.axis for edit in edits))
+
+
+def mask_branches(plan: GatePlan) -> tuple[str, ...]:
+    """The distinct branches that a plan scales, in order."""
+    return tuple(dict.fromkeys(gate.branch for gate in plan.branches))
 
 
 def insert_gates(
@@ -45,6 +51,8 @@ def insert_gates(
         editor.use_masked_form(name, forms)
     for branch in plan.branches:
         editor.gate_branch(branch)
+    for condition in plan.conditions:
+        editor.condition(condition)
     model.add_module(PREFIX, gates)
     return TracedModule(model, graph)
 
@@ -67,11 +75,12 @@ class _GateEditor:
         self._nodes = nodes
         self._names: dict[str, list[str]] = {}
         self._overrides: dict[str, dict[str, fx.Node]] = {}
+        self._pooled: dict[tuple[fx.Node, int], fx.Node] = {}
         axes = mask_axes(plan)
         first = next(node for node in graph.nodes if node.op != "placeholder")
         with graph.inserting_before(first):
             masks = graph.call_module(PREFIX)
-            keys = (*axes, *dict.fromkeys(branch.branch for branch in plan.branches))
+            keys = (*axes, *mask_branches(plan))
             self._masks: dict[Axis | str, fx.Node] = {
                 key: graph.call_function(operator.getitem, (masks, index))
                 for index, key in enumerate(keys)
@@ -87,21 +96,48 @@ class _GateEditor:
         for operand in gate.operands:
             self._rewrite(gate.node, operand, masked_forms.scale, (self._masks[gate.branch],))
 
+    def condition(self, condition: Condition) -> None:
+        """Let a gate look at its input, and act on arrays."""
+        maker = self._nodes[condition.node]
+        source = self._array(maker, condition.operand)
+        with self._graph.inserting_before(maker):
+            key = (source, condition.dim)
+            if key not in self._pooled:
+                self._pooled[key] = self._graph.call_function(masked_forms.pooled, key)
+            gate = self._graph.call_module(PREFIX, (self._pooled[key], condition.name))
+        for name, operand, dim in condition.places:
+            node = self._nodes[name]
+            with self._graph.inserting_before(node):
+                act, rest = (
+                    (masked_forms.scale, ()) if dim < 0 else (masked_forms.apply_mask, (dim,))
+                )
+                old = self._array(node, operand)
+                new = self._graph.call_function(act, (old, gate, *rest))
+            self._replace_array(node, operand, new)
+
+    def _array(self, node: fx.Node, operand: int) -> fx.Node:
+        """Array operand of a call, of a module called with replaced parameters too."""
+        if node.target is call_with and operand == 0:
+            array: Any = node.args[2]
+            return array  # type: ignore[no-any-return]
+        return argument(node, operand)
+
+    def _replace_array(self, node: fx.Node, operand: int, new: fx.Node) -> None:
+        if node.target is call_with and operand == 0:
+            node.args = (*node.args[:2], new, *node.args[3:])
+        else:
+            _replace_argument(node, operand, new)
+
     def _rewrite(
         self, name: str, operand: int, function: Callable[..., Tensor], arguments: tuple[Any, ...]
     ) -> None:
         """Let a node see `function(operand, *arguments)` where it saw an operand."""
         node = self._nodes[name]
         with self._graph.inserting_before(node):
-            if operand == 0 and name in self._overrides:
-                old: Any = node.args[2]
-                new = self._graph.call_function(function, (old, *arguments))
-                node.args = (*node.args[:2], new, *node.args[3:])
-                return
-            if name not in self._overrides and (node.op != "call_module" or operand == 0):
-                old = argument(node, operand)
-                new = self._graph.call_function(function, (old, *arguments))
-                _replace_argument(node, operand, new)
+            if operand == 0 or (name not in self._overrides and node.op != "call_module"):
+                array = self._array(node, operand)
+                new = self._graph.call_function(function, (array, *arguments))
+                self._replace_array(node, operand, new)
                 return
             overrides = self._overrides.setdefault(name, {})
             if not overrides:
@@ -110,7 +146,7 @@ class _GateEditor:
                 node.op, node.target = "call_function", call_with
                 node.args = (module, {}, *node.args)
             owner, key = node.args[0], self._names[name][operand - 1]
-            old = overrides.get(key) or self._graph.call_function(getattr, (owner, key))
+            old: Any = overrides.get(key) or self._graph.call_function(getattr, (owner, key))
             overrides[key] = self._graph.call_function(function, (old, *arguments))
             node.args = (owner, dict(overrides), *node.args[2:])
 

@@ -5,6 +5,7 @@ fits afterwards is opened again. Costs are exact, so the target is met to within
 gate could open its best closed unit without breaking a limit.
 """
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -74,20 +75,35 @@ class Budget:
         least: Sequence[int] = (),
     ) -> None:
         """`limit` is absolute, by the names of `costs`; groups keep `least` positions or more."""
-        self.costs = costs
-        self.layout = layout
         self.limit = dict(limit)
         self.round_to = round_to
-        index = {name: i for i, name in enumerate(layout.names)}
-        self._tensors = {name: on_tensors(costs.polynomials[name], index) for name in limit}
+        self._describe(costs, layout, least or (1,) * layout.groups)
         self._full = {name: costs.polynomials[name](costs.full) for name in limit}
+        self._check_reachable()
+
+    def narrowed(self, costs: Costs, layout: Layout, former: Sequence[str]) -> "Budget":
+        """The same limits, and the same way there, for what is left of the model.
+
+        `former` are the names that the groups of `layout` had before.
+        """
+        budget = copy.copy(self)
+        least = dict(zip(self.layout.names, self._least.tolist(), strict=True))
+        sizes = zip(former, layout.sizes, strict=False)
+        budget._describe(costs, layout, [min(least[name], size) for name, size in sizes])
+        return budget
+
+    def _describe(self, costs: Costs, layout: Layout, least: Sequence[int]) -> None:
+        self.costs = costs
+        self.layout = layout
+        index = {name: i for i, name in enumerate(layout.names)}
+        self._tensors = {name: on_tensors(costs.polynomials[name], index) for name in self.limit}
         self._owners = layout.owners()
         self._sizes = torch.tensor(layout.sizes, dtype=torch.double)
         self._starts = torch.tensor([0, *layout.sizes]).cumsum(0)[:-1]
-        kept = [*(least or (1,) * layout.groups), *(0 for _ in layout.names[layout.groups :])]
-        self._least = torch.tensor(kept)
-        self._width = torch.where(torch.arange(len(layout.sizes)) < layout.groups, round_to, 1)
-        self._check_reachable()
+        is_group = torch.arange(len(layout.sizes)) < layout.groups
+        self._least = torch.zeros(len(layout.sizes), dtype=torch.long)
+        self._least[: layout.groups] = torch.tensor(least, dtype=torch.long)
+        self._width = torch.where(is_group, self.round_to, 1)
 
     def _check_reachable(self) -> None:
         units = torch.ceil(self._least / self._width) * self._width
@@ -133,6 +149,11 @@ class Budget:
             above = (cost - limit) / max(self._full[name] - limit, 1e-12)
             terms.append(torch.where(cost > limit, above, 1 - cost / limit))
         return torch.stack(terms).sum().to(gates.dtype)
+
+    def exceeds(self, gates: Tensor, limit: Mapping[str, float]) -> bool:
+        """Whether soft gates cost more than the limits."""
+        counts = self._counts(gates)
+        return any(float(p(counts)) > limit[name] for name, p in self._tensors.items())
 
     def per_price(self, importance: Tensor, is_open: Tensor) -> Tensor:
         """Importance divided by what a position costs at present."""

@@ -13,7 +13,7 @@ import itertools
 import logging
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,17 +41,6 @@ _TIMED = ("conv", "conv_transpose", "linear")
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """A layer with a table: its kept widths, the branches around it, the module it lies in."""
-
-    inputs: Polynomial
-    outputs: Polynomial
-    branches: tuple[str, ...]
-    module: str
-    table: int
-
-
-@dataclass(frozen=True, slots=True)
 class Table:
     """Milliseconds at a grid of input widths (rows) and output widths, never falling."""
 
@@ -61,20 +50,47 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """Milliseconds of a call, of an element that is written, of a multiply-accumulate."""
+
+    per_call: float
+    per_element: float
+    per_normalised: float
+    per_product: float
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer with a table: its kept widths, the branches around it, the module that it is."""
+
+    inputs: Polynomial
+    outputs: Polynomial
+    branches: tuple[str, ...]
+    module: str
+    table: Table
+
+
+@dataclass(frozen=True, slots=True)
 class Latency:
-    """Predicted milliseconds of a model or a part of it, as a cost."""
+    """Predicted milliseconds of a model or a part of it, as a cost.
+
+    `others` is what all but the layers takes, by module. `measured` serves to predict it anew.
+    """
 
     layers: tuple[Layer, ...]
-    tables: tuple[Table, ...]
     others: Mapping[str, Polynomial]
+    measured: "Measured | None" = None
 
     def inside(self, path: str) -> "Latency":
         """The part that lies in a module."""
-        return Latency(
-            tuple(layer for layer in self.layers if lies_in(layer.module, path)),
-            self.tables,
-            {home: cost for home, cost in self.others.items() if lies_in(home, path)},
-        )
+        layers = tuple(layer for layer in self.layers if lies_in(layer.module, path))
+        others = {home: cost for home, cost in self.others.items() if lies_in(home, path)}
+        return Latency(layers, others, self.measured)
+
+    def renewed(self, analysis: Analysis, path: str) -> "Latency":
+        """The same for what is left of the model, from what was measured before."""
+        assert self.measured is not None
+        return predict(analysis, self.measured).inside(path)
 
     def __call__(self, sizes: Mapping[str, Any]) -> float:
         """The milliseconds for the given sizes by variable name."""
@@ -90,7 +106,7 @@ class LatencyOnTensors:
     """Tables looked up for all layers at once, for sizes along the last axis."""
 
     def __init__(self, latency: Latency, index: Mapping[str, int]) -> None:
-        layers, tables = latency.layers, [latency.tables[layer.table] for layer in latency.layers]
+        layers, tables = latency.layers, [layer.table for layer in latency.layers]
         self._inputs = PointCost([layer.inputs for layer in layers], index)
         self._outputs = PointCost([layer.outputs for layer in layers], index)
         self._open = PointCost([Polynomial(((1, layer.branches),)) for layer in layers], index)
@@ -140,6 +156,70 @@ def _place(grid: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
     return below, ((width - start) / (end - start).clamp(min=1e-9)).clamp(0, 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What was timed: a table for every module that is a layer, and rates for the rest."""
+
+    tables: Mapping[str, Table]
+    rates: Rates
+
+
+def predict(analysis: Analysis, measured: Measured) -> Latency:
+    """The latency of a model whose layers have been measured, as a function of its sizes."""
+    types, sizes = analysis.types, Sizes({g.space: g.name for g in analysis.free_groups})
+    guards, served = enclosing_branches(analysis.branches), analysis.graph.served()
+    layers = []
+    for node in analysis.graph.nodes:
+        if node.name not in served or node.source not in measured.tables:
+            continue
+        dim, image = _channel_dim(node), node.inputs[0]
+        assert image is not None
+        inputs, outputs = (
+            polynomial(sizes.of(types.axes[value.name][dim])) for value in (image, node.outputs[0])
+        )
+        table = measured.tables[node.source]
+        layers.append(Layer(inputs, outputs, guards.get(node.name, ()), node.source, table))
+    return Latency(tuple(layers), _others(analysis, sizes, measured), measured)
+
+
+def _others(analysis: Analysis, sizes: Sizes, measured: Measured) -> dict[str, Polynomial]:
+    """What all else takes, by module: a time per call, per element, and per product."""
+    graph, types, rates = analysis.graph, analysis.types, measured.rates
+    guards, homes = enclosing_branches(analysis.branches), homes_of(graph)
+    totals: dict[str, dict[tuple[str, ...], float]] = {}
+
+    def add(node: str, axes: tuple[Axis, ...], rate: float) -> None:
+        guard: Monomials = {tuple(sorted(guards.get(node, ()))): 1}
+        total = totals.setdefault(homes[node], {})
+        for names, count in times(guard, sizes.of(*axes)).items():
+            total[names] = total.get(names, 0.0) + rate * count
+
+    nodes = _other_nodes(graph, measured.tables)
+    for node in nodes:
+        for value in node.outputs:
+            rate = rates.per_normalised if node.op in _NORMS else rates.per_element
+            add(node.name, (), rates.per_call)
+            add(node.name, types.axes[value.name], rate / graph.batch)
+    alone = {node.name for node in nodes}
+    for contraction in types.contractions:
+        if contraction.node in alone:
+            add(contraction.node, contraction.axes, rates.per_product / graph.batch)
+    return {
+        home: Polynomial(tuple((c, names) for names, c in total.items()))
+        for home, total in totals.items()
+    }
+
+
+def _other_nodes(graph: Graph, layers: Collection[str]) -> list[Node]:
+    """The nodes that compute something in evaluation and have no table."""
+    served = graph.served()
+    return [
+        node
+        for node in graph.nodes
+        if node.name in served and node.op not in VIEWS and node.source not in layers
+    ]
+
+
 # Measuring ------------------------------------------------------------------------------------
 
 
@@ -148,41 +228,33 @@ def measure_latency(model: nn.Module, analysis: Analysis, round_to: int = 1) -> 
 
     Grid points are multiples of `round_to` where the width allows it.
     """
-    graph, types = analysis.graph, analysis.types
-    sizes = Sizes({g.space: g.name for g in analysis.free_groups})
-    guards, homes, served = enclosing_branches(analysis.branches), homes_of(graph), graph.served()
-    keys: dict[tuple[Any, ...], int] = {}
-    timed: list[tuple[nn.Module, Node]] = []
-    layers: list[Layer] = []
-    for node in graph.nodes:
-        if node.name not in served or not _is_layer(node, model):
-            continue
-        module, image = model.get_submodule(node.source), node.inputs[0]
-        assert image is not None
-        key = (repr(module), image.shape[1:])
-        if key not in keys:
-            keys[key] = len(timed)
-            timed.append((module, node))
-        ends = (types.axes[v.name][_channel_dim(node)] for v in (image, node.outputs[0]))
-        inputs, outputs = (polynomial(sizes.of(axis)) for axis in ends)
-        guard = guards.get(node.name, ())
-        layers.append(Layer(inputs, outputs, guard, homes[node.name], keys[key]))
-    _log.info("timing %d distinct layers of %d at %d widths", len(timed), len(layers), _WIDTHS**2)
+    graph, served = analysis.graph, analysis.graph.served()
+    layers = {
+        node.source: node
+        for node in graph.nodes
+        if node.name in served and node.op in _TIMED and node.source
+    }
+    keys = {
+        path: (repr(model.get_submodule(path)), _shape_of(node)[1:])
+        for path, node in layers.items()
+    }
+    distinct = {key: path for path, key in reversed(keys.items())}
+    _log.info("timing %d distinct layers of %d", len(distinct), len(layers))
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    clock = _Clock(device, _SECONDS / max(len(timed) * _WIDTHS**2, 1))
+    clock = _Clock(device, _SECONDS / max(len(distinct) * _WIDTHS**2, 1))
     with torch.inference_mode():
-        tables = tuple(_table(*layer, graph.batch, round_to, clock) for layer in timed)
-        others = _others(model, analysis, sizes, clock)
-    return Latency(tuple(layers), tables, others)
+        tables = {
+            key: _table(model.get_submodule(path), layers[path], graph.batch, round_to, clock)
+            for key, path in distinct.items()
+        }
+        rates = _rates(graph, _other_nodes(graph, layers), clock)
+    return predict(analysis, Measured({path: tables[key] for path, key in keys.items()}, rates))
 
 
-def _is_layer(node: Node, model: nn.Module) -> bool:
-    """Whether a contraction is the call of a module with a weight of its own."""
-    return (
-        node.op in _TIMED
-        and bool(node.source)
-        and hasattr(model.get_submodule(node.source), "weight")
-    )
+def _shape_of(node: Node) -> tuple[int, ...]:
+    image = node.inputs[0]
+    assert image is not None
+    return image.shape
 
 
 def _channel_dim(node: Node) -> int:
@@ -224,9 +296,8 @@ def _grid(full: int, step: int) -> list[int]:
 
 
 def _table(module: Any, node: Node, batch: int, round_to: int, clock: _Clock) -> Table:
-    image = node.inputs[0]
-    assert image is not None
-    shape = [1 if image.shape[0] == batch else image.shape[0], *image.shape[1:]]
+    first, *rest = _shape_of(node)
+    shape = [1 if first == batch else first, *rest]
     dim, linear = _channel_dim(node), node.op == "linear"
     full_in, full_out = shape[dim], node.outputs[0].shape[dim]
     groups = 1 if linear else module.groups
@@ -267,50 +338,7 @@ def _narrowed(module: Any, node: Node, inputs: int, outputs: int, groups: int) -
     return small
 
 
-def _others(
-    model: nn.Module, analysis: Analysis, sizes: Sizes, clock: _Clock
-) -> dict[str, Polynomial]:
-    """What all else takes, by module: a time per call, per element, and per product."""
-    graph, types = analysis.graph, analysis.types
-    guards, homes, served = enclosing_branches(analysis.branches), homes_of(graph), graph.served()
-    nodes = [
-        n for n in graph.nodes if n.name in served and n.op not in VIEWS and not _is_layer(n, model)
-    ]
-    rates = _rates(graph, nodes, clock)
-    totals: dict[str, dict[tuple[str, ...], float]] = {}
-
-    def add(node: str, axes: tuple[Axis, ...], rate: float) -> None:
-        guard: Monomials = {tuple(sorted(guards.get(node, ()))): 1}
-        total = totals.setdefault(homes[node], {})
-        for names, count in times(guard, sizes.of(*axes)).items():
-            total[names] = total.get(names, 0.0) + rate * count
-
-    for node in nodes:
-        for value in node.outputs:
-            rate = rates.per_normalised if node.op in _NORMS else rates.per_element
-            add(node.name, (), rates.per_call)
-            add(node.name, types.axes[value.name], rate / graph.batch)
-    alone = {node.name for node in nodes}
-    for contraction in types.contractions:
-        if contraction.node in alone:
-            add(contraction.node, contraction.axes, rates.per_product / graph.batch)
-    return {
-        home: Polynomial(tuple((c, names) for names, c in total.items()))
-        for home, total in totals.items()
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class _Rates:
-    """Milliseconds of a call, of an element that is written, of a multiply-accumulate."""
-
-    per_call: float
-    per_element: float
-    per_normalised: float
-    per_product: float
-
-
-def _rates(graph: Graph, nodes: list[Node], clock: _Clock) -> _Rates:
+def _rates(graph: Graph, nodes: list[Node], clock: _Clock) -> Rates:
     """Measured once each, on an array of the size that these nodes write."""
     written = [torch.Size(v.shape).numel() // graph.batch for n in nodes for v in n.outputs]
     many = max([4096, *sorted(written)[len(written) * 3 // 4 :][:1]])
@@ -329,7 +357,7 @@ def _rates(graph: Graph, nodes: list[Node], clock: _Clock) -> _Rates:
     square = torch.ones(256, 256, device=clock.device)
     per_call = timed(1, torch.add)
     elementwise = (timed(many, torch.add) + timed(many, lambda x, _: torch.relu(x))) / 2
-    return _Rates(
+    return Rates(
         per_call=per_call,
         per_element=max(elementwise - per_call, 0.0) / many,
         per_normalised=max(timed(many, normalise) - per_call, 0.0) / many,

@@ -7,12 +7,13 @@ branches) stand in one flat vector.
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from fxprune.gates.budget import Budget
+from fxprune.passes.condition import Condition
 
 _STAGES = 250
 """How often the budget shrinks on its way to the target, at most twice that many times."""
@@ -29,15 +30,19 @@ class Method(nn.Module):
     freezes_model = False
     """Whether the model's own parameters and statistics stay as they are."""
 
+    conditions: tuple[Condition, ...] = ()
+    """The gates that depend on the sample."""
+
     scores: nn.Parameter
     is_open: Tensor
     steps_done: Tensor
 
-    def __init__(self, budget: Budget, steps: int) -> None:
+    def __init__(self, budget: Budget, steps: int, settings: "Settings") -> None:
         super().__init__()
         total = budget.layout.total
         self.budget = budget
         self.steps = steps
+        self.settings = settings
         self.learning = True
         self.scores = nn.Parameter(torch.zeros(total))
         self.register_buffer("is_open", torch.ones(total))
@@ -110,12 +115,26 @@ class Method(nn.Module):
         """Go on where `other` stands, of whose positions those at the indices `kept` are left."""
         own = dict(self.named_buffers())
         for name, value in other.named_buffers():
-            own[name].copy_(value[kept] if value.dim() else value)
+            if name in own and value.shape == (other.budget.layout.total,):
+                own[name].copy_(value[kept])
+            elif name in own and not value.dim():
+                own[name].copy_(value)
         self.plan()
+
+    def check_carry(self) -> None:
+        """Raise InputError if these gates cannot go on in a smaller model."""
 
     def _load_from_state_dict(self, state: Mapping[str, Any], *args: Any) -> None:
         super()._load_from_state_dict(state, *args)
         self.plan()
+
+
+@runtime_checkable
+class Conditioned(Protocol):
+    """A method with gates that depend on the sample."""
+
+    def decide(self, name: str, features: Tensor) -> Tensor:
+        """The gate `name` for features of shape (samples, channels): (samples, positions)."""
 
 
 def full_tensor(value: Tensor) -> Tensor:
@@ -127,8 +146,11 @@ def full_tensor(value: Tensor) -> Tensor:
 class Settings(Protocol):
     """The settings of a method; `build` makes it for a model."""
 
-    def build(self, budget: Budget, steps: int) -> Method:
-        """The method with the gates that `budget` chooses among, to end after `steps` steps."""
+    def build(self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()) -> Method:
+        """The method with the gates that `budget` chooses among, to end after `steps` steps.
+
+        `conditions` are the gates that may depend on the sample.
+        """
 
 
 def cubic(done: int, steps: int) -> float:
@@ -137,13 +159,13 @@ def cubic(done: int, steps: int) -> float:
 
 
 class Adam(nn.Module):
-    """Kingma & Ba 2015 on one vector: gates learn at their own rate, whatever trains the model."""
+    """Kingma & Ba 2015 on one tensor: gates learn at their own rate, whatever trains the model."""
 
     first: Tensor
     second: Tensor
     count: Tensor
 
-    def __init__(self, size: int, lr: float) -> None:
+    def __init__(self, size: int | tuple[int, ...], lr: float) -> None:
         super().__init__()
         self.lr = lr
         self.register_buffer("first", torch.zeros(size))
@@ -151,7 +173,7 @@ class Adam(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
 
     def step(self, gradient: Tensor) -> Tensor:
-        """What to add to the vector."""
+        """What to add to the tensor."""
         self.count += 1
         self.first.lerp_(gradient, 0.1)
         self.second.lerp_(gradient.square(), 0.001)

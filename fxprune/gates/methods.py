@@ -3,12 +3,14 @@
 from typing import Any
 
 from fxprune.errors import InputError
+from fxprune.gates.consensus import Consensus
 from fxprune.gates.method import Settings
 from fxprune.gates.soft import AutoBot, HardConcrete
 from fxprune.gates.static import Static
 
 METHODS: dict[str, type[Any]] = {
     "static": Static,
+    "consensus": Consensus,
     "autobot": AutoBot,
     "hard_concrete": HardConcrete,
 }

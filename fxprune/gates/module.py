@@ -14,8 +14,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from fxprune.gates.budget import Layout
-from fxprune.gates.method import Method
+from fxprune.gates.method import Conditioned, Method
 from fxprune.passes.axes import Axis, Prod, Space
 
 PREFIX = "fxprune_gates"
@@ -28,27 +27,44 @@ class Gates(nn.Module):
     def __init__(
         self,
         method: Method,
-        layout: Layout,
         axes: tuple[Axis, ...],
+        branches: tuple[str, ...],
         names: Mapping[Space, str],
     ) -> None:
+        """Masks are wanted of `axes` and `branches`; `names` are those of groups in the axes."""
         super().__init__()
         self.method = method
-        self.layout = layout
+        self.layout = method.budget.layout
         self._axes = axes
-        self._places = {space: layout.names.index(name) for space, name in names.items()}
+        self._branches = tuple(self.layout.names.index(name) for name in branches)
+        self._places = {space: self.layout.names.index(name) for space, name in names.items()}
         self._shown: Tensor | None = None
+        self.shrink_every = 0
+        self._family = object()
         _live.add(self)
 
-    def forward(self) -> tuple[Tensor, ...]:
-        """Masks in the order of the axes, then scalars in the order of the branches."""
+    def forward(self, features: Tensor | None = None, name: str = "") -> Any:
+        """Masks in the order of the axes, then scalars in the order of the branches.
+
+        Given `features` of shape (samples, channels), the one gate `name`: of shape (positions,),
+        or (samples, positions) where it depends on the sample.
+        """
+        if features is not None:
+            return self._conditioned(features, name)
         values = self._values()
         parts = torch.split(values, list(self.layout.sizes))
         if self.training and not self.method.learning:  # a part of every step, as DDP wants it
             scores = self.method.scores[: len(parts[0])]
             parts = (parts[0] + (scores - scores.detach()), *parts[1:])
         masks = tuple(self.mask(axis, parts) for axis in self._axes)
-        return masks + tuple(part.reshape(()) for part in parts[self.layout.groups :])
+        return masks + tuple(parts[place].reshape(()) for place in self._branches)
+
+    def _conditioned(self, features: Tensor, name: str) -> Tensor:
+        place = self.layout.names.index(name)
+        if self.training and self.method.learning and self._shown is None:
+            assert isinstance(self.method, Conditioned)
+            return self.method.decide(name, features)
+        return torch.split(self._values(), list(self.layout.sizes))[place]
 
     def _values(self) -> Tensor:
         if self._shown is not None:
@@ -97,6 +113,11 @@ class Gates(nn.Module):
         new = {name: torch.as_tensor(keep.get(name, current[name])).bool() for name in current}
         self.method.keep(torch.cat([new[name].reshape(-1) for name in self.layout.names]))
 
+    @property
+    def copied(self) -> bool:
+        """Whether a copy of these gates is alive."""
+        return any(other is not self and other._family is self._family for other in _live)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         _live.add(self)
@@ -112,12 +133,13 @@ class Gates(nn.Module):
         return clone
 
 
-_SHARED = ("layout", "_axes", "_places")
+_SHARED = ("layout", "_axes", "_branches", "_places", "_family")
 # Gates hear of the steps of the optimizer that holds their parameters through global hooks.
 _live: "weakref.WeakSet[Gates]" = weakref.WeakSet()
 
 
-def _held_by(optimizer: Optimizer) -> list[Gates]:
+def held_by(optimizer: Optimizer) -> list[Gates]:
+    """The gates whose parameters an optimizer trains."""
     if not _live:
         return []
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -125,12 +147,12 @@ def _held_by(optimizer: Optimizer) -> list[Gates]:
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for gates in _held_by(optimizer):
+    for gates in held_by(optimizer):
         gates.method.before_step(getattr(optimizer, "grad_scale", None))
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for gates in _held_by(optimizer):
+    for gates in held_by(optimizer):
         gates.method.after_step()
 
 

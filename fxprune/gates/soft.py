@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fxprune.gates.budget import Budget
 from fxprune.gates.method import Adam, Method, logit
+from fxprune.passes.condition import Condition
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,9 @@ class AutoBot:
     opening: float = 0.9
     frozen: bool = True
 
-    def build(self, budget: Budget, steps: int) -> "AutoBotGates":
+    def build(
+        self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()
+    ) -> "AutoBotGates":
         """The gates of a model."""
         return AutoBotGates(budget, steps, self)
 
@@ -64,7 +67,9 @@ class HardConcrete:
     temperature: float = 2 / 3
     stretch: tuple[float, float] = (-0.1, 1.1)
 
-    def build(self, budget: Budget, steps: int) -> "HardConcreteGates":
+    def build(
+        self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()
+    ) -> "HardConcreteGates":
         """The gates of a model."""
         return HardConcreteGates(budget, steps, self)
 
@@ -74,10 +79,12 @@ class SoftGates(Method):
 
     logits: Tensor
 
-    def __init__(self, budget: Budget, steps: int, lr: float, start: float) -> None:
-        super().__init__(budget, steps)
+    def __init__(
+        self, budget: Budget, steps: int, settings: AutoBot | HardConcrete, start: float
+    ) -> None:
+        super().__init__(budget, steps, settings)
         self.register_buffer("logits", torch.full((budget.layout.total,), start))
-        self.adam = Adam(budget.layout.total, lr)
+        self.adam = Adam(budget.layout.total, settings.lr)
 
     def gates(self) -> Tensor:
         """Soft gates while they learn, then the keep-set."""
@@ -109,9 +116,10 @@ class SoftGates(Method):
 class AutoBotGates(SoftGates):
     """The state of the method `AutoBot`."""
 
+    settings: AutoBot
+
     def __init__(self, budget: Budget, steps: int, settings: AutoBot) -> None:
-        super().__init__(budget, steps, settings.lr, logit(settings.opening))
-        self.settings = settings
+        super().__init__(budget, steps, settings, logit(settings.opening))
         self.freezes_model = settings.frozen
 
     def values(self, logits: Tensor) -> Tensor:
@@ -132,11 +140,13 @@ class AutoBotGates(SoftGates):
 class HardConcreteGates(SoftGates):
     """The state of the method `HardConcrete`."""
 
+    settings: HardConcrete
+
     def __init__(self, budget: Budget, steps: int, settings: HardConcrete) -> None:
         low, high = settings.stretch
-        self.shift = settings.temperature * math.log(-low / high)
-        super().__init__(budget, steps, settings.lr, logit(settings.opening) + self.shift)
-        self.settings = settings
+        shift = settings.temperature * math.log(-low / high)
+        super().__init__(budget, steps, settings, logit(settings.opening) + shift)
+        self.shift = shift
 
     def values(self, logits: Tensor) -> Tensor:
         """A sample: stretched and cut off at 0 and 1."""

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fxprune.errors import InputError
 from fxprune.gates.budget import Budget
 from fxprune.gates.method import Method, cubic
+from fxprune.passes.condition import Condition
 
 _GRADIENTS = 250
 _LONGEST_PAUSE = 4
@@ -24,21 +26,36 @@ class Static:
 
     Long schedules take these gradients on every fourth step only, the others then cost what a step
     without gates costs.
+
+    Args:
+        warmup: the share of the steps that only collect importance, in [0, 1).
+
+    Raises:
+        InputError: `warmup` is out of range.
     """
 
-    def build(self, budget: Budget, steps: int) -> "StaticGates":
+    warmup: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"warmup is {self.warmup}: give a share of the steps in [0, 1)")
+
+    def build(
+        self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()
+    ) -> "StaticGates":
         """The gates of a model."""
-        return StaticGates(budget, steps)
+        return StaticGates(budget, steps, self)
 
 
 class StaticGates(Method):
     """The state of the method `Static`."""
 
+    settings: Static
     importance: Tensor
     taken: Tensor
 
-    def __init__(self, budget: Budget, steps: int) -> None:
-        super().__init__(budget, steps)
+    def __init__(self, budget: Budget, steps: int, settings: Static) -> None:
+        super().__init__(budget, steps, settings)
         self.register_buffer("importance", torch.zeros(budget.layout.total))
         self.register_buffer("taken", torch.zeros((), dtype=torch.long))
 
@@ -61,7 +78,8 @@ class StaticGates(Method):
 
     def share(self) -> float:
         """Fast first, slow at the end."""
-        return cubic(int(self.steps_done), self.steps)
+        start = int(self.settings.warmup * self.steps)
+        return cubic(max(int(self.steps_done) - start, 0), self.steps - start)
 
     def rank(self) -> Tensor:
         """Importance per cost."""

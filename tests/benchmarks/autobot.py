@@ -74,9 +74,12 @@ def train(model: nn.Module, data: Cifar, lr: float, seed: int, teacher: nn.Modul
     scheduler = OneCycleLR(optimizer, lr, BATCHES, pct_start=0.2, cycle_momentum=False)
     for images, labels in batches(data, seed):
         logits = model(images)
-        loss = F.cross_entropy(logits, labels)
-        if teacher is not None:
-            loss = fxprune.distillation_loss(logits, teacher, images, labels)
+        if teacher is None:
+            loss = F.cross_entropy(logits, labels)
+        else:
+            with torch.no_grad():
+                wanted = teacher(images)
+            loss = fxprune.distillation_loss(logits, wanted, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -88,12 +91,13 @@ def ours(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace,
     start = time.monotonic()
     torch.manual_seed(options.seed)
     method = row.removesuffix(DISTILLATION)
+    settings = fxprune.AutoBot(frozen=False) if method == "joint" else method
     gated = fxprune.prepare(
         model,
         EXAMPLE,
         target=FLOPS / FULL_FLOPS,
         steps=max(1, int(options.ramp * BATCHES)),
-        method=method,
+        method=settings,
     )
     train(gated, data, lr, options.seed, copy.deepcopy(model) if DISTILLATION in row else None)
     folded = fxprune.fold(gated)

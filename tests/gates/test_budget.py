@@ -238,6 +238,32 @@ def test_number_for_a_module_is_a_share_of_its_macs():
     assert sizes_of(left) == sizes_of(right)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_limits_hold_for_what_is_left_after_shrinking(seed):
+    target = {"macs": 0.4, "peak": 0.7, "layer2": {"params": 0.3}}
+    gated = fxprune.prepare(randomise(Blocks()), images(1), target=target, least=0.3)
+    before = gates_of(gated).method.budget
+    rank = torch.randn(before.layout.total, generator=torch.Generator().manual_seed(seed))
+    halfway = before.choose(rank, before.relative(0.5))
+    gates_of(gated).method.is_open.copy_(halfway)
+    optimizer = torch.optim.SGD(gated.parameters(), lr=0.1)
+    assert fxprune.shrink(gated, optimizer) > 0
+    budget = gates_of(gated).method.budget
+    assert budget.layout.total < before.layout.total
+    assert budget.limit == before.limit
+    assert budget._full == before._full
+    counts = torch.split(halfway, list(before.layout.sizes))
+    then = dict(zip(before.layout.names, (int(flags.sum()) for flags in counts), strict=True))
+    assert budget.costs.at(budget.costs.full) == pytest.approx(before.costs.at(then))
+    fxprune.reach_target(gated)
+    kept = sizes_of(gated)
+    for name, value in budget.costs.at(kept).items():
+        assert value <= budget.limit[name]
+    full = before.costs.full
+    groups = budget.layout.names[: budget.layout.groups]
+    assert all(kept[name] >= 0.3 * full[name] for name in groups if name in full)
+
+
 # Schedule -------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from torch import nn
 import fxprune
 from examples.cifar_resnet import CifarResNet
 from fxprune.gates.latency import Latency, Layer, Table, _grid, measure_latency
+from fxprune.gates.target import renewed
 from fxprune.passes.polynomials import Polynomial
 from fxprune.record import gates_of, record_of
 from tests.models import half, images, randomise
@@ -27,9 +28,9 @@ def example() -> Latency:
     """Two layers with tables of a bilinear function, one of them in a branch, and the rest."""
     table = Table(GRID, GRID, tuple(tuple(bilinear(x, y) for y in GRID) for x in GRID))
     one, a, b = Polynomial(((3, ()),)), Polynomial(((1, ("a",)),)), Polynomial(((2, ("b",)),))
-    layers = (Layer(one, a, (), "stem", 0), Layer(a, b, ("d",), "block.conv", 0))
+    layers = (Layer(one, a, (), "stem", table), Layer(a, b, ("d",), "block.conv", table))
     others = {"stem": Polynomial(((0.25, ()), (0.125, ("a",)))), "": Polynomial(((1, ("d",)),), 2)}
-    return Latency(layers, (table,), others)
+    return Latency(layers, others)
 
 
 @pytest.mark.parametrize("sizes", [(8, 4, 1), (1, 1, 1), (3, 2, 1), (5, 3, 0), (4.5, 1.5, 0.5)])
@@ -56,8 +57,8 @@ def test_after_growth_is_the_latency_of_what_has_grown():
 
 def test_flat_stretches_have_a_price():
     steps = tuple(tuple(float(max(i, 3) + (i == 4)) for i in range(5)) for _ in range(5))
-    latency = Latency((Layer(Polynomial(((1, ()),)), Polynomial(((1, ("a",)),)), (), "", 0),),
-                      (Table(GRID, GRID, steps),), {})  # fmt: skip
+    ends = Polynomial(((1, ()),)), Polynomial(((1, ("a",)),))
+    latency = Latency((Layer(*ends, (), "", Table(GRID, GRID, steps)),), {})
     cost, sizes = latency.on_tensors({"a": 0}), torch.tensor([3.0]).double().requires_grad_()
     (slope,) = torch.autograd.grad(cost(sizes), sizes)
     (price,) = torch.autograd.grad(cost.priced(sizes, 1.0), sizes)
@@ -100,7 +101,7 @@ def test_every_kind_of_layer_is_timed_at_every_width():
     assert [layer.module for layer in latency.layers] == [
         "first", "depthwise", "grouped", "up", "token", "last",
     ]  # fmt: skip
-    for table in latency.tables:
+    for table in latency.measured.tables.values():
         values = torch.tensor(table.milliseconds)
         assert bool((values > 0).all())
         assert bool((values.diff(dim=0) >= 0).all())
@@ -113,8 +114,8 @@ def test_equal_layers_share_a_table():
     model = CifarResNet(20).eval()
     analysis = record_of(fxprune.prepare(model, torch.zeros(1, 3, 32, 32), target=1.0)).analysis
     latency = measure_latency(model, analysis)
-    assert len(latency.layers) == 20
-    assert len(latency.tables) == 7 < len({layer.module for layer in latency.layers})
+    assert len({layer.module for layer in latency.layers}) == 20
+    assert len(set(map(id, latency.measured.tables.values()))) == 7
 
 
 def test_closed_branches_take_no_time():
@@ -147,6 +148,19 @@ def test_milliseconds_are_absolute():
     full = record_of(fxprune.prepare(model, x, target={"latency": 1.0})).targets["latency"]
     gated = fxprune.prepare(model, x, target={"latency_ms": 0.5 * full})
     assert record_of(gated).targets == {"latency": 0.5 * full}
+
+
+def test_what_is_left_of_a_model_is_predicted_from_the_same_tables():
+    model = CifarResNet(8).eval()
+    x = torch.zeros(1, 3, 32, 32)
+    gated = fxprune.prepare(model, x, target={"latency": 0.6, "layer1": {"latency": 0.8}})
+    fxprune.reach_target(gated)
+    costs = gates_of(gated).method.budget.costs
+    sizes = {name: int(flags.sum()) for name, flags in fxprune.keep_set(gated).items()}
+    analysis = record_of(fxprune.prepare(fxprune.fold(gated), x, target=1.0)).analysis
+    now = renewed(costs, analysis)
+    for name, value in costs.at(sizes).items():
+        assert now.at(now.full)[name] == pytest.approx(value, rel=1e-6), name
 
 
 @pytest.mark.slow

@@ -1,0 +1,48 @@
+"""Gates put into a model whose groups are known."""
+
+import torch
+from torch import nn
+
+from fxprune.backends.torch_fx import insert_gates, mask_axes, mask_branches
+from fxprune.backends.torch_module import TracedModule
+from fxprune.frontends.torch_fx import Program
+from fxprune.gates.budget import Budget, Layout
+from fxprune.gates.method import Method, Settings
+from fxprune.gates.module import Gates
+from fxprune.passes.analyse import Analysis
+from fxprune.passes.condition import plan_conditions
+from fxprune.passes.gate import plan_gates
+
+
+def with_gates(
+    model: nn.Module, program: Program, analysis: Analysis, method: Method
+) -> TracedModule:
+    """Insert gates that learn by `method` into `model`, our own copy."""
+    plan = plan_gates(
+        program.ir, analysis.types, analysis.groups, analysis.branches, method.conditions
+    )
+    names = {group.space: group.name for group in analysis.free_groups}
+    gates = Gates(method, mask_axes(plan), mask_branches(plan), names)
+    gates.train(model.training).to(_device(model))
+    gated = insert_gates(model, program, plan, gates)
+    if method.freezes_model:
+        gated.freeze()
+    return gated
+
+
+def method_for(settings: Settings, analysis: Analysis, budget: Budget, steps: int) -> Method:
+    """The method that a user asked for, with the gates of a model."""
+    conditions = plan_conditions(analysis.graph, analysis.types, analysis.groups, analysis.branches)
+    return settings.build(budget, steps, conditions)
+
+
+def layout_of(analysis: Analysis) -> Layout:
+    """The positions of all free groups, then those of all branches."""
+    free = analysis.free_groups
+    names = (*(g.name for g in free), *(b.name for b in analysis.branches))
+    sizes = (*(g.size for g in free), *(1 for _ in analysis.branches))
+    return Layout(names, sizes, len(free))
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))

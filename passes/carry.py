@@ -1,0 +1,58 @@
+"""After a fold: which position of the old model is each position of the new one?
+
+Groups are found again in the folded model. Parameters keep their names and the structure of their
+axes, so the groups of one are matched with those of the other where they appear in parameters.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from fxprune.passes.analyse import Analysis
+from fxprune.passes.axes import Axis, Space, spaces
+from fxprune.passes.branches import Branch
+
+Origin = tuple[str, tuple[int, ...]]
+"""A name in the old model, and the kept positions there."""
+
+
+def carried(old: Analysis, new: Analysis, keep: Mapping[str, Sequence[bool]]) -> dict[str, Origin]:
+    """For the free groups and branches of `new`, what they were in `old`.
+
+    Requires: `new` analyses what folding the model of `old` under `keep` gave.
+    Ensures: each origin has as many positions as its group, 1 for a branch; what was pinned in
+    `old`, or is not found there, has none.
+    """
+    names = {group.space: group.name for group in old.groups}
+    origins: dict[Space, Origin] = {}
+    for parameter in new.graph.parameters:
+        mine = new.types.axes.get(parameter.name, ())
+        were = old.types.axes.get(parameter.name, ())
+        for axis, former in zip(mine, were, strict=False):
+            for space, place in _matched(axis, former):
+                if (name := names.get(place, "")) in keep:
+                    kept = tuple(i for i, flag in enumerate(keep[name]) if flag)
+                    if len(kept) == space.size:
+                        origins.setdefault(space, (name, kept))
+    groups = {g.name: origins[g.space] for g in new.free_groups if g.space in origins}
+    return groups | _branches(old, new)
+
+
+def _matched(axis: Axis, former: Axis) -> list[tuple[Space, Space]]:
+    """The spaces of two axes of the same structure."""
+    ours, theirs = list(spaces(axis)), list(spaces(former))
+    return list(zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else []
+
+
+def _branches(old: Analysis, new: Analysis) -> dict[str, Origin]:
+    """Branches are known by their parameters, or by their name if they have none."""
+    left = {value.name for value in new.graph.parameters}
+    former = {_parameters(old, b) & left or frozenset([b.name]): b.name for b in old.branches}
+    keys = {b.name: _parameters(new, b) or frozenset([b.name]) for b in new.branches}
+    return {name: (former[key], (0,)) for name, key in keys.items() if key in former}
+
+
+def _parameters(analysis: Analysis, branch: Branch) -> frozenset[str]:
+    """The parameters that the nodes of a branch read."""
+    inside = set(branch.nodes)
+    own = {value.name for value in analysis.graph.parameters}
+    values = (v for n in analysis.graph.nodes if n.name in inside for v in n.inputs)
+    return frozenset(v.name for v in values if v is not None and v.name in own)

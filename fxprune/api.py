@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,10 +14,12 @@ from fxprune.errors import InputError, KeepSetError, NothingToPruneError
 from fxprune.folding import with_part
 from fxprune.frontends.torch_examples import check_examples, inputs_of_part
 from fxprune.frontends.torch_fx import read_model
-from fxprune.gates.budget import Budget, Layout, Target, limits
+from fxprune.gates.budget import Budget, Layout
+from fxprune.gates.latency import measure_latency
 from fxprune.gates.method import Settings
 from fxprune.gates.methods import settings_of
 from fxprune.gates.module import PREFIX
+from fxprune.gates.target import Target, least_positions, limits, steps_to_target
 from fxprune.gating import layout_of, method_for, with_gates
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.fold import check_keep_set
@@ -40,8 +43,10 @@ def prepare(
     example_inputs: Any = None,
     *,
     target: Target = 0.5,
-    steps: int = 1000,
+    steps: int | float = 1000,
+    total_steps: int | None = None,
     round_to: int = 1,
+    least: float | Mapping[str, float] = 0.0,
     ignore: Iterable[str | nn.Module] = (),
     leaf: Iterable[str | nn.Module] = (),
     scope: str = "",
@@ -67,9 +72,18 @@ def prepare(
             it is inferred from the model's configuration or first layer, and a log line says what
             was assumed.
         target: the share of the multiply-accumulates to keep, in (0, 1], or a mapping from
-            "macs", "params", "memory" to shares (up to 1) or absolute numbers (above 1).
-        steps: optimizer steps until the target is reached; train on afterwards.
+            "macs", "params", "flops" (as thop and AutoBot count them), "memory" (elements of all
+            arrays) and "peak" (elements alive at one time) to shares (up to 1) or absolute numbers
+            (above 1). "latency" is a share and "latency_ms" a number of milliseconds of a
+            predicted time per sample: an estimate from layers that are timed on this machine now,
+            which takes seconds. The path of a module maps to a target for what is inside it:
+            `{"macs": 0.5, "layer1": {"params": 0.8}}`.
+        steps: optimizer steps until the target is reached, or the fraction of `total_steps` after
+            which it is; train on afterwards.
+        total_steps: optimizer steps of the whole training, for a fraction.
         round_to: every group keeps a multiple of this many positions (or all of them).
+        least: the share of its positions that every group keeps at least, or shares by the path
+            of the module that a group is made in.
         ignore: names of modules, or modules, whose outputs stay as they are.
         leaf: names of modules, or modules, that tracing does not enter: for a part whose Python
             cannot be traced. What goes into it and comes out of it keeps its channels.
@@ -94,27 +108,27 @@ def prepare(
     """
     check_model(model)
     if scope:
-        options: dict[str, Any] = {
-            "target": target,
-            "steps": steps,
-            "round_to": round_to,
-            "ignore": ignore,
-            "leaf": leaf,
-            "method": method,
-            "shrink_every": shrink_every,
-        }
+        options: dict[str, Any] = {"ignore": ignore, "leaf": leaf, "round_to": round_to}
+        options |= {"target": target, "steps": steps, "total_steps": total_steps}
+        options |= {"least": least, "method": method, "shrink_every": shrink_every}
         return _prepare_part(model, scope, example_inputs, **options)
     check_finite(model)
     settings = settings_of(method)
-    _check_settings(steps, round_to, shrink_every)
+    _check_settings(round_to, shrink_every)
+    steps = steps_to_target(steps, total_steps)
     examples = check_examples(model, example_inputs)
     ignored = _ignored_parameters(model, ignore)
     leaves = tuple(_paths_of(model, leaf, "leaf"))
     program = read_model(model, examples, frozenset(leaves))
     analysis = analyse(program.ir, ignored)
     _check_prunable(model, analysis)
-    wanted = limits(target, analysis.costs)
-    budget = Budget(analysis.costs, layout_of(analysis), wanted, round_to)
+    modules = [path for path, _ in model.named_modules() if path]
+    latency = cache(lambda: measure_latency(model, analysis, round_to))
+    costs, wanted = limits(target, analysis, modules, lambda path: latency().inside(path))
+    layout = layout_of(analysis)
+    sizes = {group.name: group.size for group in analysis.free_groups}
+    kept = least_positions(least, sizes, modules)
+    budget = Budget(costs, layout, wanted, round_to, kept)
     gated = with_gates(
         copy_module(model), program, analysis, method_for(settings, analysis, budget, steps)
     )
@@ -228,9 +242,7 @@ def _flags(name: str, value: Any) -> list[bool]:
     return [bool(flag) for flag in tensor.tolist()]
 
 
-def _check_settings(steps: int, round_to: int, shrink_every: int) -> None:
-    if not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps is {steps!r}: give the number of optimizer steps, at least 1")
+def _check_settings(round_to: int, shrink_every: int) -> None:
     if not isinstance(round_to, int) or round_to < 1:
         raise InputError(f"round_to is {round_to!r}: give a positive integer such as 8")
     if not isinstance(shrink_every, int) or shrink_every < 0:

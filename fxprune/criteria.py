@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from fxprune.api import prepare, reach_target
 from fxprune.errors import InputError
 from fxprune.folding import fold
-from fxprune.gates.budget import Target
 from fxprune.gates.module import Gates
+from fxprune.gates.target import Target
 from fxprune.ir import Value
 from fxprune.passes.axes import Axis, spaces
 from fxprune.record import Record, gated_record, traced_part

@@ -122,7 +122,8 @@ def costs_of(module: nn.Module) -> dict[str, int]:
     """The exact costs of a gated or folded module under its keep-set."""
     record = record_of(module)
     assert record is not None
-    return {name: int(record.analysis.costs.at(_sizes(module, record))[name]) for name in COSTS}
+    found = record.analysis.costs.at(_sizes(module, record))
+    return {name: int(found[name]) for name in COSTS}
 
 
 def _sizes(module: nn.Module, record: Record) -> dict[str, int]:

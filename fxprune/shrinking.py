@@ -24,6 +24,7 @@ from fxprune.folding import fold_as, plan_of
 from fxprune.frontends.torch_fx import Program, read_model
 from fxprune.gates.method import Method
 from fxprune.gates.module import PREFIX, Gates, held_by
+from fxprune.gates.target import renewed
 from fxprune.gating import layout_of, method_for, with_gates
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.carry import Origin, carried
@@ -110,7 +111,9 @@ def _carried(old: Method, analysis: Analysis, origins: Mapping[str, Origin]) -> 
     starts = dict(zip(former.names, accumulate(former.sizes, initial=0), strict=False))
     where = [origins[name] for name in layout.names]
     kept = [starts[name] + index for name, indices in where for index in indices]
-    budget = old.budget.narrowed(analysis.costs, layout)
+    former_names = [name for name, _ in where[: layout.groups]]
+    costs = renewed(old.budget.costs, analysis)
+    budget = old.budget.narrowed(costs, layout, former_names)
     method = method_for(old.settings, analysis, budget, old.steps)
     method.to(old.is_open.device)
     method.carry(old, torch.tensor(kept, device=old.is_open.device))

@@ -25,6 +25,10 @@ class Analysis:
         """The groups that may lose positions."""
         return tuple(group for group in self.groups if not group.pin)
 
+    def costs_inside(self, module: str) -> Costs:
+        """The costs of what lies in a module."""
+        return cost_polynomials(self.graph, self.types, self.groups, self.branches, module)
+
     def only(self, names: Collection[str], reason: str) -> "Analysis":
         """The same with every group and branch pinned whose name is not among `names`."""
         groups = tuple(

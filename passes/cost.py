@@ -5,154 +5,145 @@ Costs are polynomials in the numbers of kept positions of groups and in branches
     macs    multiply-accumulates of all contractions in evaluation, per sample
     params  elements of all trained parameters
     memory  elements of all arrays computed in evaluation, copies aside, per sample
+    flops   macs, one per output element of a convolution with a bias, and what norms and average
+            pools take: the convention of thop and AutoBot (arXiv 2111.09635), per sample
+    peak    elements of all arrays that are alive at one time, at most: see `peak.py`
 
 They are exact for every keep-set, and differentiable where the sizes are.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
-from fxprune.ir import Graph
-from fxprune.passes.axes import Axis, Prod, Space
+from fxprune.ir import Graph, Kind, Node
+from fxprune.passes.axes import Axis
 from fxprune.passes.branches import Branch
 from fxprune.passes.groups import Group
 from fxprune.passes.infer import Types
+from fxprune.passes.peak import enclosing_branches, peak_points
+from fxprune.passes.polynomials import Maximum, Monomials, Sizes, add_to, polynomial, times
 
-COSTS = ("macs", "params", "memory")
+COSTS = ("macs", "params", "memory", "flops", "peak")
 """The names of the costs, as in a target."""
 
-Monomials = dict[tuple[str, ...], int]
-_UNIT: Monomials = {(): 1}
 
-
-@dataclass(frozen=True, slots=True)
-class Polynomial:
-    """A sum of `coefficient * variable * variable ...`, divided by `divisor`."""
-
-    terms: tuple[tuple[int, tuple[str, ...]], ...]
-    divisor: int = 1
+class Cost(Protocol):
+    """A number that sizes by variable name determine."""
 
     def __call__(self, sizes: Mapping[str, Any]) -> Any:
-        """The value for the given sizes by variable name."""
-        total = sum(c * math.prod(sizes[name] for name in names) for c, names in self.terms)
-        return total // self.divisor if isinstance(total, int) else total / self.divisor
-
-    def __str__(self) -> str:
-        return " + ".join("*".join((str(c), *names)) for c, names in self.terms) or "0"
+        """The value for the given sizes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """The cost polynomials of a model, and the sizes that its variables have when all is open."""
+    """The costs of a model by name, and the sizes that its variables have when all is open."""
 
-    polynomials: Mapping[str, Polynomial]
+    polynomials: Mapping[str, Cost]
     full: Mapping[str, int]
 
     def at(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
         """Every cost for the given sizes."""
-        return {name: polynomial(sizes) for name, polynomial in self.polynomials.items()}
+        return {name: cost(sizes) for name, cost in self.polynomials.items()}
+
+
+def _one_for_a_bias(node: Node) -> int:
+    return int(len(node.inputs) > 2 and node.inputs[2] is not None)
+
+
+def _window(node: Node) -> int:
+    """Elements of the input per element of the output, and the division."""
+    image = node.inputs[0]
+    assert image is not None
+    return 1 + math.prod(map(int.__floordiv__, image.shape, node.outputs[0].shape))
+
+
+FLOPS: Mapping[str, Callable[[Node], int]] = MappingProxyType(
+    {
+        "conv": _one_for_a_bias,
+        "conv_transpose": _one_for_a_bias,
+        "batch_norm": lambda node: 2,
+        "average_pool": lambda node: 1,
+        "adaptive_average_pool": _window,
+    }
+)
+"""Operations per element of the output by operator, multiply-accumulates aside."""
 
 
 def cost_polynomials(
-    graph: Graph, types: Types, groups: Iterable[Group], branches: Iterable[Branch]
+    graph: Graph,
+    types: Types,
+    groups: Iterable[Group],
+    branches: Iterable[Branch],
+    inside: str = "",
 ) -> Costs:
-    """The costs of a model.
+    """The costs of a model, or of what lies inside the module called `inside`.
 
     Requires: `types`, `groups` and `branches` found on `graph`.
     Ensures: with every size full, macs is the sum over contractions of the product of their sizes.
     """
     groups, branches = tuple(groups), tuple(branches)
-    builder = _Builder({g.space: g.name for g in groups if not g.pin}, branches)
+    sizes = Sizes({g.space: g.name for g in groups if not g.pin})
+    guards = enclosing_branches(branches)
     served = graph.served()
+    if inside:
+        homes = homes_of(graph)
+        served = {name for name in served if lies_in(homes[name], inside)}
+    totals: dict[str, Monomials] = {name: {} for name in COSTS}
+
+    def add(cost: str, axes: tuple[Axis, ...], guard: tuple[str, ...], factor: int = 1) -> None:
+        add_to(totals[cost], times({tuple(sorted(guard)): 1}, sizes.of(*axes)), factor)
+
     for contraction in types.contractions:
         if contraction.node in served:
-            builder.add("macs", contraction.axes, builder.enclosing(contraction.node))
+            for cost in ("macs", "flops"):
+                add(cost, contraction.axes, guards.get(contraction.node, ()))
     for node in graph.nodes:
         for value in node.outputs if node.name in served and node.op != "identity" else ():
-            builder.add("memory", types.axes[value.name], builder.enclosing(node.name))
+            add("memory", types.axes[value.name], guards.get(node.name, ()))
+            if node.op in FLOPS:
+                more = FLOPS[node.op](node)
+                add("flops", types.axes[value.name], guards.get(node.name, ()), more)
     users = graph.users()
     for parameter in graph.parameters:
-        if parameter.trained:
+        if parameter.trained and (not inside or parameter.name.startswith(f"{inside}.")):
             axes = types.axes.get(parameter.name)
-            guards = [builder.enclosing(user.name) for user in users.get(parameter.name, ())]
-            for sign, shared in _alive(guards):
-                builder.add("params", axes, shared, math.prod(parameter.shape), sign)
+            readers = [guards.get(user.name, ()) for user in users.get(parameter.name, ())]
+            for sign, shared in _alive(readers):
+                plain = 1 if axes is not None else math.prod(parameter.shape)
+                add("params", axes or (), shared, sign * plain)
     full = {g.name: g.size for g in groups if not g.pin} | {b.name: 1 for b in branches}
-    return Costs(builder.polynomials(graph.batch), full)
+    found: dict[str, Cost] = {
+        name: polynomial(total, 1 if name == "params" else graph.batch)
+        for name, total in totals.items()
+    }
+    points = peak_points(graph, types, sizes, branches, served)
+    found["peak"] = Maximum(tuple(polynomial(point, graph.batch) for point in points))
+    return Costs(found, full)
 
 
-class _Builder:
-    """Expands products of axis sizes into monomials."""
+def homes_of(graph: Graph) -> dict[str, str]:
+    """The path of the module that each node lies in.
 
-    def __init__(self, names: Mapping[Space, str], branches: tuple[Branch, ...]) -> None:
-        self._names = names
-        self._enclosing: dict[str, list[str]] = {}
-        for branch in branches:
-            for node in (*branch.nodes, *(addition for addition, _ in branch.places)):
-                self._enclosing.setdefault(node, []).append(branch.name)
-        self._totals: dict[str, Monomials] = {name: {} for name in COSTS}
-        self._sizes: dict[Axis, Monomials] = {}
-
-    def enclosing(self, node: str) -> tuple[str, ...]:
-        """The branches that take `node` with them; an addition goes with its branch."""
-        return tuple(self._enclosing.get(node, ()))
-
-    def add(
-        self,
-        cost: str,
-        axes: tuple[Axis, ...] | None,
-        guards: tuple[str, ...],
-        plain: int = 1,
-        sign: int = 1,
-    ) -> None:
-        """Add the product of the sizes of `axes` (`plain` if unknown) times all guards."""
-        monomials: Monomials = {tuple(sorted(guards)): sign * (1 if axes is not None else plain)}
-        for axis in axes or ():
-            monomials = _times(monomials, self._size(axis))
-        total = self._totals[cost]
-        for names, coefficient in monomials.items():
-            total[names] = total.get(names, 0) + coefficient
-
-    def _size(self, axis: Axis) -> Monomials:
-        if axis not in self._sizes:
-            self._sizes[axis] = self._expand(axis)
-        return self._sizes[axis]
-
-    def _expand(self, axis: Axis) -> Monomials:
-        if isinstance(axis, Space):
-            return {(self._names[axis],): 1} if axis in self._names else {(): axis.size}
-        if isinstance(axis, Prod):
-            result = _UNIT
-            for factor in axis.factors:
-                result = _times(result, self._size(factor))
-            return result
-        result = {}
-        for part in axis.parts:
-            for names, coefficient in self._size(part).items():
-                result[names] = result.get(names, 0) + coefficient
-        return result
-
-    def polynomials(self, batch: int) -> dict[str, Polynomial]:
-        """The collected costs; those of arrays are per sample."""
-        return {
-            name: Polynomial(
-                tuple((c, names) for names, c in monomials.items()),
-                1 if name == "params" else batch,
-            )
-            for name, monomials in self._totals.items()
-        }
+    It is the module that is called or that owns the node's parameters; what has neither lies
+    where its first operand was computed.
+    """
+    homes: dict[str, str] = {}
+    producers = graph.producers()
+    for node in graph.nodes:
+        values = [value for value in node.inputs if value is not None]
+        owners = [v.name.rpartition(".")[0] for v in values if v.kind is Kind.PARAMETER]
+        earlier = [homes[producers[v.name].name] for v in values if v.name in producers]
+        homes[node.name] = node.source or next(iter((*owners, *earlier)), "")
+    return homes
 
 
-def _times(left: Monomials, right: Monomials) -> Monomials:
-    result: Monomials = {}
-    for names, coefficient in left.items():
-        for others, factor in right.items():
-            key = tuple(sorted((*names, *others))) if names and others else names or others
-            result[key] = result.get(key, 0) + coefficient * factor
-    return result
+def lies_in(path: str, module: str) -> bool:
+    """Whether a module path is `module` or below it."""
+    return not module or path == module or path.startswith(f"{module}.")
 
 
 _MOST_USERS = 5

@@ -149,6 +149,8 @@ _TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("rms_norm", "*n [*c], *c? -> *n *c", "", "1"),
     ("group_norm", "b (g [c]) *x, (g c)?, (g c)? -> b (g c) *y", "", "1 2"),
     ("channelwise", "b c *x -> b c *y", "", ""),
+    ("average_pool", "b c *x -> b c *y", "", ""),
+    ("adaptive_average_pool", "b c *x -> b c *y", "", ""),
     ("unfold", "b c *x -> b (c k) *y", "", ""),
     ("fold", "b (c k) *x -> b c *y", "", ""),
     ("grid_sample", "b c *x, b *y e! -> b c *y", "", ""),

@@ -195,6 +195,14 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.MaxPool2d(2)),
         "first:8",
     ),
+    "average_pool": (
+        lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.AvgPool2d(2)),
+        "first:8",
+    ),
+    "adaptive_average_pool": (
+        lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.AdaptiveAvgPool2d(2)),
+        "first:8",
+    ),
     "unfold": (
         lambda: between(
             lambda m, x: m.mid(F.unfold(x, 3).transpose(1, 2)), mid=nn.Linear(8 * 9, 3)

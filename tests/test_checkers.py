@@ -12,9 +12,9 @@ import fxprune
 from fxprune import api
 from fxprune.backends import masked_forms
 from fxprune.passes import axes, infer
-from fxprune.passes.cost import Polynomial
 from fxprune.passes.fold import FoldPlan
 from fxprune.passes.gate import GatePlan, MaskOperand
+from fxprune.passes.polynomials import Polynomial
 from fxprune.record import record_of
 from fxprune.testing import (
     assert_close,

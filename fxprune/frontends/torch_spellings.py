@@ -504,10 +504,10 @@ _SAME = """
 """
 _OTHER_REDUCTIONS = "argmax argmin any all median logsumexp prod var_mean std_mean"
 _SPATIAL = """
-    max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d
-    adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
-    adaptive_max_pool3d lp_pool1d lp_pool2d interpolate upsample
+    max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+    lp_pool1d lp_pool2d interpolate upsample
 """
+_RANKS = (1, 2, 3)
 
 _CONV = Spelling(
     "conv",
@@ -553,6 +553,8 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         **{name: _BINARY for name in _ELEMENTWISE.split()},
         **{name: Spelling("identity") for name in _SAME.split()},
         **{name: Spelling("channelwise") for name in _SPATIAL.split()},
+        **{f"avg_pool{rank}d": Spelling("average_pool") for rank in _RANKS},
+        **{f"adaptive_avg_pool{rank}d": Spelling("adaptive_average_pool") for rank in _RANKS},
         "add": Spelling("add", "input other alpha=1", "input other"),
         "iadd": Spelling("add", "input other alpha=1", "input other"),
         "copy": _BINARY,
@@ -742,7 +744,7 @@ _FACTOR = {
 }
 
 _SPATIAL_MODULES = """
-    MaxPool AvgPool AdaptiveAvgPool AdaptiveMaxPool LPPool
+    MaxPool AdaptiveMaxPool LPPool
     ZeroPad ConstantPad CircularPad ReflectionPad ReplicationPad
 """
 _ACTIVATION_MODULES = """
@@ -792,7 +794,12 @@ MODULES: Mapping[type, ModuleSpelling] = MappingProxyType(
         **{
             getattr(nn, f"{kind}{rank}d"): _CHANNELWISE
             for kind in _SPATIAL_MODULES.split()
-            for rank in (1, 2, 3)
+            for rank in _RANKS
+        },
+        **{getattr(nn, f"AvgPool{rank}d"): ModuleSpelling("average_pool") for rank in _RANKS},
+        **{
+            getattr(nn, f"AdaptiveAvgPool{rank}d"): ModuleSpelling("adaptive_average_pool")
+            for rank in _RANKS
         },
         nn.Upsample: _CHANNELWISE,
         **{

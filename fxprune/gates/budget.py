@@ -1,24 +1,24 @@
 """Which positions stay open, so that the cost target is met? Rank, and fill.
 
 Positions are closed in the order of their rank until every cost is within its limit; what still
-fits afterwards is opened again. Costs are exact, so the target is met to within one position.
+fits afterwards is opened again. Costs are exact, so the target is met to within one position: no
+gate could open its best closed unit without breaking a limit.
 """
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fxprune.errors import TargetError
-from fxprune.passes.cost import COSTS, Costs, Polynomial
-
-_FILL_TRIES = 32
-
-Target = float | int | Mapping[str, float | int]
-"""A share of the MACs, or shares (up to 1) or absolute numbers (above 1) by cost."""
+from fxprune.gates.latency import Latency
+from fxprune.gates.point_costs import PointCost
+from fxprune.passes.cost import Cost, Costs
+from fxprune.passes.polynomials import Maximum, Polynomial
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,78 +42,81 @@ class Layout:
         return torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes))
 
 
-def limits(target: Target, costs: Costs) -> dict[str, float]:
-    """Absolute limits by cost from what the user asked for.
+class TensorCost(Protocol):
+    """A cost on vectors of sizes, differentiable."""
 
-    Raises:
-        TargetError: an unknown cost, or a number out of range.
-    """
-    wanted = target if isinstance(target, Mapping) else {"macs": target}
-    if not wanted:
-        raise TargetError("target is empty: give a share of the MACs such as 0.5")
-    full = costs.at(costs.full)
-    result = {}
-    for name, value in wanted.items():
-        if name not in COSTS:
-            raise TargetError(f"target names {name!r}; known costs are {', '.join(COSTS)}")
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 < value < math.inf
-        ):
-            raise TargetError(
-                f"target of {name} is {value!r}: give a share in (0, 1] to keep, or an absolute "
-                "number above 1"
-            )
-        if value > full[name]:
-            raise TargetError(
-                f"target of {name} is {value}, the model has {full[name]}: give a share in (0, 1] "
-                "to keep, or an absolute number below that"
-            )
-        result[name] = value * full[name] if value <= 1 else float(value)
-    return result
+    def __call__(self, sizes: Tensor) -> Tensor:
+        """The cost."""
+
+    def priced(self, sizes: Tensor, limit: float) -> Tensor:
+        """A scalar whose gradient says what a position costs."""
+
+    def after(self, sizes: Tensor, more: Tensor) -> Tensor:
+        """For every gate the cost if it alone had `more` positions more."""
+
+
+def on_tensors(cost: Cost, index: Mapping[str, int]) -> TensorCost:
+    """A cost as a function of a vector of sizes, with its variables at the places of `index`."""
+    if isinstance(cost, Latency):
+        return cost.on_tensors(index)
+    assert isinstance(cost, Polynomial | Maximum)
+    return PointCost(cost.points, index)
 
 
 class Budget:
-    """Chooses which positions are open under limits on exact costs."""
+    """Chooses which positions are open under limits on costs."""
 
     def __init__(
-        self, costs: Costs, layout: Layout, limit: Mapping[str, float], round_to: int = 1
+        self,
+        costs: Costs,
+        layout: Layout,
+        limit: Mapping[str, float],
+        round_to: int = 1,
+        least: Sequence[int] = (),
     ) -> None:
+        """`limit` is absolute, by the names of `costs`; groups keep `least` positions or more."""
         self.limit = dict(limit)
         self.round_to = round_to
-        self._describe(costs, layout)
+        self._describe(costs, layout, least or (1,) * layout.groups)
         self._full = {name: costs.polynomials[name](costs.full) for name in limit}
         self._check_reachable()
 
-    def narrowed(self, costs: Costs, layout: Layout) -> "Budget":
-        """The same limits, and the same way there, for what is left of the model."""
+    def narrowed(self, costs: Costs, layout: Layout, former: Sequence[str]) -> "Budget":
+        """The same limits, and the same way there, for what is left of the model.
+
+        `former` are the names that the groups of `layout` had before.
+        """
         budget = copy.copy(self)
-        budget._describe(costs, layout)
+        least = dict(zip(self.layout.names, self._least.tolist(), strict=True))
+        sizes = zip(former, layout.sizes, strict=False)
+        budget._describe(costs, layout, [min(least[name], size) for name, size in sizes])
         return budget
 
-    def _describe(self, costs: Costs, layout: Layout) -> None:
+    def _describe(self, costs: Costs, layout: Layout, least: Sequence[int]) -> None:
         self.costs = costs
         self.layout = layout
-        self._index = {name: i for i, name in enumerate(layout.names)}
-        self._tensors = {
-            n: _TensorPolynomial(costs.polynomials[n], self._index) for n in self.limit
-        }
+        index = {name: i for i, name in enumerate(layout.names)}
+        self._tensors = {name: on_tensors(costs.polynomials[name], index) for name in self.limit}
+        self._owners = layout.owners()
+        self._sizes = torch.tensor(layout.sizes, dtype=torch.double)
+        self._starts = torch.tensor([0, *layout.sizes]).cumsum(0)[:-1]
+        is_group = torch.arange(len(layout.sizes)) < layout.groups
+        self._least = torch.zeros(len(layout.sizes), dtype=torch.long)
+        self._least[: layout.groups] = torch.tensor(least, dtype=torch.long)
+        self._width = torch.where(is_group, self.round_to, 1)
 
     def _check_reachable(self) -> None:
-        closed = dict.fromkeys(self.layout.names, 0)
-        for name, size in zip(
-            self.layout.names[: self.layout.groups], self.layout.sizes, strict=False
-        ):
-            closed[name] = min(size, self.round_to)
+        units = torch.ceil(self._least / self._width) * self._width
+        smallest = torch.minimum(units.double(), self._sizes)
+        closed = {n: int(v) for n, v in zip(self.layout.names, smallest.tolist(), strict=True)}
         for name, limit in self.limit.items():
             least = self.costs.polynomials[name](closed)
-            if least > limit:
+            if least > limit * (1 + _ROUNDING):
                 share = math.ceil(1e4 * least / self._full[name]) / 1e4
                 raise TargetError(
                     f"target of {name} is {limit:.12g}, but with every group at its smallest "
-                    f"{least} remain of {self._full[name]}: ask for at least {share}, lower "
-                    "round_to, or pin less"
+                    f"{least:.12g} remain of {self._full[name]:.12g}: ask for at least {share}, "
+                    "lower round_to or least, or pin less"
                 )
 
     def relative(self, share: float) -> dict[str, float]:
@@ -126,7 +129,10 @@ class Budget:
         """What one position of each gate costs at present, relative to the limited costs."""
         counts = self._counts(is_open).double().requires_grad_()
         with torch.enable_grad():
-            total = sum(p(counts) / self._full[n] for n, p in self._tensors.items())
+            total = sum(
+                cost.priced(counts, self.limit[name]) / self._full[name]
+                for name, cost in self._tensors.items()
+            )
         (gradient,) = torch.autograd.grad(total, counts)
         return gradient.clamp(min=0)
 
@@ -136,7 +142,7 @@ class Budget:
         The cost loss of Castells & Yeom (arXiv 2111.09635), summed over the limited costs.
         """
         counts = torch.zeros(len(self.layout.names), dtype=torch.double, device=gates.device)
-        counts = counts.index_add(0, self.layout.owners().to(gates.device), gates.double())
+        counts = counts.index_add(0, self._owners.to(gates.device), gates.double())
         terms = []
         for name, limit in self.limit.items():
             cost = self._tensors[name](counts)
@@ -152,7 +158,7 @@ class Budget:
     def per_price(self, importance: Tensor, is_open: Tensor) -> Tensor:
         """Importance divided by what a position costs at present."""
         prices = self.prices(is_open).to(importance)
-        return importance / prices[self.layout.owners().to(prices.device)].clamp(min=1e-12)
+        return importance / prices[self._owners.to(prices.device)].clamp(min=1e-12)
 
     def choose(self, rank: Tensor, limit: Mapping[str, float]) -> Tensor:
         """Open positions by descending `rank` within `limit`; a flag per position.
@@ -162,59 +168,61 @@ class Budget:
         units = self._units(rank)
         order = units.worst_first()
         removable = int((units.rank < math.inf).sum())
-        low, high = 0, removable
-        while low < high:
-            middle = (low + high) // 2
-            if self._fits(units.counts_without(order[:middle]), limit):
-                high = middle
-            else:
-                low = middle + 1
-        counts = units.counts_without(order[:low])
-        reopened: list[int] = []
-        passed: set[int] = set()  # gates with a closed unit: their worse units stay closed too
-        for unit in order[max(low - _FILL_TRIES, 0) : low].flip(0).tolist():
-            more = counts.clone()
-            more[units.owner[unit]] += units.size[unit]
-            if int(units.owner[unit]) not in passed and self._fits(more, limit):
-                counts = more
-                reopened.append(unit)
-            else:
-                passed.add(int(units.owner[unit]))
-        return units.open_without(order[:low], reopened)
+
+        def within(kept: int) -> bool:
+            return self._fits(units.counts(self._sizes, order[: removable - kept], -1), limit)
+
+        closed = order[: removable - _largest(within, removable)]
+        counts = units.counts(self._sizes, closed, -1)
+        return units.open_without(closed, self._fill(units, closed.flip(0), counts, limit))
+
+    def _fill(
+        self, units: "_Units", waiting: Tensor, counts: Tensor, limit: Mapping[str, float]
+    ) -> Tensor:
+        """What can be opened of the closed units `waiting`, best first.
+
+        Costs grow with every position, so a gate whose best unit does not fit is done.
+        """
+        opened = [waiting[:0]]
+        while len(waiting):
+            best = units.first_of_each(waiting, len(counts))
+            more = torch.where(best < len(waiting), units.size[waiting[best % len(waiting)]], 0.0)
+            fits = torch.ones(len(counts), dtype=torch.bool)
+            for name, cost in self._tensors.items():
+                fits &= cost.after(counts, more) <= limit[name] * (1 + _ROUNDING)
+            waiting = waiting[fits[units.owner[waiting]]]
+
+            def within(number: int) -> bool:
+                return self._fits(units.counts(counts, waiting[:number], 1), limit)  # noqa: B023
+
+            number = _largest(within, len(waiting))
+            opened.append(waiting[:number])
+            counts = units.counts(counts, waiting[:number], 1)
+            waiting = waiting[number:] if number else waiting[1:]
+        return torch.cat(opened)
 
     def _fits(self, counts: Tensor, limit: Mapping[str, float]) -> bool:
-        return all(float(p(counts)) <= limit[n] * (1 + 1e-12) for n, p in self._tensors.items())
+        return all(float(p(counts)) <= limit[n] * (1 + _ROUNDING) for n, p in self._tensors.items())
 
     def _counts(self, is_open: Tensor) -> Tensor:
         counts = torch.zeros(len(self.layout.names), dtype=torch.double)
-        return counts.index_add(0, self.layout.owners(), is_open.cpu().double())
+        return counts.index_add(0, self._owners, is_open.cpu().double())
 
     def _units(self, rank: Tensor) -> "_Units":
         """Bundle positions that open together: runs of `round_to` in the order of a group."""
-        owners = self.layout.owners()
-        by_rank = torch.argsort(rank.cpu().double(), descending=True, stable=True)
-        by_owner = by_rank[torch.argsort(owners[by_rank], stable=True)]
-        starts = torch.tensor([0, *self.layout.sizes]).cumsum(0)[:-1]
-        place = torch.arange(self.layout.total) - starts[owners[by_owner]]
-        width = torch.where(owners < self.layout.groups, self.round_to, 1)[by_owner]
-        first = place % width == 0
+        rank = rank.detach().cpu().double().clamp(-_HIGHEST, _HIGHEST)
+        by_rank = torch.argsort(rank, descending=True, stable=True)
+        positions = by_rank[torch.argsort(self._owners[by_rank], stable=True)]
+        place = torch.arange(len(positions)) - self._starts[self._owners]  # owners are sorted
+        first = place % self._width[self._owners] == 0
         unit = first.cumsum(0) - 1
-        count = int(unit[-1]) + 1 if len(unit) else 0
-        size = torch.zeros(count).index_add(0, unit, torch.ones(len(unit)))
-        mean = torch.zeros(count, dtype=torch.double).index_add(
-            0, unit, rank.cpu().double()[by_owner]
+        owner = self._owners[first]
+        size = torch.zeros(len(owner), dtype=torch.double).index_add(
+            0, unit, torch.ones(len(unit), dtype=torch.double)
         )
-        owner = owners[by_owner][first]
-        mean = mean / size
-        protected = (place[first] == 0) & (owner < self.layout.groups)
-        return _Units(
-            torch.where(protected, math.inf, mean),
-            owner,
-            size.double(),
-            by_owner,
-            unit,
-            self.layout,
-        )
+        mean = torch.zeros_like(size).index_add(0, unit, rank[positions]) / size
+        protected = place[first] < self._least[owner]
+        return _Units(torch.where(protected, math.inf, mean), owner, size, positions, unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,41 +234,42 @@ class _Units:
     size: Tensor
     positions: Tensor
     unit: Tensor
-    layout: Layout
 
     def worst_first(self) -> Tensor:
         """Units by ascending rank; of equal ones in a gate, the last comes first."""
         return len(self.rank) - 1 - torch.argsort(self.rank.flip(0), stable=True)
 
-    def counts_without(self, closed: Tensor) -> Tensor:
-        """Open positions per gate if the units `closed` are closed."""
-        counts = torch.tensor(self.layout.sizes, dtype=torch.double)
-        return counts.index_add(0, self.owner[closed], -self.size[closed])
+    def counts(self, counts: Tensor, changed: Tensor, sign: int) -> Tensor:
+        """Open positions per gate if the units `changed` open or close."""
+        return counts.index_add(0, self.owner[changed], self.size[changed], alpha=sign)
 
-    def open_without(self, closed: Tensor, reopened: list[int]) -> Tensor:
+    def first_of_each(self, waiting: Tensor, gates: int) -> Tensor:
+        """For every gate the place of its first unit in `waiting`, or the length of that."""
+        none = torch.full((gates,), len(waiting))
+        places = torch.arange(len(waiting))
+        return none.scatter_reduce(0, self.owner[waiting], places, "amin")
+
+    def open_without(self, closed: Tensor, opened: Tensor) -> Tensor:
         """A flag per position."""
         flags = torch.ones(len(self.rank), dtype=torch.bool)
         flags[closed] = False
-        flags[reopened] = True
-        result = torch.empty(self.layout.total, dtype=torch.bool)
+        flags[opened] = True
+        result = torch.empty(len(self.positions), dtype=torch.bool)
         result[self.positions] = flags[self.unit]
         return result
 
 
-class _TensorPolynomial:
-    """A cost polynomial on a vector of sizes."""
+def _largest(holds: Callable[[int], bool], most: int) -> int:
+    """The largest number up to `most` for which something holds that gets harder; else 0."""
+    low, step = 0, 1
+    while low + step <= most and holds(low + step):
+        low, step = low + step, 2 * step
+    high = min(low + step, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
 
-    def __init__(self, polynomial: Polynomial, index: Mapping[str, int]) -> None:
-        degree = max((len(names) for _, names in polynomial.terms), default=0)
-        one = len(index)  # a constant 1 is appended to the sizes
-        rows: Sequence[Sequence[int]] = [
-            [*(index[name] for name in names), *[one] * (degree - len(names))]
-            for _, names in polynomial.terms
-        ]
-        self._factors = torch.tensor(rows, dtype=torch.long).reshape(len(rows), degree)
-        coefficients = [c for c, _ in polynomial.terms]
-        self._coefficients = torch.tensor(coefficients, dtype=torch.double) / polynomial.divisor
 
-    def __call__(self, sizes: Tensor) -> Tensor:
-        extended = torch.cat([sizes, sizes.new_ones(1)])
-        return (self._coefficients * extended[self._factors].prod(dim=1)).sum()
+_ROUNDING = 1e-12
+_HIGHEST = 1e300

@@ -1188,7 +1188,15 @@ ARGUMENTS_OF_POOLS = {
 }
 
 
-@pytest.mark.parametrize("name", [n for rank in (1, 2, 3) for n in modules_of("channelwise", rank)])
+CHANNELWISE = [
+    name
+    for operator in ("channelwise", "average_pool", "adaptive_average_pool")
+    for rank in (1, 2, 3)
+    for name in modules_of(operator, rank)
+]
+
+
+@pytest.mark.parametrize("name", CHANNELWISE)
 def test_what_the_table_calls_channelwise_keeps_channels_apart(name):
     rank, kind = int(name[-2]), name[:-2]
     module = getattr(nn, name)(*ARGUMENTS_OF_POOLS.get(kind, (1,))).eval()

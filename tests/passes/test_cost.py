@@ -4,9 +4,16 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
-from fxprune.passes.cost import Polynomial, cost_polynomials
+from examples.cifar_resnet import CifarResNet
+from fxprune.frontends.torch_fx import read_model
+from fxprune.passes.analyse import analyse
+from fxprune.passes.cost import cost_polynomials
+from fxprune.passes.polynomials import Polynomial
 from tests.passes.example import example
+from tests.vision import torchvision
 
 
 def test_costs_are_polynomials_of_group_sizes_and_branches():
@@ -15,6 +22,9 @@ def test_costs_are_polynomials_of_group_sizes_and_branches():
         "macs": "2232*a + 144*a*b*d+ + 72*a*e + 288*e",
         "params": "172*a + 2*a*b*d+ + 2*b*d+ + 1*a*e + 144*e",
         "memory": "216*a + 144*b*d+ + 144*a*d+ + 216*e + 8",
+        "flops": "2304*a + 144*a*b*d+ + 72*a*e + 288*e + 144*b*d+",
+        "peak": "max(216 + 72*a, 72*a + 144*b*d+, 72*a + 72*b*d+ + 72*a*d+, 72*a + 144*a*d+, "
+        "72*a + 72*a*d+ + 72*e, 144*a + 144*e, 72*a + 72*e + 8)",
     }
 
 
@@ -25,7 +35,16 @@ def counted(a, b, e, branch):
     macs = a * 3 * 9 * pixels + branch * 2 * a * b * pixels + a * e * pixels + flat * 4
     params = a * 27 + a + branch * (2 * a * b + 2 * b) + a * e + flat * 4
     memory = pixels * (a + branch * (2 * b + 2 * a) + e) + 2 * flat + 4
-    return {"macs": macs, "params": params, "memory": memory}
+    flops = macs + pixels * (a + branch * 2 * b)
+    alive = [3 * pixels + a * pixels, branch * (a + 2 * b) * pixels, branch * (2 * a + b) * pixels]
+    alive += [branch * 3 * a * pixels, (a + branch * a + e) * pixels, 2 * flat, flat + 4]
+    return {
+        "macs": macs,
+        "params": params,
+        "memory": memory,
+        "flops": flops,
+        "peak": max(alive),
+    }
 
 
 @pytest.mark.parametrize("a", [1, 5, 8])
@@ -52,6 +71,64 @@ def test_macs_of_open_model_are_the_products_of_contracted_sizes():
     analysis = example()
     total = sum(math.prod(axis.size for axis in c.axes) for c in analysis.types.contractions)
     assert analysis.costs.at(analysis.costs.full)["macs"] == total // analysis.graph.batch
+
+
+@pytest.mark.parametrize(
+    ("network", "flops"),
+    [
+        (lambda: CifarResNet(20), 40_932_032),
+        (lambda: CifarResNet(56), 126_554_816),
+        (lambda: CifarResNet(110), 254_988_992),
+        (torchvision.models.resnet50, 4_111_514_624),
+    ],
+)
+def test_flops_are_those_that_are_published(network, flops):
+    side = 32 if flops < 10**9 else 224
+    analysis = analyse(read_model(network().eval(), (torch.zeros(2, 3, side, side),)).ir)
+    assert analysis.costs.at(analysis.costs.full)["flops"] == flops
+
+
+@pytest.mark.parametrize(
+    ("layers", "flops"),
+    [
+        ([nn.Conv2d(3, 4, 3, padding=1)], 4 * 36 * (27 + 1)),
+        ([nn.Conv2d(3, 4, 3, padding=1, bias=False)], 4 * 36 * 27),
+        ([nn.BatchNorm2d(3)], 3 * 36 * 2),
+        ([nn.AvgPool2d(2)], 3 * 9),
+        ([nn.AdaptiveAvgPool2d(2)], 3 * 4 * (3 * 3 + 1)),
+        ([nn.AdaptiveAvgPool2d((1, 6))], 3 * 6 * (6 * 1 + 1)),
+        ([nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(27, 5)], 27 * 5),
+    ],
+)
+def test_flops_of_single_layers(layers, flops):
+    model = nn.Sequential(*layers).eval()
+    analysis = analyse(read_model(model, (torch.zeros(2, 3, 6, 6),)).ir)
+    assert analysis.costs.at(analysis.costs.full)["flops"] == flops
+
+
+@pytest.mark.parametrize("path", ["layer1", "layer2", "layer2.1", "layer2.1.conv1"])
+def test_costs_inside_a_module_are_those_of_the_module_alone(path):
+    model = CifarResNet(20).eval()
+    shapes = {}
+    model.get_submodule(path).register_forward_hook(
+        lambda module, inputs, output: shapes.update(x=inputs[0].shape)
+    )
+    a = analyse(read_model(model, (torch.zeros(2, 3, 32, 32),)).ir)
+    model(torch.zeros(2, 3, 32, 32))
+    alone = analyse(read_model(model.get_submodule(path), (torch.zeros(shapes["x"]),)).ir)
+    inside = cost_polynomials(a.graph, a.types, a.groups, a.branches, path)
+    expected, got = alone.costs.at(alone.costs.full), inside.at(inside.full)
+    for name in ("macs", "params", "flops"):
+        assert got[name] == expected[name], name
+
+
+def test_costs_inside_all_modules_are_those_of_the_model():
+    a = analyse(read_model(CifarResNet(20).eval(), (torch.zeros(2, 3, 32, 32),)).ir)
+    paths = ["conv1", "bn1", "layer1", "layer2", "layer3", "linear"]
+    parts = [cost_polynomials(a.graph, a.types, a.groups, a.branches, path) for path in paths]
+    whole = a.costs.at(a.costs.full)
+    for name in ("macs", "params", "memory", "flops"):
+        assert sum(part.at(part.full)[name] for part in parts) == whole[name]
 
 
 def test_what_only_training_runs_costs_parameters_alone():

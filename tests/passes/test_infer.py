@@ -164,6 +164,22 @@ CASES = {
         """,
         None,
     ),
+    "average_pool": (
+        "y[2, 4, 3, 3] = average_pool(a.x[2, 4, 6, 6])",
+        """
+        a.x: a:2 b:4 6! 6!
+        y: a:2 b:4 3! 3!
+        """,
+        None,
+    ),
+    "adaptive_average_pool": (
+        "y[2, 4, 3, 3] = adaptive_average_pool(a.x[2, 4, 6, 6])",
+        """
+        a.x: a:2 b:4 6! 6!
+        y: a:2 b:4 3! 3!
+        """,
+        None,
+    ),
     "unfold": (
         "y[2, 36, 25] = unfold(a.x[2, 4, 7, 7]) {'sizes': {'k': 9}}",
         """

@@ -1,0 +1,173 @@
+"""What did the user ask for? Limits on costs of the model or of its modules, and what stays."""
+
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+from fxprune.errors import InputError, TargetError
+from fxprune.gates.latency import Latency
+from fxprune.passes.analyse import Analysis
+from fxprune.passes.cost import COSTS, Cost, Costs, lies_in
+
+Target = float | int | Mapping[str, Any]
+"""A share of the MACs, or by cost shares (up to 1) or absolute numbers (above 1), or by module path
+a target for what is inside."""
+
+LATENCY = ("latency", "latency_ms")
+"""The names of a target on time: a share of what is predicted in full, or milliseconds."""
+
+
+def limits(
+    target: Target,
+    analysis: Analysis,
+    modules: Collection[str],
+    latency: Callable[[str], Cost],
+) -> tuple[Costs, dict[str, float]]:
+    """The costs that a target limits and their absolute limits, by "macs", "macs of layer1", ...
+
+    Args:
+        target: what the user asked for.
+        analysis: the facts about the model.
+        modules: the paths of all modules.
+        latency: measures this model, for a module path.
+
+    Raises:
+        TargetError: an unknown cost or module, or a number out of range.
+    """
+    costs: dict[str, Cost] = {}
+    bounds: dict[str, float] = {}
+    full = analysis.costs.full
+    inside: dict[str, Costs] = {"": analysis.costs}
+    for path, name, value in _items(target, modules):
+        key = ("latency" if name in LATENCY else name) + (f" of {path}" if path else "")
+        _check_number(key, name, value)
+        if name in LATENCY:
+            cost = latency(path)
+        else:
+            inside[path] = inside.get(path) or analysis.costs_inside(path)
+            cost = inside[path].polynomials[name]
+        bound = _bound(key, name, value, cost(full))
+        if key in bounds:
+            raise TargetError(f"target gives {key} twice")
+        costs[key], bounds[key] = cost, bound
+    return Costs(costs, full), bounds
+
+
+def renewed(costs: Costs, analysis: Analysis) -> Costs:
+    """The same costs of what is left of a model."""
+    found: dict[str, Cost] = {}
+    for key, cost in costs.polynomials.items():
+        name, _, path = key.partition(" of ")
+        if isinstance(cost, Latency):
+            found[key] = cost.renewed(analysis, path)
+        else:
+            now = analysis.costs_inside(path) if path else analysis.costs
+            found[key] = now.polynomials[name]
+    return Costs(found, analysis.costs.full)
+
+
+def _items(
+    target: Target, modules: Collection[str], path: str = ""
+) -> Iterator[tuple[str, str, Any]]:
+    """Module path, cost and number of everything in a target."""
+    if not isinstance(target, Mapping):
+        yield path, "macs", target
+        return
+    if not target:
+        raise TargetError("target is empty: give a share of the MACs such as 0.5")
+    for name, value in target.items():
+        if name in COSTS or name in LATENCY:
+            yield path, name, value
+        elif name in modules and not path:
+            yield from _items(value, modules, name)
+        else:
+            raise TargetError(
+                f"target names {name!r}; known costs are {', '.join((*COSTS, *LATENCY))}, and the "
+                "model has no module of that name"
+                if not path
+                else f"target of {path} names {name!r}; known costs are "
+                f"{', '.join((*COSTS, *LATENCY))}"
+            )
+
+
+def _check_number(key: str, name: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and 0 < value < math.inf and (name != "latency" or value <= 1):
+        return
+    if name == "latency_ms":
+        raise TargetError(f"target of latency_ms is {value!r}: give milliseconds above 0")
+    or_number = "" if name == "latency" else ", or an absolute number above 1"
+    instead = "; milliseconds are called latency_ms" if name == "latency" else ""
+    raise TargetError(
+        f"target of {key} is {value!r}: give a share in (0, 1] to keep{or_number}{instead}"
+    )
+
+
+def _bound(key: str, name: str, value: float, full: float) -> float:
+    if full <= 0:
+        raise TargetError(f"target of {key}: there is nothing to limit, it is 0 already")
+    is_share = value <= 1 and name != "latency_ms"
+    if not is_share and value > full:
+        raise TargetError(
+            f"target of {key} is {value}, the model has {full:.12g}: give a share in (0, 1] "
+            "to keep, or an absolute number below that"
+        )
+    return value * full if is_share else float(value)
+
+
+def least_positions(
+    least: float | Mapping[str, float],
+    sizes: Mapping[str, int],
+    modules: Collection[str],
+) -> tuple[int, ...]:
+    """How many positions each group keeps at least, by shares of its size; never none.
+
+    Args:
+        least: a share for every group, or shares by module path; the longest path decides.
+        sizes: the free groups.
+        modules: the paths of all modules.
+
+    Raises:
+        InputError: an unknown module or a number that is no share.
+    """
+    shares = least if isinstance(least, Mapping) else {"": least}
+    for path, share in shares.items():
+        if path and path not in modules:
+            raise InputError(f"least: the model has no module {path!r}")
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise InputError(f"least is {share!r}: give a share in [0, 1], or shares by module")
+    return tuple(
+        max(1, math.ceil(_share_of(name, shares) * size - 1e-9)) for name, size in sizes.items()
+    )
+
+
+def _share_of(group: str, shares: Mapping[str, float]) -> float:
+    """The share that the longest matching path asks for; a group is named after its module."""
+    made_in = group.partition("[")[0].partition(":")[0].partition("/")[0]
+    paths = [path for path in shares if lies_in(made_in, path)]
+    return shares[max(paths, key=len)] if paths else 0.0
+
+
+def steps_to_target(steps: int | float, total_steps: int | None) -> int:
+    """Optimizer steps until the target is reached.
+
+    Raises:
+        InputError: a fraction without a total, or numbers out of range.
+    """
+    whole = isinstance(steps, int) and not isinstance(steps, bool)
+    if total_steps is not None and (
+        isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1
+    ):
+        raise InputError(f"total_steps is {total_steps!r}: give the optimizer steps of training")
+    if whole and steps >= 1:
+        if total_steps is not None and steps > total_steps:
+            raise InputError(f"steps is {steps}, more than total_steps={total_steps}")
+        return int(steps)
+    if not isinstance(steps, float) or not 0 < steps < 1:
+        raise InputError(
+            f"steps is {steps!r}: give the number of optimizer steps, at least 1, or a fraction "
+            "in (0, 1) of total_steps"
+        )
+    if total_steps is None:
+        raise InputError(f"steps is {steps}, a fraction: give total_steps, the steps of training")
+    return max(1, round(steps * total_steps))

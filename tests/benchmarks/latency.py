@@ -1,0 +1,134 @@
+"""How far is a predicted latency from the measured one, for folded networks of random widths?
+
+    python -m tests.benchmarks.latency --models cifar20 resnet18 mobilenet_v2 --json latency.json
+
+Every network is measured by evaluations of one sample, the networks taking turns. Printed are the
+error of the full network's time, the errors of the others' times as shares of that (which is what a
+target of 0.6 is about), and the rank correlation of predicted and measured times.
+"""
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fxprune
+from examples.cifar_resnet import CifarResNet
+from fxprune.gates.latency import Latency, measure_latency
+from fxprune.record import gated_record
+from tests.vision import torchvision
+
+
+def network(name: str) -> tuple[nn.Module, Tensor]:
+    """A model with its example."""
+    if name.startswith("cifar"):
+        return CifarResNet(int(name.removeprefix("cifar"))).eval(), torch.zeros(1, 3, 32, 32)
+    model = torchvision.models.get_model(name, weights=None).eval()
+    return model, torch.zeros(1, 3, 224, 224)
+
+
+def folded_at(gated: nn.Module, share: float, round_to: int, seed: int) -> nn.Module:
+    """Folded with a random share of each group around `share`, and a branch closed now and then."""
+    generator = torch.Generator().manual_seed(seed)
+    keep = {}
+    for group in fxprune.groups(gated):
+        if group.pin:
+            continue
+        draw = float(torch.rand((), generator=generator))
+        if group.kind == "branch":
+            keep[group.name] = torch.tensor([draw < 0.9])
+            continue
+        wanted = max(round(group.size * min(share * (0.5 + draw), 1) / round_to), 1) * round_to
+        keep[group.name] = torch.arange(group.size) < min(wanted, group.size)
+    fxprune.set_keep_set(gated, keep)
+    return fxprune.fold(gated).eval()
+
+
+def measured(models: list[nn.Module], example: Tensor, rounds: int) -> list[float]:
+    """Median milliseconds of each, taking turns; a call before brings its weights to the caches."""
+    times: list[list[float]] = [[] for _ in models]
+    with torch.inference_mode():
+        for _ in range(rounds):
+            for model, found in zip(models, times, strict=True):
+                model(example)
+                start = time.perf_counter()
+                model(example)
+                found.append(1e3 * (time.perf_counter() - start))
+    return [statistics.median(found) for found in times]
+
+
+def correlation(left: list[float], right: list[float]) -> float:
+    """Spearman's rank correlation."""
+    ranks = [torch.tensor(values).argsort().argsort().double() for values in (left, right)]
+    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+
+
+def compare(name: str, networks: int, round_to: int, rounds: int) -> dict[str, Any]:
+    """Predicted and measured times of random networks and of the full one."""
+    model, example = network(name)
+    gated = fxprune.prepare(model, example, target=1.0)
+    _, record = gated_record(gated)
+    start = time.perf_counter()
+    latency: Latency = measure_latency(model, record.analysis, round_to)
+    seconds = time.perf_counter() - start
+    models, predicted = [fxprune.fold(gated).eval()], [latency(record.analysis.costs.full)]
+    macs = [float(record.analysis.costs.polynomials["macs"](record.analysis.costs.full))]
+    for seed in range(networks):
+        share = 0.3 + 0.7 * seed / max(networks - 1, 1)
+        models.append(folded_at(gated, share, round_to, seed))
+        sizes = {k: int(flags.sum()) for k, flags in fxprune.keep_set(gated).items()}
+        predicted.append(latency(sizes))
+        macs.append(float(record.analysis.costs.polynomials["macs"](sizes)))
+    times = measured(models, example, rounds)
+    shares = [p / predicted[0] for p in predicted[1:]], [t / times[0] for t in times[1:]]
+    errors = [abs(p / t - 1) for p, t in zip(*shares, strict=True)]
+    row = {
+        "model": name,
+        "round_to": round_to,
+        "seconds": seconds,
+        "predicted_ms": predicted,
+        "measured_ms": times,
+        "full_ratio": predicted[0] / times[0],
+        "median_error_of_share": statistics.median(errors),
+        "largest_error_of_share": max(errors),
+        "correlation": correlation(predicted, times),
+        "correlation_of_macs": correlation(macs, times),
+    }
+    print(
+        f"{name:14} round_to {round_to}: table in {seconds:4.1f} s, full predicted "
+        f"{predicted[0]:.2f} ms / measured {times[0]:.2f} ms = {row['full_ratio']:.2f}; shares off "
+        f"by {row['median_error_of_share']:.0%} in the median, {row['largest_error_of_share']:.0%} "
+        f"at most; rank correlation {row['correlation']:.2f} (of MACs "
+        f"{row['correlation_of_macs']:.2f})",
+        flush=True,
+    )
+    return row
+
+
+def main() -> None:
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--models", nargs="+", default=["cifar20", "resnet18", "mobilenet_v2"])
+    parser.add_argument("--round-to", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--networks", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    rows = [
+        compare(name, options.networks, round_to, options.rounds)
+        for name in options.models
+        for round_to in options.round_to
+    ]
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+
+
+if __name__ == "__main__":
+    main()

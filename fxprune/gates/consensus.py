@@ -140,10 +140,10 @@ class ConsensusGates(Method):
         """Fast first, slow at the end, and there after four fifths of the steps."""
         return cubic(int(self.steps_done), max(int(0.8 * self.steps), 1))
 
-    def before_step(self, scale: Tensor | None = None) -> None:
+    def before_step(self, scale: Tensor | None = None, skipped: bool = False) -> None:
         """Add the gradients of both terms, and let Adam move the gates."""
         gradient, self.scores.grad = self.scores.grad, None
-        if not self.learning or self.done:
+        if not self.learning or self.done or skipped:
             for parameter in self.deciders.parameters():
                 parameter.grad = None
             return

@@ -149,6 +149,11 @@ class ConsensusGates(Method):
             return
         scores = torch.zeros_like(self.logits, requires_grad=True)
         parameters = list(self.deciders.parameters())
+        if any(hasattr(parameter, "full_tensor") for parameter in parameters):
+            raise InputError(
+                "gates of the method consensus do not learn in a sharded model: train it with "
+                "DistributedDataParallel, or choose another method"
+            )
         with torch.enable_grad():
             decisions, probabilities = self._means(self.logits + scores)
             added = torch.autograd.grad(

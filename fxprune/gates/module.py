@@ -54,8 +54,8 @@ class Gates(nn.Module):
         values = self._values()
         parts = torch.split(values, list(self.layout.sizes))
         if self.training and not self.method.learning:  # a part of every step, as DDP wants it
-            scores = self.method.scores[: len(parts[0])]
-            parts = (parts[0] + (scores - scores.detach()), *parts[1:])
+            idle = [0 * parameter.sum() for parameter in self.method.parameters()]
+            parts = (parts[0] + torch.stack(idle).sum(), *parts[1:])
         masks = tuple(self.mask(axis, parts) for axis in self._axes)
         return masks + tuple(parts[place].reshape(()) for place in self._branches)
 

@@ -20,6 +20,7 @@ from tests.models import Residual, images
 from tests.recipes.training import BATCH, SETTINGS, Plain, begin, loss_of, sgd
 
 STEPS = 14
+METHODS_BY_KIND = {"ddp": list(SETTINGS), "fsdp": [m for m in SETTINGS if m != "consensus"]}
 
 
 def train_part(model: nn.Module, rank: int = 0, world: int = 1, parts: int = 1) -> None:
@@ -66,7 +67,7 @@ def trained(kind: str) -> dict[str, Any]:
     """By method, what this process has at the end."""
     rank, world = dist.get_rank(), dist.get_world_size()
     results: dict[str, Any] = {}
-    for method in SETTINGS:
+    for method in METHODS_BY_KIND[kind]:
         model = parallel(kind, begin(method, Plain()))
         train_part(model, rank, world, parts=2)
         results[method] = full_state(model) if kind == "fsdp" else model.module.state_dict()
@@ -75,6 +76,11 @@ def trained(kind: str) -> dict[str, Any]:
     train_part(model, rank, world)
     results["keep-set with batch norm"] = fxprune.keep_set(model)
     results["refusals"] = refusals(model) if kind == "fsdp" else {}
+    if kind == "fsdp":
+        try:
+            train_part(parallel(kind, begin("consensus", Plain())), rank, world)
+        except fxprune.InputError as error:
+            results["refusals"]["consensus"] = str(error)
     return results
 
 

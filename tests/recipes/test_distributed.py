@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import fxprune
-from tests.recipes.ranks import train_part
-from tests.recipes.training import SETTINGS, Plain, assert_prunes, assert_same_gates, begin
+from tests.recipes.ranks import METHODS_BY_KIND, train_part
+from tests.recipes.training import Plain, assert_prunes, assert_same_gates, begin
 from tests.test_packaging import ROOT
 
 
@@ -34,8 +34,9 @@ def ranks(tmp_path_factory) -> list[dict[str, dict[str, Any]]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize(
+    ("kind", "method"), [(kind, m) for kind, methods in METHODS_BY_KIND.items() for m in methods]
+)
 def test_all_processes_agree_with_one_that_sees_the_joint_batch(ranks, kind, method):
     alone, together = begin(method, Plain()), begin(method, Plain())
     if method == "hard_concrete":  # noise is drawn for every part of a batch
@@ -46,10 +47,12 @@ def test_all_processes_agree_with_one_that_sees_the_joint_batch(ranks, kind, met
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
     together.load_state_dict(states[0])
+    assert_prunes(together)
+    if method == "consensus":  # its terms are means over the parts of a batch, not over the batch
+        return
     assert_same_gates(alone, together, rtol=1e-3)
     for name, parameter in together.named_parameters():
         torch.testing.assert_close(parameter, alone.get_parameter(name), rtol=1e-3, atol=1e-5)
-    assert_prunes(together)
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
@@ -62,10 +65,11 @@ def test_processes_agree_where_their_batch_statistics_do_not(ranks, kind):
 
 def test_sharded_models_are_refused_with_the_way_out(ranks):
     said = ranks[0]["fsdp"]["refusals"]
-    assert said.keys() == {"fold", "verify", "prepare"}
+    assert said.keys() == {"fold", "verify", "prepare", "consensus"}
     for verb in ("fold", "verify"):
         assert "is sharded over processes: call torch.distributed.checkpoint" in said[verb]
     assert said["prepare"].endswith("prepare the model first, then shard what prepare returns")
+    assert "train it with DistributedDataParallel" in said["consensus"]
 
 
 def test_example_of_distributed_training_runs():

@@ -82,7 +82,7 @@ def assert_same_gates(left: nn.Module, right: nn.Module, rtol: float = 1e-4) -> 
         assert torch.equal(flags, fxprune.keep_set(right)[name]), name
     expected = gates_state(left)
     for name, tensor in gates_state(right).items():
-        torch.testing.assert_close(tensor, expected[name], rtol=rtol, atol=1e-6, msg=name)
+        torch.testing.assert_close(tensor, expected[name], rtol=rtol, atol=1e-6)
 
 
 def assert_prunes(gated: nn.Module) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd import Function
+from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import CheckpointFunction
 
 from fxprune.frontends.torch_leaves import is_leaf
@@ -153,7 +154,18 @@ class Differentiated:
             object.__setattr__(self, name, getattr(self.kind, name))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.kind.apply(*args, **kwargs)
+        if not any(isinstance(item, Tensor) and item.is_meta for item in args):
+            return self.kind.apply(*args, **kwargs)
+        with torch.random.fork_rng(devices=[]):
+            try:
+                return self.kind.apply(*args, **kwargs)
+            except RuntimeError:  # it makes tensors of its own: learn the shapes from zeros
+                result = self.kind.apply(*tree_map_only(Tensor, _zeros, args), **kwargs)
+                return tree_map_only(Tensor, lambda item: item.to("meta"), result)
+
+
+def _zeros(like: Tensor) -> Tensor:
+    return torch.zeros_like(like, device="cpu")
 
 
 def _watch_functions_of_autograd(recorder: Recorder, stack: ExitStack) -> None:

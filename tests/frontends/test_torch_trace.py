@@ -435,26 +435,40 @@ class Sign(torch.autograd.Function):
         return 2 * gradient
 
 
+class SignOfItsOwn(Sign):
+    """Makes a tensor where the model is, and draws a random number."""
+
+    @staticmethod
+    def forward(ctx, x):
+        torch.rand(())
+        return torch.where(x > 0, torch.tensor([1.0]).to(x.dtype), torch.tensor([-1.0]).to(x.dtype))
+
+
 def _signs(m, x):
-    return m.last(Sign.apply(m.first(x)))
+    return m.last(m.kind.apply(m.first(x)))
 
 
 @pytest.fixture
 def known_sign():
-    """Registers the operator for one test."""
-    fxprune.register_operator(f"{__name__}.Sign", "b c *x -> b c *x")
+    """Registers the operators for one test."""
+    names = [f"{__name__}.{kind.__name__}" for kind in (Sign, SignOfItsOwn)]
+    for name in names:
+        fxprune.register_operator(name, "b c *x -> b c *x")
     yield
-    _operators.pop(f"{__name__}.Sign")
+    for name in names:
+        _operators.pop(name)
 
 
 def test_function_of_autograd_is_pinned_until_it_is_registered():
     with pytest.raises(fxprune.NothingToPruneError, match=r"unknown operator .*\.Sign at"):
-        fxprune.prepare(network(_signs), X)
+        fxprune.prepare(network(_signs, kind=Sign), X)
 
 
-def test_function_of_autograd_keeps_its_backward(known_sign):
-    model = network(_signs)
+@pytest.mark.parametrize("kind", [Sign, SignOfItsOwn])
+def test_function_of_autograd_keeps_its_backward(known_sign, kind):
+    model, random = network(_signs, kind=kind), torch.get_rng_state()
     gated = fxprune.prepare(model, X)
+    assert torch.equal(torch.get_rng_state(), random)
     copies = copy.deepcopy(gated), pickle.loads(pickle.dumps(gated)), fxprune.fold(gated)
     for module in (gated, *copies):
         for name, parameter in model.named_parameters():

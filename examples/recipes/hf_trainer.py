@@ -1,4 +1,7 @@
-"""The Hugging Face Trainer: example inputs name what a batch has, labels included."""
+"""The Hugging Face Trainer: example inputs name what a batch has, labels included.
+
+The callback logs what is kept, and lets the Trainer save models with tied weights.
+"""
 
 import tempfile
 

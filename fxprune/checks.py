@@ -7,6 +7,7 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.gates.module import Gates
+from fxprune.record import check_whole, unwrapped
 
 
 def check_model(model: nn.Module) -> None:
@@ -15,6 +16,13 @@ def check_model(model: nn.Module) -> None:
         raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if any(isinstance(module, Gates) for module in model.modules()):
         raise InputError("the model is gated already: pass the original or a folded one")
+    if unwrapped(model) is not model:
+        inner = type(unwrapped(model)).__name__
+        raise InputError(
+            f"the model is a {inner} that is already wrapped in {type(model).__name__}: prepare "
+            f"the {inner}, then wrap what prepare returns"
+        )
+    check_whole(model, "prepare the model first, then shard what prepare returns")
     tensors = [*model.named_parameters(), *model.named_buffers()]
     if lazy := [name for name, p in tensors if nn.parameter.is_lazy(p)]:
         raise InputError(f"{lazy[0]} has no shape yet: run the model once before preparing it")

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from fxprune.backends.torch_copy import copy_module
 from fxprune.backends.torch_fx import fold_model
-from fxprune.backends.torch_module import TracedModule
+from fxprune.backends.torch_module import TracedModule, own_state
 from fxprune.backends.torch_optimizer import fold_optimizer
 from fxprune.checks import check_finite
 from fxprune.errors import KeepSetError
@@ -18,7 +18,17 @@ from fxprune.frontends.torch_fx import read_model
 from fxprune.gates.module import PREFIX, Gates
 from fxprune.passes.analyse import analyse
 from fxprune.passes.fold import FoldPlan, plan_fold
-from fxprune.record import Record, Step, attach, gated_record, record_of, traced_part
+from fxprune.record import (
+    GATHER,
+    Record,
+    Step,
+    attach,
+    check_whole,
+    gated_record,
+    record_of,
+    traced_part,
+    unwrapped,
+)
 
 _log = logging.getLogger("fxprune")
 
@@ -36,16 +46,19 @@ def fold(gated: nn.Module, *, optimizer: Optimizer | None = None) -> Any | tuple
     compiled and prepared again. `gated` stays as it is.
 
     Args:
-        gated: what `prepare` returned, trained.
+        gated: what `prepare` returned, trained; what torch wrapped around it (torch.compile,
+            DistributedDataParallel, AveragedModel) is left out.
         optimizer: SGD, Adam or AdamW over the parameters of `gated`; with it, the pair of the
             folded module and an optimizer of the same kind, settings and (sliced) state.
 
     Raises:
-        InputError: `gated` is not gated, or the optimizer is of another kind.
+        InputError: `gated` is not gated or it is sharded, or the optimizer is of another kind.
     """
     gates, record = gated_record(gated)
     keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
+    gated = unwrapped(gated)
     path, part = traced_part(gated)
+    check_whole(part, GATHER)
     check_finite(part)
     _warn_if_unfinished(gates)
     folded: nn.Module = _fold(part, record, keep)
@@ -134,7 +147,7 @@ def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]
 def _without_gates(gated: nn.Module) -> nn.Module:
     """The module tree of a gated module without the gates; tensors are shared."""
     root = nn.Module()
-    root.__dict__ = {k: v for k, v in gated.__dict__.items() if k not in ("_graph", "meta")}
+    root.__dict__ = own_state(gated)
     root.__dict__["_modules"] = {k: v for k, v in gated._modules.items() if k != PREFIX}
     return copy_module(root, share_tensors=True)
 

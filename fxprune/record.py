@@ -5,13 +5,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 from fxprune.errors import InputError
 from fxprune.frontends.torch_fx import Program
 from fxprune.gates.module import PREFIX, Gates
 from fxprune.passes.analyse import Analysis
 
+GATHER = (
+    "call torch.distributed.checkpoint.state_dict.get_model_state_dict(sharded, "
+    "options=StateDictOptions(full_state_dict=True)) in every process, load the result into a "
+    "gated model that is not sharded (prepared in the same way), and pass that"
+)
+"""What to do with a gated model that is sharded."""
+
 _KEY = "fxprune"
+_WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
+_COMPILED = "_orig_mod"  # where torch.compile keeps what it compiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +65,20 @@ def record_of(module: nn.Module) -> Record | None:
     return meta.get(_KEY) if isinstance(meta, dict) else None
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The user's model inside of what torch wraps around it for training."""
+    while isinstance(module, _WRAPPERS) or isinstance(getattr(module, _COMPILED, None), nn.Module):
+        module = module.module if isinstance(module, _WRAPPERS) else getattr(module, _COMPILED)
+    return module
+
+
 def traced_part(module: nn.Module) -> tuple[str, nn.Module]:
     """The gated or folded module in `module`, and its path: itself, or the one that `scope` named.
 
     Raises:
         InputError: there are several.
     """
+    module = unwrapped(module)
     if record_of(module) is not None:
         return "", module
     parts = [(path, part) for path, part in module.named_modules() if record_of(part) is not None]
@@ -67,6 +86,15 @@ def traced_part(module: nn.Module) -> tuple[str, nn.Module]:
         paths = ", ".join(path for path, _ in parts)
         raise InputError(f"several parts were prepared ({paths}): pass one of them")
     return parts[0] if parts else ("", module)
+
+
+def check_whole(module: nn.Module, advice: str) -> None:
+    """Raise InputError, with what to do, where tensors of a module are sharded over processes."""
+    sharded = [name for name, part in module.named_modules() if hasattr(type(part), "unshard")]
+    sharded += [name for name, p in module.named_parameters() if hasattr(p, "full_tensor")]
+    if sharded:
+        place = sharded[0] or type(module).__name__
+        raise InputError(f"{place} is sharded over processes: {advice}")
 
 
 def gates_of(gated: nn.Module) -> Gates:

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from fxprune.backends.torch_module import TracedModule
 from fxprune.errors import InputError, VerificationError
 from fxprune.passes.axes import kept_flags
-from fxprune.record import Record, gated_record, record_of, traced_part
+from fxprune.record import GATHER, Record, check_whole, gated_record, record_of, traced_part
 
 _log = logging.getLogger("fxprune")
 
@@ -87,6 +87,7 @@ def verify(
     """
     _, record = gated_record(gated)
     (_, gated), (_, folded) = traced_part(gated), traced_part(folded)
+    check_whole(gated, GATHER)
     batches = [*random_inputs(record.examples, batch_sizes, seed), *map(_as_tuple, inputs)]
     comparisons: list[Comparison] = []
     for dtype, tolerance in TOLERANCES.items():

@@ -35,7 +35,7 @@ LAYERS = (
     ("api",),
     ("criteria", "export", "storage"),
     ("__init__",),
-    ("cli", "testing"),
+    ("cli", "testing", "integrations"),
 )
 HEIGHT = {area: height for height, areas in enumerate(LAYERS) for area in areas}
 

@@ -36,7 +36,11 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         return own_way
     clone: nn.Module = type(module).__new__(type(module))
     memo[id(module)] = clone
-    clone.__dict__ = {name: _copied_attribute(name, v, memo) for name, v in module.__dict__.items()}
+    clone.__dict__ = {
+        name: _copied_attribute(name, value, memo)
+        for name, value in module.__dict__.items()
+        if name != "_compiled_call_impl"  # module.compile() left it, and it calls the original
+    }
     return clone
 
 

@@ -23,6 +23,7 @@ from fxprune.gates.module import PREFIX
 
 _FROZEN = "_fxprune_frozen"
 _CONTAINERS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+_CALLS = ("_compiled_call_impl", "forward", "_original_forward")
 _HOOKS = ("_forward_", "_backward_", "_state_dict_", "_load_state_dict_")
 
 
@@ -36,7 +37,7 @@ class TracedModule(fx.GraphModule):
         super().__init__(root, graph, class_name or type(root).__name__)
         for name in _CONTAINERS:
             self.__dict__[name] = root.__dict__[name]
-        for name, value in root.__dict__.items():
+        for name, value in own_state(root).items():
             self.__dict__.setdefault(name, value)
             if name.startswith(_HOOKS):
                 self.__dict__[name] = value
@@ -109,9 +110,7 @@ class TracedModule(fx.GraphModule):
         graph.output(graph.graph_copy(self._graph, {})).meta.update(self._graph.output_node().meta)
         record = self.meta
         root.__dict__ = {
-            name: copy.deepcopy(value, memo)
-            for name, value in self.__dict__.items()
-            if name not in ("_graph", "meta")
+            name: copy.deepcopy(value, memo) for name, value in own_state(self).items()
         }
         clone = TracedModule(root, graph, type(self).__name__)
         clone.meta = dict(record)
@@ -119,8 +118,22 @@ class TracedModule(fx.GraphModule):
         return clone
 
     def __reduce__(self) -> tuple[Any, ...]:
-        state = {k: value for k, value in self.__dict__.items() if k not in ("_graph", "meta")}
-        return _rebuilt, (state, pack_graph(self._graph), type(self).__name__, dict(self.meta))
+        return _rebuilt, (
+            own_state(self),
+            pack_graph(self._graph),
+            type(self).__name__,
+            dict(self.meta),
+        )
+
+
+def own_state(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module but for its graph, and for what calls this very module.
+
+    `module.compile()`, and libraries that replace `forward` of an instance, as accelerate does to
+    train in bfloat16, leave the latter in its dictionary; another module would call this one.
+    """
+    left_out = ("_graph", "meta", *_CALLS)
+    return {name: value for name, value in module.__dict__.items() if name not in left_out}
 
 
 def _rebuilt(

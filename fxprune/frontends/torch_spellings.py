@@ -496,6 +496,10 @@ _UNARY = """
     sqrt rsqrt abs neg sign square clamp clip clamp_min clamp_max sin cos erf reciprocal round floor
     ceil trunc nan_to_num logical_not isnan zeros_like ones_like zero fill full_like
     invert bitwise_not isinf isfinite angle square cosh sinh tan atan
+    timm.layers.activations_me.HardMishAutoFn timm.layers.activations_me.HardSigmoidAutoFn
+    timm.layers.activations_me.HardSwishAutoFn timm.layers.activations_me.MishAutoFn
+    timm.layers.activations_me.SwishAutoFn transformers.models.bloom.modeling_bloom.GeLUFunction
+    transformers.models.recurrent_gemma.modeling_recurrent_gemma.SqrtBoundDerivative
 """
 _SAME = """
     contiguous clone detach to float double half bfloat16 type type_as cpu cuda requires_grad_

@@ -8,10 +8,14 @@ import builtins
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.utils._pytree import tree_map_only
+from torch.utils.checkpoint import CheckpointFunction
 
 from fxprune.frontends.torch_leaves import is_leaf
 from fxprune.frontends.torch_recorder import Recorder
@@ -92,6 +96,7 @@ def _watched_calls(recorder: Recorder, leaves: Collection[str]) -> Iterator[None
         nn.Module.__call__ = call  # type: ignore[method-assign]
         stack.callback(setattr, nn.Module, "__call__", original)
         _watch_regions(recorder, stack)
+        _watch_functions_of_autograd(recorder, stack)
         for name, watched in (("len", recorder.length), ("range", recorder.spy_on_range())):
             stack.callback(setattr, builtins, name, getattr(builtins, name))
             setattr(builtins, name, watched)
@@ -136,6 +141,48 @@ def _watch_regions(recorder: Recorder, stack: ExitStack) -> None:
     watch(torch.no_grad, lambda region: recorder.grad_region(False))
     watch(torch.enable_grad, lambda region: recorder.grad_region(True))
     watch(torch.inference_mode, lambda region: recorder.grad_region(not region.mode))
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """Calls a torch.autograd.Function; operators are known by the name of its class."""
+
+    kind: Any
+
+    def __post_init__(self) -> None:
+        for name in ("__name__", "__qualname__", "__module__"):
+            object.__setattr__(self, name, getattr(self.kind, name))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not any(isinstance(item, Tensor) and item.is_meta for item in args):
+            return self.kind.apply(*args, **kwargs)
+        with torch.random.fork_rng(devices=[]):
+            try:
+                return self.kind.apply(*args, **kwargs)
+            except RuntimeError:  # it makes tensors of its own: learn the shapes from zeros
+                result = self.kind.apply(*tree_map_only(Tensor, _zeros, args), **kwargs)
+                return tree_map_only(Tensor, lambda item: item.to("meta"), result)
+
+
+def _zeros(like: Tensor) -> Tensor:
+    return torch.zeros_like(like, device="cpu")
+
+
+def _watch_functions_of_autograd(recorder: Recorder, stack: ExitStack) -> None:
+    """Record a torch.autograd.Function as one call: entered, it would lose its own backward."""
+    descriptor = Function.__dict__["apply"]
+    original = descriptor.__func__
+
+    def apply(kind: type, *args: Any, **kwargs: Any) -> Any:
+        if recorder.paused:
+            return original(kind, *args, **kwargs)
+        if kind is CheckpointFunction:  # reentrant activation checkpointing: an identity
+            function, _, *inputs = args
+            return function(*inputs)
+        return recorder.call(Differentiated(kind), args, kwargs)
+
+    stack.callback(setattr, Function, "apply", descriptor)
+    Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
 
 
 def _stand_in(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., Any]:

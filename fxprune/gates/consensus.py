@@ -140,15 +140,20 @@ class ConsensusGates(Method):
         """Fast first, slow at the end, and there after four fifths of the steps."""
         return cubic(int(self.steps_done), max(int(0.8 * self.steps), 1))
 
-    def before_step(self, scale: Tensor | None = None) -> None:
+    def before_step(self, scale: Tensor | None = None, skipped: bool = False) -> None:
         """Add the gradients of both terms, and let Adam move the gates."""
         gradient, self.scores.grad = self.scores.grad, None
-        if not self.learning or self.done:
+        if not self.learning or self.done or skipped:
             for parameter in self.deciders.parameters():
                 parameter.grad = None
             return
         scores = torch.zeros_like(self.logits, requires_grad=True)
         parameters = list(self.deciders.parameters())
+        if any(hasattr(parameter, "full_tensor") for parameter in parameters):
+            raise InputError(
+                "gates of the method consensus do not learn in a sharded model: train it with "
+                "DistributedDataParallel, or choose another method"
+            )
         with torch.enable_grad():
             decisions, probabilities = self._means(self.logits + scores)
             added = torch.autograd.grad(

@@ -69,13 +69,14 @@ class Method(nn.Module):
         """Whether the keep-set is final."""
         return int(self.steps_done) >= self.steps
 
-    def before_step(self, scale: Tensor | None = None) -> None:
+    def before_step(self, scale: Tensor | None = None, skipped: bool = False) -> None:
         """Take the gradients that reached the gates; the optimizer leaves `scores` alone.
 
-        `scale` is what a fused optimizer is still to divide gradients by.
+        `scale` is what a fused optimizer is still to divide gradients by; nothing is learned from
+        gradients of a step that is `skipped`.
         """
         gradient, self.scores.grad = self.scores.grad, None
-        if gradient is not None and self.learning and not self.done:
+        if gradient is not None and self.learning and not self.done and not skipped:
             gradient = full_tensor(gradient) if scale is None else full_tensor(gradient) / scale
             if bool(torch.isfinite(gradient).all()):
                 self.learn(gradient)

@@ -2,7 +2,7 @@
 
 import copy
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,8 +54,8 @@ class Gates(nn.Module):
         values = self._values()
         parts = torch.split(values, list(self.layout.sizes))
         if self.training and not self.method.learning:  # a part of every step, as DDP wants it
-            scores = self.method.scores[: len(parts[0])]
-            parts = (parts[0] + (scores - scores.detach()), *parts[1:])
+            idle = [0 * parameter.sum() for parameter in self.method.parameters()]
+            parts = (parts[0] + torch.stack(idle).sum(), *parts[1:])
         masks = tuple(self.mask(axis, parts) for axis in self._axes)
         return masks + tuple(parts[place].reshape(()) for place in self._branches)
 
@@ -146,14 +146,43 @@ def held_by(optimizer: Optimizer) -> list[Gates]:
     return [gates for gates in _live if id(gates.method.scores) in held]
 
 
-def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for gates in held_by(optimizer):
-        gates.method.before_step(getattr(optimizer, "grad_scale", None))
+def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+    """Hand over the gradients: those at hand, or those that the optimizer's closure will make."""
+    held = held_by(optimizer)
+    if not held:
+        return None
+    if len(args) > 1 and args[1] is not None:
+        return (optimizer, _telling(held, args[1]), *args[2:]), kwargs
+    if kwargs.get("closure") is not None:
+        return args, {**kwargs, "closure": _telling(held, kwargs["closure"])}
+    for gates in held:
+        gates.method.before_step(getattr(optimizer, "grad_scale", None), _is_skipped(optimizer))
+    return None
+
+
+def _telling(held: list[Gates], closure: Callable[[], Any]) -> Callable[[], Any]:
+    """`closure`, whose gradients the gates take: where it is called repeatedly, the first ones."""
+    again = False
+
+    def told() -> Any:
+        nonlocal again
+        loss = closure()
+        for gates in held:
+            gates.method.before_step(skipped=again)
+        again = True
+        return loss
+
+    return told
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for gates in held_by(optimizer):
+    for gates in [] if _is_skipped(optimizer) else held_by(optimizer):
         gates.method.after_step()
+
+
+def _is_skipped(optimizer: Optimizer) -> bool:
+    """Whether a fused optimizer will do nothing, because a GradScaler has found infinite values."""
+    return bool(getattr(optimizer, "found_inf", None))
 
 
 register_optimizer_step_pre_hook(_before_step)

@@ -4,6 +4,7 @@ Each body runs between two convolutions (see tests/samples.py). What is free is 
 with the gated model.
 """
 
+import importlib
 import operator
 from collections import namedtuple
 
@@ -1133,7 +1134,10 @@ ARGUMENTS = {
 
 
 def function_of(name):
-    """A function or method of torch by its bare name."""
+    """A function or method of torch by its bare name, or a function of autograd by its full one."""
+    if "." in name:
+        home, _, kind = name.rpartition(".")
+        return getattr(importlib.import_module(home), kind).apply
     for home in (torch, F, operator):
         if hasattr(home, name):
             return getattr(home, name)

@@ -4,7 +4,9 @@ Each forward stands between two linear layers, `first` with 8 channels and `last
 a batch of two and compared with the original at other batches, and with the folded model.
 """
 
+import copy
 import math
+import pickle
 from collections import OrderedDict, namedtuple
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -17,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.passes.operators import _operators
 from fxprune.record import record_of
 from fxprune.testing import (
     assert_costs,
@@ -420,6 +423,63 @@ def test_region_without_gradient_records_none(region):
             torch.testing.assert_close(got, expected)
 
 
+class Sign(torch.autograd.Function):
+    """A straight-through estimator: its backward is not that of what its forward calls."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return torch.sign(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+
+class SignOfItsOwn(Sign):
+    """Makes a tensor where the model is, and draws a random number."""
+
+    @staticmethod
+    def forward(ctx, x):
+        torch.rand(())
+        return torch.where(x > 0, torch.tensor([1.0]).to(x.dtype), torch.tensor([-1.0]).to(x.dtype))
+
+
+def _signs(m, x):
+    return m.last(m.kind.apply(m.first(x)))
+
+
+@pytest.fixture
+def known_sign():
+    """Registers the operators for one test."""
+    names = [f"{__name__}.{kind.__name__}" for kind in (Sign, SignOfItsOwn)]
+    for name in names:
+        fxprune.register_operator(name, "b c *x -> b c *x")
+    yield
+    for name in names:
+        _operators.pop(name)
+
+
+def test_function_of_autograd_is_pinned_until_it_is_registered():
+    with pytest.raises(fxprune.NothingToPruneError, match=r"unknown operator .*\.Sign at"):
+        fxprune.prepare(network(_signs, kind=Sign), X)
+
+
+@pytest.mark.parametrize("kind", [Sign, SignOfItsOwn])
+def test_function_of_autograd_keeps_its_backward(known_sign, kind):
+    model, random = network(_signs, kind=kind), torch.get_rng_state()
+    gated = fxprune.prepare(model, X)
+    assert torch.equal(torch.get_rng_state(), random)
+    copies = copy.deepcopy(gated), pickle.loads(pickle.dumps(gated)), fxprune.fold(gated)
+    for module in (gated, *copies):
+        for name, parameter in model.named_parameters():
+            pairs = (model, parameter), (module, module.get_parameter(name))
+            expected, got = (torch.autograd.grad(net(X).sum(), p)[0] for net, p in pairs)
+            assert expected.any()
+            torch.testing.assert_close(got, expected)
+    fxprune.reach_target(gated)
+    fxprune.verify(gated, fxprune.fold(gated))
+
+
 @pytest.mark.parametrize("region", REGIONS.values(), ids=REGIONS)
 @pytest.mark.parametrize("outside", [True, False])
 def test_region_without_gradient_ends_as_it_began(region, outside):
@@ -581,6 +641,7 @@ def _global_state():
         "type": torch.get_default_dtype(),
         "gradient": torch.is_grad_enabled(),
         "modes": torch._C._len_torch_function_stack(),
+        "function": torch.autograd.Function.__dict__["apply"],
     }
 
 

@@ -1,0 +1,33 @@
+"""A Lightning callback that logs what a gated model keeps."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from fxprune.integrations.progress import Announcement, metrics
+
+
+class GatesCallback(Callback):
+    """Logs the kept share of every cost as often as the trainer logs, and says when it is final.
+
+    For a LightningModule one of whose parts is what `fxprune.prepare` returned:
+
+    >>> from lightning.pytorch import Trainer
+    >>> trainer = Trainer(callbacks=[GatesCallback()], logger=False, accelerator="cpu")
+    """
+
+    def __init__(self) -> None:
+        self._announcement = Announcement()
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Log after the optimizer's step."""
+        self._announcement.update(pl_module)
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            pl_module.log_dict(metrics(pl_module), rank_zero_only=True)

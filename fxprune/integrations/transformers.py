@@ -1,0 +1,62 @@
+"""A callback of the Hugging Face Trainer that logs what a gated model keeps."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from fxprune.integrations.progress import Announcement, metrics
+
+
+class GatesCallback(TrainerCallback):
+    """Adds the kept share of every cost to what is logged, and says when it is final.
+
+    It also lets the Trainer save models with tied weights: to safetensors, a gated model is one
+    whose tensors must not share memory.
+
+    The shares stand in `trainer.state.log_history`. Trackers see them if this callback is called
+    before theirs: `trainer.callback_handler.callbacks.insert(0, GatesCallback())`.
+
+    >>> from transformers import Trainer
+    >>> trainer = Trainer(gated, callbacks=[GatesCallback()])  # doctest: +SKIP
+    """
+
+    def __init__(self) -> None:
+        self._announcement = Announcement()
+        self._untying: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Untie what is saved."""
+        self._untying = kwargs["model"].register_state_dict_post_hook(_untie)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look at the gates."""
+        self._announcement.update(kwargs["model"])
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Add the shares to the entry."""
+        shares = metrics(kwargs["model"])
+        kwargs["logs"].update(shares)
+        state.log_history[-1].update(shares)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the model as it was."""
+        self._untying.remove()
+
+
+def _untie(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    """Give every tensor of a state_dict memory of its own."""
+    seen = set()
+    for name, tensor in state.items():
+        memory = tensor.untyped_storage().data_ptr()
+        if memory in seen:
+            state[name] = tensor.clone()
+        seen.add(memory)

@@ -1,0 +1,90 @@
+"""Training in two processes: one keep-set, that of training in one process on the joint batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fxprune
+from tests.recipes.ranks import METHODS_BY_KIND, train_part
+from tests.recipes.training import Plain, assert_prunes, assert_same_gates, begin
+from tests.test_packaging import ROOT
+
+
+def run_in_two_processes(*command: str) -> str:
+    """Run a script or module under torchrun on this machine; its output."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> list[dict[str, dict[str, Any]]]:
+    """What each of two processes has after training, by kind of parallelism."""
+    folder: Path = tmp_path_factory.mktemp("ranks")
+    run_in_two_processes("-m", "tests.recipes.ranks", str(folder))
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"), [(kind, m) for kind, methods in METHODS_BY_KIND.items() for m in methods]
+)
+def test_all_processes_agree_with_one_that_sees_the_joint_batch(ranks, kind, method):
+    alone, together = begin(method, Plain()), begin(method, Plain())
+    if method == "hard_concrete":  # noise is drawn for every part of a batch
+        train_part(alone, parts=2)
+    else:
+        train_part(alone)
+    states = [rank[kind][method] for rank in ranks]
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+    together.load_state_dict(states[0])
+    assert_prunes(together)
+    if method == "consensus":  # its terms are means over the parts of a batch, not over the batch
+        return
+    assert_same_gates(alone, together, rtol=1e-3)
+    for name, parameter in together.named_parameters():
+        torch.testing.assert_close(parameter, alone.get_parameter(name), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_processes_agree_where_their_batch_statistics_do_not(ranks, kind):
+    first, second = (rank[kind]["keep-set with batch norm"] for rank in ranks)
+    assert not all(bool(flags.all()) for flags in first.values())
+    for name, flags in first.items():
+        assert torch.equal(flags, second[name]), name
+
+
+def test_sharded_models_are_refused_with_the_way_out(ranks):
+    said = ranks[0]["fsdp"]["refusals"]
+    assert said.keys() == {"fold", "verify", "prepare", "consensus"}
+    for verb in ("fold", "verify"):
+        assert "is sharded over processes: call torch.distributed.checkpoint" in said[verb]
+    assert said["prepare"].endswith("prepare the model first, then shard what prepare returns")
+    assert "train it with DistributedDataParallel" in said["consensus"]
+
+
+def test_example_of_distributed_training_runs():
+    output = run_in_two_processes(str(ROOT / "examples" / "recipes" / "distributed.py"))
+    assert output.count("gated == folded") == 2 * 6, output
+    assert output.count("50.0%") == 2, output
+
+
+def test_penalty_that_is_counted_twice_would_be_seen():
+    once, twice = (begin("autobot, weights learn", Plain()) for _ in range(2))
+    method = twice.fxprune_gates.method
+    penalty = method.penalty
+    method.penalty = lambda logits: 2 * penalty(logits)
+    for gated in (once, twice):
+        train_part(gated)
+    with pytest.raises(AssertionError):
+        assert_same_gates(once, twice, rtol=1e-3)
+    fxprune.verify(twice, fxprune.fold(twice))

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from fxprune.export import export_onnx
     from fxprune.folding import fold
+    from fxprune.footprint import TrainingCost, training_cost
     from fxprune.gates.consensus import Consensus
     from fxprune.gates.soft import AutoBot, HardConcrete
     from fxprune.gates.static import Static
@@ -55,6 +56,7 @@ _HOMES = {
         "TargetError TraceError VerificationError"
     ),
     "fxprune.folding": "fold",
+    "fxprune.footprint": "TrainingCost training_cost",
     "fxprune.gates.consensus": "Consensus",
     "fxprune.gates.soft": "AutoBot HardConcrete",
     "fxprune.gates.static": "Static",
@@ -82,6 +84,7 @@ __all__ = [
     "Static",
     "TargetError",
     "TraceError",
+    "TrainingCost",
     "Verdict",
     "VerificationError",
     "distillation_loss",
@@ -101,6 +104,7 @@ __all__ = [
     "save",
     "set_keep_set",
     "shrink",
+    "training_cost",
     "verify",
 ]
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.folding import fold_as
+from fxprune.gates.module import PREFIX
 from fxprune.passes.cost import COSTS
 from fxprune.record import Record, gates_of, record_of, traced_part
 from fxprune.verification import random_inputs
@@ -37,8 +38,8 @@ class Row:
 class Report:
     """Prints as tables; `as_dict` gives plain scalars for any tracker.
 
-    `latency_ms` holds medians of single-sample evaluations on this machine, by "before" and
-    "after", whichever could be measured.
+    `latency_ms` holds medians of single-sample evaluations on this machine, `file_bytes` the sizes
+    of all saved tensors, by "before" and "after", whichever is known.
     """
 
     source: str
@@ -46,6 +47,7 @@ class Report:
     before: Mapping[str, int]
     after: Mapping[str, int]
     latency_ms: Mapping[str, float]
+    file_bytes: Mapping[str, int]
 
     def as_dict(self) -> dict[str, float]:
         """Every number under a flat name."""
@@ -53,6 +55,7 @@ class Report:
         for when, costs in (("before", self.before), ("after", self.after)):
             result.update({f"{name}_{when}": value for name, value in costs.items()})
         result.update({f"latency_ms_{when}": value for when, value in self.latency_ms.items()})
+        result.update({f"file_bytes_{when}": value for when, value in self.file_bytes.items()})
         return result
 
     def __str__(self) -> str:
@@ -83,12 +86,16 @@ class Report:
         for name, value in self.after.items():
             share = value / max(self.before[name], 1)
             table.add_row(name, f"{self.before[name]:,}", f"{value:,}", f"{share:.1%}")
-        before, after = (self.latency_ms.get(when) for when in ("before", "after"))
-        if after is not None:
-            share_text = f"{after / before:.1%}" if before else ""
-            table.add_row(
-                "latency (ms)", f"{before:.2f}" if before else "", f"{after:.2f}", share_text
-            )
+        for name, known, form in (
+            ("file (bytes)", self.file_bytes, ",d"),
+            ("latency (ms)", self.latency_ms, ".2f"),
+        ):
+            if "after" in known:
+                before, after = known.get("before"), known["after"]
+                shown = format(before, form) if before else ""
+                table.add_row(
+                    name, shown, format(after, form), f"{after / before:.1%}" if before else ""
+                )
         return table
 
 
@@ -115,6 +122,7 @@ def report(module: nn.Module, *, latency: bool = True) -> Report:
         before=record.costs_before or costs.at(costs.full),
         after=costs_of(module),
         latency_ms=_latencies(module, record, gated) if latency else {},
+        file_bytes=_file_bytes(module, gated),
     )
 
 
@@ -143,6 +151,20 @@ def _rows(module: nn.Module, record: Record, gated: bool) -> tuple[Row, ...]:
         for b in record.analysis.branches
     ]
     return (*channels, *branches)
+
+
+def _file_bytes(module: nn.Module, gated: bool) -> dict[str, int]:
+    """Bytes of the tensors that a checkpoint holds, each counted once."""
+    if not gated:
+        return {"after": _bytes(module)}
+    return {"before": _bytes(module), "after": _bytes(fold_as(module, None))}
+
+
+def _bytes(module: nn.Module) -> int:
+    state = module.state_dict()
+    own = (tensor for name, tensor in state.items() if not name.startswith(f"{PREFIX}."))
+    sizes = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in own}
+    return sum(sizes.values())
 
 
 def _latencies(module: nn.Module, record: Record, gated: bool) -> dict[str, float]:

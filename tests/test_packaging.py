@@ -33,7 +33,7 @@ LAYERS = (
     ("folding",),
     ("shrinking", "reporting"),
     ("api",),
-    ("criteria", "export", "storage"),
+    ("criteria", "export", "storage", "footprint"),
     ("__init__",),
     ("cli", "testing", "integrations"),
 )

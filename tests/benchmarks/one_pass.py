@@ -136,6 +136,7 @@ def gated(bench: Bench) -> Iterator[Row]:
             target=target,
             steps=max(1, int(options.ramp * steps)),
             method=options.method,
+            shrink_every=options.shrink_every,
         )
         curve = bench.train(model, options.epochs, options.lr)
         yield bench.row("gated", target, fxprune.fold(model), start, curve)
@@ -186,6 +187,7 @@ def main() -> None:
     add("--peer-lr", type=float, default=0.05, help="the same after Torch-Pruning's pruning")
     add("--method", default="static")
     add("--ramp", type=float, default=0.3, help="share of the steps after which the target is met")
+    add("--shrink-every", type=int, default=195, help="steps; 0 for never")
     add("--seed", type=int, default=0)
     add("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
     add("--json", type=Path, default=Path("one_pass.json"))

@@ -5,7 +5,9 @@
 Castells & Yeom (arXiv 2111.09635) train gates for 200 batches of 64 CIFAR-10 images with frozen
 weights. Every row here sees the same images in the same order, and is tested as it is then:
 
-    METHOD[+distillation]   fxprune: gates and weights in one ordinary loop ("autobot": gates only)
+    METHOD[+distillation]   fxprune: gates and weights in one ordinary loop (autobot: gates only)
+    refit:CRITERION         fxprune: positions closed by a criterion, weights refitted on
+                            the first batches, then the same loop
     peer:magnitude          Torch-Pruning prunes by group magnitude, then trains on all batches
     peer:taylor             Torch-Pruning's Taylor pruner, likewise
 
@@ -38,6 +40,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 BATCHES, BATCH_SIZE = 200, 64
 FLOPS, FULL_FLOPS = 55_840_000, 126_554_816
 DISTILLATION = "+distillation"
+ROWS = ("refit:group_norm", "static", "autobot", "peer:magnitude", "peer:taylor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +98,31 @@ def ours(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace,
     gated = fxprune.prepare(
         model,
         EXAMPLE,
-        target=FLOPS / FULL_FLOPS,
+        target={"flops": FLOPS},
         steps=max(1, int(options.ramp * BATCHES)),
         method=settings,
     )
     train(gated, data, lr, options.seed, copy.deepcopy(model) if DISTILLATION in row else None)
     folded = fxprune.fold(gated)
     return result(row, lr, options.seed, model, folded, folded, data, start)
+
+
+def refitted(
+    row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace, lr: float
+) -> Row:
+    """Closed at once, weights solved anew, then trained."""
+    start = time.monotonic()
+    torch.manual_seed(options.seed)
+    criterion = row.removeprefix("refit:").removesuffix(DISTILLATION)
+    inner = ["conv1", *(name for name, _ in model.named_modules() if name.endswith("conv2"))]
+    gated = fxprune.prepare(model, EXAMPLE, target={"flops": FLOPS}, ignore=inner)
+    some = list(itertools.islice(batches(data, options.seed), options.calibration))
+    fxprune.reach_target(gated, fxprune.importance(gated, criterion, some))
+    fxprune.refit(gated, some, ridge=options.ridge)
+    folded = fxprune.fold(gated)
+    before = copy.deepcopy(folded)
+    train(folded, data, lr, options.seed, copy.deepcopy(model) if DISTILLATION in row else None)
+    return result(row, lr, options.seed, model, before, folded, data, start)
 
 
 def peer(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace, lr: float) -> Row:
@@ -119,6 +140,9 @@ def peer(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace,
     before = copy.deepcopy(pruned)
     train(pruned, data, lr, options.seed, None)
     return result(row, lr, options.seed, model, before, pruned, data, start)
+
+
+RUNS = {"refit": refitted, "peer": peer}
 
 
 def result(
@@ -141,16 +165,18 @@ def main() -> None:
     add = parser.add_argument
     add("--data", default="uoft-cs/cifar10", help="folder or hub name, for datasets.load_dataset")
     add("--weights", type=Path, required=True, help="ResNet-56 as a safetensors file")
-    add("--row", nargs="+", default=["static", "autobot", "peer:magnitude", "peer:taylor"])
+    add("--row", nargs="+", default=ROWS)
     add("--lr", type=float, nargs="+", default=[0.02])
     add("--ramp", type=float, default=0.4, help="share of the steps after which the target is met")
+    add("--calibration", type=int, default=24, help="batches for refitting")
+    add("--ridge", type=float, default=1e-3)
     add("--seed", type=int, default=0)
     add("--json", type=Path, default=Path("autobot.json"))
     options = parser.parse_args()
     data = load(options.data, MEAN, STD)
     model = pretrained(56, options.weights).eval()
     for row, lr in itertools.product(options.row, options.lr):
-        run = peer if row.startswith("peer:") else ours
+        run = RUNS.get(row.partition(":")[0], ours)
         done = run(row, model, data, options, lr)
         print(done, flush=True)
         rows = json.loads(options.json.read_text()) if options.json.exists() else []

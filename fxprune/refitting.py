@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from fxprune.backends.torch_fx import call_with
 from fxprune.backends.torch_module import TracedModule
 from fxprune.errors import InputError
+from fxprune.frontends.torch_spellings import bare_name
 from fxprune.gates.module import PREFIX, Gates
 from fxprune.record import gated_record, traced_part
 
@@ -105,12 +106,36 @@ class _Refit:
         if not bool(is_open.any()) or (bool(is_open.all()) and torch.equal(x, before)):
             return False
         weight = layer.weight.flatten(1).double()
-        weight[:, is_open] = self._solution(
-            layer, x, self._opened.env[node], weight[:, is_open], is_open
-        )
+        wanted = self._opened.env[node] + self._debt(node)
+        weight[:, is_open] = self._solution(layer, x, wanted, weight[:, is_open], is_open)
         layer.weight.copy_(weight.view_as(layer.weight))
         self._refresh(node)
         return True
+
+    def _debt(self, node: fx.Node) -> Tensor | float:
+        """What a branch that ends here, with or without a norm, can add to mend its skip.
+
+        For `skip + a y + b` that is the error of the skip, divided by `a` (He et al. 2017,
+        section 3.3).
+        """
+        norm = node
+        users = list(node.users)
+        slope: Tensor | float = 1.0
+        if len(users) == 1 and users[0].op == "call_module":
+            layer = self._part.get_submodule(str(users[0].target))
+            if type(layer) is nn.BatchNorm2d and layer.running_var is not None:
+                norm, users = users[0], list(users[0].users)
+                scale = torch.ones_like(layer.running_var) if layer.weight is None else layer.weight
+                slope = (scale / (layer.running_var + layer.eps).sqrt()).view(-1, 1, 1)
+        if len(users) != 1 or bare_name(users[0]) != "add":
+            return 0.0
+        skips = [source for source in users[0].all_input_nodes if source is not norm]
+        known = [s for s in skips if s in self._opened.env and s in self._closed.env]
+        own = self._opened.env[node]
+        if len(known) != 1 or self._opened.env[known[0]].shape != own.shape:
+            return 0.0
+        error = self._opened.env[known[0]] - self._closed.env[known[0]]
+        return error / slope if isinstance(slope, float) else _divided(error, slope)
 
     def _solution(
         self, layer: nn.Linear | nn.Conv2d, x: Tensor, wanted: Tensor, old: Tensor, is_open: Tensor
@@ -122,6 +147,8 @@ class _Refit:
         for part, goal in zip(*chunks, strict=True):
             columns = _columns(layer, part)[is_open]
             outputs = _outputs(layer, goal)
+            stride = max(1, columns.shape[1] * len(x) // len(part) // _MOST_ROWS)
+            columns, outputs = columns[:, ::stride], outputs[:, ::stride]
             gram += (columns @ columns.T).double()
             cross += (outputs @ columns.T).double()
         damping = self._ridge * gram.diagonal().mean().clamp(min=1e-30)
@@ -159,6 +186,14 @@ class _Refit:
 
 _CHUNK = 64
 """How many samples are unfolded at a time."""
+_MOST_ROWS = 1 << 17
+"""About how many positions of all samples a layer is fitted to."""
+_LEAST_SLOPE = 0.05
+"""Norms that scale by less cannot mend a skip."""
+
+
+def _divided(error: Tensor, slope: Tensor) -> Tensor:
+    return torch.where(slope.abs() > _LEAST_SLOPE, error / slope, torch.zeros_like(error))
 
 
 def _layer_of(node: fx.Node) -> str:

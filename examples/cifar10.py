@@ -53,6 +53,8 @@ def main() -> None:
         target=options.target,
         steps=max(1, int(RAMP * steps)),
         round_to=options.round_to,
+        method=options.method,
+        shrink_every=options.shrink_every,
     )
     history = train(
         gated,
@@ -61,6 +63,7 @@ def main() -> None:
         lr=options.lr,
         batch_size=options.batch_size,
         seed=options.seed,
+        teacher=model.eval() if options.distill else None,
     )
     folded = fxprune.fold(gated)
     figures = compare(model, gated, folded, data, options.out)
@@ -173,6 +176,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--depth", type=int, default=20, help="20, 32, 44, 56 or 110")
     parser.add_argument("--target", type=float, default=0.5, help="share of the MACs to keep")
     parser.add_argument("--round-to", type=int, default=8, help="keep multiples of this")
+    parser.add_argument("--method", default="static", help="how gates learn")
+    parser.add_argument("--shrink-every", type=int, default=0, help="steps; 0 for never")
+    parser.add_argument("--distill", action="store_true", help="the unpruned model is the teacher")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.05)

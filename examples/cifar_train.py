@@ -1,4 +1,4 @@
-"""How are the CIFAR examples trained? By this ordinary loop, which knows nothing of pruning."""
+"""How are the CIFAR examples trained? By this ordinary loop, which knows nothing of gates."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
+import fxprune
 from examples.cifar_data import Cifar
 
 MOMENTUM = 0.9
@@ -43,6 +44,7 @@ def train(
     batch_size: int = 128,
     seed: int = 0,
     autocast: torch.dtype | None = None,
+    teacher: nn.Module | None = None,
 ) -> list[Epoch]:
     """Train with SGD under a one-cycle learning rate, and leave the model in eval mode.
 
@@ -54,6 +56,7 @@ def train(
         batch_size: images in one step.
         seed: decides order and augmentation of the images.
         autocast: the type of the forward pass, for instance `torch.bfloat16`.
+        teacher: a trained model to learn from as well, in eval mode.
     """
     precision = torch.autocast("cpu", autocast) if autocast else contextlib.nullcontext()
     steps = -(-len(data.train) // batch_size)
@@ -68,6 +71,10 @@ def train(
             with precision:
                 logits = model(images).float()
                 loss = F.cross_entropy(logits, labels)
+                if teacher is not None:
+                    with torch.no_grad():
+                        wanted = teacher(images).float()
+                    loss = fxprune.distillation_loss(logits, wanted, labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -39,7 +39,8 @@ class Report:
     """Prints as tables; `as_dict` gives plain scalars for any tracker.
 
     `latency_ms` holds medians of single-sample evaluations on this machine, `file_bytes` the sizes
-    of all saved tensors, by "before" and "after", whichever is known.
+    of all saved tensors, by "before" and "after", whichever is known; `figures` is what the gating
+    method says of itself.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Report:
     after: Mapping[str, int]
     latency_ms: Mapping[str, float]
     file_bytes: Mapping[str, int]
+    figures: Mapping[str, float]
 
     def as_dict(self) -> dict[str, float]:
         """Every number under a flat name."""
@@ -56,13 +58,15 @@ class Report:
             result.update({f"{name}_{when}": value for name, value in costs.items()})
         result.update({f"latency_ms_{when}": value for when, value in self.latency_ms.items()})
         result.update({f"file_bytes_{when}": value for when, value in self.file_bytes.items()})
-        return result
+        return {**result, **self.figures}
 
     def __str__(self) -> str:
         file = io.StringIO()
         console = Console(file=file, width=110)
         console.print(self._groups())
         console.print(self._costs())
+        for name, value in self.figures.items():
+            console.print(f"{name}: {value:.3g}")
         return file.getvalue().rstrip()
 
     def _groups(self) -> Table:
@@ -123,6 +127,7 @@ def report(module: nn.Module, *, latency: bool = True) -> Report:
         after=costs_of(module),
         latency_ms=_latencies(module, record, gated) if latency else {},
         file_bytes=_file_bytes(module, gated),
+        figures=gates_of(module).method.figures() if gated else {},
     )
 
 

@@ -132,6 +132,10 @@ class ConsensusGates(Method):
             self._features[name] = features.detach()
             return _binary(self.deciders[self._order.index(name)](features))
 
+    def figures(self) -> dict[str, float]:
+        """The largest share of samples that a majority overrules: of late, or at the end."""
+        return {"consensus_gap": float(self.gap)}
+
     def rank(self) -> Tensor:
         """What the samples agree on first, then the probabilities."""
         return self.agreement + 0.01 * self.probability

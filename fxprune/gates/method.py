@@ -64,6 +64,10 @@ class Method(nn.Module):
         """How much of the way to the target the budget has gone."""
         return 1.0
 
+    def figures(self) -> dict[str, float]:
+        """What a report should say of this method."""
+        return {}
+
     @property
     def done(self) -> bool:
         """Whether the keep-set is final."""

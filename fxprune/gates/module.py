@@ -39,6 +39,7 @@ class Gates(nn.Module):
         self._branches = tuple(self.layout.names.index(name) for name in branches)
         self._places = {space: self.layout.names.index(name) for space, name in names.items()}
         self._shown: Tensor | None = None
+        self._deciding = False
         self.shrink_every = 0
         self._family = object()
         _live.add(self)
@@ -61,7 +62,8 @@ class Gates(nn.Module):
 
     def _conditioned(self, features: Tensor, name: str) -> Tensor:
         place = self.layout.names.index(name)
-        if self.training and self.method.learning and self._shown is None:
+        learns = (self.training or self._deciding) and self.method.learning
+        if learns and self._shown is None:
             assert isinstance(self.method, Conditioned)
             return self.method.decide(name, features)
         return torch.split(self._values(), list(self.layout.sizes))[place]
@@ -69,7 +71,8 @@ class Gates(nn.Module):
     def _values(self) -> Tensor:
         if self._shown is not None:
             return self._shown
-        return self.method.gates() if self.training else self._open().to(self.method.is_open)
+        learns = self.training or self._deciding
+        return self.method.gates() if learns else self._open().to(self.method.is_open)
 
     @contextmanager
     def showing(self, values: Tensor) -> Iterator[None]:
@@ -79,6 +82,15 @@ class Gates(nn.Module):
             yield
         finally:
             self._shown = None
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Let gates act in evaluation as they do while they learn: dynamic gates by the sample."""
+        self._deciding = True
+        try:
+            yield
+        finally:
+            self._deciding = False
 
     def holds(self, space: Space) -> bool:
         """Whether a space is a free group."""

@@ -5,11 +5,13 @@
 Castells & Yeom (arXiv 2111.09635) train gates for 200 batches of 64 CIFAR-10 images with frozen
 weights. Every row here sees the same images in the same order, and is tested as it is then:
 
-    METHOD[+distillation]   fxprune: gates and weights in one ordinary loop (autobot: gates only)
+    METHOD                  fxprune: gates and weights in one ordinary loop (autobot: gates only)
     refit:CRITERION         fxprune: positions closed by a criterion, weights refitted on
                             the first batches, then the same loop
     peer:magnitude          Torch-Pruning prunes by group magnitude, then trains on all batches
     peer:taylor             Torch-Pruning's Taylor pruner, likewise
+
+`+distillation` after a row's name trains with the unpruned network as teacher.
 
 Each row can be given several learning rates; all are reported. Finished rows are appended to the
 JSON file one by one.
@@ -129,7 +131,8 @@ def peer(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace,
     """Torch-Pruning, then the same loop on what is left."""
     start = time.monotonic()
     pruned = copy.deepcopy(model)
-    job = Job(row.removeprefix("peer:"), "inner", lr, 0, FLOPS / FULL_FLOPS)
+    criterion = row.removeprefix("peer:").removesuffix(DISTILLATION)
+    job = Job(criterion, "inner", lr, 0, FLOPS / FULL_FLOPS)
     pruner = METHODS[job.method](pruned, job)
     if job.method == "taylor":
         pruned.zero_grad()
@@ -138,7 +141,7 @@ def peer(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace,
     prune_until(pruner, pruned, macs=int(FLOPS / FULL_FLOPS * count(model)[0]))
     pruned.zero_grad()
     before = copy.deepcopy(pruned)
-    train(pruned, data, lr, options.seed, None)
+    train(pruned, data, lr, options.seed, copy.deepcopy(model) if DISTILLATION in row else None)
     return result(row, lr, options.seed, model, before, pruned, data, start)
 
 

@@ -3,6 +3,7 @@
     python -m tests.benchmarks.speed --json speed.json
     python -m tests.benchmarks.speed --depth             # ResNets of 20 to 1202 layers
     python -m tests.benchmarks.speed --step              # a gated training step against a plain one
+    python -m tests.benchmarks.speed --shrink            # a training that shrinks to half of the MACs
 
 Every figure is a ratio of medians within one run, the candidates taking turns.
 """
@@ -158,12 +159,42 @@ def step(depth: int, method: str, runs: int, batch: int = 128) -> dict[str, Any]
     return {"depth": depth, "method": method, **found, "ratio": ratio}
 
 
+def shrinking(steps: int = 600, chunk: int = 10, batch: int = 128) -> list[dict[str, Any]]:
+    """A whole training of ResNet-20, plain and with gates that shrink it to half, in turn.
+
+    The target is reached after 30 % of the steps, as in `one_pass`; times are of all steps.
+    """
+    plain = CifarResNet(20)
+    settings = {"target": 0.5, "steps": int(0.3 * steps), "shrink_every": steps // 20}
+    models = {
+        "plain": plain,
+        "shrinking": fxprune.prepare(plain, torch.zeros(1, 3, 32, 32), **settings),
+    }
+    optimizers = {n: torch.optim.SGD(m.parameters(), lr=0.01) for n, m in models.items()}
+    images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
+    times = dict.fromkeys(models, 0.0)
+
+    def some(name: str) -> None:
+        for _ in range(chunk):
+            optimizers[name].zero_grad()
+            nn.functional.cross_entropy(models[name](images), labels).backward()
+            optimizers[name].step()
+
+    for _ in range(steps // chunk):
+        for name in models:
+            times[name] += seconds(lambda: some(name))  # noqa: B023
+    ratio = times["shrinking"] / times["plain"]
+    print(f"plain {times['plain']:.1f} s   shrinking {times['shrinking']:.1f} s   {ratio:.3f}")
+    return [{**times, "ratio": ratio}]
+
+
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--depth", action="store_true")
     parser.add_argument("--step", action="store_true")
+    parser.add_argument("--shrink", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -171,6 +202,8 @@ def main() -> None:
         rows = growth()
     elif options.step:
         rows = steps(options.runs)
+    elif options.shrink:
+        rows = shrinking()
     else:
         rows = families(options.runs)
     if options.json:

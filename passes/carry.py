@@ -33,7 +33,7 @@ def carried(old: Analysis, new: Analysis, keep: Mapping[str, Sequence[bool]]) ->
                     if len(kept) == space.size:
                         origins.setdefault(space, (name, kept))
     groups = {g.name: origins[g.space] for g in new.free_groups if g.space in origins}
-    return groups | _branches(old, new)
+    return groups | _branches(old, new, keep)
 
 
 def _matched(axis: Axis, former: Axis) -> list[tuple[Space, Space]]:
@@ -42,12 +42,28 @@ def _matched(axis: Axis, former: Axis) -> list[tuple[Space, Space]]:
     return list(zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else []
 
 
-def _branches(old: Analysis, new: Analysis) -> dict[str, Origin]:
-    """Branches are known by their parameters, or by their name if they have none."""
+def _branches(
+    old: Analysis, new: Analysis, keep: Mapping[str, Sequence[bool]]
+) -> dict[str, Origin]:
+    """Branches are known by their parameters (by their name if they have none), in order."""
+    closed = [b for b in old.branches if not any(keep.get(b.name, (True,)))]
+    gone = [set(branch.nodes) for branch in closed]
     left = {value.name for value in new.graph.parameters}
-    former = {_parameters(old, b) & left or frozenset([b.name]): b.name for b in old.branches}
-    keys = {b.name: _parameters(new, b) or frozenset([b.name]) for b in new.branches}
-    return {name: (former[key], (0,)) for name, key in keys.items() if key in former}
+    former: dict[frozenset[str], list[str]] = {}
+    for branch in old.branches:
+        if branch not in closed and not any(nodes > set(branch.nodes) for nodes in gone):
+            key = _parameters(old, branch) & left or frozenset([branch.name])
+            former.setdefault(key, []).append(branch.name)
+    present: dict[frozenset[str], list[str]] = {}
+    for branch in new.branches:
+        key = _parameters(new, branch) or frozenset([branch.name])
+        present.setdefault(key, []).append(branch.name)
+    return {
+        name: (was, (0,))
+        for key, names in present.items()
+        if len(names) == len(former.get(key, ()))
+        for name, was in zip(names, former[key], strict=True)
+    }
 
 
 def _parameters(analysis: Analysis, branch: Branch) -> frozenset[str]:

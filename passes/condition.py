@@ -52,6 +52,7 @@ def plan_conditions(
 class _Search:
     def __init__(self, graph: Graph, types: Types) -> None:
         self._nodes: Mapping[str, Node] = {node.name: node for node in graph.nodes}
+        self._order = {node.name: place for place, node in enumerate(graph.nodes)}
         self._axes = types.axes
         self._readers = types.readers
         contracted = {reader.node for reader in types.readers if reader.reading is Reading.CONTRACT}
@@ -108,7 +109,8 @@ class _Search:
             return None
         samples = self._first(maker.inputs[source[0]])
         acted = [self._first(self._nodes[node].inputs[operand]) for node, operand, _ in places]
-        if any(axis != samples for axis in acted):
+        early = [node for node, _, _ in places if self._order[node] <= self._order[maker.name]]
+        if early or any(axis != samples for axis in acted):
             return None
         features = maker.inputs[source[0]]
         assert features is not None

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.speed --json speed.json
     python -m tests.benchmarks.speed --depth             # ResNets of 20 to 1202 layers
     python -m tests.benchmarks.speed --step              # a gated training step against a plain one
-    python -m tests.benchmarks.speed --shrink            # a training that shrinks to half of the MACs
+    python -m tests.benchmarks.speed --shrink            # a training that shrinks to half
 
 Every figure is a ratio of medians within one run, the candidates taking turns.
 """

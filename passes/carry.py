@@ -7,7 +7,7 @@ axes, so the groups of one are matched with those of the other where they appear
 from collections.abc import Mapping, Sequence
 
 from fxprune.passes.analyse import Analysis
-from fxprune.passes.axes import Axis, Space, spaces
+from fxprune.passes.axes import Space, spaces
 from fxprune.passes.branches import Branch
 
 Origin = tuple[str, tuple[int, ...]]
@@ -22,24 +22,22 @@ def carried(old: Analysis, new: Analysis, keep: Mapping[str, Sequence[bool]]) ->
     `old`, or is not found there, has none.
     """
     names = {group.space: group.name for group in old.groups}
+    kept = {n: tuple(i for i, flag in enumerate(flags) if flag) for n, flags in keep.items()}
     origins: dict[Space, Origin] = {}
     for parameter in new.graph.parameters:
         mine = new.types.axes.get(parameter.name, ())
         were = old.types.axes.get(parameter.name, ())
         for axis, former in zip(mine, were, strict=False):
-            for space, place in _matched(axis, former):
-                if (name := names.get(place, "")) in keep:
-                    kept = tuple(i for i, flag in enumerate(keep[name]) if flag)
-                    if len(kept) == space.size:
-                        origins.setdefault(space, (name, kept))
+            # What one position is left of, a product no longer shows.
+            left = [(names.get(space, ""), space.size) for space in spaces(former)]
+            sizes = [(name, len(kept.get(name, range(size)))) for name, size in left]
+            places = [name for name, size in sizes if size > 1]
+            found = [space for space in spaces(axis) if space.size > 1]
+            for space, name in zip(found, places, strict=False):
+                if len(found) == len(places) and len(kept.get(name, ())) == space.size:
+                    origins.setdefault(space, (name, kept[name]))
     groups = {g.name: origins[g.space] for g in new.free_groups if g.space in origins}
     return groups | _branches(old, new, keep)
-
-
-def _matched(axis: Axis, former: Axis) -> list[tuple[Space, Space]]:
-    """The spaces of two axes of the same structure."""
-    ours, theirs = list(spaces(axis)), list(spaces(former))
-    return list(zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else []
 
 
 def _branches(

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from torch.optim import SGD
 
@@ -178,9 +178,8 @@ def train_once(model, optimizer, example):
     """One small step, so that errors of rounding stay small."""
     optimizer.zero_grad()
     (1e-3 * model(example).square().mean()).backward()
-    for parameter in model.parameters():  # a deviation of one position has no slope
-        if parameter.grad is not None:
-            parameter.grad.nan_to_num_(0.0)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assume(all(bool(g.isfinite().all()) for g in gradients))  # deviations of one position have none
     optimizer.step()
 
 

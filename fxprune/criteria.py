@@ -15,6 +15,7 @@ from fxprune.gates.target import Target
 from fxprune.ir import Value
 from fxprune.passes.axes import Axis, spaces
 from fxprune.record import Record, gated_record, traced_part
+from fxprune.refitting import refit
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """From a model and a batch to a scalar."""
@@ -28,6 +29,7 @@ def prune(
     method: str = "group_norm",
     data: Iterable[Any] | None = None,
     loss: Loss | None = None,
+    correct: bool = False,
     round_to: int = 1,
     ignore: Iterable[str | nn.Module] = (),
     leaf: Iterable[str | nn.Module] = (),
@@ -47,8 +49,9 @@ def prune(
     Args:
         model: as for `prepare`, like the arguments that are not named here.
         method: how positions are ranked, see `importance`.
-        data: batches, for "taylor".
+        data: batches, for "taylor" and `correct`.
         loss: for "taylor", see `importance`.
+        correct: whether to solve the weights behind closed positions anew on `data`, see `refit`.
 
     Returns:
         What `fold` returns.
@@ -58,6 +61,9 @@ def prune(
             `prepare` does.
     """
     _check_method(method, data)
+    if correct and data is None:
+        raise InputError("correct=True needs data: some hundred samples")
+    data = None if data is None else list(data)
     gated = prepare(
         model,
         example_inputs,
@@ -68,6 +74,8 @@ def prune(
         scope=scope,
     )
     reach_target(gated, importance(gated, method, data, loss))
+    if correct and data is not None:
+        refit(gated, data)
     return fold(gated)
 
 

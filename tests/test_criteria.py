@@ -119,9 +119,22 @@ def test_own_loss_serves_any_output():
     )
 
 
+def test_correction_brings_the_output_back():
+    whole = model().eval()
+    x = images(32, seed=7)
+    errors = []
+    for correct in (False, True):
+        folded = fxprune.prune(
+            whole, images(1), target=0.6, data=[images(64)], correct=correct
+        ).eval()
+        errors.append(float((folded(x) - whole(x)).norm().detach()))
+    assert errors[1] < 0.7 * errors[0]
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
+        ({"correct": True}, "correct=True needs data"),
         ({"method": "best"}, "unknown method 'best'; known without training are taylor, magnitude"),
         ({"method": "taylor"}, 'method="taylor" needs data'),
         ({"method": "taylor", "data": []}, "the data is empty"),

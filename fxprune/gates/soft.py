@@ -30,6 +30,8 @@ class AutoBot:
         lr: the learning rate of the gates' own Adam; their logs have 0.5 and 0.6.
         cost_weight: beta of the paper.
         binary_weight: gamma of the paper.
+        sharpening: how many times gamma has grown by the last step, from three fifths of the steps
+            on; 1 is the paper's constant. Soft gates lose accuracy when they are rounded.
         opening: the value of every gate at the start.
         frozen: whether the gates alone learn.
     """
@@ -37,6 +39,7 @@ class AutoBot:
     lr: float = 0.5
     cost_weight: float = 6.0
     binary_weight: float = 0.2
+    sharpening: float = 30.0
     opening: float = 0.9
     frozen: bool = True
 
@@ -131,9 +134,11 @@ class AutoBotGates(SoftGates):
         gates = torch.sigmoid(logits)
         distance = (gates - gates.round()).abs()
         of_groups = [part.mean() for part in torch.split(distance, list(self.budget.layout.sizes))]
+        late = max(0.0, int(self.steps_done) / self.steps - 0.6) / 0.4
+        binary_weight = self.settings.binary_weight * (1 + late * (self.settings.sharpening - 1))
         return (
             self.settings.cost_weight * self.budget.excess(gates)
-            + self.settings.binary_weight * torch.stack(of_groups).mean()
+            + binary_weight * torch.stack(of_groups).mean()
         )
 
 

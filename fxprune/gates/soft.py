@@ -30,8 +30,9 @@ class AutoBot:
         lr: the learning rate of the gates' own Adam; their logs have 0.5 and 0.6.
         cost_weight: beta of the paper.
         binary_weight: gamma of the paper.
-        sharpening: how many times gamma has grown by the last step, from three fifths of the steps
-            on; 1 is the paper's constant. Soft gates lose accuracy when they are rounded.
+        rounding: the share of the steps after which the forward pass sees rounded gates, straight
+            through, and the learning rate falls to a tenth; 1 for never, as in the paper. Gates
+            that are soft to the end lose accuracy when they are rounded then.
         opening: the value of every gate at the start.
         frozen: whether the gates alone learn.
     """
@@ -39,6 +40,7 @@ class AutoBot:
     lr: float = 0.5
     cost_weight: float = 6.0
     binary_weight: float = 0.2
+    rounding: float = 0.8
     sharpening: float = 30.0
     opening: float = 0.9
     frozen: bool = True
@@ -101,6 +103,10 @@ class SoftGates(Method):
         """What is added to the loss."""
         raise NotImplementedError
 
+    def rate(self) -> float:
+        """What the learning rate is multiplied by at present."""
+        return 1.0
+
     def rank(self) -> Tensor:
         """The logits."""
         return self.logits
@@ -110,7 +116,7 @@ class SoftGates(Method):
         logits = self.logits.detach().requires_grad_()
         with torch.enable_grad():
             (added,) = torch.autograd.grad(self.penalty(logits), logits)
-        self.logits += self.adam.step(gradient.detach() + added)
+        self.logits += self.rate() * self.adam.step(gradient.detach() + added)
 
     def _with_gradient(self) -> Tensor:
         return self.logits + (self.scores - self.scores.detach())
@@ -125,19 +131,29 @@ class AutoBotGates(SoftGates):
         super().__init__(budget, steps, settings, logit(settings.opening))
         self.freezes_model = settings.frozen
 
+    def rate(self) -> float:
+        """The learning rate falls while the forward pass sees rounded gates."""
+        return 1 - 0.9 * self._late()
+
+    def _late(self) -> float:
+        """How much of the steps with rounded gates is done."""
+        start = self.settings.rounding
+        return max(0.0, int(self.steps_done) / self.steps - start) / max(1 - start, 1e-9)
+
     def values(self, logits: Tensor) -> Tensor:
-        """lambda of the paper."""
-        return torch.sigmoid(logits)
+        """lambda of the paper, rounded towards the end."""
+        gates = torch.sigmoid(logits)
+        return gates.round() + (gates - gates.detach()) if self._late() > 0 else gates
 
     def penalty(self, logits: Tensor) -> Tensor:
         """Cost and distance from 0 and 1."""
         gates = torch.sigmoid(logits)
         distance = (gates - gates.round()).abs()
         of_groups = [part.mean() for part in torch.split(distance, list(self.budget.layout.sizes))]
-        late = max(0.0, int(self.steps_done) / self.steps - 0.6) / 0.4
-        binary_weight = self.settings.binary_weight * (1 + late * (self.settings.sharpening - 1))
+        sharp = max(0.0, int(self.steps_done) / self.steps - 0.6) / 0.4
+        binary_weight = self.settings.binary_weight * (1 + sharp * (self.settings.sharpening - 1))
         return (
-            self.settings.cost_weight * self.budget.excess(gates)
+            self.settings.cost_weight * self.budget.excess(self.values(logits))
             + binary_weight * torch.stack(of_groups).mean()
         )
 

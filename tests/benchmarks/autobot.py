@@ -101,12 +101,18 @@ def ours(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace,
         model,
         EXAMPLE,
         target={"flops": FLOPS},
-        steps=max(1, int(options.ramp * BATCHES)),
+        steps=BATCHES if method == "autobot" else max(1, int(options.ramp * BATCHES)),
+        ignore=stream(model) if method == "autobot" else (),
         method=settings,
     )
     train(gated, data, lr, options.seed, copy.deepcopy(model) if DISTILLATION in row else None)
     folded = fxprune.fold(gated)
     return result(row, lr, options.seed, model, folded, folded, data, start)
+
+
+def stream(model: nn.Module) -> list[str]:
+    """The layers that write the residual stream, which AutoBot leaves whole."""
+    return ["conv1", *(name for name, _ in model.named_modules() if name.endswith("conv2"))]
 
 
 def refitted(
@@ -116,8 +122,7 @@ def refitted(
     start = time.monotonic()
     torch.manual_seed(options.seed)
     criterion = row.removeprefix("refit:").removesuffix(DISTILLATION)
-    inner = ["conv1", *(name for name, _ in model.named_modules() if name.endswith("conv2"))]
-    gated = fxprune.prepare(model, EXAMPLE, target={"flops": FLOPS}, ignore=inner)
+    gated = fxprune.prepare(model, EXAMPLE, target={"flops": FLOPS}, ignore=stream(model))
     some = list(itertools.islice(batches(data, options.seed), options.calibration))
     fxprune.reach_target(gated, fxprune.importance(gated, criterion, some))
     fxprune.refit(gated, some, ridge=options.ridge)

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -1143,7 +1144,8 @@ def test_report_of_gated_and_folded_agree():
     gated, folded = folded_at_half()
     with assert_unchanged(gated), assert_unchanged(folded):
         before, after = (fxprune.report(each, latency=False) for each in (gated, folded))
-    assert before == after
+    assert before.file_bytes["after"] == after.file_bytes["after"]
+    assert replace(before, file_bytes={}) == replace(after, file_bytes={})
     assert not before.latency_ms
     rows = {row.name: (row.size, row.kept) for row in after.rows}
     assert rows["stem.0"] == (8, int(fxprune.keep_set(gated)["stem.0"].sum()))

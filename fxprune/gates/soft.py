@@ -130,6 +130,12 @@ class AutoBotGates(SoftGates):
     def __init__(self, budget: Budget, steps: int, settings: AutoBot) -> None:
         super().__init__(budget, steps, settings, logit(settings.opening))
         self.freezes_model = settings.frozen
+        self.rounded = False
+
+    def plan(self) -> None:
+        """Say also whether the next forward sees rounded gates."""
+        super().plan()
+        self.rounded = self._late() > 0
 
     def rate(self) -> float:
         """The learning rate falls while the forward pass sees rounded gates."""
@@ -143,7 +149,7 @@ class AutoBotGates(SoftGates):
     def values(self, logits: Tensor) -> Tensor:
         """lambda of the paper, rounded towards the end."""
         gates = torch.sigmoid(logits)
-        return gates.round() + (gates - gates.detach()) if self._late() > 0 else gates
+        return gates.round() + (gates - gates.detach()) if self.rounded else gates
 
     def penalty(self, logits: Tensor) -> Tensor:
         """Cost and distance from 0 and 1."""

@@ -153,7 +153,7 @@ def test_milliseconds_are_absolute():
 def test_what_is_left_of_a_model_is_predicted_from_the_same_tables():
     model = CifarResNet(8).eval()
     x = torch.zeros(1, 3, 32, 32)
-    gated = fxprune.prepare(model, x, target={"latency": 0.6, "layer1": {"latency": 0.8}})
+    gated = fxprune.prepare(model, x, target={"latency": 0.6})
     fxprune.reach_target(gated)
     costs = gates_of(gated).method.budget.costs
     sizes = {name: int(flags.sum()) for name, flags in fxprune.keep_set(gated).items()}

@@ -202,7 +202,8 @@ def check_compiled(method: str, backend: str, steps: int) -> None:
 @pytest.mark.parametrize("method", SETTINGS)
 def test_compiled_training_has_the_keep_set_of_eager_training(method, compiler):
     check_compiled(method, "aot_eager", 10)
-    assert compiler["unique_graphs"] == 2, "with and without gradients of the gates"
+    phases = 3 if method.startswith("autobot") else 2  # soft, rounded; without gradients of gates
+    assert compiler["unique_graphs"] == phases
 
 
 def test_compiled_code_is_not_made_anew_when_learning_pauses(compiler):

@@ -49,4 +49,5 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")  # "nccl" on GPUs
     for each in sys.argv[1:] or ["ddp", "fsdp"]:
         main(each)
+    dist.barrier()  # leave together
     dist.destroy_process_group()

@@ -88,4 +88,5 @@ if __name__ == "__main__":
     dist.init_process_group("gloo")
     outcome = {kind: trained(kind) for kind in ("ddp", "fsdp")}
     torch.save(outcome, Path(sys.argv[1]) / f"{dist.get_rank()}.pt")
+    dist.barrier()
     dist.destroy_process_group()

@@ -15,7 +15,6 @@ from tests.recipes.ranks import METHODS_BY_KIND, train_part
 from tests.recipes.training import Plain, assert_prunes, assert_same_gates, begin
 from tests.test_packaging import ROOT
 
-
 TEARDOWN = "terminate called without an active exception"
 """A process of torch aborts now and then on its way out, when its work is done."""
 

@@ -90,8 +90,8 @@ def prepare(
         scope: the name of the only part to prepare, where the rest cannot be traced. The result
             is then a copy of the whole model with that part gated; every verb accepts it. With it,
             `example_inputs` are those of the whole model, which is run once on them.
-        method: how gates learn: "static", "autobot" or "hard_concrete", or one of `Static`,
-            `AutoBot`, `HardConcrete` with settings.
+        method: how gates learn: "static", "consensus", "autobot" or "hard_concrete", or one of
+            `Static`, `Consensus`, `AutoBot`, `HardConcrete` with settings.
         shrink_every: after this many steps, again and again until the target is reached, closed
             positions are removed for good (see `shrink`), which makes the rest of the training
             cheaper; 0 for never. Does nothing, with a warning, where that is not safe: in

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxprune.api import prepare, reach_target
+from fxprune.backends.masked_forms import apply_mask
 from fxprune.errors import InputError
 from fxprune.folding import fold
+from fxprune.frontends.torch_modes import in_evaluation
 from fxprune.gates.module import Gates
 from fxprune.gates.target import Target
 from fxprune.ir import Value
@@ -220,35 +222,27 @@ def _masked(x: Tensor, axes: tuple[Axis, ...], gates: Gates, parts: tuple[Tensor
     """`x` times the masks of its first axes."""
     for dim, axis in enumerate(axes):
         if any(gates.holds(space) for space in spaces(axis)):
-            mask = gates.mask(axis, parts)
-            x = x * mask.view([-1 if place == dim else 1 for place in range(x.dim())])
+            x = apply_mask(x, gates.mask(axis, parts), dim)
     return x
 
 
 def _taylor(gated: nn.Module, gates: Gates, data: Iterable[Any], loss: Loss) -> Tensor:
     """Squared gate gradients in evaluation mode, by the price of a position."""
-    modes = {name: module.training for name, module in gated.named_modules()}
-    grads = {name: parameter.grad for name, parameter in gated.named_parameters()}
-    frozen = [p for p in gated.parameters() if p.requires_grad and p is not gates.method.scores]
+    trained = [p for p in gated.parameters() if p.requires_grad and p is not gates.method.scores]
     total, count = torch.zeros(gates.layout.total), 0
-    gated.eval()
-    gates.train()
     try:
-        for parameter in frozen:
+        for parameter in trained:
             parameter.requires_grad_(False)
-        for batch in data:
-            values = torch.ones_like(gates.method.scores, requires_grad=True)
-            with gates.showing(values), torch.enable_grad():
-                (gradient,) = torch.autograd.grad(loss(gated, batch), values)
-            total += gradient.detach().cpu().square()
-            count += 1
+        with in_evaluation(gated), torch.enable_grad():
+            for batch in data:
+                values = torch.ones_like(gates.method.scores, requires_grad=True)
+                with gates.showing(values):
+                    (gradient,) = torch.autograd.grad(loss(gated, batch), values)
+                total += gradient.detach().cpu().square()
+                count += 1
     finally:
-        for parameter in frozen:
+        for parameter in trained:
             parameter.requires_grad_()
-        for name, module in gated.named_modules():
-            module.training = modes[name]
-        for name, parameter in gated.named_parameters():
-            parameter.grad = grads[name]
     if not count:
         raise InputError('method="taylor" got no batch: the data is empty (or used up)')
     return gates.method.budget.per_price(total / count, torch.ones(gates.layout.total))

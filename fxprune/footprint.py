@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fxprune.errors import InputError
-from fxprune.gates.module import PREFIX
-from fxprune.record import Record, record_of
+from fxprune.record import Record, is_gated, record_of
 from fxprune.reporting import costs_of
 
 
@@ -79,14 +78,16 @@ def training_cost(model: nn.Module, *, country: str = "") -> Iterator[TrainingCo
     """
     cost = TrainingCost()
     per_sample: dict[Any, int] = {}
+    records: list[Record] = []  # alive, so that their ids stay theirs
 
     def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         first = next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
         if not module.training or first is None or not first.dim():
             return
         record = record_of(module)
-        key = id(record.program) if record else tuple(first.shape[1:])
+        key = id(record) if record else tuple(first.shape[1:])
         if key not in per_sample:
+            records.extend([record] if record else [])
             known = _known(module, record) if record else 0
             per_sample[key] = known or _counted(module, args, kwargs, len(first))
         cost.samples += len(first)
@@ -107,7 +108,7 @@ def training_cost(model: nn.Module, *, country: str = "") -> Iterator[TrainingCo
 def _known(module: nn.Module, record: Record) -> int:
     """MACs per sample of a gated module with its closed positions, or of a folded one."""
     costs = record.analysis.costs
-    if hasattr(module, PREFIX):
+    if is_gated(module):
         return int(costs.at(costs.full)["macs"])
     return costs_of(module)["macs"]
 

@@ -97,6 +97,11 @@ def check_whole(module: nn.Module, advice: str) -> None:
         raise InputError(f"{place} is sharded over processes: {advice}")
 
 
+def is_gated(module: nn.Module) -> bool:
+    """Whether a traced module has its gates: if not, it is folded."""
+    return hasattr(module, PREFIX)
+
+
 def gates_of(gated: nn.Module) -> Gates:
     """The gates of a gated module.
 

@@ -5,6 +5,7 @@ to a layer that mixes channels, its weights are solved anew, so that from what t
 it the layer returns what it returned in the first.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, fx, nn
 from fxprune.backends.torch_fx import call_with
 from fxprune.backends.torch_module import TracedModule
 from fxprune.errors import InputError
+from fxprune.frontends.torch_modes import in_evaluation
 from fxprune.frontends.torch_spellings import bare_name
 from fxprune.gates.module import PREFIX, Gates
 from fxprune.record import gated_record, traced_part
@@ -45,14 +47,8 @@ def refit(gated: nn.Module, data: Iterable[Any], *, ridge: float = 1e-3) -> int:
     if part is not gated:
         raise InputError("refit takes the prepared part and its own inputs: pass that submodule")
     inputs = _joined(data)
-    modes = {module: module.training for module in part.modules()}
-    part.eval()
-    try:
-        with torch.no_grad():
-            return _Refit(part, gates, ridge).run(inputs)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with in_evaluation(part), torch.no_grad():
+        return _Refit(part, gates, ridge).run(inputs)
 
 
 def _joined(data: Iterable[Any]) -> tuple[Tensor, ...]:
@@ -73,8 +69,8 @@ class _Refit:
         self._nodes = list(part.graph.nodes)
         self._opened = fx.Interpreter(part, graph=part.graph)
         self._closed = fx.Interpreter(part, graph=part.graph)
-        calls = [_layer_of(node) for node in self._nodes]
-        self._shared = {name for name in calls if calls.count(name) > 1}
+        calls = Counter(map(_layer_of, self._nodes))
+        self._shared = {name for name, count in calls.items() if count > 1}
 
     def run(self, inputs: tuple[Tensor, ...]) -> int:
         """Walk the graph; how many layers were fitted."""

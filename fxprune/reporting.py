@@ -4,6 +4,7 @@ import io
 import statistics
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.folding import fold_as
+from fxprune.frontends.torch_modes import in_evaluation
 from fxprune.gates.module import PREFIX
 from fxprune.passes.cost import COSTS
-from fxprune.record import Record, gates_of, record_of, traced_part
+from fxprune.record import Record, gates_of, is_gated, record_of, traced_part
 from fxprune.verification import random_inputs
 
 _LATENCY_SECONDS = 1.0
@@ -118,7 +120,7 @@ def report(module: nn.Module, *, latency: bool = True) -> Report:
     record = record_of(module)
     if record is None:
         raise InputError(f"expected a gated or folded module, got {type(module).__name__}")
-    gated = hasattr(module, "fxprune_gates")
+    gated = is_gated(module)
     costs = record.analysis.costs
     return Report(
         source=record.source,
@@ -140,7 +142,7 @@ def costs_of(module: nn.Module) -> dict[str, int]:
 
 
 def _sizes(module: nn.Module, record: Record) -> dict[str, int]:
-    if hasattr(module, "fxprune_gates"):
+    if is_gated(module):
         return {name: int(flags.sum()) for name, flags in gates_of(module).keep_set().items()}
     return {name: len(kept) for name, kept in record.history[-1].kept.items()}
 
@@ -174,26 +176,24 @@ def _bytes(module: nn.Module) -> int:
 
 def _latencies(module: nn.Module, record: Record, gated: bool) -> dict[str, float]:
     if not gated:
-        return measure_latency({"after": module}, record.examples)
+        return _medians({"after": module}, record.examples)
     everything = {name: torch.ones(size) for name, size in record.analysis.costs.full.items()}
     models = {"before": fold_as(module, everything), "after": fold_as(module, None)}
-    return measure_latency(models, record.examples)
+    return _medians(models, record.examples)
 
 
-def measure_latency(models: Mapping[str, nn.Module], examples: tuple[Any, ...]) -> dict[str, float]:
+def _medians(models: Mapping[str, nn.Module], examples: tuple[Any, ...]) -> dict[str, float]:
     """Median milliseconds of one evaluation of a single sample, the models taking turns."""
     inputs = random_inputs(examples, (1,), seed=0)[0]
     times: dict[str, list[float]] = {name: [] for name in models}
-    modes = {name: model.training for name, model in models.items()}
     deadline = time.perf_counter() + _LATENCY_SECONDS * len(models)
-    with torch.no_grad():
+    with torch.no_grad(), ExitStack() as stack:
         for model in models.values():
-            model.eval()(*inputs)
+            stack.enter_context(in_evaluation(model))
+            model(*inputs)
         while time.perf_counter() < deadline or len(next(iter(times.values()))) < 3:
             for name, model in models.items():
                 start = time.perf_counter()
                 model(*inputs)
                 times[name].append(1e3 * (time.perf_counter() - start))
-    for name, model in models.items():
-        model.train(modes[name])
     return {name: statistics.median(values) for name, values in times.items()}

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from fxprune.backends.torch_fx import sliced
+from fxprune.backends.torch_fx import by_parameter, sliced
 from fxprune.backends.torch_module import TracedModule
+from fxprune.backends.torch_optimizer import folded_state
 from fxprune.errors import InputError
 from fxprune.folding import fold_as, plan_of
 from fxprune.frontends.torch_fx import Program, read_model
@@ -130,9 +131,7 @@ def _exchange(
 
     An empty one takes the place of a removed one, so that the groups keep their order.
     """
-    by_name: dict[str, list[Slice]] = {}
-    for item in slices:
-        by_name.setdefault(item.parameter, []).append(item)
+    by_name = by_parameter(slices)
     heirs: dict[int, nn.Parameter] = {}
     for name, old in former.items():
         new = heirs[id(old)] = present.get(name, nn.Parameter(old.new_empty(0)))
@@ -140,11 +139,8 @@ def _exchange(
         if name not in present or name.startswith(f"{PREFIX}."):
             continue
         new.grad = None if old.grad is None else sliced(old.grad, items)
-        for key, value in state.items():
-            of_elements = isinstance(value, Tensor) and value.dim() and value.shape == old.shape
-            state[key] = sliced(value, items).clone() if of_elements else value
         if state:
-            optimizer.state[new] = state
+            optimizer.state[new] = folded_state(state, old, items)
     for group in optimizer.param_groups:
         group["params"] = [heirs.get(id(p), p) for p in group["params"]]
 

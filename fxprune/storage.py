@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from fxprune.checks import check_model
 from fxprune.errors import CheckpointError, InputError, KeepSetError
 from fxprune.folding import apply_step
-from fxprune.record import Record, Step, record_of, traced_part
+from fxprune.record import Record, Step, is_gated, record_of, traced_part
 from fxprune.reporting import costs_of
 from fxprune.version import __version__
 
@@ -43,7 +43,7 @@ def save(folded: nn.Module, folder: str | Path) -> Path:
         InputError: the module is not folded, or its example inputs cannot be written as JSON.
     """
     record = record_of(folded)
-    if record is None or not record.history or hasattr(folded, "fxprune_gates"):
+    if record is None or not record.history or is_gated(folded):
         part, _ = traced_part(folded)
         raise InputError(
             f"save takes the part that was folded: model.get_submodule({part!r})"

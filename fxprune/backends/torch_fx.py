@@ -498,9 +498,7 @@ def own_parameters(model: nn.Module, program: Program, slices: Iterable[Slice]) 
 
     A tensor that goes by several names is replaced under all of them.
     """
-    by_name: dict[str, list[Slice]] = {}
-    for item in slices:
-        by_name.setdefault(item.parameter, []).append(item)
+    by_name = by_parameter(slices)
     for name, aliases in program.aliases.items():
         new: Tensor | None = None
         for alias in aliases:
@@ -524,6 +522,14 @@ def _place(model: nn.Module, name: str) -> tuple[dict[str, Any] | None, str]:
         if leaf in container:
             return container, leaf
     return None, leaf
+
+
+def by_parameter(slices: Iterable[Slice]) -> dict[str, list[Slice]]:
+    """The slices of each parameter that has some."""
+    by_name: dict[str, list[Slice]] = {}
+    for item in slices:
+        by_name.setdefault(item.parameter, []).append(item)
+    return by_name
 
 
 def sliced(tensor: Tensor, slices: Iterable[Slice]) -> Tensor:

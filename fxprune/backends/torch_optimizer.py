@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from fxprune.backends.torch_fx import sliced
+from fxprune.backends.torch_fx import by_parameter, sliced
 from fxprune.errors import InputError
 from fxprune.passes.fold import Slice
 
@@ -43,17 +43,16 @@ def fold_optimizer(
         groups.append({**settings, "params": [new[name] for _, name in kept]})
     groups = [group for group in groups if group["params"]]
     result = type(optimizer)(groups)  # type: ignore[call-arg]
-    by_name: dict[str, list[Slice]] = {}
-    for item in slices:
-        by_name.setdefault(item.parameter, []).append(item)
+    by_name = by_parameter(slices)
     for old, name in pairs:
         if old in optimizer.state:
             state = optimizer.state[old]
-            result.state[new[name]] = _folded_state(state, old, by_name.get(name, []))
+            result.state[new[name]] = folded_state(state, old, by_name.get(name, []))
     return result
 
 
-def _folded_state(state: Mapping[str, Any], old: Tensor, slices: list[Slice]) -> dict[str, Any]:
+def folded_state(state: Mapping[str, Any], old: Tensor, slices: list[Slice]) -> dict[str, Any]:
+    """The state of a parameter: what has its shape is sliced as it is, the rest copied."""
     return {key: _folded_entry(value, old, slices) for key, value in state.items()}
 
 

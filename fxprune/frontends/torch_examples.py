@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError, TraceError
 from fxprune.frontends.torch_forward import holds_tensor, named_arguments
+from fxprune.frontends.torch_modes import in_evaluation
 from fxprune.frontends.torch_trace import trace
 
 _log = logging.getLogger("fxprune")
@@ -115,19 +116,16 @@ def inputs_of_part(model: nn.Module, part: nn.Module, example_inputs: Any) -> tu
     def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append(dict(signature.bind(*args, **kwargs).arguments))
 
-    modes = {module: module.training for module in model.modules()}
     handle = part.register_forward_pre_hook(look, with_kwargs=True)
     try:
-        with torch.no_grad():
-            model.eval()(*check_examples(model, example_inputs))
+        with in_evaluation(model), torch.no_grad():
+            model(*check_examples(model, example_inputs))
     except Exception as error:
         raise InputError(
             f"{type(model).__name__} does not run on the example_inputs: {error}"
         ) from error
     finally:
         handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     if not seen:
         raise InputError(f"scope: the model never calls that {type(part).__name__}")
     return _in_order(part, seen[0])

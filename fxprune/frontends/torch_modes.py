@@ -3,15 +3,29 @@
 A graph that has both results returns them as a pair, marked by `MODES` in the meta of its output.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from fxprune.frontends.torch_recorder import EFFECTS
 from fxprune.frontends.torch_values import CONSTANT
 
 MODES = "fxprune_modes"
 """Key in the output node's meta: the graph returns (train result, eval result)."""
+
+
+@contextmanager
+def in_evaluation(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation; afterwards each of its modules is in the mode that it was in."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def is_training_flag(node: fx.Node) -> bool:

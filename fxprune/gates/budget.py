@@ -127,7 +127,7 @@ class Budget:
 
     def prices(self, is_open: Tensor) -> Tensor:
         """What one position of each gate costs at present, relative to the limited costs."""
-        counts = self._counts(is_open).double().requires_grad_()
+        counts = self._counts(is_open).requires_grad_()
         with torch.enable_grad():
             total = sum(
                 cost.priced(counts, self.limit[name]) / self._full[name]
@@ -141,14 +141,13 @@ class Budget:
 
         The cost loss of Castells & Yeom (arXiv 2111.09635), summed over the limited costs.
         """
-        counts = torch.zeros(len(self.layout.names), dtype=torch.double, device=gates.device)
-        counts = counts.index_add(0, self._owners.to(gates.device), gates.double())
+        counts = self._counts(gates)
         terms = []
         for name, limit in self.limit.items():
             cost = self._tensors[name](counts)
             above = (cost - limit) / max(self._full[name] - limit, 1e-12)
             terms.append(torch.where(cost > limit, above, 1 - cost / limit))
-        return torch.stack(terms).sum().to(gates.dtype)
+        return torch.stack(terms).sum().to(gates)
 
     def exceeds(self, gates: Tensor, limit: Mapping[str, float]) -> bool:
         """Whether soft gates cost more than the limits."""

@@ -14,6 +14,8 @@ from fxprune.gates.budget import Budget
 from fxprune.gates.method import Adam, Method, logit
 from fxprune.passes.condition import Condition
 
+_SHARPENING_START = 0.6
+
 
 @dataclass(frozen=True, slots=True)
 class AutoBot:
@@ -33,6 +35,8 @@ class AutoBot:
         rounding: the share of the steps after which the forward pass sees rounded gates, straight
             through, and the learning rate falls to a tenth; 1 for never, as in the paper. Gates
             that are soft to the end lose accuracy when they are rounded then.
+        sharpening: how many times `binary_weight` has grown by the last step, from three fifths of
+            the steps on; 1 is the paper's constant.
         opening: the value of every gate at the start.
         frozen: whether the gates alone learn.
     """
@@ -135,15 +139,14 @@ class AutoBotGates(SoftGates):
     def plan(self) -> None:
         """Say also whether the next forward sees rounded gates."""
         super().plan()
-        self.rounded = self._late() > 0
+        self.rounded = self._since(self.settings.rounding) > 0
 
     def rate(self) -> float:
         """The learning rate falls while the forward pass sees rounded gates."""
-        return 1 - 0.9 * self._late()
+        return 1 - 0.9 * self._since(self.settings.rounding)
 
-    def _late(self) -> float:
-        """How much of the steps with rounded gates is done."""
-        start = self.settings.rounding
+    def _since(self, start: float) -> float:
+        """How much is done of the steps after the share `start` of all."""
         return max(0.0, int(self.steps_done) / self.steps - start) / max(1 - start, 1e-9)
 
     def values(self, logits: Tensor) -> Tensor:
@@ -156,8 +159,8 @@ class AutoBotGates(SoftGates):
         gates = torch.sigmoid(logits)
         distance = (gates - gates.round()).abs()
         of_groups = [part.mean() for part in torch.split(distance, list(self.budget.layout.sizes))]
-        sharp = max(0.0, int(self.steps_done) / self.steps - 0.6) / 0.4
-        binary_weight = self.settings.binary_weight * (1 + sharp * (self.settings.sharpening - 1))
+        growth = self._since(_SHARPENING_START) * (self.settings.sharpening - 1)
+        binary_weight = self.settings.binary_weight * (1 + growth)
         return (
             self.settings.cost_weight * self.budget.excess(self.values(logits))
             + binary_weight * torch.stack(of_groups).mean()

@@ -20,10 +20,9 @@ JSON file one by one.
 import argparse
 import copy
 import itertools
-import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -36,7 +35,7 @@ import fxprune
 from examples.cifar_data import Cifar, load
 from examples.cifar_resnet import CifarResNet, pretrained
 from examples.cifar_train import accuracy
-from tests.benchmarks.cifar10_peers import EXAMPLE, METHODS, Job, count, prune_until
+from tests.benchmarks.cifar10_peers import EXAMPLE, METHODS, Job, append, count, prune_until
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 BATCHES, BATCH_SIZE = 200, 64
@@ -187,8 +186,7 @@ def main() -> None:
         run = RUNS.get(row.partition(":")[0], ours)
         done = run(row, model, data, options, lr)
         print(done, flush=True)
-        rows = json.loads(options.json.read_text()) if options.json.exists() else []
-        options.json.write_text(json.dumps([*rows, asdict(done)], indent=1) + "\n")
+        append(options.json, done)
 
 
 if __name__ == "__main__":

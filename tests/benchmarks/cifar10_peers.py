@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -318,7 +319,8 @@ def main() -> None:
             append(options.json, result)
 
 
-def append(path: Path, result: Result) -> None:
+def append(path: Path, result: Any) -> None:
+    """Add a dataclass to a JSON list."""
     results = json.loads(path.read_text()) if path.exists() else []
     path.write_text(json.dumps([*results, asdict(result)], indent=1) + "\n")
 

@@ -14,10 +14,9 @@ which halves the time on a CPU that has it.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,14 @@ import fxprune
 from examples.cifar_data import Cifar, load
 from examples.cifar_resnet import WIDTHS, CifarResNet
 from examples.cifar_train import accuracy, train
-from tests.benchmarks.cifar10_peers import EXAMPLE, Job, count, magnitude, prune_until
+from tests.benchmarks.cifar10_peers import (
+    EXAMPLE,
+    Job,
+    append,
+    count,
+    magnitude,
+    prune_until,
+)
 
 DENSE_SHARE = 2 / 3
 """How much of the training the peer spends before pruning."""
@@ -167,12 +173,6 @@ ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "narrow": narrow,
     "peer": peer,
 }
-
-
-def append(path: Path, row: Row) -> None:
-    """Add a row to a JSON list."""
-    rows = json.loads(path.read_text()) if path.exists() else []
-    path.write_text(json.dumps([*rows, asdict(row)], indent=1) + "\n")
 
 
 def main() -> None:

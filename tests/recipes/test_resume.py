@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,16 +52,17 @@ def test_training_goes_on_bit_by_bit(method, tmp_path):
     assert_same_bits(straight(method), resume(method, tmp_path / "middle.pt"))
 
 
-def test_training_goes_on_bit_by_bit_in_another_process(tmp_path):
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums of several threads differ in their last bits."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums of several threads differ in their last bits
-    try:
-        resume_in_another_process(tmp_path)
-    finally:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
-def resume_in_another_process(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_thread")
+def test_training_goes_on_bit_by_bit_in_another_process(tmp_path):
     for index, method in enumerate(SETTINGS):
         save_in_the_middle(method, tmp_path / f"{index}.pt")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

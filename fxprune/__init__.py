@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from fxprune.gates.static import Static
     from fxprune.passes.operators import register_operator
     from fxprune.refitting import refit
-    from fxprune.reporting import Report, report
+    from fxprune.reporting import report
+    from fxprune.reports import Report
     from fxprune.shrinking import shrink
     from fxprune.storage import load, save
     from fxprune.verification import Verdict, verify
@@ -65,7 +66,8 @@ _HOMES = {
     "fxprune.export": "export_onnx",
     "fxprune.storage": "load save",
     "fxprune.refitting": "refit",
-    "fxprune.reporting": "Report report",
+    "fxprune.reporting": "report",
+    "fxprune.reports": "Report",
     "fxprune.shrinking": "shrink",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from fxprune.errors import FxpruneError, InputError
 from fxprune.frontends.torch_examples import check_examples
 from fxprune.gates.module import PREFIX
+from fxprune.measuring import costs_of
 from fxprune.record import record_of
-from fxprune.reporting import costs_of
 from fxprune.verification import compare_onnx, random_inputs
 from fxprune.version import __version__
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fxprune.errors import InputError
+from fxprune.measuring import costs_of
 from fxprune.record import Record, is_gated, record_of
-from fxprune.reporting import costs_of
 
 
 @dataclass(slots=True)

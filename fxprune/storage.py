@@ -22,8 +22,8 @@ from torch import Tensor, fx, nn
 from fxprune.checks import check_model
 from fxprune.errors import CheckpointError, InputError, KeepSetError
 from fxprune.folding import apply_step
+from fxprune.measuring import costs_of
 from fxprune.record import Record, Step, is_gated, record_of, traced_part
-from fxprune.reporting import costs_of
 from fxprune.version import __version__
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "fxprune.json"

@@ -14,6 +14,7 @@ from fxprune.gates.module import PREFIX
 from fxprune.passes.analyse import analyse
 from fxprune.passes.fold import plan_fold
 from fxprune.passes.gate import plan_gates
+from fxprune.passes.layers import layers_of
 from fxprune.record import gates_of, record_of
 from fxprune.testing import (
     KINDS,
@@ -255,6 +256,21 @@ def test_predicted_costs_are_those_of_the_folded_model_read_anew(network, data):
     gated, folded = pruned(network, data)
     analysis = analyse(read_model(folded, (network.example,)).ir)
     assert predicted_costs(gated) == analysis.costs.at(analysis.costs.full)
+
+
+@examples(60)
+@given(both(), st.data())
+def test_costs_of_layers_add_up_and_are_those_of_the_folded_layers(network, data):
+    gated, folded = pruned(network, data)
+    sizes = {name: int(flags.sum()) for name, flags in fxprune.keep_set(gated).items()}
+    before = layers_of(record_of(gated).analysis, sizes)
+    anew = layers_of(analyse(read_model(folded, (network.example,)).ir), {})
+    for cost in ("macs", "params"):
+        total = sum(getattr(layer, f"{cost}_after") for layer in before)
+        assert total == predicted_costs(gated)[cost]
+        assert total == sum(getattr(layer, f"{cost}_before") for layer in anew)
+    kept = [layer.width_after for layer in before if layer.macs_after]
+    assert kept == [layer.width_before for layer in anew if layer.macs_before]
 
 
 # Folding again --------------------------------------------------------------------------------

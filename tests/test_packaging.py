@@ -26,12 +26,13 @@ LAYERS = (
     ("errors", "version"),
     ("ir",),
     ("passes",),
-    ("frontends", "backends", "gates"),
+    ("frontends", "backends", "gates", "reports"),
     ("record",),
     ("verification",),
     ("checks", "gating", "distillation", "refitting"),
     ("folding",),
-    ("shrinking", "reporting"),
+    ("shrinking", "measuring"),
+    ("reporting",),
     ("api",),
     ("criteria", "export", "storage", "footprint"),
     ("__init__",),
@@ -40,7 +41,7 @@ LAYERS = (
 HEIGHT = {area: height for height, areas in enumerate(LAYERS) for area in areas}
 
 FRAMEWORKS = {"torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "numpy"}
-FRAMEWORK_FREE = {"errors", "ir", "passes"}
+FRAMEWORK_FREE = {"errors", "ir", "passes", "reports"}
 
 
 # What is shipped
@@ -226,14 +227,14 @@ def import_without_frameworks(modules: Iterable[str]) -> subprocess.CompletedPro
     )
 
 
-def test_passes_need_no_framework():
+def test_passes_and_reports_need_no_framework():
     passes = [
         module.removesuffix(".__init__")
         for module in modules_on_disk()
         if module.startswith("fxprune.passes.")
     ]
     assert "fxprune.passes" in passes
-    done = import_without_frameworks(passes)
+    done = import_without_frameworks([*passes, "fxprune.reports"])
     assert done.returncode == 0, done.stderr
 
 

@@ -4,8 +4,8 @@ import logging
 
 from torch import nn
 
+from fxprune.measuring import costs_of
 from fxprune.record import gated_record, traced_part
-from fxprune.reporting import costs_of
 
 _log = logging.getLogger("fxprune")
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.reporting import costs_of
+from fxprune.measuring import costs_of
 from fxprune.verification import compare_onnx, in_precision, relative_error, tensors_in
 from tests.models import randomise
 

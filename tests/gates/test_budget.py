@@ -11,10 +11,10 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.gates.budget import Budget, _largest
 from fxprune.gates.point_costs import PointCost
+from fxprune.measuring import costs_of
 from fxprune.passes.cost import COSTS
 from fxprune.passes.polynomials import Maximum, Polynomial
 from fxprune.record import gates_of, record_of
-from fxprune.reporting import costs_of
 from fxprune.testing import count_macs, networks
 from fxprune.testing.checkers import assert_costs
 from tests.models import Residual, images, randomise

@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 
 import fxprune
 from fxprune.frontends.torch_fx import read_model
+from fxprune.measuring import costs_of
 from fxprune.passes.analyse import analyse
-from fxprune.reporting import costs_of
 from fxprune.testing import keep_sets, networks
 from tests.models import Residual, half, images, randomise
 from tests.passes.written import graph_of

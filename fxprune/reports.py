@@ -1,0 +1,129 @@
+"""What did pruning do to a model? The facts, for people, trackers and pages; no framework."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.table import Table
+
+from fxprune.passes.analyse import Analysis
+from fxprune.passes.cost import COSTS
+from fxprune.passes.layers import Layer, layers_of
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One group or branch: how many positions it had and has, and why it is pinned."""
+
+    name: str
+    kind: str
+    size: int
+    kept: int
+    members: int
+    pin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Prints as tables; `as_dict` gives plain scalars for any tracker.
+
+    `before` is the model before the first fold, `rows` and `layers` are what the last one did.
+    `latency_ms` holds medians of single-sample evaluations on this machine, `file_bytes` the sizes
+    of all saved tensors, by "before" and "after", whichever is known; `figures` is what the gating
+    method says of itself.
+    """
+
+    source: str
+    rows: tuple[Row, ...]
+    layers: tuple[Layer, ...]
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    latency_ms: Mapping[str, float] = field(default_factory=dict)
+    file_bytes: Mapping[str, int] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, float]:
+        """Every number under a flat name."""
+        result: dict[str, float] = {}
+        for when, costs in (("before", self.before), ("after", self.after)):
+            result.update({f"{name}_{when}": value for name, value in costs.items()})
+        result.update({f"latency_ms_{when}": value for when, value in self.latency_ms.items()})
+        result.update({f"file_bytes_{when}": value for when, value in self.file_bytes.items()})
+        return {**result, **self.figures}
+
+    def __str__(self) -> str:
+        file = io.StringIO()
+        console = Console(file=file, width=110)
+        console.print(self._groups())
+        console.print(self._costs())
+        for name, value in self.figures.items():
+            console.print(f"{name}: {value:.3g}")
+        return file.getvalue().rstrip()
+
+    def _groups(self) -> Table:
+        table = Table(title=f"{self.source}: groups", title_justify="left")
+        table.add_column("name", overflow="fold")
+        table.add_column("kind")
+        table.add_column("positions", justify="right")
+        table.add_column("kept", justify="right")
+        table.add_column("members", justify="right")
+        table.add_column("pinned because", overflow="fold")
+        for row in self.rows:
+            table.add_row(
+                row.name, row.kind, f"{row.size:,}", f"{row.kept:,}", str(row.members), row.pin
+            )
+        return table
+
+    def _costs(self) -> Table:
+        table = Table(title="per sample", title_justify="left")
+        for name in ("cost", "before", "after", "kept"):
+            table.add_column(name, justify="left" if name == "cost" else "right")
+        for name, value in self.after.items():
+            share = value / max(self.before[name], 1)
+            table.add_row(name, f"{self.before[name]:,}", f"{value:,}", f"{share:.1%}")
+        for name, known, form in (
+            ("file (bytes)", self.file_bytes, ",d"),
+            ("latency (ms)", self.latency_ms, ".2f"),
+        ):
+            if "after" in known:
+                before, after = known.get("before"), known["after"]
+                shown = format(before, form) if before else ""
+                table.add_row(
+                    name, shown, format(after, form), f"{after / before:.1%}" if before else ""
+                )
+        return table
+
+
+def describe(source: str, analysis: Analysis, sizes: Mapping[str, int]) -> Report:
+    """The report of a model under the numbers of positions that are kept, before any measurement.
+
+    Args:
+        source: what the model is called.
+        analysis: the facts about it.
+        sizes: by group and branch (0 or 1); what is left out is open.
+    """
+    return Report(
+        source=source,
+        rows=_rows(analysis, sizes),
+        layers=layers_of(analysis, sizes),
+        before=costs_at(analysis, {}),
+        after=costs_at(analysis, sizes),
+    )
+
+
+def costs_at(analysis: Analysis, sizes: Mapping[str, int]) -> dict[str, int]:
+    """The exact costs under the numbers of positions that are kept."""
+    found = analysis.costs.at({**analysis.costs.full, **sizes})
+    return {name: int(found[name]) for name in COSTS}
+
+
+def _rows(analysis: Analysis, sizes: Mapping[str, int]) -> tuple[Row, ...]:
+    channels = [
+        Row(g.name, "channel", g.size, sizes.get(g.name, g.size), len(g.members), g.pin)
+        for g in analysis.groups
+    ]
+    branches = [
+        Row(b.name, "branch", 1, sizes.get(b.name, 1), len(b.nodes), "") for b in analysis.branches
+    ]
+    return (*channels, *branches)

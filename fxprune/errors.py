@@ -6,7 +6,7 @@ FxpruneError
 │   └── KeepSetError      a keep-set with a wrong name or size, or one that keeps nothing
 ├── TraceError            the model could not be turned into a graph
 ├── NothingToPruneError   every channel is pinned; the message lists the reasons
-├── CheckpointError       a file is truncated, foreign, or belongs to another model
+├── CheckpointError       a file is damaged, foreign, or belongs to another model
 ├── VerificationError     two models that must agree do not; names the first differing layer
 └── InternalError         fxprune broke an invariant of its own: please report it
 """
@@ -37,7 +37,7 @@ class NothingToPruneError(FxpruneError):
 
 
 class CheckpointError(FxpruneError):
-    """A checkpoint is truncated, foreign, or belongs to another model."""
+    """A checkpoint or model file is damaged, foreign, or belongs to another model."""
 
 
 class VerificationError(FxpruneError):

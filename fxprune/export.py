@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune.backends.onnx_saving import check_place, draft_of, write_onnx
 from fxprune.errors import FxpruneError, InputError
 from fxprune.frontends.torch_examples import check_examples
 from fxprune.gates.module import PREFIX
@@ -19,8 +18,6 @@ from fxprune.measuring import costs_of
 from fxprune.record import record_of
 from fxprune.verification import compare_onnx, random_inputs
 from fxprune.version import __version__
-
-_ONE_FILE_BYTES = 1_500_000_000
 
 
 def export_onnx(
@@ -45,10 +42,7 @@ def export_onnx(
     path = Path(path)
     if PREFIX in dict(model.named_children()):
         raise InputError("the model is gated: export fxprune.fold(gated)")
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path.name}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
+    check_place(path)
     record = record_of(model)
     examples = record.examples if record and example_inputs is None else None
     examples = examples or check_examples(model, example_inputs)
@@ -56,12 +50,9 @@ def export_onnx(
     trained = [p for p in model.parameters() if p.requires_grad]
     model.eval().requires_grad_(False)  # with gradients torch's exporter trips over attention
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fxprune-") as folder:
-            draft = Path(folder) / path.name
+        with draft_of(path) as draft:
             _write(model, random_inputs(examples, (2,), seed=0)[0], draft, opset)
             compare_onnx(model, draft, random_inputs(examples, (1, 3), seed=1))
-            for file in sorted(Path(folder).iterdir(), key=lambda file: file == draft):
-                os.replace(file, path.parent / file.name)
     finally:
         model.train(training)
         for parameter in trained:
@@ -70,23 +61,15 @@ def export_onnx(
 
 
 def _write(model: nn.Module, inputs: tuple[Any, ...], path: Path, opset: int) -> None:
-    import onnx_ir
-
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = _quietly(model, inputs, opset)
     except Exception as error:
         raise FxpruneError(f"torch.onnx.export cannot express this model: {error}") from error
-    clean = onnx_ir.passes.common.ClearMetadataAndDocStringPass()(program.model).model
-    clean.metadata_props.clear()
-    clean.metadata_props.update(_metadata(model))
-    if size < _ONE_FILE_BYTES:
-        onnx_ir.save(clean, path)
-    else:
-        onnx_ir.save(clean, path, external_data=f"{path.name}.data")
-    _check(path)
+    program.model.metadata_props.clear()
+    program.model.metadata_props.update(_metadata(model))
+    write_onnx(program.model, path)
 
 
 def _quietly(model: nn.Module, inputs: tuple[Any, ...], opset: int) -> Any:
@@ -109,12 +92,6 @@ def _quietly(model: nn.Module, inputs: tuple[Any, ...], opset: int) -> Any:
         logger.setLevel(level)
     assert program is not None
     return program
-
-
-def _check(path: Path) -> None:
-    import onnx
-
-    onnx.checker.check_model(str(path))
 
 
 def _metadata(model: nn.Module) -> Mapping[str, str]:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from fxprune.gates.consensus import Consensus
     from fxprune.gates.soft import AutoBot, HardConcrete
     from fxprune.gates.static import Static
+    from fxprune.pages.figures import write_figures
+    from fxprune.pages.writing import write_report
     from fxprune.passes.operators import register_operator
     from fxprune.refitting import refit
     from fxprune.reporting import report
@@ -61,6 +63,8 @@ _HOMES = {
     "fxprune.gates.consensus": "Consensus",
     "fxprune.gates.soft": "AutoBot HardConcrete",
     "fxprune.gates.static": "Static",
+    "fxprune.pages.figures": "write_figures",
+    "fxprune.pages.writing": "write_report",
     "fxprune.passes.operators": "register_operator",
     "fxprune.verification": "Verdict verify",
     "fxprune.export": "export_onnx",
@@ -108,6 +112,8 @@ __all__ = [
     "shrink",
     "training_cost",
     "verify",
+    "write_figures",
+    "write_report",
 ]
 
 

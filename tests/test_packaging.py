@@ -33,6 +33,7 @@ LAYERS = (
     ("folding",),
     ("shrinking", "measuring"),
     ("reporting",),
+    ("pages",),
     ("api",),
     ("criteria", "export", "storage", "footprint"),
     ("__init__",),

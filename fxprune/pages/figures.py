@@ -1,0 +1,104 @@
+"""The figures of a report as PNG, for slides and papers; drawn by matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fxprune.errors import InputError
+from fxprune.pages.charts import Points, Profile, Scatter, costs, scatter, widths
+from fxprune.pages.writing import described, in_one_step
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_BEFORE, _AFTER, _REMOVED = "#b4bcc9", "#1f5fd0", "#8a4b08"
+_MOST_NAMES = 60
+"""How many layers are named on an axis; more would not be legible."""
+
+
+def write_figures(subject: Any, folder: str | Path, *, points: Points = ()) -> tuple[Path, ...]:
+    """Write the figures of `write_report` as PNG: widths, cost, and accuracy over target.
+
+    Args:
+        subject: what `report` describes, or the `Report` itself.
+        folder: where to write; it is made if it does not exist.
+        points: as for `write_report`; without any there is no accuracy.png.
+
+    Returns:
+        The files.
+
+    Raises:
+        InputError: matplotlib is missing, or an argument does not fit.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("figures need matplotlib: pip install fxprune[figures]") from error
+    found = described(subject, latency=False)
+    front = scatter(points)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {
+        "widths.png": _profile(Figure(figsize=(10, 4)), widths(found.layers)),
+        "cost.png": _profile(Figure(figsize=(10, 4)), costs(found.layers)),
+    }
+    if front is not None:
+        figures["accuracy.png"] = _scatter(Figure(figsize=(6, 4)), front)
+    return tuple(_save(figure, folder / name) for name, figure in figures.items())
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    return in_one_step(path, lambda draft: figure.savefig(draft, dpi=150, bbox_inches="tight"))
+
+
+def _profile(figure: Figure, profile: Profile) -> Figure:
+    """Wide bars before, narrow bars after, hatched bars for what is removed."""
+    from matplotlib.ticker import EngFormatter
+
+    axes: Axes = figure.add_subplot()
+    kept = [(i, bar) for i, bar in enumerate(profile.bars) if not bar.removed]
+    gone = [(i, bar) for i, bar in enumerate(profile.bars) if bar.removed]
+    axes.bar([i for i, _ in kept], [b.before for _, b in kept], 0.9, color=_BEFORE, label="before")
+    axes.bar([i for i, _ in kept], [b.after for _, b in kept], 0.5, color=_AFTER, label="after")
+    if gone:
+        heights = [bar.before for _, bar in gone]
+        style: dict[str, Any] = {"fill": False, "hatch": "///", "edgecolor": _REMOVED}
+        axes.bar([i for i, _ in gone], heights, 0.9, label="removed", **style)
+    axes.set_ylabel(f"{profile.title.lower()} ({profile.unit})")
+    axes.yaxis.set_major_formatter(EngFormatter())
+    axes.set_xlabel("layers, from the input to the output")
+    if len(profile.bars) <= _MOST_NAMES:
+        names = [bar.name for bar in profile.bars]
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
+    axes.legend(frameon=False)
+    return _plain(figure, axes)
+
+
+def _scatter(figure: Figure, shown: Scatter) -> Figure:
+    """Filled points on the front, hollow points that some other exceeds."""
+    axes: Axes = figure.add_subplot()
+    front = shown.front
+    axes.step([p.target for p in front], [p.accuracy for p in front], "--", c=_AFTER, where="post")
+    for point in shown.points:
+        fill = _AFTER if point.best else "none"
+        axes.scatter(point.target, point.accuracy, facecolors=fill, edgecolors=_AFTER, zorder=3)
+        place = (point.target, point.accuracy)
+        axes.annotate(
+            point.label,
+            place,
+            (4, -11),
+            textcoords="offset points",
+            fontsize=8,
+            parse_math=False,
+        )
+    axes.set(xlim=shown.x, ylim=shown.y)
+    axes.set_xlabel("target")
+    axes.set_ylabel("accuracy")
+    return _plain(figure, axes)
+
+
+def _plain(figure: Figure, axes: Axes) -> Figure:
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,161 @@
+"""A report as one HTML file that needs nothing else: no network, no scripts, no other file."""
+
+import os
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from fxprune.errors import InputError
+from fxprune.pages.charts import Points, costs, scatter, ticks, widths
+from fxprune.pages.environment import environment
+from fxprune.reporting import report
+from fxprune.reports import Report, Row
+from fxprune.verification import Verdict
+
+
+def write_report(
+    subject: Any,
+    path: str | Path,
+    *,
+    points: Points = (),
+    verdict: Verdict | None = None,
+    latency: bool = True,
+) -> Path:
+    """Write a report as a single HTML file, light or dark as the reader's system is.
+
+    >>> import torch, fxprune
+    >>> model = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 3)
+    ... )
+    >>> smaller = fxprune.prune(model, torch.randn(1, 3, 8, 8))
+    >>> page = fxprune.write_report(smaller, "report.html")  # doctest: +SKIP
+
+    Args:
+        subject: what `report` describes, or the `Report` itself.
+        path: the file to write; its folder must exist.
+        points: what was reached, as (target, accuracy) or (target, accuracy, label).
+        verdict: what `verify` returned.
+        latency: whether to measure, which takes about two seconds.
+
+    Raises:
+        InputError: the subject or a point is none, or the folder is missing.
+    """
+    found = described(subject, latency)
+    text = (
+        _templates()
+        .get_template("report.html.jinja")
+        .render(
+            report=found,
+            costs=_costs(found),
+            removed_layers=sum(layer.removed and layer.macs_before > 0 for layer in found.layers),
+            widths=widths(found.layers),
+            macs=costs(found.layers),
+            scatter=scatter(points),
+            verdict=verdict,
+            free=[row for row in found.rows if not row.pin],
+            pins=_pins(found.rows),
+            environment={**environment(), "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"},
+        )
+    )
+    return in_one_step(Path(path), lambda draft: draft.write_text(text, encoding="utf-8"))
+
+
+def described(subject: Any, latency: bool) -> Report:
+    """The report of whatever has one."""
+    return subject if isinstance(subject, Report) else report(subject, latency=latency)
+
+
+def in_one_step(path: Path, write: Callable[[Path], object]) -> Path:
+    """Write a file beside its place, then put it there, so that a failure leaves nothing half.
+
+    Raises:
+        InputError: there is no such folder, or the path is a folder.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path.name}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fxprune-") as folder:
+        draft = Path(folder) / path.name
+        write(draft)
+        os.replace(draft, path)
+    return path
+
+
+def _templates() -> Environment:
+    """Everything is escaped: names come from models, and anybody may have made those."""
+    templates = Environment(
+        loader=PackageLoader("fxprune.pages", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["count"] = short
+    templates.filters["breakable"] = breakable
+    templates.globals["ticks"] = ticks
+    return templates
+
+
+def short(number: float) -> str:
+    """A number with three digits and a unit that stays beside it: 1820000 is 1.82 M."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(number) >= size * 0.9995:
+            return f"{number / size:.3g}\u00a0{unit}"
+    return f"{number:.3g}"
+
+
+def breakable(name: str) -> Markup:
+    """A dotted name, escaped, that may be broken into lines after dots."""
+    return Markup(".<wbr>").join(name.split("."))
+
+
+@dataclass(frozen=True, slots=True)
+class _Cost:
+    """A tile: what a number was and is."""
+
+    title: str
+    before: str
+    after: str
+    share: float
+
+
+_TITLES: Mapping[str, str] = {
+    "macs": "MACs",
+    "params": "parameters",
+    "memory": "activations",
+    "flops": "FLOPs, as published",
+    "peak": "peak activations",
+}
+
+
+def _costs(found: Report) -> list[_Cost]:
+    """What is shown of costs, file and latency, where both numbers are known."""
+    pairs: list[tuple[str, str, str, float, float]] = [
+        (_TITLES[name], short(found.before[name]), short(after), found.before[name], after)
+        for name, after in found.after.items()
+    ]
+    size, time = found.file_bytes, found.latency_ms
+    if {"before", "after"} <= set(size):
+        shown = (f"{short(size['before'])}B", f"{short(size['after'])}B")
+        pairs.append(("file size", *shown, size["before"], size["after"]))
+    if {"before", "after"} <= set(time):
+        shown = (f"{time['before']:.2f}", f"{time['after']:.2f} ms")
+        pairs.append(("latency", *shown, time["before"], time["after"]))
+    return [_Cost(t, b, a, after / before if before else 1.0) for t, b, a, before, after in pairs]
+
+
+def _pins(rows: tuple[Row, ...]) -> dict[str, list[Row]]:
+    """The pinned groups by reason, in order."""
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.pin:
+            found[row.pin].append(row)
+    return dict(found)

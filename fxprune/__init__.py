@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from fxprune.gates.consensus import Consensus
     from fxprune.gates.soft import AutoBot, HardConcrete
     from fxprune.gates.static import Static
+    from fxprune.onnx_pruning import OnnxResult, fold_onnx, inspect_onnx, prune_onnx
+    from fxprune.onnx_verification import verify_onnx
     from fxprune.pages.figures import write_figures
     from fxprune.pages.writing import write_report
     from fxprune.passes.operators import register_operator
@@ -48,7 +50,8 @@ if TYPE_CHECKING:
     from fxprune.reports import Report
     from fxprune.shrinking import shrink
     from fxprune.storage import load, save
-    from fxprune.verification import Verdict, verify
+    from fxprune.verdicts import Verdict
+    from fxprune.verification import verify
 
 _HOMES = {
     "fxprune.api": ("GroupInfo groups keep_set parameter_groups prepare reach_target set_keep_set"),
@@ -66,9 +69,12 @@ _HOMES = {
     "fxprune.pages.figures": "write_figures",
     "fxprune.pages.writing": "write_report",
     "fxprune.passes.operators": "register_operator",
-    "fxprune.verification": "Verdict verify",
+    "fxprune.verdicts": "Verdict",
+    "fxprune.verification": "verify",
     "fxprune.export": "export_onnx",
     "fxprune.storage": "load save",
+    "fxprune.onnx_pruning": "OnnxResult fold_onnx inspect_onnx prune_onnx",
+    "fxprune.onnx_verification": "verify_onnx",
     "fxprune.refitting": "refit",
     "fxprune.reporting": "report",
     "fxprune.reports": "Report",
@@ -86,6 +92,7 @@ __all__ = [
     "InternalError",
     "KeepSetError",
     "NothingToPruneError",
+    "OnnxResult",
     "Report",
     "Static",
     "TargetError",
@@ -96,13 +103,16 @@ __all__ = [
     "distillation_loss",
     "export_onnx",
     "fold",
+    "fold_onnx",
     "groups",
     "importance",
+    "inspect_onnx",
     "keep_set",
     "load",
     "parameter_groups",
     "prepare",
     "prune",
+    "prune_onnx",
     "reach_target",
     "refit",
     "register_operator",
@@ -112,6 +122,7 @@ __all__ = [
     "shrink",
     "training_cost",
     "verify",
+    "verify_onnx",
     "write_figures",
     "write_report",
 ]

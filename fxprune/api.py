@@ -11,20 +11,21 @@ from torch import Tensor, nn
 from fxprune.backends.torch_copy import copy_module
 from fxprune.checks import check_finite, check_model
 from fxprune.errors import InputError, KeepSetError, NothingToPruneError
+from fxprune.filling import Layout, layout_of
 from fxprune.folding import with_part
 from fxprune.frontends.torch_examples import check_examples, inputs_of_part
 from fxprune.frontends.torch_fx import read_model
-from fxprune.gates.budget import Budget, Layout
+from fxprune.gates.budget import Budget
 from fxprune.gates.latency import measure_latency
 from fxprune.gates.method import Settings
 from fxprune.gates.methods import settings_of
 from fxprune.gates.module import PREFIX
-from fxprune.gates.target import Target, least_positions, limits, steps_to_target
-from fxprune.gating import layout_of, method_for, with_gates
+from fxprune.gating import method_for, with_gates
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.fold import check_keep_set
 from fxprune.record import Record, attach, gated_record, gates_of, record_of, traced_part
 from fxprune.shrinking import shrink_on_steps
+from fxprune.targets import Target, least_positions, limits, steps_to_target
 
 
 @dataclass(frozen=True, slots=True)

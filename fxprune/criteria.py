@@ -13,11 +13,11 @@ from fxprune.errors import InputError
 from fxprune.folding import fold
 from fxprune.frontends.torch_modes import in_evaluation
 from fxprune.gates.module import Gates
-from fxprune.gates.target import Target
 from fxprune.ir import Value
 from fxprune.passes.axes import Axis, spaces
 from fxprune.record import Record, gated_record, traced_part
 from fxprune.refitting import refit
+from fxprune.targets import Target
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """From a model and a batch to a scalar."""

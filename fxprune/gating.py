@@ -6,7 +6,7 @@ from torch import nn
 from fxprune.backends.torch_fx import insert_gates, mask_axes, mask_branches
 from fxprune.backends.torch_module import TracedModule
 from fxprune.frontends.torch_fx import Program
-from fxprune.gates.budget import Budget, Layout
+from fxprune.gates.budget import Budget
 from fxprune.gates.method import Method, Settings
 from fxprune.gates.module import Gates
 from fxprune.passes.analyse import Analysis
@@ -34,14 +34,6 @@ def method_for(settings: Settings, analysis: Analysis, budget: Budget, steps: in
     """The method that a user asked for, with the gates of a model."""
     conditions = plan_conditions(analysis.graph, analysis.types, analysis.groups, analysis.branches)
     return settings.build(budget, steps, conditions)
-
-
-def layout_of(analysis: Analysis) -> Layout:
-    """The positions of all free groups, then those of all branches."""
-    free = analysis.free_groups
-    names = (*(g.name for g in free), *(b.name for b in analysis.branches))
-    sizes = (*(g.size for g in free), *(1 for _ in analysis.branches))
-    return Layout(names, sizes, len(free))
 
 
 def _device(model: nn.Module) -> torch.device:

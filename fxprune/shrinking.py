@@ -21,12 +21,13 @@ from fxprune.backends.torch_fx import by_parameter, sliced
 from fxprune.backends.torch_module import TracedModule
 from fxprune.backends.torch_optimizer import folded_state
 from fxprune.errors import InputError
+from fxprune.filling import layout_of
 from fxprune.folding import fold_as, plan_of
 from fxprune.frontends.torch_fx import Program, read_model
+from fxprune.gates.budget import renewed
 from fxprune.gates.method import Method
 from fxprune.gates.module import PREFIX, Gates, held_by
-from fxprune.gates.target import renewed
-from fxprune.gating import layout_of, method_for, with_gates
+from fxprune.gating import method_for, with_gates
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.carry import Origin, carried
 from fxprune.passes.fold import Slice

@@ -8,7 +8,6 @@ import copy
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +18,12 @@ from fxprune.backends.torch_module import TracedModule
 from fxprune.errors import InputError, VerificationError
 from fxprune.passes.axes import kept_flags
 from fxprune.record import GATHER, Record, check_whole, gated_record, record_of, traced_part
+from fxprune.verdicts import Comparison, Verdict
 
 _log = logging.getLogger("fxprune")
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4}
 """Largest accepted error relative to the largest output, by precision."""
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One comparison: what with what, at which batch size and precision, and the error found."""
-
-    what: str
-    batch: int
-    dtype: str
-    error: float
-    tolerance: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.what}, batch {self.batch}, {self.dtype}: relative error {self.error:.1e} "
-            f"(accepted {self.tolerance:.0e})"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Every comparison made; all of them within their tolerance."""
-
-    comparisons: tuple[Comparison, ...]
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self.comparisons))
-
-    @property
-    def worst(self) -> dict[str, float]:
-        """The largest error by pair and precision."""
-        worst: dict[str, float] = {}
-        for item in self.comparisons:
-            key = f"{item.what} {item.dtype}"
-            worst[key] = max(item.error, worst.get(key, 0.0))
-        return worst
 
 
 def verify(

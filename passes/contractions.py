@@ -34,6 +34,18 @@ def matmul(state: "Inference", node: Node) -> OutputTypes:
     return ((*stack, *rows, *columns),)
 
 
+def gemm(state: "Inference", node: Node) -> OutputTypes:
+    """A product of two matrices, each as it is or transposed, plus an array stretched to it."""
+    left, right, *added = _types(state, node)
+    rows, inner = (1, 0) if node.attributes["transA"] else (0, 1)
+    other, columns = (1, 0) if node.attributes["transB"] else (0, 1)
+    state.unify(left[inner], right[other], node)
+    _read(state, node, ((0, inner), (1, other)))
+    state.contracted(node, (left[rows], right[columns], left[inner]))
+    result = (left[rows], right[columns])
+    return (broadcast(state, node, [result, *added], node.outputs[0].shape),)
+
+
 def baddbmm(state: "Inference", node: Node) -> OutputTypes:
     """A stack of products of matrices, added to an array that is stretched to it."""
     added, left, right = _types(state, node)
@@ -67,6 +79,29 @@ def einsum(state: "Inference", node: Node) -> OutputTypes:
     if len(terms) > 1:
         state.contracted(node, tuple(bound.values()))
     return (tuple(bound[letter] for letter in output),)
+
+
+def einsum_letters(
+    equation: str, ranks: Sequence[int]
+) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...]]:
+    """Letters per operand, and those of the result.
+
+    Axes that `...` stands for are numbered from the right.
+    """
+    text = equation.replace(" ", "")
+    left, arrow, right = text.partition("->")
+    terms = [_letters(term, rank) for term, rank in zip(left.split(","), ranks, strict=True)]
+    longest = max((sum(letter.isdigit() for letter in term) for term in terms), default=0)
+    if not arrow:
+        once = {c for c in left if c.isalpha() and left.count(c) == 1}
+        right = "..." + "".join(sorted(once)) if longest else "".join(sorted(once))
+    return tuple(terms), _letters(right, longest + len(right.replace("...", "")))
+
+
+def _letters(term: str, rank: int) -> tuple[str, ...]:
+    before, dots, after = term.partition("...")
+    hidden = rank - len(before) - len(after) if dots else 0
+    return (*before, *(str(hidden - 1 - i) for i in range(hidden)), *after)
 
 
 def cosine(state: "Inference", node: Node) -> OutputTypes:
@@ -152,6 +187,38 @@ def recurrent(state: "Inference", node: Node) -> OutputTypes:
     return ((*sequence[:-1], layer_input), *((*initial,) for initial in rest[:states]))
 
 
+def recurrent_layer(state: "Inference", node: Node) -> OutputTypes:
+    """One recurrent layer, its directions stacked: sequence, weights of input and state, biases,
+    lengths, initial states, peepholes. A weight stacks `gates` arrays; a bias those of both.
+    """
+    values = [*node.inputs, *(None,) * (8 - len(node.inputs))]
+    types = [None if value is None else state.type_of(value) for value in values]
+    sequence, rows, recurrent_rows, bias, lengths, *states, peepholes = types
+    assert sequence is not None and rows is not None and recurrent_rows is not None
+    time, batch, features = sequence
+    directions, hidden, gates = rows[0], recurrent_rows[2], _int(node, "gates")
+
+    for axes, count in ((rows, gates), (recurrent_rows, gates), (bias, 2 * gates), (peepholes, 3)):
+        if axes is not None:
+            stacked = product(state.fresh(count, pin=f"gates of {node.place}"), hidden)
+            state.unify(axes[1], stacked, node)
+            state.unify(axes[0], directions, node)
+    state.unify(rows[2], features, node)
+    for axes in filter(None, states):
+        for axis, other in zip(axes, (directions, batch, hidden), strict=True):
+            state.unify(axis, other, node)
+    if lengths:
+        state.unify(lengths[0], batch, node)
+    state.pin(time, f"walked through by {node.place}")
+    state.pin(directions, f"directions of {node.place}")
+    state.literal(node, ("hidden_size", 0), hidden)
+    for operand, axis in ((1, features), (2, hidden)):
+        _read(state, node, ((operand, 2),))
+        state.contracted(node, (time, batch, directions, rows[1], axis))
+    final = (directions, batch, hidden)
+    return ((time, *final), final, final)[: len(node.outputs)]
+
+
 def recurrent_cell(state: "Inference", node: Node) -> OutputTypes:
     """One step of an RNN: input, `states` states, the weights of both, then their biases."""
     states = _int(node, "states")
@@ -221,12 +288,14 @@ def _int(node: Node, name: str) -> int:
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
         "matmul": matmul,
+        "gemm": gemm,
         "baddbmm": baddbmm,
         "einsum": einsum,
         "cosine": cosine,
         "embedding_bag": embedding_bag,
         "attention": attention,
         "recurrent": recurrent,
+        "recurrent_layer": recurrent_layer,
         "recurrent_cell": recurrent_cell,
         "weight_norm": weight_norm,
     }

@@ -35,7 +35,8 @@ class SetLiteral:
     """Write `value` into literal `slot` of `node`.
 
     Where it was `old` because it is a multiple of something that may differ from run to run (batch
-    times heads), a literal that is computed is scaled by `value / old` instead; 0 means never.
+    times heads), a literal that is computed is scaled by `value / old` instead; 0 means never. A
+    size that the model asks for is always scaled: `value` is what it is told for ever.
     """
 
     node: str
@@ -156,8 +157,10 @@ def _literals(types: Types, kept: Kept, removed: Mapping[str, None]) -> tuple[Se
         if literal.node in removed or not _changes(literal.axis, kept):
             continue
         size = evaluate(literal.axis, lambda space: _size(space, kept))
-        value = literal.axis.size if literal.frozen else size
-        scaled = _partly(literal.axis, kept) and not literal.frozen
-        old = literal.axis.size if scaled else 0
-        literals.append(SetLiteral(literal.node, literal.slot, value, old))
+        full = literal.axis.size
+        if literal.frozen:
+            literals.append(SetLiteral(literal.node, literal.slot, full, size))
+        else:
+            old = full if _partly(literal.axis, kept) else 0
+            literals.append(SetLiteral(literal.node, literal.slot, size, old))
     return tuple(literals)

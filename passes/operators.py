@@ -145,6 +145,7 @@ _TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("batch_norm", "b! c *x, c?, c?, c?, c? -> b c *y", "", "3 4"),
     ("standardise", "b! c [*x], c?, c?, c?, c? -> b c *x", "", "3 4"),
     ("instance_norm", "b c *x, c?, c?, c?, c? -> b c *y", "", "3 4"),
+    ("instance_standardise", "b c [*x], c?, c? -> b c *x", "", "1 2"),
     ("layer_norm", "*n [*c], *c?, *c? -> *n *c", "", "1 2"),
     ("rms_norm", "*n [*c], *c? -> *n *c", "", "1"),
     ("group_norm", "b (g [c]) *x, (g c)?, (g c)? -> b (g c) *y", "", "1 2"),
@@ -157,6 +158,8 @@ _TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("channel_shuffle", "b (g c) *x -> b (c g) *x", "", ""),
     ("pixel_shuffle", "b (c r s) h w -> b c (h r) (w s)", "", ""),
     ("pixel_unshuffle", "b c (h r) (w s) -> b (c r s) h w", "", ""),
+    ("depth_to_space", "b (r s c) h w -> b c (h r) (w s)", "", ""),
+    ("space_to_depth", "b c (h r) (w s) -> b (r s c) h w", "", ""),
 )
 
 _operators: dict[str, Operator] = {

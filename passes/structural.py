@@ -164,6 +164,18 @@ def prelu(state: "Inference", node: Node) -> OutputTypes:
     return (axes,)
 
 
+def quantise(state: "Inference", node: Node) -> OutputTypes:
+    """One scale and zero point for everything, or one per position of `dim`."""
+    (dim,) = _ints(node, "dim")
+    axes, *scales = (state.type_of(value) for value in node.inputs if value)
+    for scale in scales:
+        if len(scale) > 1:
+            return state.opaque(node, f"scaled in blocks by {node.place}")
+        if scale and scale[0].size > 1:
+            state.unify(axes[dim], scale[0], node)
+    return (axes,)
+
+
 def unbind(state: "Inference", node: Node) -> OutputTypes:
     """One output per position of `dim`, which is pinned."""
     (dim,) = _ints(node, "dim")
@@ -397,6 +409,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "split": split,
         "glu": glu,
         "prelu": prelu,
+        "quantise": quantise,
         "unbind": unbind,
         "slice": slice_,
         "overwrite": overwrite,

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.passes.contractions import einsum_letters
+
 
 class Resized(int):
     """The new value of a size; `old` is what it was, where a computed size is to be scaled."""
@@ -274,28 +276,14 @@ def _attention(call: Call) -> dict[str, Any]:
 
 
 def _einsum(call: Call) -> dict[str, Any]:
-    """Letters per operand; those that `...` stands for are numbered from the right."""
-    text = call.arguments["equation"].replace(" ", "")
-    left, arrow, right = text.partition("->")
-    operands = call.arguments["operands"]
-    terms = [_letters(term, x.dim()) for term, x in zip(left.split(","), operands, strict=True)]
-    longest = max((sum(letter.isdigit() for letter in term) for term in terms), default=0)
-    if not arrow:
-        once = {c for c in left if c.isalpha() and left.count(c) == 1}
-        right = "..." + "".join(sorted(once)) if longest else "".join(sorted(once))
-    output = _letters(right, longest + len(right.replace("...", "")))
-    return {"terms": tuple(map(tuple, terms)), "output": tuple(output)}
+    ranks = [operand.dim() for operand in call.arguments["operands"]]
+    terms, output = einsum_letters(call.arguments["equation"], ranks)
+    return {"terms": terms, "output": output}
 
 
 def _cosine(call: Call) -> dict[str, Any]:
     rank = max(call.arguments[name].dim() for name in ("x1", "x2"))
     return {"dim": call.arguments["dim"] % rank}
-
-
-def _letters(term: str, rank: int) -> list[str]:
-    before, dots, after = term.partition("...")
-    hidden = rank - len(before) - len(after) if dots else 0
-    return [*before, *(str(hidden - 1 - i) for i in range(hidden)), *after]
 
 
 def _recurrent(gates: int) -> Callable[[Call], dict[str, Any]]:

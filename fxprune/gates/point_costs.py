@@ -23,12 +23,6 @@ class PointCost:
         self._factors = torch.tensor(rows, dtype=torch.long).reshape(len(terms), degree)
         self._coefficients = torch.tensor([c for _, c, _ in terms], dtype=torch.double)
         self._points = torch.tensor([i for i, _, _ in terms], dtype=torch.long)
-        # Every variable of every term, and for each the pair of its point and itself.
-        found = [(t, v) for t, row in enumerate(rows) for v in dict.fromkeys(row) if v != one]
-        self._term, self._variable = torch.tensor(found, dtype=torch.long).reshape(-1, 2).unbind(1)
-        keys = self._points[self._term] * one + self._variable
-        pairs, self._pair = torch.unique(keys, return_inverse=True)
-        self._pair_point, self._pair_variable = pairs // max(one, 1), pairs % max(one, 1)
 
     def at(self, sizes: Tensor) -> Tensor:
         """The value of every point, for sizes along the last axis."""
@@ -54,15 +48,3 @@ class PointCost:
         top = min(limit, float(points.detach().max()))
         near = (points.detach() / max(top, 1e-12)).clamp(max=1) ** _SHARPNESS
         return (near * points).sum() / near.sum().clamp(min=1e-12)
-
-    def after(self, sizes: Tensor, more: Tensor) -> Tensor:
-        """For every variable the cost if it alone grew by `more`."""
-        values = self._values(sizes)
-        products = values.prod(dim=-1) * self._coefficients
-        points = sizes.new_zeros(self.count).index_add(0, self._points, products)
-        grows = self._factors[self._term] == self._variable[:, None]
-        grown = values[self._term] + grows * more[self._variable][:, None]
-        change = grown.prod(dim=-1) * self._coefficients[self._term] - products[self._term]
-        pairs = points[self._pair_point].index_add(0, self._pair, change)
-        result = points.max().repeat(len(sizes))
-        return result.scatter_reduce(0, self._pair_variable, pairs, "amax")

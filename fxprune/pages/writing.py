@@ -17,7 +17,7 @@ from fxprune.pages.charts import Points, costs, scatter, ticks, widths
 from fxprune.pages.environment import environment
 from fxprune.reporting import report
 from fxprune.reports import Report, Row
-from fxprune.verification import Verdict
+from fxprune.verdicts import Verdict
 
 
 def write_report(

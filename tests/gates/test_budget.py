@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.gates.budget import Budget, _largest
+from fxprune.filling import PointArrayCost, _largest
+from fxprune.gates.budget import Budget
 from fxprune.gates.point_costs import PointCost
 from fxprune.measuring import costs_of
 from fxprune.passes.cost import COSTS
@@ -201,7 +203,9 @@ def test_every_group_keeps_its_least_share():
     models = [fxprune.prepare(Blocks(), images(1), target=0.4, least=x) for x in (0.0, least)]
     for gated in models:
         layout = gates_of(gated).method.budget.layout
-        worst = torch.tensor([name in expected for name in layout.names])[layout.owners()]
+        worst = torch.tensor([name in expected for name in layout.names])[
+            torch.from_numpy(np.repeat(np.arange(len(layout.sizes)), layout.sizes))
+        ]
         gates_of(gated).method.settle(torch.where(worst, -1.0, 1.0))
     free, guarded = map(sizes_of, models)
     assert all(guarded[name] >= size for name, size in expected.items()), guarded
@@ -293,8 +297,10 @@ def test_costs_on_tensors_are_those_of_polynomials(points):
         sizes = dict(zip(NAMES, map(float, values), strict=True))
         found = cost(torch.tensor(values).double())
         assert float(found) == pytest.approx(Maximum(points)(sizes))
-        more = torch.tensor([1.0, 2.0, 4.0, 1.0]).double()
-        after = cost.after(torch.tensor(values).double(), more)
+        arrays = PointArrayCost(points, {name: i for i, name in enumerate(NAMES)})
+        assert arrays(np.array(values, dtype=float)) == pytest.approx(float(found))
+        more = np.array([1.0, 2.0, 4.0, 1.0])
+        after = arrays.after(np.array(values, dtype=float), more)
         for i, name in enumerate(NAMES):
             grown = {**sizes, name: sizes[name] + float(more[i])}
             expected = Maximum(points)(grown)
@@ -305,16 +311,15 @@ def test_positions_outside_the_largest_point_have_a_price():
     gated = fxprune.prepare(Blocks(), images(1), target={"peak": 0.5})
     budget = gates_of(gated).method.budget
     prices = budget.prices(torch.ones(budget.layout.total))
-    (largest,) = torch.autograd.grad(
-        budget._tensors["peak"](counts := budget._sizes.clone().requires_grad_()), counts
-    )
+    counts = torch.tensor(budget.layout.sizes).double().requires_grad_()
+    (largest,) = torch.autograd.grad(budget._tensors["peak"](counts), counts)
     assert int((prices > 0).sum()) > int((largest > 0).sum()) > 0
 
 
 def test_price_of_a_single_polynomial_is_its_gradient():
     gated = fxprune.prepare(Blocks(), images(1), target=0.5)
     budget = gates_of(gated).method.budget
-    counts = budget._sizes.clone().requires_grad_()
+    counts = torch.tensor(budget.layout.sizes).double().requires_grad_()
     (expected,) = torch.autograd.grad(budget._tensors["macs"](counts), counts)
     prices = budget.prices(torch.ones(budget.layout.total))
     assert torch.allclose(prices, expected / budget._full["macs"])

@@ -10,8 +10,8 @@ from torch import nn
 
 import fxprune
 from examples.cifar_resnet import CifarResNet
+from fxprune.gates.budget import renewed
 from fxprune.gates.latency import Latency, Layer, Table, _grid, measure_latency
-from fxprune.gates.target import renewed
 from fxprune.passes.polynomials import Polynomial
 from fxprune.record import gates_of, record_of
 from tests.models import half, images, randomise

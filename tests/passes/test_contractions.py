@@ -344,6 +344,58 @@ CASES = {
             ],
         ),
     ],
+    "gemm": [
+        (
+            "a transposed weight and a bias",
+            "y[5, 6] = gemm(a.x[5, 4], b.w[6, 4], c.b[6]) {'transA': False, 'transB': True}",
+            """
+            a.x: a:5 b:4
+            b.w: c:6 b:4
+            c.b: c:6
+            y: a:5 c:6
+            y reads 1:1 b:4 (contract)
+            """,
+            [],
+            [(5, 6, 4)],
+        ),
+        (
+            "a transposed input",
+            "y[5, 6] = gemm(a.x[4, 5], b.w[4, 6]) {'transA': True, 'transB': False}",
+            """
+            a.x: a:4 b:5
+            b.w: a:4 c:6
+            y: b:5 c:6
+            y reads 1:0 a:4 (contract)
+            """,
+            [],
+            [(5, 6, 4)],
+        ),
+    ],
+    "recurrent_layer": [
+        (
+            "weights stack the gates, a bias those of both weights, and directions stand first",
+            "y[7, 1, 2, 3], h[1, 2, 3] = recurrent_layer(a.x[7, 2, 5], a.w[1, 9, 5],"
+            " a.r[1, 9, 3], a.b[1, 18], -, a.h[1, 2, 3]) {'gates': 3}",
+            """
+            a.x: 7! a:2 b:5
+            a.w: 1! (c:3 x d:3) b:5
+            a.r: e:1 (f:3 x d:3) d:3
+            a.b: g:1 (h:6 x d:3)
+            a.h: i:1 a:2 d:3
+            y: 7! 1! a:2 d:3
+            h: 1! a:2 d:3
+            y reads 1:2 b:5 (contract)
+            y reads 2:2 d:3 (contract)
+            y.hidden_size[0] is d:3
+            """,
+            [
+                "walked through by y (recurrent_layer)",
+                "directions of y (recurrent_layer)",
+                "gates of y (recurrent_layer)",
+            ],
+            [(7, 2, 1, 9, 5), (7, 2, 1, 9, 3)],
+        ),
+    ],
     "recurrent_cell": [
         (
             "a step of an LSTM",

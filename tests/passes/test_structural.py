@@ -212,6 +212,39 @@ CASES = {
             [],
         ),
     ],
+    "quantise": [
+        (
+            "a scale and a zero point per channel",
+            "y[2, 4, 3] = quantise(a.x[2, 4, 3], b.scale[4], b.zero[4]) {'dim': 1}",
+            """
+            a.x: a:2 b:4 c:3
+            b.scale: b:4
+            b.zero: b:4
+            y: a:2 b:4 c:3
+            """,
+            [],
+        ),
+        (
+            "one scale for all",
+            "y[2, 4, 3] = quantise(a.x[2, 4, 3], b.scale[1]) {'dim': 1}",
+            """
+            a.x: a:2 b:4 c:3
+            b.scale: d:1
+            y: a:2 b:4 c:3
+            """,
+            [],
+        ),
+        (
+            "scales of blocks",
+            "y[2, 4] = quantise(a.x[2, 4], b.scale[2, 2]) {'dim': 1}",
+            """
+            a.x: 2! 4!
+            b.scale: 2! 2!
+            y: 2! 4!
+            """,
+            ["scaled in blocks by y (quantise)"],
+        ),
+    ],
     "unbind": [
         (
             "an axis taken apart is pinned",

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from fxprune.errors import InputError, TargetError
-from fxprune.gates.latency import Latency
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.cost import COSTS, Cost, Costs, lies_in
 
@@ -51,19 +50,6 @@ def limits(
             raise TargetError(f"target gives {key} twice")
         costs[key], bounds[key] = cost, bound
     return Costs(costs, full), bounds
-
-
-def renewed(costs: Costs, analysis: Analysis) -> Costs:
-    """The same costs of what is left of a model."""
-    found: dict[str, Cost] = {}
-    for key, cost in costs.polynomials.items():
-        name, _, path = key.partition(" of ")
-        if isinstance(cost, Latency):
-            found[key] = cost.renewed(analysis, path)
-        else:
-            now = analysis.costs_inside(path) if path else analysis.costs
-            found[key] = now.polynomials[name]
-    return Costs(found, analysis.costs.full)
 
 
 def _items(

@@ -1,0 +1,246 @@
+"""Which positions stay open, so that limits on costs are met? Rank, and fill.
+
+Positions are closed in the order of their rank until every cost is within its limit; what still
+fits afterwards is opened again. Costs are exact, so limits are met to within one position: no gate
+could open its best closed unit without breaking a limit.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from fxprune.errors import TargetError
+from fxprune.passes.analyse import Analysis
+from fxprune.passes.cost import Costs
+from fxprune.passes.polynomials import Polynomial
+
+ROUNDING = 1e-12
+"""By what share a cost may exceed its limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the positions of every gate stand in one flat vector.
+
+    The first `groups` names are groups, the others branches (one position each, may close).
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    groups: int
+
+    @property
+    def total(self) -> int:
+        """The length of the flat vector."""
+        return sum(self.sizes)
+
+
+def layout_of(analysis: Analysis) -> Layout:
+    """The positions of all free groups, then those of all branches."""
+    free = analysis.free_groups
+    names = (*(g.name for g in free), *(b.name for b in analysis.branches))
+    sizes = (*(g.size for g in free), *(1 for _ in analysis.branches))
+    return Layout(names, sizes, len(free))
+
+
+class ArrayCost(Protocol):
+    """A cost on vectors of sizes."""
+
+    def __call__(self, sizes: np.ndarray) -> float:
+        """The cost."""
+
+    def after(self, sizes: np.ndarray, more: np.ndarray) -> np.ndarray:
+        """For every gate the cost if it alone had `more` positions more."""
+
+
+class PointArrayCost:
+    """The largest of some polynomials, on vectors of sizes."""
+
+    def __init__(self, points: Sequence[Polynomial], index: Mapping[str, int]) -> None:
+        """`index` says where each variable stands in the sizes."""
+        one = len(index)  # a constant 1 is appended to the sizes
+        terms = [(i, c / p.divisor, names) for i, p in enumerate(points) for c, names in p.terms]
+        degree = max((len(names) for _, _, names in terms), default=0)
+        rows = [[index[n] for n in names] + [one] * (degree - len(names)) for *_, names in terms]
+        self._count = len(points)
+        self._factors = np.array(rows, dtype=np.int64).reshape(len(terms), degree)
+        self._coefficients = np.array([c for _, c, _ in terms])
+        self._points = np.array([i for i, _, _ in terms], dtype=np.int64)
+        # Every variable of every term, and for each the pair of its point and itself.
+        found = [(t, v) for t, row in enumerate(rows) for v in dict.fromkeys(row) if v != one]
+        self._term, self._variable = np.array(found, dtype=np.int64).reshape(-1, 2).T
+        keys = self._points[self._term] * one + self._variable
+        pairs, self._pair = np.unique(keys, return_inverse=True)
+        self._pair_point, self._pair_variable = pairs // max(one, 1), pairs % max(one, 1)
+
+    def __call__(self, sizes: np.ndarray) -> float:
+        """The cost."""
+        return float(self._at(self._values(sizes)).max())
+
+    def _values(self, sizes: np.ndarray) -> np.ndarray:
+        values: np.ndarray = np.append(sizes, 1.0)[self._factors]
+        return values
+
+    def _at(self, values: np.ndarray) -> np.ndarray:
+        products = values.prod(axis=-1) * self._coefficients
+        return np.bincount(self._points, products, minlength=self._count)
+
+    def after(self, sizes: np.ndarray, more: np.ndarray) -> np.ndarray:
+        """For every variable the cost if it alone grew by `more`."""
+        values = self._values(sizes)
+        points, products = self._at(values), values.prod(axis=-1) * self._coefficients
+        grows = self._factors[self._term] == self._variable[:, None]
+        grown = values[self._term] + grows * more[self._variable][:, None]
+        change = grown.prod(axis=-1) * self._coefficients[self._term] - products[self._term]
+        pairs = points[self._pair_point]
+        pairs += np.bincount(self._pair, change, minlength=len(pairs))
+        result = np.full(len(sizes), points.max())
+        np.maximum.at(result, self._pair_variable, pairs)
+        return result
+
+
+class Filling:
+    """Chooses which positions are open under limits on costs."""
+
+    def __init__(
+        self,
+        costs: Mapping[str, ArrayCost],
+        layout: Layout,
+        round_to: int = 1,
+        least: Sequence[int] = (),
+    ) -> None:
+        """Groups keep `least` positions or more (by default one), in units of `round_to`."""
+        self.layout = layout
+        self._costs = dict(costs)
+        self.owners = np.repeat(np.arange(len(layout.sizes)), layout.sizes)
+        self._sizes = np.array(layout.sizes, dtype=float)
+        self._starts = np.cumsum([0, *layout.sizes])[:-1]
+        self.least = np.zeros(len(layout.sizes), dtype=np.int64)
+        self.least[: layout.groups] = least or 1
+        self._width = np.where(np.arange(len(layout.sizes)) < layout.groups, round_to, 1)
+
+    def check_reachable(self, costs: Costs, limit: Mapping[str, float]) -> None:
+        """Raise TargetError if the costs exceed a limit with every group at its smallest."""
+        smallest = np.minimum(np.ceil(self.least / self._width) * self._width, self._sizes)
+        closed = dict(zip(self.layout.names, map(int, smallest), strict=True))
+        for name, most in limit.items():
+            least, full = costs.polynomials[name](closed), costs.polynomials[name](costs.full)
+            if least > most * (1 + ROUNDING):
+                share = math.ceil(1e4 * least / full) / 1e4
+                raise TargetError(
+                    f"target of {name} is {most:.12g}, but with every group at its smallest "
+                    f"{least:.12g} remain of {full:.12g}: ask for at least {share}, lower "
+                    "round_to or least, or pin less"
+                )
+
+    def choose(self, rank: np.ndarray, limit: Mapping[str, float]) -> np.ndarray:
+        """Open positions by descending `rank` within `limit`; a flag per position.
+
+        Positions of one group open in units of `round_to`; its best unit is always open.
+        """
+        units = self._units(rank)
+        order = units.worst_first()
+        removable = int((units.rank < math.inf).sum())
+
+        def within(kept: int) -> bool:
+            return self._fits(units.counts(self._sizes, order[: removable - kept], -1), limit)
+
+        closed = order[: removable - _largest(within, removable)]
+        counts = units.counts(self._sizes, closed, -1)
+        return units.open_without(closed, self._fill(units, closed[::-1], counts, limit))
+
+    def _fill(
+        self, units: "_Units", waiting: np.ndarray, counts: np.ndarray, limit: Mapping[str, float]
+    ) -> np.ndarray:
+        """What can be opened of the closed units `waiting`, best first.
+
+        Costs grow with every position, so a gate whose best unit does not fit is done.
+        """
+        opened = [waiting[:0]]
+        while len(waiting):
+            best = units.first_of_each(waiting, len(counts))
+            more = np.where(best < len(waiting), units.size[waiting[best % len(waiting)]], 0.0)
+            fits = np.ones(len(counts), dtype=bool)
+            for name, cost in self._costs.items():
+                fits &= cost.after(counts, more) <= limit[name] * (1 + ROUNDING)
+            waiting = waiting[fits[units.owner[waiting]]]
+
+            def within(number: int) -> bool:
+                return self._fits(units.counts(counts, waiting[:number], 1), limit)  # noqa: B023
+
+            number = _largest(within, len(waiting))
+            opened.append(waiting[:number])
+            counts = units.counts(counts, waiting[:number], 1)
+            waiting = waiting[number:] if number else waiting[1:]
+        return np.concatenate(opened)
+
+    def _fits(self, counts: np.ndarray, limit: Mapping[str, float]) -> bool:
+        return all(cost(counts) <= limit[n] * (1 + ROUNDING) for n, cost in self._costs.items())
+
+    def _units(self, rank: np.ndarray) -> "_Units":
+        """Bundle positions that open together: runs of `round_to` in the order of a group."""
+        rank = np.clip(rank.astype(float), -_HIGHEST, _HIGHEST)
+        positions = np.lexsort((-rank, self.owners))
+        place = np.arange(len(positions)) - self._starts[self.owners]  # owners are sorted
+        first = place % self._width[self.owners] == 0
+        unit = first.cumsum() - 1
+        owner = self.owners[first]
+        size = np.bincount(unit, minlength=len(owner)).astype(float)
+        mean = np.bincount(unit, rank[positions], minlength=len(owner)) / size
+        protected = place[first] < self.least[owner]
+        return _Units(np.where(protected, math.inf, mean), owner, size, positions, unit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Units:
+    """Positions that open together: rank, gate and size per unit; `unit` per sorted position."""
+
+    rank: np.ndarray
+    owner: np.ndarray
+    size: np.ndarray
+    positions: np.ndarray
+    unit: np.ndarray
+
+    def worst_first(self) -> np.ndarray:
+        """Units by ascending rank; of equal ones in a gate, the last comes first."""
+        order: np.ndarray = len(self.rank) - 1 - np.argsort(self.rank[::-1], kind="stable")
+        return order
+
+    def counts(self, counts: np.ndarray, changed: np.ndarray, sign: int) -> np.ndarray:
+        """Open positions per gate if the units `changed` open or close."""
+        change = np.bincount(self.owner[changed], self.size[changed], minlength=len(counts))
+        result: np.ndarray = counts + sign * change
+        return result
+
+    def first_of_each(self, waiting: np.ndarray, gates: int) -> np.ndarray:
+        """For every gate the place of its first unit in `waiting`, or the length of that."""
+        first = np.full(gates, len(waiting))
+        np.minimum.at(first, self.owner[waiting], np.arange(len(waiting)))
+        return first
+
+    def open_without(self, closed: np.ndarray, opened: np.ndarray) -> np.ndarray:
+        """A flag per position."""
+        flags = np.ones(len(self.rank), dtype=bool)
+        flags[closed] = False
+        flags[opened] = True
+        result = np.empty(len(self.positions), dtype=bool)
+        result[self.positions] = flags[self.unit]
+        return result
+
+
+def _largest(holds: Callable[[int], bool], most: int) -> int:
+    """The largest number up to `most` for which something holds that gets harder; else 0."""
+    low, step = 0, 1
+    while low + step <= most and holds(low + step):
+        low, step = low + step, 2 * step
+    high = min(low + step, most + 1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+_HIGHEST = 1e300

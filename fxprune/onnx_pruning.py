@@ -1,0 +1,250 @@
+"""ONNX files made smaller without torch and without training."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir
+
+from fxprune.backends.onnx_fold import fold_program
+from fxprune.backends.onnx_mask import mask_program
+from fxprune.backends.onnx_saving import save_onnx
+from fxprune.errors import InputError, NothingToPruneError
+from fxprune.filling import Filling, PointArrayCost, layout_of
+from fxprune.frontends.onnx_data import batches
+from fxprune.frontends.onnx_file import OnnxProgram, read_onnx
+from fxprune.onnx_criteria import onnx_importance
+from fxprune.onnx_verification import verify_onnx
+from fxprune.passes.analyse import Analysis, analyse
+from fxprune.passes.axes import spaces
+from fxprune.passes.fold import FoldPlan, plan_fold
+from fxprune.passes.gate import plan_gates
+from fxprune.targets import Target, limits
+from fxprune.verdicts import Verdict
+
+KeptFlags = Mapping[str, Sequence[bool]]
+"""By group a flag per position, by branch one flag."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxResult:
+    """A smaller model and how it came about.
+
+    `model` is the folded model, `analysis` the facts about the original, `verdict` what comparing
+    it with the masked original found.
+    """
+
+    model: onnx_ir.Model
+    analysis: Analysis
+    keep_set: Mapping[str, tuple[bool, ...]]
+    costs_before: Mapping[str, int]
+    costs_after: Mapping[str, int]
+    verdict: Verdict
+
+    def __str__(self) -> str:
+        rows = (
+            f"{name}: {self.costs_before[name]:,} -> {after:,}"
+            for name, after in self.costs_after.items()
+        )
+        return "\n".join((*rows, str(self.verdict)))
+
+
+def inspect_onnx(
+    source: Any,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    ignore: Iterable[str] = (),
+) -> Analysis:
+    """What is known about an ONNX model: groups, pins with reasons, branches, costs.
+
+    Args:
+        source: a path, bytes, a ModelProto or an onnx_ir.Model.
+        shapes: shapes of inputs by name, where what the file leaves open matters.
+        ignore: initialisers to leave alone, by name or beginning of it.
+
+    Raises:
+        InputError, CheckpointError: the file is no valid model.
+    """
+    program = read_onnx(source, shapes)
+    return analyse(program.ir, _ignored(program, ignore))
+
+
+def prune_onnx(
+    source: Any,
+    output: str | Path | None = None,
+    *,
+    target: Target = 0.5,
+    method: str = "group_norm",
+    data: Any = None,
+    round_to: int = 1,
+    ignore: Iterable[str] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> OnnxResult:
+    """Prune an ONNX model at once; the file appears only once ONNX Runtime has verified it.
+
+    Args:
+        source: a path, bytes, a ModelProto or an onnx_ir.Model; it stays as it is.
+        output: the file to write; None writes nothing.
+        target: as for `prepare`: a share of the MACs to keep, or shares or numbers by cost.
+        method: how positions are ranked, see `onnx_importance`.
+        data: batches of inputs, for the methods that need some: a .npz file, a folder of images,
+            or an iterable of arrays or mappings.
+        round_to: positions are kept in multiples of this.
+        ignore: initialisers to leave alone, by name or beginning of it.
+        shapes: shapes of inputs by name, where what the file leaves open matters.
+
+    Raises:
+        InputError, CheckpointError: an argument does not fit, or the file is no valid model.
+        NothingToPruneError: everything is pinned; TargetError: no keep-set reaches the target.
+        VerificationError: the smaller model computes something else.
+    """
+    program = read_onnx(source, shapes)
+    analysis = analyse(program.ir, _ignored(program, ignore))
+    keep = choose(program, analysis, target, method, data, round_to)
+    return _folded(program, analysis, keep, output, shapes)
+
+
+def fold_onnx(
+    source: Any,
+    keep_set: KeptFlags,
+    output: str | Path | None = None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> OnnxResult:
+    """Make an ONNX model smaller by a keep-set of your own.
+
+    Args:
+        source: a path, bytes, a ModelProto or an onnx_ir.Model; it stays as it is.
+        keep_set: by group a flag per position, by branch one flag; what is left out stays.
+        output: the file to write; None writes nothing.
+        shapes: shapes of inputs by name, where what the file leaves open matters.
+
+    Raises:
+        KeepSetError: the model has no such groups; otherwise as `prune_onnx`.
+    """
+    program = read_onnx(source, shapes)
+    analysis = analyse(program.ir)
+    return _folded(program, analysis, keep_set, output, shapes)
+
+
+def choose(
+    program: OnnxProgram,
+    analysis: Analysis,
+    target: Target,
+    method: str,
+    data: Any = None,
+    round_to: int = 1,
+) -> dict[str, tuple[bool, ...]]:
+    """The keep-set that meets a target, best positions first."""
+    check_prunable(analysis)
+    costs, bounds = limits(target, analysis, _modules(analysis), _no_latency)
+    layout = layout_of(analysis)
+    index = {name: i for i, name in enumerate(layout.names)}
+    arrays = {
+        name: PointArrayCost(costs.polynomials[name].points, index)  # type: ignore[attr-defined]
+        for name in bounds
+    }
+    filling = Filling(arrays, layout, round_to)
+    filling.check_reachable(costs, bounds)
+    feeds = None if data is None else batches(data, program.model.graph.inputs)
+    rank = onnx_importance(program, analysis, layout, method, feeds)
+    flags = np.split(filling.choose(rank, bounds), np.cumsum(layout.sizes)[:-1])
+    return {n: tuple(own.tolist()) for n, own in zip(layout.names, flags, strict=True)}
+
+
+def check_prunable(analysis: Analysis) -> None:
+    """Raise NothingToPruneError, with the reasons, if there is neither a group nor a branch."""
+    if analysis.free_groups or analysis.branches:
+        return
+    reasons = list(dict.fromkeys(group.pin for group in analysis.groups))[:10]
+    raise NothingToPruneError("nothing can be pruned: " + ("; ".join(reasons) or "no weights"))
+
+
+def _no_latency(path: str) -> Any:
+    raise InputError("a target on latency is not known for ONNX files: give macs, params or memory")
+
+
+def _modules(analysis: Analysis) -> set[str]:
+    """The paths that names of parameters suggest."""
+    paths: set[str] = set()
+    for parameter in analysis.graph.parameters:
+        parts = parameter.name.split(".")[:-1]
+        paths.update(".".join(parts[:count]) for count in range(1, len(parts) + 1))
+    return paths
+
+
+def _ignored(program: OnnxProgram, ignore: Iterable[str]) -> tuple[str, ...]:
+    """Parameters whose name is, or begins with, one of those given."""
+    found: dict[str, None] = {}
+    for start in (ignore,) if isinstance(ignore, str) else ignore:
+        names = [
+            name
+            for name, initializer in program.initializers.items()
+            if initializer == start or initializer.startswith(f"{start}.")
+        ]
+        if not names:
+            raise InputError(f"ignore: no initialiser is called {start!r} or lies in it")
+        found.update(dict.fromkeys(names))
+    return tuple(found)
+
+
+def _folded(
+    program: OnnxProgram,
+    analysis: Analysis,
+    keep: KeptFlags,
+    output: str | Path | None,
+    shapes: Mapping[str, Sequence[int]] | None,
+) -> OnnxResult:
+    plan = plan_of(program, analysis, keep)
+    folded = fold_program(program, plan)
+    masked = masked_model(program, analysis, keep)
+    values = _unchanged(program, analysis, keep)
+    verdict = verify_onnx(masked, folded, shapes=shapes, values=values, what="masked == folded")
+    full = analysis.costs.full
+    sizes = {name: sum(keep[name]) if name in keep else size for name, size in full.items()}
+    result = OnnxResult(
+        model=folded,
+        analysis=analysis,
+        keep_set={name: tuple(map(bool, flags)) for name, flags in keep.items()},
+        costs_before=analysis.costs.at(full),
+        costs_after=analysis.costs.at(sizes),
+        verdict=verdict,
+    )
+    if output is not None:
+        save_onnx(folded, output)
+    return result
+
+
+def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeptFlags) -> list[str]:
+    """The last values that have the same axes in both models; outputs may be saturated."""
+    changed = {g.space for g in analysis.groups if g.name in keep and not all(keep[g.name])}
+    gone = {n for b in analysis.branches if b.name in keep and not keep[b.name][0] for n in b.nodes}
+    outputs = {value.name for value in program.model.graph.outputs}
+    names = [
+        value.name
+        for node in analysis.graph.nodes
+        if node.name in program.nodes and node.name not in gone
+        for value in node.outputs
+        if value.name in program.facts.shapes and value.name not in outputs
+        if not any(s in changed for axis in analysis.types.axes[value.name] for s in spaces(axis))
+    ]
+    return names[-_COMPARED_VALUES:]
+
+
+_COMPARED_VALUES = 4
+"""How many values are compared beside the outputs."""
+
+
+def plan_of(program: OnnxProgram, analysis: Analysis, keep: KeptFlags) -> FoldPlan:
+    """What folding under a keep-set does."""
+    return plan_fold(program.ir, analysis.types, analysis.groups, analysis.branches, keep)
+
+
+def masked_model(program: OnnxProgram, analysis: Analysis, keep: KeptFlags) -> onnx_ir.Model:
+    """The original with what a keep-set closes masked where it is read."""
+    plan = plan_gates(program.ir, analysis.types, analysis.groups, analysis.branches)
+    kept = {g.space: tuple(keep[g.name]) for g in analysis.groups if g.name in keep}
+    closed = [b.name for b in analysis.branches if b.name in keep and not keep[b.name][0]]
+    return mask_program(program, plan, kept, closed)

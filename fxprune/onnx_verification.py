@@ -1,0 +1,134 @@
+"""Do two ONNX models compute the same function? ONNX Runtime runs both."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir
+
+from fxprune.backends.onnx_precision import in_double
+from fxprune.errors import InputError, VerificationError
+from fxprune.frontends.onnx_loading import load_onnx
+from fxprune.frontends.onnx_observe import example_shapes
+from fxprune.frontends.onnx_session import Feeds, random_feeds, run, session_of
+from fxprune.verdicts import Comparison, Verdict
+
+TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2}
+"""Largest accepted error relative to the largest output, by precision."""
+
+
+def verify_onnx(
+    before: Any,
+    after: Any,
+    *,
+    inputs: Iterable[Feeds] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch_sizes: Sequence[int] = (1, 3),
+    seed: int = 0,
+    values: Sequence[str] = (),
+    what: str = "before == after",
+) -> Verdict:
+    """Check that two ONNX models agree on random inputs and on yours.
+
+    They are run in float64 as well where ONNX Runtime has every operator in that precision.
+
+    Args:
+        before, after: paths, bytes, ModelProtos or onnx_ir.Models, with the same inputs and
+            outputs.
+        inputs: further inputs of your own, by name.
+        shapes: shapes of random inputs by name, where what the file leaves open matters.
+        batch_sizes: sizes of first axes that the file leaves open.
+        seed: seeds the random inputs.
+        values: values between the layers that are compared as well, by the name that they have in
+            both models.
+        what: what to call the comparison.
+
+    Raises:
+        VerificationError: outputs differ; the message names the value, the error and the batch.
+        InputError: the models do not have the same inputs and outputs, or do not run.
+    """
+    left, right = load_onnx(before), load_onnx(after)
+    _check_alike(left, right)
+    batches = [*_random_batches(left, shapes or {}, batch_sizes, seed), *inputs]
+    names = [*(str(value.name) for value in left.graph.outputs), *values]
+    comparisons = list(_compare(left, right, batches, names, what))
+    exact, also_exact = in_double(left), in_double(right)
+    if exact is not None and also_exact is not None:
+        doubles = list(map(_in_double, batches))
+        comparisons.extend(_compare(exact, also_exact, doubles, names, what))
+    return Verdict(tuple(comparisons))
+
+
+def _check_alike(before: onnx_ir.Model, after: onnx_ir.Model) -> None:
+    for kind in ("inputs", "outputs"):
+        names = [[value.name for value in getattr(m.graph, kind)] for m in (before, after)]
+        if names[0] != names[1]:
+            raise InputError(f"the models have other {kind}: {names[0]} and {names[1]}")
+
+
+def _random_batches(
+    model: onnx_ir.Model,
+    shapes: Mapping[str, Sequence[int]],
+    batch_sizes: Sequence[int],
+    seed: int,
+) -> Iterator[Feeds]:
+    open_ = any(v.shape and not isinstance(v.shape[0], int) for v in model.graph.inputs)
+    with session_of(model) as session:
+        for offset, batch in enumerate(batch_sizes if open_ else batch_sizes[:1]):
+            sizes = example_shapes(model, shapes, batch)
+            yield random_feeds(session, sizes, seed + offset)
+
+
+def _in_double(feeds: Feeds) -> Feeds:
+    return {n: f.astype(np.float64) if f.dtype == np.float32 else f for n, f in feeds.items()}
+
+
+def _compare(
+    before: onnx_ir.Model,
+    after: onnx_ir.Model,
+    batches: Sequence[Feeds],
+    names: Sequence[str],
+    what: str,
+) -> Iterator[Comparison]:
+    with session_of(before, names) as left, session_of(after, names) as right:
+        for feeds in batches:
+            expected, found = run(left, feeds, names), run(right, feeds, names)
+            yield _worst(names, expected, found, feeds, what)
+
+
+def _worst(
+    names: Sequence[str], expected: list[Any], found: list[Any], feeds: Feeds, what: str
+) -> Comparison:
+    """The largest error of all outputs, relative to the largest value of its output.
+
+    Raises:
+        VerificationError: it is too large.
+    """
+    batch = next((len(feed) for feed in feeds.values() if feed.ndim), 1)
+    worst: Comparison | None = None
+    for name, left, right in zip(names, expected, found, strict=True):
+        dtype = str(left.dtype) if isinstance(left, np.ndarray) else "other"
+        tolerance = TOLERANCES.get(dtype, 0.0)
+        item = Comparison(what, batch, dtype, error_of(left, right), tolerance)
+        if not item.error <= tolerance:
+            raise VerificationError(f"{name}: {item}")
+        if worst is None or item.error * worst.tolerance >= worst.error * tolerance:
+            worst = item
+    assert worst is not None
+    return worst
+
+
+def error_of(expected: Any, found: Any) -> float:
+    """The largest difference relative to the largest expected value; infinite if shapes differ."""
+    if not isinstance(expected, np.ndarray) or expected.dtype.kind not in "fiub":
+        return 0.0 if np.array_equal(expected, found) else np.inf
+    if not isinstance(found, np.ndarray) or expected.shape != found.shape:
+        return np.inf
+    if not expected.size:
+        return 0.0
+    if not np.array_equal(np.isfinite(expected), np.isfinite(found)):
+        return np.inf
+    finite = np.isfinite(expected)
+    left, right = (x[finite].astype(np.float64) for x in (expected, found))
+    largest, difference = np.abs(left).max(initial=0), np.abs(left - right).max(initial=0)
+    return float(difference / largest) if largest else float(difference)

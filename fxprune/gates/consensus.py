@@ -2,12 +2,16 @@
 
 While they learn, a small network decides for every sample which positions it needs, by the pooled
 input of the layer. A polarisation term makes the decisions of all samples the same; an activation
-term closes gates while the cost is above the budget. What the samples agree on is the keep-set.
+term closes gates while the cost is above the budget. What the samples agree on, as far as the
+budget allows, is the keep-set; when the budget has come down to the target, a consensus term makes
+all decisions those of the keep-set.
 
     L_activation = sum_i w_i g_i          while the cost of the mean decisions exceeds the budget
     L_polarisation = sum_i w_i g_i (1 - g_i)
+    L_consensus = mean_i |g_i - k_i|      with a weight that grows from zero in the last two fifths
 
-for g_i the mean decision on position i over a batch, and w_i the share of position i in the cost.
+for g_i the mean decision on position i over a batch, w_i the share of position i in the cost, and
+k_i whether the keep-set has it.
 """
 
 from dataclasses import dataclass
@@ -25,6 +29,9 @@ from fxprune.passes.condition import Condition
 _MEMORY = 0.95
 """How much of the running mean decision stays in one step."""
 
+_SETTLING_START = 0.6
+"""The share of the steps after which the budget is at the target, and samples must agree."""
+
 
 @dataclass(frozen=True, slots=True)
 class Consensus:
@@ -39,6 +46,7 @@ class Consensus:
         polarisation_weight: of the term that makes samples agree. It must be below
             `activation_weight`, or gates that start open could never close: the slope of both
             terms at g = 1 is w (activation_weight - polarisation_weight).
+        consensus_weight: of the term that brings all samples to the keep-set, in the last step.
         lr: the learning rate of the gates' own Adam.
         hidden: the width of the gate networks.
         opening: the probability of being open that every gate starts with, above 0.5.
@@ -47,9 +55,10 @@ class Consensus:
         InputError: a weight is out of range.
     """
 
-    activation_weight: float = 1.0
-    polarisation_weight: float = 0.5
-    lr: float = 0.01
+    activation_weight: float = 2.0
+    polarisation_weight: float = 1.0
+    consensus_weight: float = 100.0
+    lr: float = 0.02
     hidden: int = 8
     opening: float = 0.7
 
@@ -137,15 +146,20 @@ class ConsensusGates(Method):
         return {"consensus_gap": float(self.gap)}
 
     def rank(self) -> Tensor:
-        """What the samples agree on first, then the probabilities."""
-        return self.agreement + 0.01 * self.probability
+        """What the samples agree on first, then the probabilities; settled choices stay."""
+        chosen = self.is_open if self.settled() else torch.zeros_like(self.is_open)
+        return 2 * chosen + self.agreement + 0.01 * self.probability
 
     def share(self) -> float:
-        """Fast first, slow at the end, and there after four fifths of the steps."""
-        return cubic(int(self.steps_done), max(int(0.8 * self.steps), 1))
+        """Fast first, slow at the end, and there before the samples settle."""
+        return cubic(int(self.steps_done), max(int(_SETTLING_START * self.steps), 1))
+
+    def settled(self) -> float:
+        """How much is done of the steps in which the samples settle on the keep-set."""
+        return max(0.0, int(self.steps_done) / self.steps - _SETTLING_START) / (1 - _SETTLING_START)
 
     def before_step(self, scale: Tensor | None = None, skipped: bool = False) -> None:
-        """Add the gradients of both terms, and let Adam move the gates."""
+        """Add the gradients of all terms, and let Adam move the gates."""
         gradient, self.scores.grad = self.scores.grad, None
         if not self.learning or self.done or skipped:
             for parameter in self.deciders.parameters():
@@ -196,13 +210,18 @@ class ConsensusGates(Method):
             )
 
     def penalty(self, decisions: Tensor) -> Tensor:
-        """Both terms, for mean decisions."""
+        """All terms, for mean decisions."""
         weights = self._weights()
         limit = self.budget.relative(self.share())
         above = self.budget.exceeds(decisions.detach(), limit)
-        activation = (weights * decisions).sum() * self.settings.activation_weight * above
+        activation = (weights * decisions).sum() * above
         polarisation = (weights * decisions * (1 - decisions)).sum()
-        return activation + self.settings.polarisation_weight * polarisation
+        consensus = (decisions - self.is_open).abs().mean() * self.settled()
+        return (
+            self.settings.activation_weight * activation
+            + self.settings.polarisation_weight * polarisation
+            + self.settings.consensus_weight * consensus
+        )
 
     def _weights(self) -> Tensor:
         prices = self.budget.per_price(torch.ones_like(self.logits), self.is_open).reciprocal()

@@ -38,10 +38,19 @@ def run(options: argparse.Namespace, data: Cifar) -> dict[str, Any]:
         target=options.target,
         steps=steps + 1,  # the last step, which makes gates final, is not taken
         method=fxprune.Consensus(
-            activation_weight=options.activation, polarisation_weight=options.polarisation
+            activation_weight=options.activation,
+            polarisation_weight=options.polarisation,
+            consensus_weight=options.consensus,
         ),
     )
-    train(gated, data, epochs=options.epochs, lr=options.lr, seed=options.seed)
+    train(
+        gated.to(memory_format=torch.channels_last),
+        data,
+        epochs=options.epochs,
+        lr=options.lr,
+        seed=options.seed,
+        autocast=torch.bfloat16 if options.bfloat16 else None,
+    )
     with gates_of(gated).deciding():
         dynamic = share(gated, data)
     static = share(gated, data)
@@ -65,9 +74,11 @@ def main() -> None:
     add("--target", type=float, default=0.7)
     add("--epochs", type=int, default=2)
     add("--lr", type=float, default=0.02)
-    add("--activation", type=float, default=1.0)
-    add("--polarisation", type=float, default=0.5)
+    add("--activation", type=float, default=2.0)
+    add("--polarisation", type=float, default=1.0)
+    add("--consensus", type=float, default=100.0)
     add("--seed", type=int, default=0)
+    add("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
     add("--json", type=Path, default=Path("consensus.json"))
     options = parser.parse_args()
     found = run(options, load(options.data))

@@ -1,6 +1,8 @@
-"""One training from scratch: how good is the folded network beside the alternatives of its size?
+"""One training: how good is the folded network beside the alternatives of its size?
 
     python -m tests.benchmarks.one_pass --row dense gated narrow peer --json one_pass.json
+    python -m tests.benchmarks.one_pass --data uoft-cs/cifar100 --target 0.5
+    python -m tests.benchmarks.one_pass --depth 56 --weights cifar10_resnet56.safetensors --epochs 5
 
 Every row gets the same data, augmentation, number of epochs in all, optimizer and schedule:
 
@@ -8,6 +10,9 @@ Every row gets the same data, augmentation, number of epochs in all, optimizer a
     gated   prepared, trained once, folded
     narrow  a network whose widths are scaled uniformly until it has no more MACs than the target
     peer    Torch-Pruning: two thirds of the epochs dense, pruned by group magnitude, then the rest
+
+With pretrained weights all rows but `narrow` start from them, and the peer prunes at once. There
+are none for `narrow`: it starts from scratch.
 
 Finished rows are appended to the JSON file one by one. Forward passes run in bfloat16 by default,
 which halves the time on a CPU that has it.
@@ -26,7 +31,7 @@ from torch import nn
 
 import fxprune
 from examples.cifar_data import Cifar, load
-from examples.cifar_resnet import WIDTHS, CifarResNet
+from examples.cifar_resnet import WIDTHS, CifarResNet, pretrained
 from examples.cifar_train import accuracy, train
 from tests.benchmarks.cifar10_peers import (
     EXAMPLE,
@@ -38,7 +43,7 @@ from tests.benchmarks.cifar10_peers import (
 )
 
 DENSE_SHARE = 2 / 3
-"""How much of the training the peer spends before pruning."""
+"""How much of the training the peer spends before pruning, if it starts from scratch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,14 @@ class Bench:
         torch.manual_seed(self.options.seed)
         return CifarResNet(self.options.depth, self.classes, widths)
 
+    def whole(self) -> CifarResNet:
+        """The whole network, as training starts with it."""
+        options = self.options
+        if options.weights is None:
+            return self.network()
+        torch.manual_seed(options.seed)
+        return pretrained(options.depth, options.weights, self.classes)
+
     def train(self, model: nn.Module, epochs: int, lr: float) -> tuple[float, ...]:
         """Train as every row is trained; test accuracy by epoch."""
         options = self.options
@@ -109,7 +122,7 @@ class Bench:
 
 def dense(bench: Bench) -> Iterator[Row]:
     start = time.monotonic()
-    model = bench.network()
+    model = bench.whole()
     curve = bench.train(model, bench.options.epochs, bench.options.lr)
     yield bench.row("dense", 1.0, model, start, curve)
 
@@ -137,7 +150,7 @@ def gated(bench: Bench) -> Iterator[Row]:
     for target in options.target:
         start = time.monotonic()
         model = fxprune.prepare(
-            bench.network(),
+            bench.whole(),
             EXAMPLE,
             target=target,
             steps=max(1, int(options.ramp * steps)),
@@ -151,9 +164,9 @@ def gated(bench: Bench) -> Iterator[Row]:
 def peer(bench: Bench) -> Iterator[Row]:
     options = bench.options
     start = time.monotonic()
-    model = bench.network()
-    epochs = round(DENSE_SHARE * options.epochs)
-    curve = bench.train(model, epochs, options.lr)
+    model = bench.whole()
+    epochs = 0 if options.weights else round(DENSE_SHARE * options.epochs)
+    curve = bench.train(model, epochs, options.lr) if epochs else ()
     first = time.monotonic() - start
     state = {name: value.clone() for name, value in model.state_dict().items()}
     for target in options.target:
@@ -182,6 +195,7 @@ def main() -> None:
     add("--row", nargs="+", choices=ROWS, default=list(ROWS))
     add("--target", type=float, nargs="+", default=[0.5, 0.3], help="shares of the MACs to keep")
     add("--depth", type=int, default=20)
+    add("--weights", type=Path, help="safetensors file to start from")
     add("--epochs", type=int, default=30)
     add("--lr", type=float, default=0.1, help="highest learning rate")
     add("--peer-lr", type=float, default=0.05, help="the same after Torch-Pruning's pruning")

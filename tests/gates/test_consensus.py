@@ -101,6 +101,59 @@ def test_open_gates_close_while_the_cost_is_above_the_budget():
     assert torch.allclose(decisions.grad, slope * method._weights())
 
 
+def settling(share, **settings):
+    """A method whose keep-set has been chosen, at a share of its last two fifths."""
+    method = gate(fxprune.Consensus(**settings), steps=100).fxprune_gates.method
+    method.steps_done.fill_(60)
+    method._choose()
+    method.steps_done.fill_(60 + round(40 * share))
+    return method
+
+
+def test_decisions_settle_on_the_keep_set():
+    """Whatever the majority says: a gate closes where the budget has no room, else it opens."""
+    method = settling(0.5)
+    assert 0 < method.is_open.mean() < 1
+    decisions = torch.full_like(method.logits, 0.5).requires_grad_()
+    method.penalty(decisions).backward()
+    assert bool((decisions.grad[method.is_open == 0] > 0).all())
+    assert bool((decisions.grad[method.is_open == 1] < 0).all())
+
+
+def test_pull_to_the_keep_set_grows():
+    slopes = []
+    for share in (0.0, 0.5, 1.0):
+        method = settling(share, activation_weight=1e-9, polarisation_weight=0.0)
+        decisions = torch.full_like(method.logits, 0.5).requires_grad_()
+        method.penalty(decisions).backward()
+        slopes.append(float(decisions.grad.abs().sum()))
+    weight = method.settings.consensus_weight
+    assert slopes == pytest.approx([0, 0.5 * weight, weight], rel=1e-3, abs=1e-6)
+
+
+def test_keep_set_stays_while_samples_settle():
+    method = settling(0.1)
+    chosen = method.is_open.clone()
+    method.agreement.copy_(1 - chosen)  # all samples now say the opposite
+    method._choose()
+    assert torch.equal(method.is_open, chosen)
+
+
+@pytest.mark.parametrize("weight", [0.0, 500.0])
+def test_samples_agree_in_the_end_because_of_the_pull(weight):
+    settings = fxprune.Consensus(
+        activation_weight=1e-3, polarisation_weight=0.0, consensus_weight=weight
+    )
+    gated = gate(settings, steps=400)
+    method = gated.fxprune_gates.method
+    with torch.no_grad():
+        for decider in method.deciders:
+            decider.outer.weight.normal_(std=3.0)
+    train(gated, 400)
+    agrees = float(method.gap) <= 0.02
+    assert agrees == (weight > 0)
+
+
 def test_weights_that_could_never_close_a_gate_are_refused():
     with pytest.raises(fxprune.InputError, match="gates that are open could never close"):
         fxprune.Consensus(activation_weight=0.5, polarisation_weight=0.5)

@@ -222,12 +222,13 @@ def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeptFlags) -> lis
     changed = {g.space for g in analysis.groups if g.name in keep and not all(keep[g.name])}
     gone = {n for b in analysis.branches if b.name in keep and not keep[b.name][0] for n in b.nodes}
     outputs = {value.name for value in program.model.graph.outputs}
+    users = analysis.graph.users()
     names = [
         value.name
         for node in analysis.graph.nodes
         if node.name in program.nodes and node.name not in gone
         for value in node.outputs
-        if value.name in program.facts.shapes and value.name not in outputs
+        if value.name in users and value.name not in outputs
         if not any(s in changed for axis in analysis.types.axes[value.name] for s in spaces(axis))
     ]
     return names[-_COMPARED_VALUES:]

@@ -22,8 +22,9 @@ def fold_program(program: OnnxProgram, plan: FoldPlan) -> onnx_ir.Model:
         return model
     _name_squeezed_axes(program, model)
     _slice_parameters(program, model, nodes, plan.slices)
-    for name, changes in _by_node(plan.literals).items():
-        write_literals(nodes[name], changes, program.facts)
+    changed = _by_node(plan.literals)
+    for name in sorted(changed, key=lambda name: nodes[name].op_type == "Shape"):
+        write_literals(nodes[name], changed[name], program.facts)
     for drop in plan.drops:
         _drop(model, nodes[drop.node], program, drop)
     _forget_shapes(model)

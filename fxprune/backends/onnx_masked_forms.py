@@ -34,15 +34,15 @@ class Place:
         assert value is not None
         return value
 
-    def rank(self) -> int:
-        """The number of axes of the first operand."""
-        return len(self.shape())
-
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the first operand in the example run."""
-        original = self.program.nodes[name_of(self.node)][0].inputs[self.operands[0]]
+    def shape(self, operand: int = 0) -> tuple[int, ...]:
+        """The shape of an operand in the example run."""
+        original = self.program.nodes[name_of(self.node)][0].inputs[self.operands[operand]]
         assert original is not None
         return self.program.facts.shapes[str(original.name)]
+
+    def rank(self, operand: int = 0) -> int:
+        """The number of axes of an operand."""
+        return len(self.shape(operand))
 
     def dtype(self) -> Any:
         """The numpy type of what the node computes."""
@@ -82,8 +82,8 @@ class Place:
             if output is old:
                 value.type, value.shape = old.type, old.shape
                 graph.outputs[index] = value
-                name, old.name = old.name, f"{old.name}_unmasked"
-                value.name = name
+        name, old.name = old.name, f"{old.name}_unmasked"
+        value.name = name
 
 
 _AXES_BY_INPUT = 13
@@ -94,16 +94,10 @@ def mask_operand(place: Place, operand: int, dim: int, flags: np.ndarray) -> Non
     """Multiply an operand by flags along one of its axes; a single flag is for all of it."""
     index = place.operands[operand]
     value = place.input(operand)
-    shape = [1] * (_rank_of(place, index) - dim)
+    shape = [1] * (place.rank(operand) - dim)
     shape[0] = len(flags)
     mask = place.constant(flags.reshape(shape if len(flags) > 1 else []))
     place.node.replace_input_with(index, place.insert("Mul", value, mask))
-
-
-def _rank_of(place: Place, index: int) -> int:
-    original = place.program.nodes[name_of(place.node)][0].inputs[index]
-    assert original is not None
-    return len(place.program.facts.shapes[str(original.name)])
 
 
 def _mask(place: Place, flags: Flags) -> np.ndarray:
@@ -145,8 +139,20 @@ def _standardised(
     place: Place, flags: Flags, dims: tuple[int, ...], centre: bool = True
 ) -> onnx_ir.Value:
     """The first operand with mean 0 (if `centre`) and variance 1 over open positions."""
-    mask, x = _mask(place, flags), place.input(0)
-    open_, count = place.constant(mask), place.constant(_count(place, mask, dims))
+    mask = _mask(place, flags)
+    return _centred(place, place.input(0), mask, _count(place, mask, dims), dims, centre)
+
+
+def _centred(
+    place: Place,
+    x: onnx_ir.Value,
+    mask: np.ndarray,
+    number: np.ndarray,
+    dims: tuple[int, ...],
+    centre: bool = True,
+) -> onnx_ir.Value:
+    """`x` with mean 0 (if `centre`) and variance 1 over the `number` positions of a mask."""
+    open_, count = place.constant(mask), place.constant(np.maximum(number, 1))
     if centre:
         total = place.total(place.insert("Mul", x, open_), dims, True)
         x = place.insert("Sub", x, place.insert("Div", total, count))
@@ -193,6 +199,19 @@ def _instance_norm(place: Place, flags: Flags) -> None:
     _scaled(place, _standardised(place, flags, dims), trailing=len(dims))
 
 
+def _group_norm(place: Place, flags: Flags) -> None:
+    """Channels are taken apart into groups, and joined again."""
+    x, groups = place.input(0), place.node.attributes["num_groups"].as_int()
+    shape = place.shape()
+    apart = place.constant([0, groups, shape[1] // groups, -1], np.int64)
+    grouped = place.insert("Reshape", x, apart)
+    mask = np.ones(shape[1]) if 1 not in flags else flags[1].astype(float)
+    inner = mask.reshape(1, groups, -1, 1)
+    count = inner.sum((2, 3), keepdims=True) * np.prod(shape[2:], initial=1)
+    y = _centred(place, grouped, inner, count, (2, 3))
+    _scaled(place, place.insert("Reshape", y, place.insert("Shape", x)), len(shape) - 2)
+
+
 MaskedForm = Callable[[Place, Flags], None]
 
 MASKED_FORMS: Mapping[str, MaskedForm] = MappingProxyType(
@@ -201,6 +220,7 @@ MASKED_FORMS: Mapping[str, MaskedForm] = MappingProxyType(
         "layer_norm": _layer_norm,
         "rms_norm": _rms_norm,
         "instance_standardise": _instance_norm,
+        "group_norm": _group_norm,
     }
 )
 """By operator of the table."""

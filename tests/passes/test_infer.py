@@ -115,6 +115,33 @@ CASES = {
         """,
         None,
     ),
+    "instance_standardise": (
+        "y[2, 4, 5] = instance_standardise(a.x[2, 4, 5], b.w[4], b.b[4])",
+        """
+        a.x: a:2 b:4 c:5
+        b.w: b:4
+        b.b: b:4
+        y: a:2 b:4 c:5
+        y reads 0:2 c:5 (normalise)
+        """,
+        None,
+    ),
+    "depth_to_space": (
+        "y[2, 3, 10, 10] = depth_to_space(a.x[2, 12, 5, 5]) {'sizes': {'r': 2, 's': 2}}",
+        """
+        a.x: a:2 (b:2 x c:2 x d:3) e:5 f:5
+        y: a:2 d:3 (e:5 x b:2) (f:5 x c:2)
+        """,
+        None,
+    ),
+    "space_to_depth": (
+        "y[2, 12, 5, 5] = space_to_depth(a.x[2, 3, 10, 10]) {'sizes': {'r': 2, 's': 2}}",
+        """
+        a.x: a:2 b:3 (c:5 x d:2) (e:5 x f:2)
+        y: a:2 (d:2 x f:2 x b:3) c:5 e:5
+        """,
+        None,
+    ),
     "layer_norm": (
         "y[2, 4, 5] = layer_norm(a.x[2, 4, 5], b.w[4, 5], b.b[4, 5])"
         " {'sizes': {'*c': 2}, 'slots': {'normalized_shape': '*c'}}",

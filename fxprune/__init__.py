@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fxprune.pages.figures import write_figures
     from fxprune.pages.writing import write_report
     from fxprune.passes.operators import register_operator
+    from fxprune.quantization import Quantization, quantize
     from fxprune.refitting import refit
     from fxprune.reporting import report
     from fxprune.reports import Report
@@ -75,6 +76,7 @@ _HOMES = {
     "fxprune.storage": "load save",
     "fxprune.onnx_pruning": "OnnxResult fold_onnx inspect_onnx prune_onnx",
     "fxprune.onnx_verification": "verify_onnx",
+    "fxprune.quantization": "Quantization quantize",
     "fxprune.refitting": "refit",
     "fxprune.reporting": "report",
     "fxprune.reports": "Report",
@@ -93,6 +95,7 @@ __all__ = [
     "KeepSetError",
     "NothingToPruneError",
     "OnnxResult",
+    "Quantization",
     "Report",
     "Static",
     "TargetError",
@@ -113,6 +116,7 @@ __all__ = [
     "prepare",
     "prune",
     "prune_onnx",
+    "quantize",
     "reach_target",
     "refit",
     "register_operator",

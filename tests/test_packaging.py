@@ -37,7 +37,7 @@ LAYERS = (
     ("reporting",),
     ("pages",),
     ("api",),
-    ("criteria", "export", "storage", "footprint"),
+    ("criteria", "export", "storage", "footprint", "quantization"),
     ("__init__",),
     ("cli", "testing", "integrations"),
 )

@@ -57,7 +57,7 @@ class Consensus:
 
     activation_weight: float = 2.0
     polarisation_weight: float = 1.0
-    consensus_weight: float = 100.0
+    consensus_weight: float = 1000.0
     lr: float = 0.02
     hidden: int = 8
     opening: float = 0.7

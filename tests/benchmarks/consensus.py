@@ -76,7 +76,7 @@ def main() -> None:
     add("--lr", type=float, default=0.02)
     add("--activation", type=float, default=2.0)
     add("--polarisation", type=float, default=1.0)
-    add("--consensus", type=float, default=100.0)
+    add("--consensus", type=float, default=1000.0)
     add("--seed", type=int, default=0)
     add("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
     add("--json", type=Path, default=Path("consensus.json"))

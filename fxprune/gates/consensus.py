@@ -216,7 +216,8 @@ class ConsensusGates(Method):
         above = self.budget.exceeds(decisions.detach(), limit)
         activation = (weights * decisions).sum() * above
         polarisation = (weights * decisions * (1 - decisions)).sum()
-        consensus = (decisions - self.is_open).abs().mean() * self.settled()
+        distance = self.is_open + (1 - 2 * self.is_open) * decisions  # has a slope at 0 too
+        consensus = distance.mean() * self.settled()
         return (
             self.settings.activation_weight * activation
             + self.settings.polarisation_weight * polarisation

@@ -93,7 +93,7 @@ def test_polarisation_makes_samples_agree():
 
 
 def test_open_gates_close_while_the_cost_is_above_the_budget():
-    method = gate(target=0.3).fxprune_gates.method
+    method = gate(fxprune.Consensus(consensus_weight=0.0), target=0.3).fxprune_gates.method
     method.steps_done.fill_(method.steps - 1)
     decisions = torch.ones_like(method.logits, requires_grad=True)
     method.penalty(decisions).backward()

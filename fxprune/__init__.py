@@ -9,6 +9,7 @@ fxprune.export_onnx(folded, "model.onnx")  # and ONNX Runtime agrees
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fxprune import errors as errors
 from fxprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         InputError,
         InternalError,
         KeepSetError,
+        MissingExtraError,
         NothingToPruneError,
         TargetError,
         TraceError,
@@ -59,8 +61,8 @@ _HOMES = {
     "fxprune.criteria": "importance prune",
     "fxprune.distillation": "distillation_loss",
     "fxprune.errors": (
-        "CheckpointError FxpruneError InputError InternalError KeepSetError NothingToPruneError "
-        "TargetError TraceError VerificationError"
+        "CheckpointError FxpruneError InputError InternalError KeepSetError MissingExtraError "
+        "NothingToPruneError TargetError TraceError VerificationError"
     ),
     "fxprune.folding": "fold",
     "fxprune.footprint": "TrainingCost training_cost",
@@ -93,6 +95,7 @@ __all__ = [
     "InputError",
     "InternalError",
     "KeepSetError",
+    "MissingExtraError",
     "NothingToPruneError",
     "OnnxResult",
     "Quantization",
@@ -132,11 +135,27 @@ __all__ = [
 ]
 
 
+_EXTRAS = {
+    "torch": ("torch", "safetensors"),
+    "onnx": ("onnx", "onnx_ir", "onnxruntime"),
+}
+"""By extra the libraries that only it installs."""
+
+
 def __getattr__(name: str) -> Any:
     """Load public names when they are first used, so that importing fxprune loads no framework."""
-    if name in _HOME:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fxprune' has no attribute {name!r}")
+    try:
         return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'fxprune' has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        library = str(error.name).partition(".")[0]
+        extra = next((extra for extra, own in _EXTRAS.items() if library in own), None)
+        if extra is None:
+            raise
+        raise errors.MissingExtraError(
+            f'fxprune.{name} needs {library}: pip install "fxprune[{extra}]"'
+        ) from error
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,7 @@ FxpruneError
 ├── TraceError            the model could not be turned into a graph
 ├── NothingToPruneError   every channel is pinned; the message lists the reasons
 ├── CheckpointError       a file is damaged, foreign, or belongs to another model
+├── MissingExtraError     this needs a library that is not installed; also an ImportError
 ├── VerificationError     two models that must agree do not; names the first differing layer
 └── InternalError         fxprune broke an invariant of its own: please report it
 """
@@ -38,6 +39,10 @@ class NothingToPruneError(FxpruneError):
 
 class CheckpointError(FxpruneError):
     """A checkpoint or model file is damaged, foreign, or belongs to another model."""
+
+
+class MissingExtraError(FxpruneError, ImportError):
+    """This needs a library that an extra of fxprune installs."""
 
 
 class VerificationError(FxpruneError):

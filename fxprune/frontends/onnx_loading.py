@@ -24,7 +24,9 @@ Source = str | Path | bytes | onnx.ModelProto | onnx_ir.Model
 _PROTOBUF_BYTES = 2**31 - 1  # protobuf reads no more in one message
 _MOST_NODES = 1_000_000
 _LARGEST_INPUT = 2**30  # elements; nobody runs more, and a file can declare any number
-_FIRST_VERSION_WITHOUT_WEIGHT_INPUTS = 4  # of the IR: older files list initialisers as inputs too
+_IR_VERSIONS = (4, 10)
+"""Before 4 initialisers have to be inputs; 10 is what exporters write and every runtime of today
+reads, while onnx.helper stamps the newest number on anything."""
 
 
 def load_onnx(source: Source) -> onnx_ir.Model:
@@ -157,7 +159,8 @@ def _plain(model: onnx_ir.Model, what: str, folder: Path | None = None) -> onnx_
             onnx_ir.external_data.set_base_dir(model.graph, folder)
         for place, tensor in tensors_of(model.graph):
             check_tensor(tensor, place, what)
-        _drop_inputs_with_values(model)
+        _drop_inputs_with_values(model.graph)
+        model.ir_version = min(max(model.ir_version, _IR_VERSIONS[0]), _IR_VERSIONS[1])
         _check_text(model.graph, what)
         _check_inputs(model.graph, what)
         _check_values(model.graph, what)
@@ -205,9 +208,7 @@ def _check_expansion(model: onnx_ir.Model, what: str) -> None:
         )
 
 
-def _drop_inputs_with_values(model: onnx_ir.Model) -> None:
-    graph = model.graph
-    model.ir_version = max(model.ir_version, _FIRST_VERSION_WITHOUT_WEIGHT_INPUTS)
+def _drop_inputs_with_values(graph: onnx_ir.Graph) -> None:
     inputs = [value for value in graph.inputs if not value.is_initializer()]
     graph.inputs.clear()
     graph.inputs.extend(inputs)

@@ -165,6 +165,13 @@ def test_inputs_with_a_value_are_constants():
     np.testing.assert_array_equal(run(model, np.zeros((2, 3), np.float32)), [[0, 1, 2], [3, 4, 5]])
 
 
+def test_files_stamped_with_the_newest_format_run():
+    proto = weighted()
+    proto.ir_version = onnx.IR_VERSION
+    model = load_onnx(proto)
+    np.testing.assert_array_equal(run(model, np.zeros((2, 3), np.float32)), [[0, 1, 2], [3, 4, 5]])
+
+
 def test_a_size_of_minus_one_is_not_known():
     proto = hostile_onnx.model()
     proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1

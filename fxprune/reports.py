@@ -53,13 +53,16 @@ class Report:
         return {**result, **self.figures}
 
     def __str__(self) -> str:
-        file = io.StringIO()
-        console = Console(file=file, width=110)
-        console.print(self._groups())
-        console.print(self._costs())
-        for name, value in self.figures.items():
-            console.print(f"{name}: {value:.3g}")
-        return file.getvalue().rstrip()
+        return f"{self.groups()}\n{self.summary()}"
+
+    def groups(self) -> str:
+        """The groups and branches as a table."""
+        return _text(self._groups())
+
+    def summary(self) -> str:
+        """What is kept of every cost as a table, and what the method says of itself."""
+        figures = (f"{name}: {value:.3g}" for name, value in self.figures.items())
+        return "\n".join((_text(self._costs()), *figures))
 
     def _groups(self) -> Table:
         table = Table(title=f"{self.source}: groups", title_justify="left")
@@ -93,6 +96,12 @@ class Report:
                     name, shown, format(after, form), f"{after / before:.1%}" if before else ""
                 )
         return table
+
+
+def _text(table: Table) -> str:
+    file = io.StringIO()
+    Console(file=file, width=110).print(table)
+    return file.getvalue().rstrip()
 
 
 def describe(source: str, analysis: Analysis, sizes: Mapping[str, int]) -> Report:

@@ -7,7 +7,7 @@ precision that ships. A difference is reported with the first layer where it app
 import copy
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,26 @@ def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     if isinstance(clone, TracedModule) and dtype is torch.float64:
         clone.replace_literals(torch.float32, torch.float64)
     return clone
+
+
+def compare_modules(
+    left: nn.Module, right: nn.Module, batches: Iterable[tuple[Any, ...]]
+) -> Iterator[Comparison]:
+    """Compare two modules in evaluation, in float64 and in float32.
+
+    Raises:
+        VerificationError: outputs differ.
+    """
+    batches = list(batches)
+    for dtype, tolerance in TOLERANCES.items():
+        one, other = in_precision(left, dtype), in_precision(right, dtype)
+        for batch in batches:
+            values = _to(batch, dtype)
+            error = relative_error(_run(one, values), _run(other, values))
+            item = Comparison("first == second", _batch(batch), _name(dtype), error, tolerance)
+            if not error <= tolerance:
+                raise VerificationError(str(item))
+            yield item
 
 
 def compare_onnx(

@@ -39,7 +39,7 @@ LAYERS = (
     ("api",),
     ("criteria", "export", "storage", "footprint", "quantization"),
     ("__init__",),
-    ("cli", "testing", "integrations"),
+    ("cli", "commands", "testing", "integrations"),
 )
 HEIGHT = {area: height for height, areas in enumerate(LAYERS) for area in areas}
 

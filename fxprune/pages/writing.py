@@ -15,7 +15,6 @@ from markupsafe import Markup
 from fxprune.errors import InputError
 from fxprune.pages.charts import Points, costs, scatter, ticks, widths
 from fxprune.pages.environment import environment
-from fxprune.reporting import report
 from fxprune.reports import Report, Row
 from fxprune.verdicts import Verdict
 
@@ -69,7 +68,11 @@ def write_report(
 
 def described(subject: Any, latency: bool) -> Report:
     """The report of whatever has one."""
-    return subject if isinstance(subject, Report) else report(subject, latency=latency)
+    if isinstance(subject, Report):
+        return subject
+    from fxprune.reporting import report  # needs torch, which a report of a file does not
+
+    return report(subject, latency=latency)
 
 
 def in_one_step(path: Path, write: Callable[[Path], object]) -> Path:

@@ -1,0 +1,14 @@
+"""The `fxprune` command: see `fxprune --help`."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command, if what it is made with is installed."""
+    try:
+        from fxprune.commands.app import app
+    except ModuleNotFoundError as error:
+        if error.name != "typer":
+            raise
+        sys.exit("fxprune: the command needs typer: pip install fxprune[cli]")
+    app()

@@ -1,0 +1,102 @@
+"""How a command answers: text or JSON on stdout, all else on stderr, an exit code that says why.
+
+A job is a function that is told how to announce its steps and returns an `Answer`.
+"""
+
+import contextlib
+import json
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from fxprune.errors import FxpruneError, InternalError, NothingToPruneError, VerificationError
+from fxprune.reports import Report
+from fxprune.verdicts import Verdict
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 the models differ, 2 an argument or a file does not fit, "
+    "3 nothing can be pruned, 4 an error in fxprune itself."
+)
+_BY_ERROR: tuple[tuple[type[Exception], int], ...] = (
+    (VerificationError, 1),
+    (NothingToPruneError, 3),
+    (InternalError, 4),
+    (FxpruneError, 2),
+    (OSError, 2),
+)
+_EXTRAS = {"torch": "torch", "onnx": "onnx", "onnx_ir": "onnx", "onnxruntime": "onnx"}
+
+Announce = Callable[[str], None]
+"""Says what the job does from here on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a job found: for people, and for programs."""
+
+    text: str
+    data: Mapping[str, Any]
+
+
+Job = Callable[[Announce], Answer]
+
+
+def answer(job: Job, steps: int, *, as_json: bool, show_traceback: bool) -> None:
+    """Run a job of some steps, print its answer, and leave with its exit code."""
+    try:
+        with _progress(steps) as announce, contextlib.redirect_stdout(sys.stderr):
+            found = job(announce)
+    except Exception as error:
+        if show_traceback:
+            traceback.print_exc()
+        code, message = _explained(error)
+        if as_json:
+            print(json.dumps({"error": message, "kind": type(error).__name__, "exit_code": code}))
+        print(f"fxprune: {message}", file=sys.stderr)
+        raise typer.Exit(code) from error
+    print(json.dumps(found.data) if as_json else found.text)
+
+
+def _explained(error: Exception) -> tuple[int, str]:
+    """An exit code, and one line that says what to do."""
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        return 2, f"this needs {error.name}: pip install fxprune[{_EXTRAS[error.name]}]"
+    text = " ".join(str(error).split())
+    for kind, code in _BY_ERROR:
+        if isinstance(error, kind):
+            return code, text
+    return 4, f"{type(error).__name__}: {text}; --traceback shows where; please report this"
+
+
+@contextlib.contextmanager
+def _progress(steps: int) -> Iterator[Announce]:
+    """A bar on stderr if that is a terminal; log lines go there in any case."""
+    console = Console(stderr=True)
+    log = logging.getLogger("fxprune")
+    handler = RichHandler(console=console, show_time=False, show_path=False)
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    hidden = not console.is_terminal
+    try:
+        with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+            task = progress.add_task("", total=steps, completed=-1)
+            yield lambda text: progress.update(task, description=text, advance=1)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+def about(report: Report, verdict: Verdict | None = None, **more: Any) -> dict[str, Any]:
+    """A report and a verdict for programs."""
+    compared = None if verdict is None else [asdict(item) for item in verdict.comparisons]
+    return {**asdict(report), "verdict": compared, **more}

@@ -1,0 +1,267 @@
+"""The command `fxprune` and its verbs; options have the names of the functions' arguments."""
+
+import importlib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fxprune.commands.answers import EXIT_CODES, Announce, Answer, about, answer
+from fxprune.commands.arguments import keep_set_of, points_of, shapes_of, target_of
+from fxprune.commands.jobs import Pruned, Ranking, Source
+from fxprune.errors import InputError
+from fxprune.reports import describe
+from fxprune.version import __version__
+
+app = typer.Typer(
+    name="fxprune",
+    help="Prune models: .onnx files, or torch models that `module:factory` of Python makes. "
+    + EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Argument(metavar="SOURCE", help="An .onnx file or module:factory.")]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(help="Shape of an input, 1,3,224,224 or x=1,3,224,224; once per input."),
+]
+Ignore = Annotated[
+    list[str] | None, typer.Option(help="A layer whose outputs stay as they are; repeatable.")
+]
+Target = Annotated[
+    list[str] | None,
+    typer.Option(help="Share to keep: .5 (of the MACs), params=.6, layer1:macs=.8; repeatable."),
+]
+Method = Annotated[str, typer.Option(help="How positions are ranked, as in fxprune.importance.")]
+Data = Annotated[
+    str | None, typer.Option(help="Calibration data: .npz, a folder of images, or module:name.")
+]
+Correct = Annotated[
+    bool, typer.Option("--correct", help="Refit the weights behind closed positions on the data.")
+]
+RoundTo = Annotated[int, typer.Option(help="Every group keeps a multiple of this many.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of no verb."""
+
+
+@app.command(epilog=EXIT_CODES)
+def inspect(
+    source: Model,
+    shape: Shape = None,
+    ignore: Ignore = None,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Show groups, what is pinned and why, costs, and what half of every group would leave."""
+
+    def job(announce: Announce) -> Answer:
+        announce("finding groups")
+        model = _source(source, shape, ignore)
+        name, analysis = _route(model).inspect(model)
+        half = {group.name: -(-group.size // 2) for group in analysis.free_groups}
+        now, then = describe(name, analysis, {}), describe(name, analysis, half)
+        return Answer(
+            f"{now.groups()}\nWith half of every group:\n{then.summary()}",
+            {**about(now), "with_half": dict(then.after)},
+        )
+
+    answer(job, 1, as_json=json, show_traceback=traceback)
+
+
+@app.command(epilog=EXIT_CODES)
+def prune(
+    source: Model,
+    out: Annotated[Path, typer.Argument(help="NAME.onnx; for torch also a folder for save.")],
+    target: Target = None,
+    method: Method = "group_norm",
+    data: Data = None,
+    correct: Correct = False,
+    round_to: RoundTo = 1,
+    ignore: Ignore = None,
+    shape: Shape = None,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Write a smaller model that is verified to compute what the masked one does."""
+
+    def job(announce: Announce) -> Answer:
+        model = _source(source, shape, ignore)
+        ranking = Ranking(_target(target), method, data, correct, round_to)
+        pruned: Pruned = _route(model).prune(model, ranking, out, announce, latency=False)
+        return pruned.answer()
+
+    answer(job, 5, as_json=json, show_traceback=traceback)
+
+
+@app.command(epilog=EXIT_CODES)
+def fold(
+    source: Model,
+    keep_set: Annotated[Path, typer.Argument(help="JSON: 0 or 1 by position, by group name.")],
+    out: Annotated[Path, typer.Argument(help="NAME.onnx; for torch also a folder for save.")],
+    ignore: Ignore = None,
+    shape: Shape = None,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Remove exactly what a keep-set leaves out, such as that of `prune --json`."""
+
+    def job(announce: Announce) -> Answer:
+        model = _source(source, shape, ignore)
+        pruned: Pruned = _route(model).fold(model, keep_set_of(keep_set), out, announce)
+        return pruned.answer()
+
+    answer(job, 4, as_json=json, show_traceback=traceback)
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(
+    first: Annotated[str, typer.Argument(metavar="A", help="An .onnx file or module:factory.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="What to compare it with.")],
+    shape: Shape = None,
+    seed: Annotated[int, typer.Option(help="Seeds the random inputs.")] = 0,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Check that two models compute the same on random inputs; exit code 1 if they do not."""
+
+    def job(announce: Announce) -> Answer:
+        announce("reading")
+        models = _source(first, shape), _source(second, shape)
+        route = _route(next((model for model in models if not model.is_onnx), models[0]))
+        verdict = route.verify(*models, seed, announce)
+        return Answer(
+            f"{verdict}\nthe same", {"verdict": [asdict(item) for item in verdict.comparisons]}
+        )
+
+    answer(job, 2, as_json=json, show_traceback=traceback)
+
+
+@app.command(epilog=EXIT_CODES)
+def export(
+    source: Model,
+    out: Annotated[Path, typer.Argument(help="NAME.onnx.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder that save wrote: export what it makes of SOURCE.")
+    ] = None,
+    opset: Annotated[int, typer.Option(help="Version of the ONNX operator set.")] = 18,
+    shape: Shape = None,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Write a torch model, or what was saved of it, as ONNX; ONNX Runtime must agree with it."""
+
+    def job(announce: Announce) -> Answer:
+        announce("reading")
+        model = _source(source, shape)
+        if model.is_onnx:
+            raise InputError(f"{source} is ONNX already: prune, fold or quantize it")
+        written = _route(model).export(model, out, checkpoint, opset, announce)
+        return Answer(f"written: {written}", {"written": str(written)})
+
+    answer(job, 2, as_json=json, show_traceback=traceback)
+
+
+@app.command(epilog=EXIT_CODES)
+def report(
+    source: Model,
+    out: Annotated[Path, typer.Argument(help="NAME.html.")],
+    target: Target = None,
+    method: Method = "group_norm",
+    data: Data = None,
+    correct: Correct = False,
+    round_to: RoundTo = 1,
+    ignore: Ignore = None,
+    shape: Shape = None,
+    points: Annotated[
+        Path | None, typer.Option(help="CSV of target, accuracy and label to show beside.")
+    ] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for the figures as PNG.")] = None,
+    latency: Annotated[bool, typer.Option(help="Whether to measure, for two seconds.")] = True,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Write what pruning would do as one HTML file; no model is written."""
+
+    def job(announce: Announce) -> Answer:
+        from fxprune.pages.figures import write_figures
+        from fxprune.pages.writing import write_report
+
+        model = _source(source, shape, ignore)
+        shown = points_of(points)
+        ranking = Ranking(_target(target), method, data, correct, round_to)
+        pruned: Pruned = _route(model).prune(model, ranking, None, announce, latency=latency)
+        announce("drawing")
+        written = write_report(pruned.report, out, points=shown, verdict=pruned.verdict)
+        if figures is not None:
+            write_figures(pruned.report, figures, points=shown)
+        return replace(pruned, written=written).answer()
+
+    answer(job, 5, as_json=json, show_traceback=traceback)
+
+
+@app.command(epilog=EXIT_CODES)
+def quantize(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="An .onnx file.")],
+    out: Annotated[Path, typer.Argument(help="NAME.onnx.")],
+    calibration: Data = None,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Write an ONNX file in 8-bit integers: static with calibration data, else dynamic."""
+
+    def job(announce: Announce) -> Answer:
+        model = _source(source)
+        if not model.is_onnx:
+            raise InputError(f"{source} is no .onnx file: export it first")
+        answered: Answer = _route(model).quantize(model, out, calibration, announce)
+        return answered
+
+    answer(job, 2, as_json=json, show_traceback=traceback)
+
+
+@app.command(epilog=EXIT_CODES)
+def demo(json: Json = False, traceback: Traceback = False) -> None:
+    """Prune a small network end to end, with random weights and no data."""
+
+    def job(announce: Announce) -> Answer:
+        model = _source("fxprune.commands.demonstration:network")
+        pruned: Pruned = _route(model).prune(
+            model, Ranking(0.5, "group_norm"), None, announce, latency=True
+        )
+        return pruned.answer()
+
+    answer(job, 4, as_json=json, show_traceback=traceback)
+
+
+def _source(text: str, shape: list[str] | None = None, ignore: list[str] | None = None) -> Source:
+    source = Source(text, shapes_of(shape or ()), tuple(ignore or ()))
+    if source.is_onnx and not Path(text).is_file():
+        raise InputError(f"there is no file {text}")
+    return source
+
+
+def _target(texts: list[str] | None) -> Any:
+    return target_of(texts or [".5"])
+
+
+def _route(source: Source) -> Any:
+    """The module with the verbs for a kind of source; only it loads a framework."""
+    kind = "onnx" if source.is_onnx else "torch"
+    return importlib.import_module(f"fxprune.commands.{kind}_route")

@@ -1,0 +1,115 @@
+"""What is written on a command line, read: targets, shapes, keep-sets, points, Python objects."""
+
+import csv
+import importlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fxprune.errors import InputError, TargetError
+
+
+def target_of(texts: Sequence[str]) -> Any:
+    """A target from `.5`, `params=.6` or `layer1:macs=.8`, or several of them.
+
+    >>> target_of([".5"])
+    0.5
+    >>> target_of(["macs=.5", "layer1:params=.8"])
+    {'macs': 0.5, 'layer1': {'params': 0.8}}
+    """
+    target: dict[str, Any] = {}
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        module, _, cost = name.rpartition(":")
+        inside = target.setdefault(module, {}) if module else target
+        if not isinstance(inside, dict) or (cost or "macs") in inside:
+            raise TargetError(f"target gives {name or 'macs'} twice")
+        try:
+            inside[cost or "macs"] = float(number)
+        except ValueError as error:
+            raise TargetError(
+                f"target {text!r} is no number: give .5, params=.6 or layer1:macs=.8"
+            ) from error
+    return target["macs"] if list(target) == ["macs"] else target
+
+
+def shapes_of(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Shapes by the name of the input, or by "0", "1", ... where none is given.
+
+    >>> shapes_of(["x=1,3,32,32"])
+    {'x': (1, 3, 32, 32)}
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for index, text in enumerate(texts):
+        name, _, sizes = text.rpartition("=")
+        try:
+            shapes[name or str(index)] = tuple(int(size) for size in sizes.split(","))
+        except ValueError as error:
+            raise InputError(
+                f"shape {text!r} is none: give 1,3,224,224 or x=1,3,224,224"
+            ) from error
+    return shapes
+
+
+def keep_set_of(path: Path) -> dict[str, list[bool]]:
+    """A keep-set from JSON: flags by name, or what `fxprune prune --json` printed."""
+    try:
+        found = json.loads(path.read_text())
+        found = found.get("keep_set", found)
+        return {name: [bool(flag) for flag in flags] for name, flags in found.items()}
+    except (ValueError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{path} holds no keep-set: JSON with a list of 0 and 1 by group, as "
+            "`fxprune prune --json` prints it"
+        ) from error
+
+
+def points_of(path: Path | None) -> list[list[str]]:
+    """The lines of a CSV file: target, accuracy and perhaps a label; a line of titles is left out.
+
+    >>> points_of(None)
+    []
+    """
+    if path is None:
+        return []
+    with path.open(newline="") as file:
+        lines = [line for line in csv.reader(file) if line]
+    return lines[1:] if lines and not _is_number(lines[0][0]) else lines
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def imported(text: str) -> Any:
+    """What `module:name` stands for, looked up from the current folder on."""
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise InputError(
+            f"{text!r} is neither an .onnx file nor module:factory of Python, such as "
+            "torchvision.models:resnet18"
+        )
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found: Any = importlib.import_module(module)
+    except Exception as error:  # the user's code may fail in any way
+        raise InputError(
+            f"cannot import {module} from here: {type(error).__name__}: {error}"
+        ) from error
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise InputError(f"{module} has no {name!r}; it has {_callables(vars(found))}")
+        found = getattr(found, part)
+    return found
+
+
+def _callables(names: Mapping[str, Any]) -> str:
+    known = [name for name, value in names.items() if callable(value) and name[0] != "_"]
+    return ", ".join(known[:10]) or "nothing that can be called"

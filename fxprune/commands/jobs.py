@@ -1,0 +1,55 @@
+"""What a job is asked to do and what comes of it, the same for torch models and ONNX files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fxprune.commands.answers import Answer, about
+from fxprune.reports import Report
+from fxprune.verdicts import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A model: an .onnx file or `module:factory`, its input shapes, and what to leave alone."""
+
+    text: str
+    shapes: Mapping[str, tuple[int, ...]]
+    ignore: tuple[str, ...] = ()
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether it is a file."""
+        return self.text.lower().endswith(".onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Which positions close, and how far: the arguments of `fxprune.prune`."""
+
+    target: Any
+    method: str
+    data: str | None = None
+    correct: bool = False
+    round_to: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """A smaller model, checked, and where it was written, if it was."""
+
+    report: Report
+    verdict: Verdict
+    keep_set: Mapping[str, list[bool]]
+    written: Path | None = None
+
+    def answer(self) -> Answer:
+        """What is kept, what was checked, and the keep-set."""
+        end = f"\nwritten: {self.written}" if self.written else ""
+        keep_set = {name: [int(flag) for flag in flags] for name, flags in self.keep_set.items()}
+        written = None if self.written is None else str(self.written)
+        return Answer(
+            f"{self.report.summary()}\n{self.verdict}{end}",
+            about(self.report, self.verdict, keep_set=keep_set, written=written),
+        )

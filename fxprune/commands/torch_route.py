@@ -1,0 +1,161 @@
+"""The verbs for models that Python makes with torch: SOURCE is `module:factory`."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.commands.answers import Announce
+from fxprune.commands.arguments import imported
+from fxprune.commands.jobs import Pruned, Ranking, Source
+from fxprune.errors import InputError
+from fxprune.frontends.torch_examples import check_examples
+from fxprune.passes.analyse import Analysis
+from fxprune.record import gated_record
+from fxprune.storage import WEIGHTS
+from fxprune.verdicts import Verdict
+from fxprune.verification import compare_modules, compare_onnx, random_inputs
+
+_BATCHES = (1, 2, 5)
+_BATCH = 32
+
+
+def inspect(source: Source) -> tuple[str, Analysis]:
+    """The name of the model and the facts about it."""
+    _, record = gated_record(_gated(source, target=1.0))
+    return record.source, record.analysis
+
+
+def prune(
+    source: Source, ranking: Ranking, out: Path | None, announce: Announce, *, latency: bool
+) -> Pruned:
+    """Rank positions, close them, fold, verify and write."""
+    if ranking.correct and ranking.data is None:
+        raise InputError("--correct needs --data: some hundred samples")
+    check_out(out)
+    data = None if ranking.data is None else list(_data(ranking.data))
+    announce("finding groups")
+    gated = _gated(source, target=ranking.target, round_to=ranking.round_to)
+    announce("ranking")
+    fxprune.reach_target(gated, fxprune.importance(gated, ranking.method, data))
+    if ranking.correct and data is not None:
+        fxprune.refit(gated, data)
+    return _finished(gated, out, announce, latency)
+
+
+def fold(source: Source, keep_set: dict[str, list[bool]], out: Path, announce: Announce) -> Pruned:
+    """Fold under a keep-set, verify and write."""
+    check_out(out)
+    announce("finding groups")
+    gated = _gated(source, target=1.0)
+    fxprune.set_keep_set(gated, keep_set)
+    return _finished(gated, out, announce, latency=False)
+
+
+def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verdict:
+    """Whether two models compute the same, one of which may be an ONNX file."""
+    if first.is_onnx:
+        first, second = second, first
+    model, examples = _model(first)
+    batches = random_inputs(check_examples(model, examples), _BATCHES, seed)
+    announce("comparing")
+    if second.is_onnx:
+        return Verdict(tuple(compare_onnx(model, second.text, batches)))
+    other, _ = _model(second)
+    return Verdict(tuple(compare_modules(model, other, batches)))
+
+
+def export(
+    source: Source, out: Path, checkpoint: Path | None, opset: int, announce: Announce
+) -> Path:
+    """Write a model, or what was saved of it, as ONNX."""
+    model, examples = _model(source)
+    announce("exporting")
+    if checkpoint is not None:
+        return fxprune.export_onnx(fxprune.load(checkpoint, model), out, opset=opset)
+    return fxprune.export_onnx(model, out, examples, opset=opset)
+
+
+def check_out(out: Path | None) -> None:
+    """Raise InputError unless the suffix says what to write."""
+    known = ("", ".onnx", ".safetensors")
+    if out is None or (
+        out.suffix in known and (out.suffix != ".safetensors" or out.name == WEIGHTS)
+    ):
+        return
+    raise InputError(
+        f"cannot write {out}: give NAME.onnx, or a folder (or FOLDER/{WEIGHTS}) for weights and "
+        "keep-set"
+    )
+
+
+def _finished(gated: nn.Module, out: Path | None, announce: Announce, latency: bool) -> Pruned:
+    announce("verifying")
+    folded = fxprune.fold(gated)
+    verdict = fxprune.verify(gated, folded)
+    written = None
+    if out is not None:
+        announce("writing")
+        verdict, written = _written(gated, folded, verdict, out)
+    announce("measuring")
+    keep_set = {name: flags.tolist() for name, flags in fxprune.keep_set(gated).items()}
+    return Pruned(fxprune.report(gated, latency=latency), verdict, keep_set, written)
+
+
+def _written(
+    gated: nn.Module, folded: nn.Module, verdict: Verdict, out: Path
+) -> tuple[Verdict, Path]:
+    """What was checked including the file, and where that is."""
+    if out.suffix != ".onnx":
+        return verdict, fxprune.save(folded, out.parent if out.suffix else out)
+    path = fxprune.export_onnx(folded, out)
+    batches = random_inputs(gated_record(gated)[1].examples, _BATCHES, seed=0)
+    return Verdict((*verdict.comparisons, *compare_onnx(folded, path, batches))), path
+
+
+def _gated(source: Source, **options: Any) -> Any:
+    model, examples = _model(source)
+    return fxprune.prepare(model, examples, ignore=source.ignore, **options)
+
+
+def _model(source: Source) -> tuple[nn.Module, Any]:
+    """The model that a factory makes, and its example inputs, if they are known."""
+    made = imported(source.text)
+    if callable(made) and not isinstance(made, nn.Module):
+        try:
+            made = made()
+        except Exception as error:
+            raise InputError(f"{source.text}() fails: {type(error).__name__}: {error}") from error
+    model, examples = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{source.text} gives {type(model).__name__}: it must give a torch module, or a pair "
+            "of a module and its example inputs"
+        )
+    return model, _examples(source) if source.shapes else examples
+
+
+def _examples(source: Source) -> Any:
+    """Inputs of the given shapes, by name where names were given."""
+    arrays = {name: torch.zeros(shape) for name, shape in source.shapes.items()}
+    return tuple(arrays.values()) if all(map(str.isdigit, arrays)) else arrays
+
+
+def _data(text: str) -> Iterable[Any]:
+    """Batches from an .npz file of inputs (and labels), or from `module:name`."""
+    if not text.endswith(".npz"):
+        made = imported(text)
+        batches: Iterable[Any] = made() if callable(made) else made
+        return batches
+    try:
+        with np.load(text, allow_pickle=False) as file:
+            arrays = [torch.from_numpy(file[name]) for name in file.files]
+    except ValueError as error:
+        raise InputError(f"{text} is no .npz file of plain arrays: {error}") from error
+    if len(arrays) == 1:
+        return torch.split(arrays[0], _BATCH)
+    return zip(*(torch.split(array, _BATCH) for array in arrays), strict=True)

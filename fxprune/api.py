@@ -118,7 +118,7 @@ def prepare(
     _check_settings(round_to, shrink_every)
     steps = steps_to_target(steps, total_steps)
     examples = check_examples(model, example_inputs)
-    ignored = _ignored_parameters(model, ignore)
+    ignored = ignored_parameters(model, ignore)
     leaves = tuple(_paths_of(model, leaf, "leaf"))
     program = read_model(model, examples, frozenset(leaves))
     analysis = analyse(program.ir, ignored)
@@ -252,7 +252,7 @@ def _check_settings(round_to: int, shrink_every: int) -> None:
         )
 
 
-def _ignored_parameters(model: nn.Module, ignore: Iterable[str | nn.Module]) -> list[str]:
+def ignored_parameters(model: nn.Module, ignore: Iterable[str | nn.Module]) -> list[str]:
     """The parameters of ignored modules."""
     ignored: dict[str, None] = {}
     for path in _paths_of(model, ignore, "ignore"):

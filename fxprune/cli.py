@@ -11,4 +11,8 @@ def main() -> None:
         if error.name != "typer":
             raise
         sys.exit("fxprune: the command needs typer: pip install fxprune[cli]")
-    app()
+    app(prog_name="fxprune")
+
+
+if __name__ == "__main__":
+    main()

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.backends.onnx_saving import check_place, draft_of, write_onnx
+from fxprune.backends.onnx_saving import write_onnx
+from fxprune.drafts import check_place, draft_of
 from fxprune.errors import FxpruneError, InputError
 from fxprune.frontends.torch_examples import check_examples
 from fxprune.gates.module import PREFIX

@@ -1,22 +1,45 @@
 """What does a gated or folded module cost here and now: exactly, in bytes, and in milliseconds?"""
 
-import statistics
-import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from fxprune.errors import InputError
 from fxprune.folding import fold_as
 from fxprune.frontends.torch_modes import in_evaluation
 from fxprune.gates.module import PREFIX
-from fxprune.record import Record, gates_of, is_gated, record_of
-from fxprune.reports import costs_at
+from fxprune.record import Record, gates_of, is_gated, record_of, traced_part
+from fxprune.reports import Report, costs_at, describe
+from fxprune.timing import median_ms
 from fxprune.verification import random_inputs
 
-_LATENCY_SECONDS = 1.0
+_SECONDS = 1.0
+
+
+def report_module(module: nn.Module, *, latency: bool) -> Report:
+    """The report of a gated or folded module.
+
+    Raises:
+        InputError: the module is neither.
+    """
+    part = traced_part(module)[1] if isinstance(module, nn.Module) else module
+    record = record_of(part)
+    if record is None:
+        raise InputError(f"expected a gated or folded module, got {type(part).__name__}")
+    gated = is_gated(part)
+    described = describe(record.source, record.analysis, sizes_of(part, record))
+    return replace(
+        described,
+        before=record.costs_before or described.before,
+        latency_ms=_latencies(part, record, gated) if latency else {},
+        file_bytes=_file_bytes(part, gated),
+        figures=gates_of(part).method.figures() if gated else {},
+    )
 
 
 def costs_of(module: nn.Module) -> dict[str, int]:
@@ -33,7 +56,7 @@ def sizes_of(module: nn.Module, record: Record) -> dict[str, int]:
     return {name: len(kept) for name, kept in record.history[-1].kept.items()}
 
 
-def file_bytes(module: nn.Module, gated: bool) -> dict[str, int]:
+def _file_bytes(module: nn.Module, gated: bool) -> dict[str, int]:
     """Bytes of the tensors that a checkpoint holds, each counted once."""
     if not gated:
         return {"after": _bytes(module)}
@@ -47,7 +70,7 @@ def _bytes(module: nn.Module) -> int:
     return sum(sizes.values())
 
 
-def latencies(module: nn.Module, record: Record, gated: bool) -> dict[str, float]:
+def _latencies(module: nn.Module, record: Record, gated: bool) -> dict[str, float]:
     """Median milliseconds of evaluating one sample, of the model as it was and as it would fold."""
     if not gated:
         return _medians({"after": module}, record.examples)
@@ -57,17 +80,11 @@ def latencies(module: nn.Module, record: Record, gated: bool) -> dict[str, float
 
 
 def _medians(models: Mapping[str, nn.Module], examples: tuple[Any, ...]) -> dict[str, float]:
-    """Median milliseconds of one evaluation of a single sample, the models taking turns."""
+    """Median milliseconds of one evaluation of a single sample."""
     inputs = random_inputs(examples, (1,), seed=0)[0]
-    times: dict[str, list[float]] = {name: [] for name in models}
-    deadline = time.perf_counter() + _LATENCY_SECONDS * len(models)
     with torch.no_grad(), ExitStack() as stack:
         for model in models.values():
             stack.enter_context(in_evaluation(model))
-            model(*inputs)
-        while time.perf_counter() < deadline or len(next(iter(times.values()))) < 3:
-            for name, model in models.items():
-                start = time.perf_counter()
-                model(*inputs)
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+        return median_ms(
+            {name: partial(model, *inputs) for name, model in models.items()}, _SECONDS
+        )

@@ -32,11 +32,12 @@ KeptFlags = Mapping[str, Sequence[bool]]
 class OnnxResult:
     """A smaller model and how it came about.
 
-    `model` is the folded model, `analysis` the facts about the original, `verdict` what comparing
-    it with the masked original found.
+    `model` is the folded model, `original` what it was made of, `analysis` the facts about that,
+    `verdict` what comparing the folded with the masked original found.
     """
 
     model: onnx_ir.Model
+    original: onnx_ir.Model
     analysis: Analysis
     keep_set: Mapping[str, tuple[bool, ...]]
     costs_before: Mapping[str, int]
@@ -206,6 +207,7 @@ def _folded(
     sizes = {name: sum(keep[name]) if name in keep else size for name, size in full.items()}
     result = OnnxResult(
         model=folded,
+        original=program.model,
         analysis=analysis,
         keep_set={name: tuple(map(bool, flags)) for name, flags in keep.items()},
         costs_before=analysis.costs.at(full),

@@ -23,7 +23,7 @@ PASSES = "fxprune/passes"  # where the top-level folder passes/ lies in a wheel
 # From the bottom up: an area imports from the layers below it, and from its own layer without going
 # round in circles. `__init__` is fxprune itself, which loads its public names lazily.
 LAYERS = (
-    ("errors", "version"),
+    ("errors", "version", "drafts", "timing"),
     ("ir",),
     ("passes",),
     ("filling", "targets", "verdicts"),
@@ -34,6 +34,7 @@ LAYERS = (
     ("checks", "gating", "distillation", "refitting"),
     ("folding",),
     ("shrinking", "measuring"),
+    ("onnx_reporting",),
     ("reporting",),
     ("pages",),
     ("api",),

@@ -1,16 +1,13 @@
 """How an ONNX file gets on disk: whole or not at all, checked, without traces of this machine."""
 
-import contextlib
-import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 import onnx_ir
 from onnx_ir.passes import common
 
-from fxprune.errors import InputError, InternalError
+from fxprune.drafts import draft_of
+from fxprune.errors import InternalError
 
 _ONE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GiB
 
@@ -32,37 +29,6 @@ def save_onnx(model: onnx_ir.Model, path: str | Path) -> Path:
     with draft_of(path) as draft:
         write_onnx(model, draft)
     return Path(path)
-
-
-@contextlib.contextmanager
-def draft_of(path: str | Path) -> Iterator[Path]:
-    """A path in a new folder beside `path`; what is written there moves into place at the end.
-
-    If the block fails, nothing moves.
-
-    Raises:
-        InputError: nothing can be written at `path`.
-    """
-    path = Path(path)
-    check_place(path)
-    try:
-        place = tempfile.TemporaryDirectory(dir=path.parent, prefix=".fxprune-")
-    except OSError as error:
-        raise InputError(f"cannot write in {path.parent}: {error.strerror}") from error
-    with place as folder:
-        draft = Path(folder) / path.name
-        yield draft
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file == draft):
-            os.replace(file, path.parent / file.name)
-
-
-def check_place(path: str | Path) -> None:
-    """Raise InputError unless a file can stand at `path`."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path.name}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
 
 
 def write_onnx(model: onnx_ir.Model, path: Path) -> None:

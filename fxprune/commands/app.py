@@ -23,6 +23,9 @@ app = typer.Typer(
 )
 
 Model = Annotated[str, typer.Argument(metavar="SOURCE", help="An .onnx file or module:factory.")]
+Out = Annotated[
+    Path, typer.Argument(metavar="OUT", help="NAME.onnx; for torch also a folder for save.")
+]
 Shape = Annotated[
     list[str] | None,
     typer.Option(help="Shape of an input, 1,3,224,224 or x=1,3,224,224; once per input."),
@@ -88,7 +91,9 @@ def inspect(
 @app.command(epilog=EXIT_CODES)
 def prune(
     source: Model,
-    out: Annotated[Path, typer.Argument(help="NAME.onnx; for torch also a folder for save.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="NAME.onnx; for torch also a folder for save.")
+    ],
     target: Target = None,
     method: Method = "group_norm",
     data: Data = None,
@@ -113,8 +118,12 @@ def prune(
 @app.command(epilog=EXIT_CODES)
 def fold(
     source: Model,
-    keep_set: Annotated[Path, typer.Argument(help="JSON: 0 or 1 by position, by group name.")],
-    out: Annotated[Path, typer.Argument(help="NAME.onnx; for torch also a folder for save.")],
+    keep_set: Annotated[
+        Path, typer.Argument(metavar="KEEP_SET", help="JSON: 0 or 1 by position, by group name.")
+    ],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="NAME.onnx; for torch also a folder for save.")
+    ],
     ignore: Ignore = None,
     shape: Shape = None,
     json: Json = False,
@@ -156,7 +165,7 @@ def verify(
 @app.command(epilog=EXIT_CODES)
 def export(
     source: Model,
-    out: Annotated[Path, typer.Argument(help="NAME.onnx.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.onnx.")],
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder that save wrote: export what it makes of SOURCE.")
     ] = None,
@@ -181,7 +190,7 @@ def export(
 @app.command(epilog=EXIT_CODES)
 def report(
     source: Model,
-    out: Annotated[Path, typer.Argument(help="NAME.html.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.html.")],
     target: Target = None,
     method: Method = "group_norm",
     data: Data = None,
@@ -219,7 +228,7 @@ def report(
 @app.command(epilog=EXIT_CODES)
 def quantize(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="An .onnx file.")],
-    out: Annotated[Path, typer.Argument(help="NAME.onnx.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.onnx.")],
     calibration: Data = None,
     json: Json = False,
     traceback: Traceback = False,

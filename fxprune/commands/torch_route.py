@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 import fxprune
+from fxprune.api import ignored_parameters
+from fxprune.checks import check_model
 from fxprune.commands.answers import Announce
 from fxprune.commands.arguments import imported
 from fxprune.commands.jobs import Pruned, Ranking, Source
 from fxprune.errors import InputError
 from fxprune.frontends.torch_examples import check_examples
-from fxprune.passes.analyse import Analysis
+from fxprune.frontends.torch_fx import read_model
+from fxprune.passes.analyse import Analysis, analyse
 from fxprune.record import gated_record
 from fxprune.storage import WEIGHTS
 from fxprune.verdicts import Verdict
@@ -26,8 +29,11 @@ _BATCH = 32
 
 def inspect(source: Source) -> tuple[str, Analysis]:
     """The name of the model and the facts about it."""
-    _, record = gated_record(_gated(source, target=1.0))
-    return record.source, record.analysis
+    model, examples = _model(source)
+    check_model(model)
+    ignored = ignored_parameters(model, source.ignore)
+    program = read_model(model, check_examples(model, examples))
+    return type(model).__name__, analyse(program.ir, ignored)
 
 
 def prune(

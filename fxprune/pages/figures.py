@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fxprune.drafts import draft_of
 from fxprune.errors import InputError
 from fxprune.pages.charts import Points, Profile, Scatter, costs, scatter, widths
-from fxprune.pages.writing import described, in_one_step
+from fxprune.pages.writing import described
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +51,9 @@ def write_figures(subject: Any, folder: str | Path, *, points: Points = ()) -> t
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    return in_one_step(path, lambda draft: figure.savefig(draft, dpi=150, bbox_inches="tight"))
+    with draft_of(path) as draft:
+        figure.savefig(draft, dpi=150, bbox_inches="tight")
+    return path
 
 
 def _profile(figure: Figure, profile: Profile) -> Figure:

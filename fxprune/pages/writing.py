@@ -1,9 +1,7 @@
 """A report as one HTML file that needs nothing else: no network, no scripts, no other file."""
 
-import os
-import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +10,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fxprune.errors import InputError
+from fxprune.drafts import draft_of
 from fxprune.pages.charts import Points, costs, scatter, ticks, widths
 from fxprune.pages.environment import environment
+from fxprune.reporting import report
 from fxprune.reports import Report, Row
 from fxprune.verdicts import Verdict
 
@@ -63,33 +62,14 @@ def write_report(
             environment={**environment(), "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"},
         )
     )
-    return in_one_step(Path(path), lambda draft: draft.write_text(text, encoding="utf-8"))
+    with draft_of(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+    return Path(path)
 
 
 def described(subject: Any, latency: bool) -> Report:
     """The report of whatever has one."""
-    if isinstance(subject, Report):
-        return subject
-    from fxprune.reporting import report  # needs torch, which a report of a file does not
-
-    return report(subject, latency=latency)
-
-
-def in_one_step(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write a file beside its place, then put it there, so that a failure leaves nothing half.
-
-    Raises:
-        InputError: there is no such folder, or the path is a folder.
-    """
-    if not path.parent.is_dir():
-        raise InputError(f"cannot write {path.name}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise InputError(f"cannot write {path}: it is a folder; name a file in it")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fxprune-") as folder:
-        draft = Path(folder) / path.name
-        write(draft)
-        os.replace(draft, path)
-    return path
+    return subject if isinstance(subject, Report) else report(subject, latency=latency)
 
 
 def _templates() -> Environment:

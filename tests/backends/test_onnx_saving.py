@@ -8,7 +8,8 @@ import pytest
 from onnx import parser
 
 from fxprune.backends import onnx_saving
-from fxprune.backends.onnx_saving import draft_of, save_onnx
+from fxprune.backends.onnx_saving import save_onnx
+from fxprune.drafts import draft_of
 from fxprune.errors import InputError, InternalError
 
 MODEL = """

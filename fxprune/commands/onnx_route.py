@@ -1,0 +1,76 @@
+"""The verbs for ONNX files; nothing here needs torch."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import fxprune
+from fxprune.commands.answers import Announce
+from fxprune.commands.jobs import Pruned, Ranking, Source
+from fxprune.drafts import check_place
+from fxprune.errors import InputError
+from fxprune.frontends.onnx_loading import load_onnx
+from fxprune.onnx_pruning import OnnxResult
+from fxprune.passes.analyse import Analysis
+from fxprune.verdicts import Verdict
+
+
+def inspect(source: Source) -> tuple[str, Analysis]:
+    """The name of the model and the facts about it."""
+    found = fxprune.inspect_onnx(source.text, shapes=_shapes(source), ignore=source.ignore)
+    return Path(source.text).name, found
+
+
+def prune(
+    source: Source, ranking: Ranking, out: Path | None, announce: Announce, *, latency: bool
+) -> Pruned:
+    """Rank positions, close them, fold, verify and write."""
+    _check_out(out)
+    announce("pruning and verifying")
+    options: dict[str, Any] = {name: value for name, value in asdict(ranking).items() if value}
+    options |= {"ignore": source.ignore, "shapes": _shapes(source)}
+    result = fxprune.prune_onnx(source.text, out, **options)
+    return _finished(source, result, out, announce, latency)
+
+
+def fold(source: Source, keep_set: dict[str, list[bool]], out: Path, announce: Announce) -> Pruned:
+    """Fold under a keep-set, verify and write."""
+    _check_out(out)
+    announce("folding and verifying")
+    result = fxprune.fold_onnx(source.text, keep_set, out, shapes=_shapes(source))
+    return _finished(source, result, out, announce, latency=False)
+
+
+def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verdict:
+    """Whether two files compute the same."""
+    announce("comparing")
+    return fxprune.verify_onnx(first.text, second.text, shapes=_shapes(first), seed=seed)
+
+
+def _finished(
+    source: Source, result: OnnxResult, out: Path | None, announce: Announce, latency: bool
+) -> Pruned:
+    announce("measuring")
+    report = replace(fxprune.report(result, latency=latency), source=Path(source.text).name)
+    keep_set = {name: list(flags) for name, flags in result.keep_set.items()}
+    return Pruned(report, result.verdict, keep_set, out)
+
+
+def _check_out(out: Path | None) -> None:
+    if out is not None and out.suffix != ".onnx":
+        raise InputError(f"cannot write {out}: an ONNX file becomes an ONNX file, give NAME.onnx")
+    if out is not None:
+        check_place(out)
+
+
+def _shapes(source: Source) -> Mapping[str, tuple[int, ...]] | None:
+    """Shapes by the names of inputs; those without a name belong to the inputs in order."""
+    if not source.shapes or not any(map(str.isdigit, source.shapes)):
+        return source.shapes or None
+    names = [str(value.name) for value in load_onnx(source.text).graph.inputs]
+    if len(source.shapes) > len(names):
+        raise InputError(f"{len(source.shapes)} shapes for the inputs {', '.join(names)}")
+    return {
+        names[int(key)] if key.isdigit() else key: shape for key, shape in source.shapes.items()
+    }

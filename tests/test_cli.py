@@ -1,0 +1,360 @@
+"""The command line, for torch models and ONNX files."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import fxprune
+from fxprune.commands import torch_route
+from fxprune.commands.answers import EXIT_CODES
+from fxprune.commands.app import app
+from tests.cli_models import residual
+from tests.models import images
+
+HERE = "tests.cli_models"
+VERBS = [command.callback.__name__ for command in app.registered_commands]
+OURS = {"source", "out", "json", "traceback"}
+
+
+def run(*words, code=0):
+    """What the command printed, after a look at its exit code."""
+    result = CliRunner().invoke(app, list(map(str, words)), prog_name="fxprune")
+    assert result.exit_code == code, result.output
+    return result
+
+
+def answered(*words, code=0):
+    """What the command printed as JSON, and nothing else."""
+    return json.loads(run(*words, "--json", code=code).stdout)
+
+
+@pytest.fixture(scope="session")
+def onnx_file(tmp_path_factory) -> Path:
+    model, example = residual()
+    path = tmp_path_factory.mktemp("onnx") / "residual.onnx"
+    return fxprune.export_onnx(model.eval(), path, example)
+
+
+@pytest.fixture(params=["torch", "onnx"])
+def source(request) -> str:
+    if request.param == "torch":
+        return f"{HERE}:residual"
+    return str(request.getfixturevalue("onnx_file"))
+
+
+# What every verb has
+
+
+def test_verbs_are_those_of_the_readme():
+    assert VERBS == ["inspect", "prune", "fold", "verify", "export", "report", "quantize", "demo"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_explains_exit_codes(verb):
+    shown = " ".join(run(verb, "--help").stdout.split())
+    assert EXIT_CODES in shown
+    assert "--json" in shown and "--traceback" in shown
+
+
+def test_options_have_the_names_of_arguments():
+    commands = {c.callback.__name__: inspect.signature(c.callback) for c in app.registered_commands}
+    known = inspect.signature(fxprune.prune).parameters
+    assert set(commands["prune"].parameters) - OURS - {"shape"} <= set(known)
+    written = inspect.signature(fxprune.write_report).parameters
+    report = set(commands["report"].parameters) - OURS - {"shape", "figures"}
+    assert report <= {*known, *written}
+    exported = inspect.signature(fxprune.export_onnx).parameters
+    assert set(commands["export"].parameters) - OURS - {"shape", "checkpoint"} <= set(exported)
+
+
+def test_version():
+    assert run("--version").stdout == f"{fxprune.__version__}\n"
+
+
+def test_without_a_verb_help_is_shown():
+    assert "module:factory" in run(code=2).output
+
+
+# Verbs
+
+
+def test_inspect_shows_groups_pins_and_what_half_would_leave(source):
+    text = run("inspect", source).stdout
+    for word in ("stem.0", "branch", "network output", "With half of every group", "macs"):
+        assert word in text
+    found = answered("inspect", source)
+    assert found["after"] == found["before"]
+    assert found["with_half"]["params"] < 0.4 * found["before"]["params"]
+    assert {row["name"] for row in found["rows"]} >= {"stem.0", "body.0", "body+"}
+    assert sum(layer["macs_before"] for layer in found["layers"]) == found["before"]["macs"]
+
+
+def test_inspect_leaves_alone_what_is_ignored(source):
+    found = answered("inspect", source, "--ignore", "body.0")
+    pins = {row["name"]: row["pin"] for row in found["rows"]}
+    assert pins["body.0"] == "ignored by the caller"
+    assert not pins["stem.0"]
+
+
+def test_prune_writes_an_onnx_file_that_is_verified(source, tmp_path):
+    found = answered("prune", source, tmp_path / "half.onnx", "--target", "params=.5")
+    assert 0.45 <= found["after"]["params"] / found["before"]["params"] <= 0.5
+    assert found["written"] == str(tmp_path / "half.onnx")
+    assert found["verdict"] and all(c["error"] <= c["tolerance"] for c in found["verdict"])
+    assert sum(map(sum, found["keep_set"].values())) < sum(map(len, found["keep_set"].values()))
+    session = onnxruntime.InferenceSession(tmp_path / "half.onnx")
+    feeds = {session.get_inputs()[0].name: images(3).numpy()}
+    assert session.run(None, feeds)[0].shape == (3, 5)
+    assert os.listdir(tmp_path) == ["half.onnx"]
+
+
+def test_routes_agree_on_what_is_pruned(onnx_file, tmp_path):
+    options = ["--target", "macs=.6", "--target", "params=.7", "--round-to", "2"]
+    costs = [
+        answered("prune", source, tmp_path / "half.onnx", *options)["after"]
+        for source in (f"{HERE}:residual", onnx_file)
+    ]
+    for cost in ("macs", "params"):
+        assert costs[0][cost] == pytest.approx(costs[1][cost], rel=0.15), "norms are fused or not"
+
+
+@pytest.mark.parametrize("place", ["small", "small/model.safetensors"])
+def test_prune_saves_a_checkpoint_that_loads(tmp_path, place):
+    found = answered("prune", f"{HERE}:residual", tmp_path / place)
+    model, _ = residual()
+    loaded = fxprune.load(tmp_path / "small", model)
+    assert fxprune.report(loaded, latency=False).after == found["after"]
+    run("export", f"{HERE}:other", tmp_path / "small.onnx", "--checkpoint", tmp_path / "small")
+    session = onnxruntime.InferenceSession(tmp_path / "small.onnx")
+    feeds = {session.get_inputs()[0].name: images(3).numpy()}
+    with torch.no_grad():
+        expected = loaded.eval()(images(3)).numpy()
+    np.testing.assert_allclose(session.run(None, feeds)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_prune_takes_data_from_files_and_from_python(tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.concatenate([images(8)] * 4), y=np.arange(32) % 5)
+    taylor = ("--method", "taylor", "--data", tmp_path / "data.npz")
+    assert answered("prune", f"{HERE}:residual", tmp_path / "a", *taylor)["verdict"]
+    correct = ("--correct", "--data", f"{HERE}:batches")
+    assert answered("prune", f"{HERE}:residual", tmp_path / "b", *correct)["verdict"]
+
+
+def test_fold_follows_the_keep_set_that_prune_printed(source, tmp_path):
+    pruned = answered("prune", source, tmp_path / "a.onnx")
+    (tmp_path / "keep.json").write_text(json.dumps(pruned))
+    folded = answered("fold", source, tmp_path / "keep.json", tmp_path / "b.onnx")
+    assert folded["after"] == pruned["after"]
+    assert folded["keep_set"] == pruned["keep_set"]
+    assert run("verify", tmp_path / "a.onnx", tmp_path / "b.onnx").stdout.endswith("the same\n")
+
+
+def test_verify_compares_every_kind_of_model(onnx_file):
+    first = f"{HERE}:residual"
+    for pair in ((first, first), (first, onnx_file), (onnx_file, first), (onnx_file, onnx_file)):
+        found = answered("verify", *pair)
+        assert all(item["error"] <= item["tolerance"] for item in found["verdict"])
+
+
+def test_verify_tells_models_that_differ(onnx_file, tmp_path):
+    run("export", f"{HERE}:other", tmp_path / "other.onnx")
+    pairs = [(f"{HERE}:residual", f"{HERE}:other"), (onnx_file, tmp_path / "other.onnx")]
+    for pair in (*pairs, (f"{HERE}:residual", tmp_path / "other.onnx")):
+        found = answered("verify", *pair, code=1)
+        assert found["kind"] == "VerificationError" and found["exit_code"] == 1
+        assert "relative error" in found["error"]
+
+
+def test_shapes_are_for_what_the_factory_does_not_say(tmp_path):
+    shape = ("--shape", "1,3,8,8")
+    run("prune", f"{HERE}:without_example", tmp_path / "a.onnx", *shape)
+    run("verify", f"{HERE}:without_example", f"{HERE}:without_example", *shape, code=0)
+    named = answered("inspect", f"{HERE}:without_example", "--shape", "input=1,3,9,9")
+    assert (
+        named["before"]["macs"]
+        > answered("inspect", f"{HERE}:without_example", *shape)["before"]["macs"]
+    )
+
+
+def test_report_is_a_page_with_figures(source, tmp_path):
+    (tmp_path / "points.csv").write_text("target,accuracy,label\n0.5,88.9,gated\n0.5,88.5,narrow\n")
+    more = ("--points", tmp_path / "points.csv", "--figures", tmp_path / "figures")
+    found = answered("report", source, tmp_path / "report.html", *more)
+    assert found["written"] == str(tmp_path / "report.html")
+    assert set(found["latency_ms"]) == {"before", "after"}
+    page = (tmp_path / "report.html").read_text()
+    assert "narrow" in page and "Verified" in page
+    assert len(list((tmp_path / "figures").iterdir())) == 3
+    assert not list(tmp_path.glob("*.onnx"))
+    quick = answered("report", source, tmp_path / "report.html", "--no-latency")
+    assert quick["latency_ms"] == {}
+
+
+def test_demo_needs_nothing():
+    text = run("demo").stdout
+    assert "gated == folded" in text and "macs" in text and "latency" in text
+
+
+def test_inspect_shows_models_in_which_nothing_is_free():
+    assert {row["pin"] for row in answered("inspect", f"{HERE}:closed")["rows"]} == {
+        "network input",
+        "network output",
+    }
+
+
+# What goes wrong
+
+SOURCE = f"{HERE}:residual"
+WRONG = {
+    "no file": (("inspect", "missing.onnx"), 2, "there is no file missing.onnx"),
+    "no module": (("inspect", "nowhere:model"), 2, "cannot import nowhere from here"),
+    "no factory": (("inspect", f"{HERE}:nothing"), 2, f"{HERE} has no 'nothing'; it has"),
+    "no source": (("inspect", "resnet18"), 2, "neither an .onnx file nor module:factory"),
+    "failing": (("inspect", f"{HERE}:failing"), 2, "failing() fails: KeyError: 'no weights'"),
+    "no model": (("inspect", f"{HERE}:text"), 2, "gives str: it must give a torch module"),
+    "shape": (("inspect", SOURCE, "--shape", "3x8"), 2, "shape '3x8' is none"),
+    "ignore": (("inspect", SOURCE, "--ignore", "nothing"), 2, "no module 'nothing'"),
+    "target": (("prune", SOURCE, "a.onnx", "--target", "half"), 2, "'half' is no number"),
+    "twice": (("prune", SOURCE, "a", "--target", ".5", "--target", ".6"), 2, "gives macs twice"),
+    "range": (("prune", SOURCE, "a.onnx", "--target", "-1"), 2, "give a share in (0, 1]"),
+    "method": (("prune", SOURCE, "a.onnx", "--method", "best"), 2, "unknown method 'best'"),
+    "suffix": (("prune", SOURCE, "a.pt"), 2, "give NAME.onnx, or a folder"),
+    "folder": (("prune", SOURCE, "missing/a.onnx"), 2, "there is no folder missing"),
+    "correct": (("prune", SOURCE, "a.onnx", "--correct"), 2, "--correct needs --data"),
+    "keep-set": (("fold", SOURCE, "missing.json", "a.onnx"), 2, "missing.json"),
+    "nothing": (("prune", f"{HERE}:closed", "a.onnx"), 3, "can be pruned; what was found"),
+    "export": (("quantize", SOURCE, "a.onnx"), 2, "is no .onnx file: export it first"),
+}
+
+
+@pytest.mark.parametrize(("words", "code", "message"), WRONG.values(), ids=WRONG)
+def test_errors_are_one_line_and_leave_nothing(words, code, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*words, code=code)
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("fxprune: ")
+    assert not result.stdout
+    found = answered(*words, code=code)
+    assert message in found["error"] and found["exit_code"] == code
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("verb", "out", "message"),
+    [
+        ("prune", "a.txt", "an ONNX file becomes an ONNX file"),
+        ("prune", "missing/a.onnx", "there is no folder missing"),
+        ("export", "a.onnx", "is ONNX already"),
+    ],
+)
+def test_errors_about_onnx_files(verb, out, message, onnx_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in answered(verb, onnx_file, out, code=2)["error"]
+    assert not os.listdir(tmp_path)
+
+
+def test_damaged_file_is_told(tmp_path):
+    (tmp_path / "broken.onnx").write_bytes(b"\x08\x07 this is none")
+    found = answered("inspect", tmp_path / "broken.onnx", code=2)
+    assert "broken.onnx" in found["error"]
+
+
+def test_keep_set_that_is_none_is_told(tmp_path):
+    (tmp_path / "keep.json").write_text("[1, 2]")
+    found = answered("fold", SOURCE, tmp_path / "keep.json", tmp_path / "a.onnx", code=2)
+    assert "holds no keep-set" in found["error"]
+
+
+def test_own_errors_ask_for_a_report(monkeypatch):
+    def broken(source):
+        raise RuntimeError("oh\nno")
+
+    monkeypatch.setattr(torch_route, "inspect", broken)
+    found = answered("inspect", SOURCE, code=4)
+    assert found["error"].startswith("RuntimeError: oh no; --traceback shows where")
+    result = run("inspect", SOURCE, "--traceback", code=4)
+    assert "Traceback" in result.stderr and "in broken" in result.stderr
+
+
+def test_what_a_factory_prints_is_kept_off_stdout():
+    result = run("inspect", f"{HERE}:noisy", "--json")
+    assert json.loads(result.stdout)
+    assert "I am being made" in result.stderr
+
+
+def test_wrong_usage_has_the_exit_code_of_bad_input():
+    assert "No such option" in run("inspect", SOURCE, "--nothing", code=2).stderr
+
+
+# As a process of its own
+
+MAIN = "from fxprune.cli import main; main()"
+
+
+def process(*words, before="", **environment):
+    """Runs the command in the repository root."""
+    return subprocess.run(
+        [sys.executable, "-c", f"{before}\n{MAIN}", *map(str, words)],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "COLUMNS": "100", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None"
+
+
+def test_onnx_jobs_need_no_torch(onnx_file, tmp_path):
+    for words in (
+        ("inspect", onnx_file),
+        ("prune", onnx_file, tmp_path / "a.onnx"),
+        ("verify", onnx_file, onnx_file),
+        ("report", onnx_file, tmp_path / "report.html", "--no-latency"),
+    ):
+        done = process(*words, "--json", before=WITHOUT_TORCH)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)
+
+
+def test_torch_jobs_without_torch_say_what_to_install():
+    done = process("demo", before=WITHOUT_TORCH)
+    assert done.returncode == 2
+    assert done.stderr == "fxprune: this needs torch: pip install fxprune[torch]\n"
+
+
+def test_without_typer_the_command_says_what_to_install():
+    done = process("demo", before="import sys; sys.modules['typer'] = None")
+    assert done.returncode == 1
+    assert "pip install fxprune[cli]" in done.stderr
+
+
+def test_installed_command_answers():
+    script = Path(sys.executable).with_name("fxprune")
+    if not script.exists():
+        pytest.skip("fxprune was installed before it had a command: pip install -e .")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, f"{fxprune.__version__}\n")
+
+
+def test_steps_are_shown_on_a_terminal_only(onnx_file):
+    words = ("verify", onnx_file, onnx_file, "--json")
+    shown, hidden = process(*words, FORCE_COLOR="1"), process(*words)
+    assert "comparing" in shown.stderr
+    assert hidden.stderr == ""
+    assert json.loads(shown.stdout) == json.loads(hidden.stdout)
+
+
+def test_shell_completes_verbs():
+    done = process(_FXPRUNE_COMPLETE="complete_bash", COMP_WORDS="fxprune in", COMP_CWORD="1")
+    assert done.stdout.split() == ["inspect"]

@@ -15,7 +15,8 @@ import numpy as np
 import onnx
 import onnx_ir
 
-from fxprune.backends.onnx_saving import draft_of, write_onnx
+from fxprune.backends.onnx_saving import write_onnx
+from fxprune.drafts import draft_of
 from fxprune.errors import CheckpointError, InputError, VerificationError
 from fxprune.frontends.onnx_data import Data, batches
 from fxprune.frontends.onnx_loading import Source, load_onnx

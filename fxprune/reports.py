@@ -101,7 +101,7 @@ class Report:
 def _text(table: Table) -> str:
     file = io.StringIO()
     Console(file=file, width=110).print(table)
-    return file.getvalue().rstrip()
+    return "\n".join(map(str.rstrip, file.getvalue().rstrip().splitlines()))
 
 
 def describe(source: str, analysis: Analysis, sizes: Mapping[str, int]) -> Report:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from fxprune.commands.app import app
 from tests.cli_models import residual
 from tests.models import images
 
+README = Path(__file__).parent.parent / "README.md"
 HERE = "tests.cli_models"
 VERBS = [command.callback.__name__ for command in app.registered_commands]
 OURS = {"source", "out", "json", "traceback"}
@@ -73,6 +75,10 @@ def test_options_have_the_names_of_arguments():
     report = set(commands["report"].parameters) - OURS - {"shape", "figures"}
     assert report <= {*known, *written}
     exported = inspect.signature(fxprune.export_onnx).parameters
+    quantised = inspect.signature(fxprune.quantize).parameters
+    assert set(commands["quantize"].parameters) - OURS - {"shape"} <= set(quantised)
+    verified = inspect.signature(fxprune.verify_onnx).parameters
+    assert set(commands["verify"].parameters) - OURS - {"shape"} <= {*verified, "first", "second"}
     assert set(commands["export"].parameters) - OURS - {"shape", "checkpoint"} <= set(exported)
 
 
@@ -199,6 +205,17 @@ def test_report_is_a_page_with_figures(source, tmp_path):
     assert quick["latency_ms"] == {}
 
 
+def test_quantize_writes_a_smaller_file_that_agrees(onnx_file, tmp_path):
+    np.savez(tmp_path / "data.npz", x=images(64).numpy())
+    found = answered(
+        "quantize", onnx_file, tmp_path / "a.onnx", "--calibration", tmp_path / "data.npz"
+    )
+    assert found["scheme"] == "static" and found["samples"] == 64
+    assert found["bytes_after"] == (tmp_path / "a.onnx").stat().st_size
+    assert found["agreement"] > 0.7
+    assert "dynamic 8-bit" in run("quantize", onnx_file, tmp_path / "b.onnx").stdout
+
+
 def test_demo_needs_nothing():
     text = run("demo").stdout
     assert "gated == folded" in text and "macs" in text and "latency" in text
@@ -209,6 +226,19 @@ def test_inspect_shows_models_in_which_nothing_is_free():
         "network input",
         "network output",
     }
+
+
+def test_session_in_the_readme_is_what_happens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    session = re.findall(r"```console\n(.*?)```", README.read_text(), re.DOTALL)[0]
+    for part in filter(None, session.split("$ fxprune ")):
+        words, _, expected = part.partition("\n")
+        assert bare(run(*words.split()).stdout) == bare(expected)
+
+
+def bare(text: str) -> str:
+    """What is printed, without the errors, which depend on the machine."""
+    return re.sub(r"error \S+", "error", text)
 
 
 # What goes wrong
@@ -316,15 +346,20 @@ WITHOUT_TORCH = "import sys; sys.modules['torch'] = None"
 
 
 def test_onnx_jobs_need_no_torch(onnx_file, tmp_path):
-    for words in (
-        ("inspect", onnx_file),
-        ("prune", onnx_file, tmp_path / "a.onnx"),
-        ("verify", onnx_file, onnx_file),
-        ("report", onnx_file, tmp_path / "report.html", "--no-latency"),
-    ):
-        done = process(*words, "--json", before=WITHOUT_TORCH)
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout)
+    jobs = [
+        ["inspect", onnx_file],
+        ["prune", onnx_file, tmp_path / "a.onnx"],
+        ["verify", onnx_file, onnx_file],
+        ["report", onnx_file, tmp_path / "report.html", "--no-latency"],
+    ]
+    all_but_last = (
+        "from fxprune.commands.app import app\n"
+        f"for words in {[list(map(str, words)) for words in jobs[:-1]]}:\n"
+        "    app([*words, '--json'], standalone_mode=False)"
+    )
+    done = process(*jobs[-1], "--json", before=f"{WITHOUT_TORCH}\n{all_but_last}")
+    assert done.returncode == 0, done.stderr
+    assert len(list(map(json.loads, done.stdout.splitlines()))) == len(jobs)
 
 
 def test_torch_jobs_without_torch_say_what_to_install():

@@ -45,6 +45,7 @@ Correct = Annotated[
     bool, typer.Option("--correct", help="Refit the weights behind closed positions on the data.")
 ]
 RoundTo = Annotated[int, typer.Option(help="Every group keeps a multiple of this many.")]
+Seed = Annotated[int, typer.Option(help="Seeds the random inputs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.")]
 
@@ -144,7 +145,7 @@ def verify(
     first: Annotated[str, typer.Argument(metavar="A", help="An .onnx file or module:factory.")],
     second: Annotated[str, typer.Argument(metavar="B", help="What to compare it with.")],
     shape: Shape = None,
-    seed: Annotated[int, typer.Option(help="Seeds the random inputs.")] = 0,
+    seed: Seed = 0,
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
@@ -230,19 +231,21 @@ def quantize(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="An .onnx file.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.onnx.")],
     calibration: Data = None,
+    shape: Shape = None,
+    seed: Seed = 0,
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
     """Write an ONNX file in 8-bit integers: static with calibration data, else dynamic."""
 
     def job(announce: Announce) -> Answer:
-        model = _source(source)
+        model = _source(source, shape)
         if not model.is_onnx:
             raise InputError(f"{source} is no .onnx file: export it first")
-        answered: Answer = _route(model).quantize(model, out, calibration, announce)
+        answered: Answer = _route(model).quantize(model, out, calibration, seed, announce)
         return answered
 
-    answer(job, 2, as_json=json, show_traceback=traceback)
+    answer(job, 1, as_json=json, show_traceback=traceback)
 
 
 @app.command(epilog=EXIT_CODES)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import fxprune
-from fxprune.commands.answers import Announce
+from fxprune.commands.answers import Announce, Answer
 from fxprune.commands.jobs import Pruned, Ranking, Source
 from fxprune.drafts import check_place
 from fxprune.errors import InputError
@@ -46,6 +46,19 @@ def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verd
     """Whether two files compute the same."""
     announce("comparing")
     return fxprune.verify_onnx(first.text, second.text, shapes=_shapes(first), seed=seed)
+
+
+def quantize(
+    source: Source, out: Path, calibration: str | None, seed: int, announce: Announce
+) -> Answer:
+    """Write the file in 8-bit integers."""
+    _check_out(out)
+    announce("quantising and comparing")
+    found = fxprune.quantize(
+        source.text, out, calibration=calibration, shapes=_shapes(source), seed=seed
+    )
+    facts = {**asdict(found), "path": str(found.path), "size_ratio": found.size_ratio}
+    return Answer(str(found), facts)
 
 
 def _finished(

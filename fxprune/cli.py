@@ -10,7 +10,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name != "typer":
             raise
-        sys.exit("fxprune: the command needs typer: pip install fxprune[cli]")
+        sys.exit('fxprune: the command needs typer: pip install "fxprune[cli]"')
     app(prog_name="fxprune")
 
 

@@ -68,7 +68,7 @@ def answer(job: Job, steps: int, *, as_json: bool, show_traceback: bool) -> None
 def _explained(error: Exception) -> tuple[int, str]:
     """An exit code, and one line that says what to do."""
     if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
-        return 2, f"this needs {error.name}: pip install fxprune[{_EXTRAS[error.name]}]"
+        return 2, f'this needs {error.name}: pip install "fxprune[{_EXTRAS[error.name]}]"'
     text = " ".join(str(error).split())
     for kind, code in _BY_ERROR:
         if isinstance(error, kind):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fxprune.drafts import draft_of
-from fxprune.errors import InputError
+from fxprune.errors import MissingExtraError
 from fxprune.pages.charts import Points, Profile, Scatter, costs, scatter, widths
 from fxprune.pages.writing import described
 
@@ -31,12 +31,15 @@ def write_figures(subject: Any, folder: str | Path, *, points: Points = ()) -> t
         The files.
 
     Raises:
-        InputError: matplotlib is missing, or an argument does not fit.
+        MissingExtraError: matplotlib is not installed.
+        InputError: an argument does not fit.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("figures need matplotlib: pip install fxprune[figures]") from error
+        raise MissingExtraError(
+            'figures need matplotlib: pip install "fxprune[figures]"'
+        ) from error
     found = described(subject, latency=False)
     front = scatter(points)
     folder = Path(folder)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fxprune
-from fxprune.errors import InputError
+from fxprune.errors import MissingExtraError
 from tests.pages.reports import HOSTILE, POINTS, report
 
 
@@ -30,5 +30,5 @@ def test_without_points_there_is_no_accuracy(tmp_path):
 
 def test_missing_matplotlib_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(InputError, match=r"pip install fxprune\[figures\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .fxprune\[figures\]"):
         fxprune.write_figures(report(), tmp_path)

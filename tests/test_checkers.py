@@ -3,6 +3,8 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
+import onnx_ir
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,9 +21,10 @@ from fxprune.record import record_of
 from fxprune.testing import (
     assert_close,
     assert_costs,
-    assert_onnx_agrees,
-    assert_same_bits,
-    assert_same_function,
+    assert_idempotent,
+    assert_no_mutation,
+    assert_onnxruntime_agrees,
+    assert_rewrite_equivalent,
     assert_same_state,
     assert_unchanged,
     count_macs,
@@ -74,9 +77,9 @@ def prune(model, x, *, branch=True):
 
 def test_small_model_is_fine(model, x):
     gated, folded = prune(model, x)
-    assert_same_function(gated, folded, [x])
+    assert_rewrite_equivalent(gated, folded, inputs=[x])
     gated, folded = prune(model, x, branch=False)
-    assert_same_function(gated, folded, [x])
+    assert_rewrite_equivalent(gated, folded, inputs=[x])
 
 
 # Sabotage of plans
@@ -98,7 +101,7 @@ def test_slice_that_is_off_by_one_is_found(model, x, monkeypatch):
     spoil(monkeypatch, "plan_fold", shift)
     gated, folded = prune(model, x)
     with pytest.raises(AssertionError, match="output 0 differs by"):
-        assert_same_function(gated, folded, [x])
+        assert_rewrite_equivalent(gated, folded, inputs=[x])
 
 
 def test_forgotten_literal_is_found(model, x, monkeypatch):
@@ -109,7 +112,7 @@ def test_forgotten_literal_is_found(model, x, monkeypatch):
     spoil(monkeypatch, "plan_fold", forget)
     gated, folded = prune(model, x)
     with pytest.raises((AssertionError, RuntimeError)):
-        assert_same_function(gated, folded, [x])
+        assert_rewrite_equivalent(gated, folded, inputs=[x])
 
 
 def test_forgotten_bias_is_found(model, x, monkeypatch):
@@ -119,7 +122,7 @@ def test_forgotten_bias_is_found(model, x, monkeypatch):
     spoil(monkeypatch, "plan_fold", forget)
     gated, folded = prune(model, x)
     with pytest.raises((AssertionError, RuntimeError)):
-        assert_same_function(gated, folded, [x])
+        assert_rewrite_equivalent(gated, folded, inputs=[x])
 
 
 def test_wrong_operand_of_an_addition_is_found(model, x, monkeypatch):
@@ -129,7 +132,7 @@ def test_wrong_operand_of_an_addition_is_found(model, x, monkeypatch):
     spoil(monkeypatch, "plan_fold", swap)
     gated, folded = prune(model, x, branch=False)
     with pytest.raises(AssertionError, match="output 0 differs by"):
-        assert_same_function(gated, folded, [x])
+        assert_rewrite_equivalent(gated, folded, inputs=[x])
 
 
 def test_masks_on_producers_are_found(model, x, monkeypatch):
@@ -149,7 +152,7 @@ def test_masks_on_producers_are_found(model, x, monkeypatch):
     spoil(monkeypatch, "plan_gates", at_producers)
     gated, folded = prune(model, x)
     with pytest.raises(AssertionError, match="output 0 differs by"):
-        assert_same_function(gated, folded, [x])
+        assert_rewrite_equivalent(gated, folded, inputs=[x])
 
 
 def test_statistics_over_closed_channels_are_found(model, x, monkeypatch):
@@ -159,7 +162,7 @@ def test_statistics_over_closed_channels_are_found(model, x, monkeypatch):
     monkeypatch.setattr(masked_forms, "group_norm", unmasked)
     gated, folded = prune(model, x)
     with pytest.raises(AssertionError, match="output 0 differs by"):
-        assert_same_function(gated, folded, [x])
+        assert_rewrite_equivalent(gated, folded, inputs=[x])
 
 
 def test_mask_that_is_not_one_is_found(model, x, monkeypatch):
@@ -169,7 +172,7 @@ def test_mask_that_is_not_one_is_found(model, x, monkeypatch):
     )
     gated, folded = prune(model, x)
     with pytest.raises(AssertionError, match="output 0 differs by"):
-        assert_same_function(gated, folded, [x])
+        assert_rewrite_equivalent(gated, folded, inputs=[x])
 
 
 def test_addition_that_does_not_unify_is_found(model, x, monkeypatch):
@@ -179,7 +182,7 @@ def test_addition_that_does_not_unify_is_found(model, x, monkeypatch):
     monkeypatch.setattr(infer, "RULES", {**infer.RULES, "add": apart})
     gated, folded = prune(model, x)
     with pytest.raises((AssertionError, RuntimeError)):
-        assert_same_function(gated, folded, [x])
+        assert_rewrite_equivalent(gated, folded, inputs=[x])
 
 
 def test_products_in_the_wrong_order_are_found(x, monkeypatch):
@@ -201,7 +204,7 @@ def test_products_in_the_wrong_order_are_found(x, monkeypatch):
     monkeypatch.setattr("fxprune.passes.fold.kept_flags", column_major)
     gated, folded = prune(model, x)
     with pytest.raises(AssertionError, match="output 0 differs by"):
-        assert_same_function(gated, folded, [x])
+        assert_rewrite_equivalent(gated, folded, inputs=[x])
 
 
 @pytest.mark.parametrize("cost", ["macs", "params"])
@@ -226,7 +229,7 @@ def test_changed_bit_is_found(model, x):
     with torch.no_grad():
         other.last.bias[0] = torch.nextafter(other.last.bias[0], torch.tensor(10.0).double())
     with pytest.raises(AssertionError, match="output 0 differs by"):
-        assert_same_bits(model, other, [x])
+        assert_rewrite_equivalent(model, other, inputs=[x], rtol=0.0)
     with pytest.raises(AssertionError, match=r"last\.bias differs by"):
         assert_same_state(model.state_dict(), other.state_dict())
 
@@ -234,7 +237,11 @@ def test_changed_bit_is_found(model, x):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (lambda y: y * (1 + 1e-9), "which is 1e-09 of its largest value"),
+        (
+            lambda y: y * (1 + 1e-9),
+            "which is 1e-09 of its largest value 5; at most 5e-10 is allowed",
+        ),
+        (lambda y: y + (y == 4), r"First at \[1, 1\]: expected 4, got 5"),
         (lambda y: y + float("nan"), "differs by nan"),
         (lambda y: y[:1], r"has shape \(1, 3\), expected \(2, 3\)"),
         (lambda y: y[..., None], r"has shape \(2, 3, 1\), expected \(2, 3\)"),
@@ -243,7 +250,7 @@ def test_changed_bit_is_found(model, x):
 def test_difference_is_found_and_told_in_numbers(value, message):
     y = torch.arange(6, dtype=torch.float64).view(2, 3)
     with pytest.raises(AssertionError, match=message):
-        assert_close("y", y, value(y))
+        assert_close("y", y, value(y), rtol=1e-10)
 
 
 def test_missing_output_is_found():
@@ -252,7 +259,7 @@ def test_missing_output_is_found():
             return {"a": x, "b": [x]}
 
     with pytest.raises(AssertionError, match="1 outputs, expected 2"):
-        assert_same_function(Two(), nn.Identity(), [torch.ones(1)])
+        assert_rewrite_equivalent(Two(), nn.Identity(), inputs=[torch.ones(1)])
 
 
 def test_model_without_output_is_found():
@@ -261,7 +268,7 @@ def test_model_without_output_is_found():
             return None
 
     with pytest.raises(AssertionError, match="0 outputs"):
-        assert_same_function(Silent(), Silent(), [torch.ones(1)])
+        assert_rewrite_equivalent(Silent(), Silent(), inputs=[torch.ones(1)])
 
 
 def test_order_of_keys_is_found():
@@ -357,6 +364,12 @@ def _not_a_number(model):
     model.last.weight.data.fill_(torch.nan)
 
 
+def test_function_that_changes_its_model_is_found(model):
+    with pytest.raises(AssertionError, match=r"last\.weight has changed"):
+        assert_no_mutation(_weight, model)
+    assert assert_no_mutation(lambda model: model.last, model) is model.last
+
+
 @pytest.mark.parametrize("make", [_as_it_is, _without_values, _without_shapes, _not_a_number])
 def test_nothing_changed_is_fine(make, model):
     make(model)
@@ -373,12 +386,101 @@ def test_file_that_computes_something_else_is_found(monkeypatch):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()).eval()
     export = torch.onnx.export
 
-    def spoiled(model, *args, **options):
+    def spoiled(*args, **options):
+        program = export(*args, **options)
+        bias = program.model.graph.initializers["0.bias"]
+        bias.const_value = onnx_ir.tensor(bias.const_value.numpy() + np.float32(0.1))
+        return program
+
+    x = torch.randn(2, 3, 4, 4)
+    assert_onnxruntime_agrees(model, [x])
+    monkeypatch.setattr(torch.onnx, "export", spoiled)
+    message = r"(?s)ONNX output 0 differs by .* first differing value: conv2d \("
+    with pytest.raises(AssertionError, match=message):
+        assert_onnxruntime_agrees(model, [x])
+
+
+# Sabotage of rewrites
+
+
+def test_first_differing_layer_is_named(model, x):
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.block[0].weight *= 1.01
+    with pytest.raises(AssertionError, match=r"first differing layer: block\.0 \(Conv2d\)"):
+        assert_rewrite_equivalent(model, other, inputs=[x])
+
+
+def test_layer_that_a_rewrite_changes_on_purpose_is_not_blamed(model, x):
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in (other.first.weight, other.first.bias):
+            parameter *= 2
+        other.norm.running_mean *= 2
+        other.norm.running_var.mul_(4).add_(3 * other.norm.eps)
+        assert_rewrite_equivalent(model, other, inputs=[x])
+        other.group.bias += 1
+    with pytest.raises(AssertionError, match=r"first differing layer: group \(GroupNorm\)"):
+        assert_rewrite_equivalent(model, other, inputs=[x])
+
+
+def test_models_without_a_common_layer_have_none_named(x):
+    with pytest.raises(AssertionError, match="no layer in common"):
+        assert_rewrite_equivalent(nn.Identity(), nn.ReLU(), inputs=[x])
+
+
+def test_tolerance_is_that_of_the_arithmetic(model, x):
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.last.bias *= 1 + 1e-6
+    assert_rewrite_equivalent(model, other, inputs=[x], dtype=torch.float32)
+    with pytest.raises(AssertionError, match="output 0 differs by"):
+        assert_rewrite_equivalent(model, other, inputs=[x])
+    with torch.no_grad():
+        other.last.bias *= 1 + 1e-3
+    with pytest.raises(AssertionError, match="output 0 differs by"):
+        assert_rewrite_equivalent(model, other, inputs=[x], dtype=torch.float32)
+
+
+class Cancelling(nn.Module):
+    """Sums whose terms cancel: their rounding is far larger than that of what is left."""
+
+    def __init__(self, order):
+        super().__init__()
+        self.order = order
+
+    def forward(self, x):
+        return sum(x[:, i] for i in self.order)
+
+
+def test_ill_conditioned_sums_may_differ_as_far_as_they_must():
+    big = torch.rand(4, 1, dtype=torch.float64) * 1e8
+    x = torch.cat([big, -big, torch.rand(4, 2, dtype=torch.float64)], 1)
+    assert_rewrite_equivalent(Cancelling((0, 1, 2, 3)), Cancelling((2, 0, 3, 1)), inputs=[x])
+    with pytest.raises(AssertionError, match="output 0 differs by"):
+        assert_rewrite_equivalent(Cancelling((0, 1, 2, 3)), Cancelling((0, 1, 2)), inputs=[x])
+
+
+def test_pass_that_does_more_when_it_runs_again_is_found(model, x):
+    def shrink_weights(model):
         other = copy.deepcopy(model)
         with torch.no_grad():
-            other[0].bias += 0.1
-        return export(other, *args, **options)
+            other.last.weight *= 0.5
+        return other
 
-    monkeypatch.setattr(torch.onnx, "export", spoiled)
-    with pytest.raises(AssertionError, match="ONNX output 0 differs by"):
-        assert_onnx_agrees(model, [torch.randn(2, 3, 4, 4)], rtol=1e-4)
+    with pytest.raises(AssertionError, match=r"last\.weight differs by"):
+        assert_idempotent(shrink_weights, model, inputs=[x])
+    assert_idempotent(copy.deepcopy, model, inputs=[x])
+
+
+def test_pass_whose_code_grows_is_found(model, x):
+    def add_nothing(model):
+        traced = torch.fx.symbolic_trace(model)
+        (output,) = traced.graph.find_nodes(op="output")
+        with traced.graph.inserting_before(output):
+            output.args = (traced.graph.call_method("clone", output.args),)
+        traced.recompile()
+        return traced
+
+    with pytest.raises(AssertionError, match="the code changes from"):
+        assert_idempotent(add_nothing, model, inputs=[x])

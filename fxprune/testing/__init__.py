@@ -1,31 +1,32 @@
-"""For tests: random networks and keep-sets (Hypothesis strategies), and checkers that raise."""
+"""For tests of rewrites: random networks (Hypothesis strategies), and checkers that raise."""
 
 from fxprune.testing.checkers import (
     assert_close,
     assert_costs,
-    assert_onnx_agrees,
-    assert_same_bits,
-    assert_same_function,
+    assert_idempotent,
+    assert_no_mutation,
+    assert_rewrite_equivalent,
     assert_same_state,
     assert_unchanged,
-    count_macs,
 )
-from fxprune.testing.images import KINDS
-from fxprune.testing.networks import Network, keep_sets, networks, randomise
-from fxprune.testing.sequences import SEQUENCE_KINDS
+from fxprune.testing.counting import count_macs
+from fxprune.testing.networks import OPS, Network, inputs, keep_sets, networks
+from fxprune.testing.onnx_checkers import assert_onnxruntime_agrees
+from fxprune.testing.weights import randomise
 
 __all__ = [
-    "KINDS",
-    "SEQUENCE_KINDS",
+    "OPS",
     "Network",
     "assert_close",
     "assert_costs",
-    "assert_onnx_agrees",
-    "assert_same_bits",
-    "assert_same_function",
+    "assert_idempotent",
+    "assert_no_mutation",
+    "assert_onnxruntime_agrees",
+    "assert_rewrite_equivalent",
     "assert_same_state",
     "assert_unchanged",
     "count_macs",
+    "inputs",
     "keep_sets",
     "networks",
     "randomise",

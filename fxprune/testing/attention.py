@@ -5,16 +5,15 @@
     y       = softmax(q k^T / sqrt(d) + mask) v, or without the softmax
     output  = a projection of the heads of y, joined
 
-`Form` says how each line is written.
+`Form` says how each line is written, `attention` writes it.
 """
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
-from torch import Tensor, nn
+
+from fxprune.testing.programs import Block, Place, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +33,6 @@ class Form:
     compute: str
     mask: str
     join: str
-
-    def __str__(self) -> str:
-        notes = [f"{self.heads} heads of {self.size}"]
-        notes += [f"values of {self.value_size}"] * (self.value_size != self.size)
-        notes += [f"{self.groups} for keys by {self.grouping}"] * (self.groups != self.heads)
-        notes += [f"q and k by {self.norm}"] * bool(self.norm) + ["no bias"] * (not self.bias)
-        choices = (self.projection, self.split, self.rotation, self.compute, self.mask, self.join)
-        plain = ("separate", "view", "", "sdpa", "", "reshape")
-        notes += [text for text, usual in zip(choices, plain, strict=True) if text != usual]
-        return ", ".join(notes)
 
 
 def forms(draw: DrawFn) -> Form:
@@ -79,159 +68,185 @@ def forms(draw: DrawFn) -> Form:
     )
 
 
-class Attention(nn.Module):
-    """Attention of a sequence to itself, or to another one, in some form.
+def attention(
+    form: Form, channels: int, out: int, lengths: tuple[int, int], other: int = 0
+) -> Block:
+    """Attention of a sequence to itself, or to another one of `other` channels.
 
-    A fused projection is one of queries, keys and values, or of keys and values of the other one.
+    Args:
+        form: how it is written.
+        channels: those of the sequence.
+        out: the channels it returns.
+        lengths: of the sequence, and of what it attends to.
+        other: the channels of what it attends to, if that is another sequence.
     """
+    code, parts = _projected(form, channels, other)
+    code += [f"{name} = {_heads(form, name)}" for name in _unsplit(form, other)]
+    code += _normalised(form, parts)
+    code += _rotated(form, parts, max(lengths))
+    code += _regrouped(form)
+    code += _attended(form, parts, lengths)
+    code += _joined(form)
+    parts["output"] = f"nn.Linear({form.heads * form.value_size}, {out}, bias={form.bias})"
+    step = Step("\n".join(code), Place(out, (lengths[0],)), parts)
+    return Block((step,), ("x", "other") if other else ("x",))
 
-    blocked: Tensor
-    added: Tensor
-    angles: Tensor
 
-    def __init__(
-        self, form: Form, channels: int, out: int, lengths: tuple[int, int], other: int = 0
-    ) -> None:
-        """`lengths` are those of both sequences, `other` the channels of the one attended to."""
-        super().__init__()
-        self.form = form
-        query, *rest = (
-            form.heads * form.size,
-            form.groups * form.size,
-            form.groups * form.value_size,
-        )
-        if other or form.projection == "separate":
-            self.query = nn.Linear(channels, query, bias=form.bias)
-        if form.projection == "separate":
-            self.key = nn.Linear(other or channels, rest[0], bias=form.bias)
-            self.value = nn.Linear(other or channels, rest[1], bias=form.bias)
+def _projected(form: Form, channels: int, other: int) -> tuple[list[str], dict[str, str]]:
+    """Queries, keys and values; a fused projection is one of all, or of what attends elsewhere."""
+    source = "other" if other else "x"
+    sizes = {
+        "query": form.heads * form.size,
+        "key": form.groups * form.size,
+        "value": form.groups * form.value_size,
+    }
+    alone = list(sizes) if form.projection == "separate" else ["query"] * bool(other)
+    code, parts = [], {}
+    for name in alone:
+        fan_in = channels if name == "query" else other or channels
+        parts[name] = f"nn.Linear({fan_in}, {sizes[name]}, bias={form.bias})"
+        code.append(f"{name[0]} = self.{name}({'x' if name == 'query' else source})")
+    rest = [name for name in sizes if name not in alone]
+    if not rest:
+        return code, parts
+    total = sum(sizes[name] for name in rest)
+    parts["fused"] = f"nn.Linear({other or channels}, {total}, bias={form.bias})"
+    names = ", ".join(name[0] for name in rest)
+    if form.projection == "permute":
+        shape = f"{len(rest)}, {form.heads}, {form.size}"
+        code.append(f"y = self.fused({source})")
+        code.append(f"y = y.reshape(y.shape[0], y.shape[1], {shape}).permute(2, 0, 3, 1, 4)")
+        code.append(f"{names} = y.unbind(0)")
+    elif form.projection == "chunk":
+        code.append(f"{names} = self.fused({source}).chunk({len(rest)}, dim=-1)")
+    else:
+        widths = [sizes[name] for name in rest]
+        code.append(f"{names} = self.fused({source}).split({widths}, dim=-1)")
+    return code, parts
+
+
+def _unsplit(form: Form, other: int) -> str:
+    """Which of q, k and v are not yet cut into heads."""
+    return "qkv" if form.projection != "permute" else "q" * bool(other)
+
+
+def _heads(form: Form, name: str) -> str:
+    size = form.value_size if name == "v" else form.size
+    if form.split == "unflatten":
+        return f"torch.unflatten({name}, -1, (-1, {size})).transpose(1, 2)"
+    if form.split == "sizes":
+        shape = f"{name}.size(0), {name}.size(1), {name}.size(2) // {size}, {size}"
+        return f"{name}.reshape({shape}).permute(0, 2, 1, 3)"
+    return f"{name}.view({name}.size(0), {name}.size(1), -1, {size}).transpose(1, 2)"
+
+
+def _normalised(form: Form, parts: dict[str, str]) -> list[str]:
+    if form.norm == "F.normalize":
+        return ["q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)"]
+    if not form.norm:
+        return []
+    parts["query_norm"] = parts["key_norm"] = f"nn.{form.norm}({form.size})"
+    return ["q, k = self.query_norm(q), self.key_norm(k)"]
+
+
+def _rotated(form: Form, parts: dict[str, str], length: int) -> list[str]:
+    """Su et al. 2021: features are turned in pairs, by an angle that grows with the token."""
+    if not form.rotation:
+        return []
+    speeds = f"torch.arange(1.0, {form.size // 2 + 1})"
+    parts["angles"] = f"torch.outer(torch.arange({float(length)}), {speeds})"
+    code = []
+    for name in "qk":
+        code.append(f"angles = self.angles[: {name}.shape[2]]")
+        code.append("cos, sin = angles.cos(), angles.sin()")
+        if form.rotation == "rotary":
+            code += [
+                f"a, b = {name}.chunk(2, dim=-1)",
+                "turned = torch.cat((-b, a), dim=-1) * torch.cat((sin, sin), -1)",
+                f"{name} = {name} * torch.cat((cos, cos), -1) + turned",
+            ]
         else:
-            self.sizes = rest if other else [query, *rest]
-            self.fused = nn.Linear(other or channels, sum(self.sizes), bias=form.bias)
-        self.output = nn.Linear(form.heads * form.value_size, out, bias=form.bias)
-        if form.norm in ("RMSNorm", "LayerNorm"):
-            norm = getattr(nn, form.norm)
-            self.query_norm, self.key_norm = norm(form.size), norm(form.size)
-        if form.mask == "bias per head":
-            self.per_head = nn.Parameter(torch.zeros(form.heads, *lengths))
-        self.register_buffer("blocked", torch.ones(lengths).triu(1).bool())
-        self.register_buffer("added", torch.linspace(-1, 1, lengths[0] * lengths[1]).view(lengths))
-        speeds = torch.arange(1.0, form.size // 2 + 1)
-        self.register_buffer("angles", torch.outer(torch.arange(float(max(lengths))), speeds))
+            code += [
+                f"a, b = {name}[..., ::2], {name}[..., 1::2]",
+                "turned = a * cos - b * sin, a * sin + b * cos",
+                f"{name} = torch.stack(turned, dim=-1).flatten(-2)",
+            ]
+    return code
 
-    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        """Attend to `other`, or to `x` itself."""
-        form = self.form
-        q, k, v = self._projected(x, other)
-        if form.norm == "F.normalize":
-            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-        elif form.norm:
-            q, k = self.query_norm(q), self.key_norm(k)
-        if form.rotation:
-            q, k = self._rotated(q), self._rotated(k)
-        if form.grouping == "repeat_interleave":
-            k, v = (t.repeat_interleave(form.heads // form.groups, dim=1) for t in (k, v))
-        elif form.grouping == "expand":
-            k, v = self._expanded(k), self._expanded(v)
-        y = self._attended(q, k, v)
-        if form.join == "flatten":
-            return self.output(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
-        if form.join == "einsum":
-            weight = self.output.weight.view(-1, form.heads, form.value_size)
-            return torch.einsum("bhnd,chd->bnc", y, weight)
-        b, n = x.shape[:2]
-        return self.output(y.transpose(1, 2).reshape(b, n, -1))  # type: ignore[no-any-return]
 
-    def _projected(self, x: Tensor, other: Tensor | None) -> list[Tensor]:
-        """Queries, keys and values as (batch, head, token, feature)."""
-        form, source = self.form, x if other is None else other
-        sizes = (form.size, form.size, form.value_size)
-        if form.projection == "separate":
-            parts = [self.query(x), self.key(source), self.value(source)]
-        else:
-            fused, own = self.fused(source), [] if other is None else [self.query(x)]
-            number = 3 - len(own)
-            if form.projection == "permute":
-                b, n, _ = fused.shape
-                packed = fused.reshape(b, n, number, form.heads, form.size).permute(2, 0, 3, 1, 4)
-                return [*(self._heads(part, form.size) for part in own), *packed.unbind(0)]
-            if form.projection == "chunk":
-                parts = [*own, *fused.chunk(number, dim=-1)]
-            else:
-                parts = [*own, *fused.split(self.sizes, dim=-1)]
-        return [self._heads(part, size) for part, size in zip(parts, sizes, strict=True)]
+def _regrouped(form: Form) -> list[str]:
+    """Keys and values, as often as heads of queries share them."""
+    repeats = form.heads // form.groups
+    if form.grouping == "repeat_interleave":
+        return [f"{name} = {name}.repeat_interleave({repeats}, dim=1)" for name in "kv"]
+    if form.grouping != "expand":
+        return []
+    code = []
+    for name in "kv":
+        code.append(f"b, h, n, d = {name}.shape")
+        code.append(f"{name} = {name}[:, :, None].expand(b, h, {repeats}, n, d)")
+        code.append(f"{name} = {name}.reshape(b, h * {repeats}, n, d)")
+    return code
 
-    def _heads(self, x: Tensor, size: int) -> Tensor:
-        """The channels are cut into heads of `size` features."""
-        if self.form.split == "unflatten":
-            return torch.unflatten(x, -1, (-1, size)).transpose(1, 2)
-        b, n, c = x.size()
-        if self.form.split == "sizes":
-            return x.reshape(b, n, c // size, size).permute(0, 2, 1, 3)
-        return x.view(b, n, -1, size).transpose(1, 2)
 
-    def _rotated(self, x: Tensor) -> Tensor:
-        """Su et al. 2021: features are turned in pairs, by an angle that grows with the token."""
-        angles = self.angles[: x.shape[2]]
-        cos, sin = angles.cos(), angles.sin()
-        if self.form.rotation == "rotary":
-            a, b = x.chunk(2, dim=-1)
-            turned = torch.cat((-b, a), dim=-1)
-            return x * torch.cat((cos, cos), -1) + turned * torch.cat((sin, sin), -1)
-        a, b = x[..., ::2], x[..., 1::2]
-        return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2)
+def _attended(form: Form, parts: dict[str, str], lengths: tuple[int, int]) -> list[str]:
+    parts["blocked"] = f"torch.ones({lengths}).triu(1).bool()"
+    parts["added"] = f"torch.linspace(-1, 1, {lengths[0] * lengths[1]}).view({lengths})"
+    parts["per_head"] = f"nn.Parameter(torch.zeros({form.heads}, {lengths[0]}, {lengths[1]}))"
+    if form.compute == "kernel":  # Katharopoulos et al. 2020
+        return [
+            "q, k = F.elu(q) + 1, F.elu(k) + 1",
+            "total = (q * k.sum(2, keepdim=True)).sum(-1, True)",
+            "y = q @ (k.transpose(-2, -1) @ v) / total",
+        ]
+    if form.compute == "cosine":
+        return [
+            "q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)",
+            'y = torch.einsum("bhmd,bhme->bhde", k, v)',
+            'y = torch.einsum("bhnd,bhde->bhne", q, y)',
+        ]
+    if form.compute == "sdpa":
+        mask = {
+            "bool mask": ", ~self.blocked",
+            "masked_fill": ", ~self.blocked",
+            "bias per head": ", self.per_head",
+            "added mask": ", self.added",
+            "causal": ", is_causal=True",
+        }.get(form.mask, "")
+        gqa = ", enable_gqa=True" if form.grouping == "enable_gqa" else ""
+        return [f"y = F.scaled_dot_product_attention(q, k, v{mask}{gqa})"]
+    return _by_softmax(form)
 
-    def _expanded(self, x: Tensor) -> Tensor:
-        b, groups, n, d = x.shape
-        repeats = self.form.heads // groups
-        return x[:, :, None].expand(b, groups, repeats, n, d).reshape(b, groups * repeats, n, d)
 
-    def _attended(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if self.form.compute == "kernel":  # Katharopoulos et al. 2020
-            q, k = F.elu(q) + 1, F.elu(k) + 1
-            return q @ (k.transpose(-2, -1) @ v) / (q * k.sum(2, keepdim=True)).sum(-1, True)
-        if self.form.compute == "cosine":
-            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-            return torch.einsum("bhnd,bhde->bhne", q, torch.einsum("bhmd,bhme->bhde", k, v))
-        if self.form.compute == "sdpa":
-            causal = self.form.mask == "causal"
-            return F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=None if causal else self._mask(),
-                dropout_p=0.0,
-                is_causal=causal,
-                enable_gqa=self.form.grouping == "enable_gqa",
-            )
-        return self._by_softmax(q, k, v)
+def _by_softmax(form: Form) -> list[str]:
+    scores = {
+        "einsum": 'w = torch.einsum("bhnd,bhmd->bhnm", q, k) * q.shape[-1] ** -0.5',
+        "bmm": "b, h, n, d = q.shape\n"
+        "w = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2))\n"
+        "w = w.view(b, h, n, -1) / d**0.5",
+        "softmax": "w = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)",
+    }[form.compute]
+    mask = {
+        "bool mask": ['w = w.masked_fill(self.blocked, float("-inf"))'],
+        "causal": ['w = w.masked_fill(self.blocked, float("-inf"))'],
+        "masked_fill": ["w = torch.where(self.blocked, torch.finfo(w.dtype).min, w)"],
+        "bias per head": ["w = w + self.per_head"],
+        "added mask": ["w = w + self.added"],
+    }.get(form.mask, [])
+    product = {
+        "einsum": 'y = torch.einsum("bhnm,bhmd->bhnd", w, v)',
+        "bmm": "y = torch.bmm(w.flatten(0, 1), v.flatten(0, 1)).view(b, h, n, -1)",
+        "softmax": "y = w @ v",
+    }[form.compute]
+    return [scores, *mask, "w = F.dropout(w.softmax(-1), 0.0, self.training)", product]
 
-    def _mask(self) -> Tensor | None:
-        if self.form.mask in ("bool mask", "masked_fill"):
-            return ~self.blocked
-        if self.form.mask == "bias per head":
-            return self.per_head
-        return self.added if self.form.mask == "added mask" else None
 
-    def _by_softmax(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        b, h, n, d = q.shape
-        if self.form.compute == "einsum":
-            scores = torch.einsum("bhnd,bhmd->bhnm", q, k) * d**-0.5
-        elif self.form.compute == "bmm":
-            scores = torch.bmm(q.flatten(0, 1), k.flatten(0, 1).transpose(1, 2))
-            scores = scores.view(b, h, n, -1) / d**0.5
-        else:
-            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        mask = self._mask()
-        if self.form.mask in ("bool mask", "causal"):
-            scores = scores.masked_fill(self.blocked, float("-inf"))
-        elif self.form.mask == "masked_fill":
-            scores = torch.where(self.blocked, torch.finfo(scores.dtype).min, scores)
-        elif mask is not None:
-            scores = scores + mask
-        weights = F.dropout(scores.softmax(-1), 0.0, self.training)
-        if self.form.compute == "bmm":
-            return torch.bmm(weights.flatten(0, 1), v.flatten(0, 1)).view(b, h, n, -1)
-        if self.form.compute == "einsum":
-            return torch.einsum("bhnm,bhmd->bhnd", weights, v)
-        return weights @ v
+def _joined(form: Form) -> list[str]:
+    if form.join == "flatten":
+        return ["return self.output(y.transpose(1, 2).flatten(2))"]
+    if form.join == "einsum":
+        return [
+            f"weight = self.output.weight.view(-1, {form.heads}, {form.value_size})",
+            'return torch.einsum("bhnd,chd->bnc", y, weight)',
+        ]
+    return ["return self.output(y.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1))"]

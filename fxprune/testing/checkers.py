@@ -1,72 +1,109 @@
-"""Checkers for the promises of fxprune. Each raises AssertionError with the numbers, or is silent.
+"""Checkers for rewrites of models. Each raises AssertionError with the numbers, or is silent.
 
 They compare models by running them, never by what a plan says about them.
 """
 
-import copy
-import tempfile
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor, fx, nn
 
-EXACT = 1e-10
-"""Relative error up to which two float64 models count as one function: re-associated sums."""
+from fxprune.testing.counting import count_macs
+from fxprune.testing.facts import equal, facts_of
+from fxprune.testing.layers import first_differing_layer
+from fxprune.testing.rounding import allowed_errors, converted, in_dtype, run
 
-
-def run(model: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
-    """The tensors that a model returns, in order; the inputs are copied, its mode is as it is.
-
-    Gradients are recorded, because torch multiplies matrices in another order when they are not.
-    """
-    return [tensor.detach() for tensor in _tensors(model(*copy.deepcopy(tuple(inputs))))]
+T = TypeVar("T")
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
-
-
-def assert_close(name: str, expected: Tensor, got: Tensor, rtol: float = EXACT) -> None:
-    """The largest difference is at most `rtol` of the largest expected value."""
+def assert_close(
+    name: str, expected: Tensor, got: Tensor, rtol: float = 0.0, atol: float = 0.0
+) -> None:
+    """No value differs by more than `rtol` of the largest expected value, plus `atol`."""
     assert got.shape == expected.shape, (
         f"{name} has shape {tuple(got.shape)}, expected {tuple(expected.shape)}"
     )
     if not expected.numel():
         return
     largest = expected.abs().max().item()
-    difference = (got - expected).abs().max().item()
-    assert difference <= rtol * largest, (
-        f"{name} differs by {difference:.3g}, which is {difference / (largest or 1):.3g} of its "
-        f"largest value {largest:.3g}; at most {rtol:.3g} is allowed"
+    allowed = rtol * largest + atol
+    difference = (got - expected).abs()
+    wrong = ~(difference <= allowed)
+    if not bool(wrong.any()):
+        return
+    index = tuple(wrong.nonzero()[0].tolist())
+    raise AssertionError(
+        f"{name} differs by {difference.max().item():.3g}, which is "
+        f"{difference.max().item() / (largest or 1):.3g} of its largest value {largest:.3g}; at "
+        f"most {allowed:.3g} is allowed. First at {list(index)}: expected "
+        f"{expected[index].item():.9g}, got {got[index].item():.9g}"
     )
 
 
-def assert_same_function(
-    before: nn.Module, after: nn.Module, inputs: Sequence[Any], rtol: float = EXACT
+def assert_rewrite_equivalent(
+    before: nn.Module,
+    after: nn.Module,
+    *,
+    inputs: Sequence[Any] | None = None,
+    rtol: float | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
-    """Two models return the same, up to `rtol`, in the modes they are in."""
+    """A rewritten model computes what the model before it does.
+
+    >>> before = nn.Sequential(nn.Linear(2, 3), nn.Identity())
+    >>> assert_rewrite_equivalent(before, before[0], inputs=[torch.randn(4, 2)])
+
+    Args:
+        before: the model as it was.
+        after: what a rewrite made of it.
+        inputs: what both are given; a `Network` has its own.
+        rtol: the largest difference relative to the largest value of an output; zero asks for the
+            very same bits. By default what rounding explains (see `fxprune.testing.rounding`).
+        dtype: a precision that copies of both run in; by default they run as they are.
+
+    Raises:
+        AssertionError: they differ; with the first differing value, and the layer it comes from.
+    """
+    inputs = inputs_of(before) if inputs is None else inputs
+    if dtype is not None:
+        before, after = in_dtype(before, dtype), in_dtype(after, dtype)
+        inputs = converted(inputs, dtype)
+    errors = allowed_errors(before, inputs, precision_of(before, inputs)) if rtol is None else None
     expected, got = run(before, inputs), run(after, inputs)
     assert len(expected) == len(got) > 0, f"{len(got)} outputs, expected {len(expected)}"
     for index, (left, right) in enumerate(zip(expected, got, strict=True)):
-        assert_close(f"output {index}", left, right, rtol)
+        atol = 0.0 if errors is None else errors[index]
+        try:
+            assert_close(f"output {index}", left, right, rtol or 0.0, atol)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; {_guilty(before, after, inputs)}") from None
 
 
-def assert_same_bits(before: nn.Module, after: nn.Module, inputs: Sequence[Any]) -> None:
-    """Two models return the very same numbers."""
-    assert_same_function(before, after, inputs, rtol=0.0)
+def _guilty(before: nn.Module, after: nn.Module, inputs: Sequence[Any]) -> str:
+    """The first layer that differs by more than a hundred millionth, or in float32 a thousandth."""
+    relative = torch.finfo(precision_of(before, inputs)).eps ** 0.5
+
+    def agree(expected: Tensor, got: Tensor) -> bool:
+        return not (got - expected).abs().max() > relative * expected.abs().max()
+
+    return first_differing_layer(before, after, inputs, agree, relative)
+
+
+def precision_of(model: nn.Module, inputs: Sequence[Any]) -> torch.dtype:
+    """What a model computes in: that of its weights, or of its inputs."""
+    for tensor in (*model.parameters(), *model.buffers(), *inputs):
+        if isinstance(tensor, Tensor) and tensor.is_floating_point():
+            return tensor.dtype
+    return torch.float32
+
+
+def inputs_of(model: nn.Module) -> Sequence[Any]:
+    """The inputs that a drawn network has."""
+    inputs: Any = getattr(model, "inputs", None)
+    assert isinstance(inputs, tuple), f"a {type(model).__name__} has no inputs: give some"
+    return inputs
 
 
 def assert_same_state(
@@ -82,86 +119,59 @@ def assert_same_state(
 
 
 @contextmanager
-def assert_unchanged(model: nn.Module) -> Iterator[None]:
-    """What runs inside leaves the model, its gradients and torch's random numbers as they were."""
-    before, generator = _facts(model), torch.get_rng_state()
+def assert_unchanged(*models: nn.Module) -> Iterator[None]:
+    """What runs inside leaves models, their gradients and torch's random numbers as they were."""
+    before, generator = [facts_of(model) for model in models], torch.get_rng_state()
     yield
-    after = _facts(model)
-    for name in {**before, **after}:
-        assert name in after, f"{name} is gone"
-        assert name in before, f"{name} is new"
-        assert _equal(before[name], after[name]), f"{name} has changed"
-    assert torch.equal(generator, torch.get_rng_state()), "random numbers were drawn"
+    drawn = not torch.equal(generator, torch.get_rng_state())
+    for old, model in zip(before, models, strict=True):
+        new = facts_of(model)
+        for name in {**old, **new}:
+            assert name in new, f"{name} is gone"
+            assert name in old, f"{name} is new"
+            assert equal(old[name], new[name]), f"{name} has changed"
+    assert not drawn, "random numbers were drawn"
 
 
-def _facts(model: nn.Module) -> dict[str, Any]:
-    """Everything about a model that a user could notice, by name."""
-    facts: dict[str, Any] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        facts[f"{path}: class"] = type(module)
-        facts[f"{path}: attributes"] = {
-            name: value if isinstance(value, bool | int | float | str | tuple) else type(value)
-            for name, value in module.__dict__.items()
-        }
-        facts[f"{path}: hooks"] = {
-            name: len(value) for name, value in module.__dict__.items() if name.endswith("_hooks")
-        }
-        facts[f"{path}: children"] = list(module._modules)
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            facts[f"{path}.{name}: object"] = None if tensor is None else _identity(tensor)
-            if tensor is not None and not (tensor.is_meta or nn.parameter.is_lazy(tensor)):
-                facts[f"{path}.{name}"] = tensor.detach().clone()
-                facts[f"{path}.{name}: gradient"] = copy.deepcopy(tensor.grad)
-    return facts
+def assert_no_mutation(fn: Callable[[Any], T], model: nn.Module) -> T:
+    """What `fn(model)` returns; the model, its gradients and torch's random numbers stay.
 
+    >>> import copy
+    >>> copied = assert_no_mutation(copy.deepcopy, nn.Linear(2, 2))
 
-def _identity(tensor: Tensor) -> tuple[Any, ...]:
-    return id(tensor), tensor.requires_grad, tensor.device
+    Args:
+        fn: what must not change the model.
+        model: what `fn` is given.
 
-
-def _equal(left: Any, right: Any) -> bool:
-    if isinstance(left, Tensor) and isinstance(right, Tensor):
-        same = left.shape == right.shape and left.dtype is right.dtype
-        bits = (x.contiguous().flatten().view(torch.uint8) for x in (left, right))
-        return same and torch.equal(*bits)
-    return bool(left == right)
-
-
-def count_macs(model: nn.Module, inputs: Sequence[Any]) -> int:
-    """Multiply-accumulates that torch counts while the model runs.
-
-    Its counter does not know the fused attention of CPUs, so that attention runs as products, nor
-    the products of single positions that an einsum may become, so that we count einsums here.
+    Raises:
+        AssertionError: something has changed; the message says what.
     """
-    einsums, attention = _Einsums(), sdpa_kernel(SDPBackend.MATH)
-    with attention, FlopCounterMode(display=False) as counter, einsums:
-        model(*copy.deepcopy(tuple(inputs)))  # torch's counter expects gradients to be recorded
-    return int(counter.get_total_flops()) // 2 + einsums.macs
+    with assert_unchanged(model):
+        return fn(model)
 
 
-class _Einsums(TorchFunctionMode):
-    """Counts the multiply-accumulates of einsums of two arrays, without `...`, as it runs them."""
+def assert_idempotent(
+    pass_: Callable[[Any], nn.Module], model: nn.Module, *, inputs: Sequence[Any] | None = None
+) -> None:
+    """A pass that runs again on what it returned changes nothing: same state, code and bits.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.macs = 0
+    >>> assert_idempotent(lambda model: model, nn.Linear(2, 2), inputs=[torch.randn(1, 2)])
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run a function of torch; an einsum as a product of stretched arrays and a sum."""
-        if func is not torch.einsum or len(args) != 3 or "." in args[0]:
-            return func(*args, **(kwargs or {}))
-        (left, right), result = args[0].split("->")[0].split(","), args[0].split("->")[1]
-        order = result + "".join(sorted({*left, *right} - {*result}))
-        product = _stretched(args[1], left, order) * _stretched(args[2], right, order)
-        self.macs += product.numel()
-        summed = tuple(range(len(result), len(order)))
-        return product.sum(summed) if summed else product
+    Args:
+        pass_: a function from a model to the rewritten model.
+        model: what it is given first.
+        inputs: what the models are run on; a `Network` has its own.
 
-
-def _stretched(array: Tensor, letters: str, order: str) -> Tensor:
-    """An array with an axis for every letter of `order`, of one position where it has none."""
-    array = array.permute([letters.index(letter) for letter in order if letter in letters])
-    return array[tuple(slice(None) if letter in letters else None for letter in order)]
+    Raises:
+        AssertionError: the second run changed something.
+    """
+    inputs = inputs_of(model) if inputs is None else inputs
+    once = pass_(model)
+    twice = pass_(once)
+    assert_same_state(once.state_dict(), twice.state_dict())
+    if isinstance(once, fx.GraphModule) and isinstance(twice, fx.GraphModule):
+        assert once.code == twice.code, f"the code changes from\n{once.code}\nto\n{twice.code}"
+    assert_rewrite_equivalent(once, twice, inputs=inputs, rtol=0.0)
 
 
 def assert_costs(model: nn.Module, inputs: Sequence[Any], predicted: Mapping[str, int]) -> None:
@@ -172,27 +182,3 @@ def assert_costs(model: nn.Module, inputs: Sequence[Any], predicted: Mapping[str
     assert predicted["params"] == params, (
         f"predicted {predicted['params']} parameters, counted {params}"
     )
-
-
-def assert_onnx_agrees(model: nn.Module, inputs: Sequence[Tensor], rtol: float = EXACT) -> None:
-    """ONNX Runtime computes what the model computes, at the batch size of the inputs and one more.
-
-    The export is torch's own, so that this checks the model and not our exporter.
-    """
-    import onnxruntime
-
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        path = Path(folder) / "model.onnx"
-        shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
-        torch.onnx.export(
-            model, tuple(inputs), path, dynamo=True, dynamic_shapes=shapes, verbose=False
-        )
-        session = onnxruntime.InferenceSession(path)
-        names = [item.name for item in session.get_inputs()]
-        for batch in (tuple(inputs), tuple(torch.cat([x, x.flip(0)]) for x in inputs)):
-            feeds = {name: x.numpy() for name, x in zip(names, batch, strict=True)}
-            for index, (left, right) in enumerate(
-                zip(run(model, batch), session.run(None, feeds), strict=True)
-            ):
-                assert_close(f"ONNX output {index}", left, torch.from_numpy(right), rtol)

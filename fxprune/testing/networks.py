@@ -1,11 +1,13 @@
-"""Random networks and keep-sets for property tests, as Hypothesis strategies.
+"""Random networks, their inputs and keep-sets for property tests, as Hypothesis strategies.
 
 Networks are valid by construction: every step is drawn for the shape that reaches it, nothing is
 filtered. They shrink towards three plain layers. Weights, biases and running statistics are
 random, since a freshly initialised network hides errors (its biases are zero, its norms identity).
 """
 
-from collections.abc import Collection, Mapping
+import linecache
+import weakref
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -16,43 +18,63 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.testing.chains import Family, Step, chain, indented
-from fxprune.testing.images import IMAGES
+from fxprune.testing.images import images
+from fxprune.testing.programs import Block, Family, Program, chain
 from fxprune.testing.sequences import SEQUENCES
 
 _DEPTH = 2
 """How deep composite steps nest."""
 
-_FAMILIES: Mapping[int | str, Family] = MappingProxyType({2: IMAGES, "sequence": SEQUENCES})
+Dims = Literal[1, 2, 3, "sequence"]
+
+_FAMILIES: Mapping[Dims, Family] = MappingProxyType(
+    {1: images(1), 2: images(2), 3: images(3), "sequence": SEQUENCES}
+)
+
+OPS: Mapping[Dims, tuple[str, ...]] = MappingProxyType(
+    {dims: tuple(family.kinds) for dims, family in _FAMILIES.items()}
+)
+"""The names that `networks(ops=...)` knows, by `dims`."""
 
 
 class Network(nn.Module):
-    """A random network: `stem`, `steps` and `head` run in order. `example` is an input for it."""
+    """A random network: the module that its source defines, with the `inputs` drawn for it."""
 
-    def __init__(self, stem: Step, body: list[Step], head: Step, example: Tensor) -> None:
-        super().__init__()
-        self.stem, self.steps, self.head = stem, nn.ModuleList(body), head
-        self.example = example
+    inputs: tuple[Tensor, ...]
+    _source: str
+    _listing: str
 
-    def forward(self, x: Tensor) -> Any:
-        """Run every step."""
-        x = self.stem(x)
-        for step in self.steps:
-            x = step(x)
-        return self.head(x)
+    @classmethod
+    def of(cls, program: Program) -> "Network":
+        """Run the source of a program."""
+        text = program.source()
+        name = f"<network {hash(text) & 0xFFFFFFFF:08x}>"
+        namespace: dict[str, Any] = {"__name__": "network"}
+        exec(compile(text, name, "exec"), namespace)
+        network = namespace["network"]
+        network.__class__ = type("Network", (namespace["Network"], cls), {})
+        network.inputs, network._source = namespace["inputs"], text
+        network._listing = f"# seed {program.seed}; source() is the whole file\n{program}"
+        linecache.cache[name] = (len(text), None, text.splitlines(True), name)  # for tracebacks
+        weakref.finalize(network, linecache.cache.pop, name, None)
+        return network  # type: ignore[no-any-return]
+
+    def source(self) -> str:
+        """Python that defines the same `network` and `inputs`, bit for bit, with torch alone."""
+        return self._source
 
     def __repr__(self) -> str:
-        lines = [f"network of {tuple(self.example.shape)}:"]
-        return "\n  ".join([*lines, *map(indented, (self.stem, *self.steps, self.head))])
+        return self._listing
 
 
 @st.composite
 def networks(
     draw: DrawFn,
-    kinds: Collection[str] | None = None,
+    ops: Collection[str] | None = None,
     *,
-    dims: Literal[2, "sequence"] = 2,
-    max_steps: int = 5,
+    max_nodes: int = 5,
+    inputs: int = 1,
+    dims: Dims = 2,
 ) -> Network:
     """Random networks with random weights, in evaluation mode and float64.
 
@@ -64,38 +86,22 @@ def networks(
     always be pruned.
 
     Args:
-        kinds: the names in `KINDS` (for sequences in `SEQUENCE_KINDS`) of the steps they are
-            made of; all if none are given.
-        dims: 2 for networks on images (batch, channels, height, width), `"sequence"` for networks
-            on tokens (batch, length) or features (batch, length, channels).
-        max_steps: how many steps follow one another, nested ones not counted.
+        ops: what they are made of, names of `OPS[dims]`; all if none are given.
+        max_nodes: how many steps follow one another, nested ones not counted.
+        inputs: how many arrays they are given.
+        dims: 1 to 3 for networks on (batch, channels, *size) with as many axes of size,
+            `"sequence"` for networks on tokens (batch, length) or features (batch, length,
+            channels).
     """
     family = _FAMILIES[dims]
-    stem, example = family.stem(draw)
-    chosen = tuple(family.kinds[name] for name in (family.kinds if kinds is None else kinds))
+    arguments = ("x", "y", *(f"y{number}" for number in range(2, inputs)))[:inputs]
+    stem, expressions = family.stem(draw, arguments)
+    chosen = tuple(family.kinds[name] for name in (OPS[dims] if ops is None else ops))
     place = replace(stem.after, kinds=chosen, depth=_DEPTH)
-    body = chain(draw, place, max_steps)
+    body = chain(draw, place, max_nodes)
     head = family.head(draw, stem, body[-1].after if body else place)
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16 - 1)))
-    network = Network(stem, body, head, example(generator)).double().eval()
-    randomise(network, generator)
-    return network
-
-
-def randomise(model: nn.Module, generator: torch.Generator) -> None:
-    """Draw weights, biases and running statistics anew, of a size that keeps signals near one."""
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(generator=generator)
-            if parameter.dim() > 1:
-                parameter.mul_(parameter[0].numel() ** -0.5)
-            elif name.endswith("weight"):
-                parameter.mul_(0.3).add_(1)
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_(generator=generator)
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 2, generator=generator)
+    seed = draw(st.integers(0, 2**16 - 1))
+    return Network.of(Program(Block((stem, *body, head), arguments), expressions, seed))
 
 
 @st.composite
@@ -112,3 +118,30 @@ def keep_sets(draw: DrawFn, gated: nn.Module) -> dict[str, list[bool]]:
         closed = draw(st.integers(0, closable - 1))
         keep[group.name] = [not closed >> position & 1 for position in range(group.size)]
     return keep
+
+
+@st.composite
+def inputs(
+    draw: DrawFn, model: nn.Module, examples: Sequence[Tensor] | None = None
+) -> tuple[Tensor, ...]:
+    """Random inputs for a model: of one to five samples, normal, large, small or all alike.
+
+    They shrink towards two samples of normal values. Integers stay below those of the example.
+
+    Args:
+        model: what they are for.
+        examples: arrays that the model takes; a `Network` has its own.
+    """
+    batch = draw(st.sampled_from((2, 1, 3, 5)))
+    scale = draw(st.sampled_from((1.0, 100.0, 1e-3, 0.0)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16 - 1)))
+    drawn: list[Tensor] = []
+    for example in model.inputs if examples is None else examples:  # type: ignore[union-attr]
+        shape = (batch, *example.shape[1:])
+        if example.is_floating_point():
+            normal = torch.randn(shape, dtype=example.dtype, generator=generator)
+            drawn.append(normal * scale if scale else torch.full_like(normal, 0.5))
+        else:
+            largest = int(example.max())
+            drawn.append(torch.randint(largest + 1, shape, generator=generator).to(example.dtype))
+    return tuple(drawn)

@@ -3,128 +3,111 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
 
-import torch
-import torch.nn.functional as F
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
-from torch import Tensor, nn
 
 from fxprune.testing import image_steps
 from fxprune.testing import sequence_steps as steps
-from fxprune.testing.attention import Attention, forms
-from fxprune.testing.chains import (
-    Example,
+from fxprune.testing.attention import attention, forms
+from fxprune.testing.programs import (
+    Block,
     Family,
     Kind,
     Place,
-    Spelling,
     Step,
     always,
     even,
-    inner_text,
     inside,
     nests,
-    parameter,
     several,
+    spelled,
 )
-from fxprune.testing.sequence_steps import CHANNELS
+from fxprune.testing.sequence_steps import CHANNELS, parameter
 
 _VOCABULARY = 7
 _FEATURES = 3
+_LENGTHS = (4, 3, 6)
 
 
 # How networks start ------------------------------------------------------------------------------
 
 
-def stem(draw: DrawFn) -> tuple[Step, Example]:
-    """Features or tokens are embedded; an MLP follows, so that something can always be pruned."""
-    return draw(st.sampled_from((_features, _tokens)))(draw)
+def stem(draw: DrawFn, inputs: tuple[str, ...]) -> tuple[Step, tuple[str, ...]]:
+    """Features or tokens are embedded; an MLP follows, so that something can always be pruned.
+
+    Other inputs are features of as many tokens; they are added, or attended to.
+    """
+    step, length, expression = draw(st.sampled_from((_features, _tokens)))(draw)
+    code, channels = step.code, step.after.channels
+    parts = dict(step.parts)
+    for name in inputs[1:]:
+        code += "\n" + draw(
+            st.sampled_from(
+                (
+                    f"x = x + self.of_{name}({name}).mean(1, keepdim=True)",
+                    f"x = x + self.mha(x, self.of_{name}({name}), {name})[0]",
+                )
+            )
+        )
+        parts[f"of_{name}"] = f"nn.Linear({_FEATURES}, {channels})"
+        parts["mha"] = f"nn.MultiheadAttention({channels}, 1, vdim={_FEATURES}, batch_first=True)"
+    others = [_normal(length)] * (len(inputs) - 1)
+    return replace(step, code=code, parts=parts), (expression, *others)
 
 
-def _features(draw: DrawFn) -> tuple[Step, Example]:
-    length = draw(st.sampled_from((4, 3, 6)))
+def _normal(length: int) -> str:
+    return f"torch.randn(2, {length}, {_FEATURES}, dtype=torch.float64, generator=generator)"
+
+
+def _features(draw: DrawFn) -> tuple[Step, int, str]:
+    length = draw(st.sampled_from(_LENGTHS))
     wide, channels = draw(st.sampled_from(CHANNELS)), draw(st.sampled_from(CHANNELS))
-    step = Step(
-        f"x = linear(relu(linear(x)))  # {_FEATURES} -> {wide} -> {channels}",
-        Place(channels, (length,)),
-        lambda s, x: s.second(F.relu(s.first(x))),
-        {"first": nn.Linear(_FEATURES, wide), "second": nn.Linear(wide, channels)},
-    )
-
-    def example(generator: torch.Generator) -> Tensor:
-        return torch.randn(2, length, _FEATURES, dtype=torch.float64, generator=generator)
-
-    return step, example
+    parts = {
+        "first": f"nn.Linear({_FEATURES}, {wide})",
+        "second": f"nn.Linear({wide}, {channels})",
+    }
+    step = Step("x = self.second(F.relu(self.first(x)))", Place(channels, (length,)), parts)
+    return step, length, _normal(length)
 
 
-def _tokens(draw: DrawFn) -> tuple[Step, Example]:
-    length = draw(st.sampled_from((4, 3, 6)))
+def _tokens(draw: DrawFn) -> tuple[Step, int, str]:
+    length = draw(st.sampled_from(_LENGTHS))
     channels, hidden = draw(st.sampled_from(CHANNELS)), draw(st.sampled_from(CHANNELS))
     extra = draw(st.integers(0, 1))
-    table = torch.arange(length)
-
-    def embedded(s: Any, x: Any) -> Any:
-        return s.embedding(x) + s.positions(s.table)
-
-    spellings: list[Spelling] = [
-        ("x = embedding(x) + position", lambda s, x: s.embedding(x) + s.position),
-        ("x = embedding(x) + positions(arange)", embedded),
-        (
-            "x = embedding(x) + positions(torch.arange(x.size(1)))",
-            lambda s, x: s.embedding(x) + s.positions(torch.arange(x.size(1))),
-        ),
-        (
-            "x = F.embedding(x, weight) * c ** 0.5 + sinusoids",
-            lambda s, x: F.embedding(x, s.embedding.weight) * channels**0.5 + s.sinusoids,
-        ),
-    ]
-    text, embed = draw(st.sampled_from(spellings))
-
-    def run(s: Any, x: Any) -> Any:
-        x = embed(s, x)
-        if extra:
-            x = torch.cat([s.cls.expand(x.shape[0], -1, -1), x], 1)
-        return x + s.down(F.gelu(s.up(x)))
-
-    lines = [text + f"  # {_VOCABULARY} -> {channels}"]
-    lines += ["x = torch.cat([cls.expand(b, -1, -1), x], 1)"] * extra
-    lines += [f"x = x + linear(gelu(linear(x)))  # by {hidden}"]
-    parts: dict[str, nn.Module | Tensor] = {
-        "embedding": nn.Embedding(_VOCABULARY, channels),
-        "up": nn.Linear(channels, hidden),
-        "down": nn.Linear(hidden, channels),
+    code = draw(
+        st.sampled_from(
+            (
+                "x = self.embedding(x) + self.position",
+                "x = self.embedding(x) + self.positions(self.table)",
+                "x = self.embedding(x) + self.positions(torch.arange(x.size(1)))",
+                f"x = F.embedding(x, self.embedding.weight) * {channels}**0.5 + self.sinusoids",
+            )
+        )
+    )
+    code += "\nx = torch.cat([self.cls.expand(x.shape[0], -1, -1), x], 1)" * extra
+    code += "\nx = x + self.down(F.gelu(self.up(x)))"
+    speeds = f"torch.arange(1, {channels + 1})"
+    parts = {
+        "embedding": f"nn.Embedding({_VOCABULARY}, {channels})",
+        "up": f"nn.Linear({channels}, {hidden})",
+        "down": f"nn.Linear({hidden}, {channels})",
         "position": parameter(1, length, channels),
-        "positions": nn.Embedding(length, channels),
-        "table": table,
-        "sinusoids": torch.outer(table, torch.arange(1, channels + 1)).sin(),
+        "positions": f"nn.Embedding({length}, {channels})",
+        "table": f"torch.arange({length})",
+        "sinusoids": f"torch.outer(torch.arange({length}), {speeds}).sin()",
         "cls": parameter(1, 1, channels),
     }
-    step = Step("\n".join(lines), Place(channels, (length + extra,)), run, parts)
-
-    def example(generator: torch.Generator) -> Tensor:
-        return torch.randint(_VOCABULARY, (2, length), generator=generator)
-
-    return step, example
+    tokens = f"torch.randint({_VOCABULARY}, (2, {length}), generator=generator)"
+    return Step(code, Place(channels, (length + extra,)), parts), length, tokens
 
 
 # Composite steps ---------------------------------------------------------------------------------
 
 
-_ADDITIONS: list[Spelling] = [
-    ("x = x + inner(x)", lambda s, x: x + s.inner(x)),
-    ("x = inner(x) + x", lambda s, x: s.inner(x) + x),
-    ("x = inner(x).add_(x)", lambda s, x: s.inner(x).add_(x)),
-    ("x = torch.add(x, inner(x), alpha=0.5)", lambda s, x: torch.add(x, s.inner(x), alpha=0.5)),
-    ("x = x + gamma * inner(x)", lambda s, x: x + s.gamma * s.inner(x)),
-    ("x = x + dropout(inner(x))", lambda s, x: x + F.dropout(s.inner(x), 0.0, s.training)),
-]
-
-
 def _to(draw: DrawFn, place: Place, channels: int) -> Step:
     """A step that computes `channels`: a linear layer, or one of the kinds that may stand here."""
-    builds = [to for name, to in _COMPUTING.items() if SEQUENCE_KINDS[name] in place.kinds]
+    builds = [to for name, to in _COMPUTING.items() if SEQUENCE_OPS[name] in place.kinds]
     return draw(st.sampled_from(builds or [steps.linear_to]))(draw, place, channels)
 
 
@@ -132,21 +115,26 @@ def residual(draw: DrawFn, place: Place) -> Step:
     """A chain is added to its own input; the input is normalised before, or the sum, or neither."""
     inner, after = inside(draw, place)
     inner.append(_to(draw, after, place.channels))
-    text, add = draw(st.sampled_from(_ADDITIONS))
+    code = draw(
+        st.sampled_from(
+            (
+                "x = x + self.inner(x)",
+                "x = self.inner(x) + x",
+                "x = self.inner(x).add_(x)",
+                "x = torch.add(x, self.inner(x), alpha=0.5)",
+                "x = x + self.gamma * self.inner(x)",
+                "x = x + F.dropout(self.inner(x), 0.0, self.training)",
+            )
+        )
+    )
     order = draw(st.sampled_from(("plain", "before", "after")))
-    parts: dict[str, nn.Module | Tensor] = {"inner": inner, "gamma": parameter(place.channels)}
+    parts: dict[str, str | Block] = {"gamma": parameter(place.channels)}
     if order == "before":
         inner.insert(0, steps.normalisation(draw, place))
     if order == "after":
         norm = steps.normalisation(draw, place)
-        parts["norm"] = norm
-        return Step(
-            f"{text}; {norm}  # inner:{inner_text(inner)}",
-            place,
-            lambda s, x: s.norm(add(s, x)),
-            parts,
-        )
-    return Step(f"{text}  # inner:{inner_text(inner)}", place, add, parts)
+        code, parts = f"{code}\n{norm.code}", {**parts, **norm.parts}
+    return Step(code, place, {"inner": Block(tuple(inner)), **parts})
 
 
 def crossing(draw: DrawFn, place: Place) -> Step:
@@ -155,49 +143,33 @@ def crossing(draw: DrawFn, place: Place) -> Step:
     stride = draw(st.sampled_from((1, 2)))
     length = -(-place.length // stride)
     source = "x" if stride == 1 else f"x[:, ::{stride}]"
-    note = f"inner:{inner_text(inner)}"
+    parts: dict[str, str | Block] = {"inner": Block(tuple(inner))}
     if draw(st.booleans()):
-        heads = draw(st.sampled_from((1, *after.divisors)))
-        mha = nn.MultiheadAttention(
-            after.channels, heads, kdim=place.channels, vdim=place.channels, batch_first=True
-        )
-        return Step(
-            f"y = inner(x); x = y + mha(y, {source}, {source})[0]  # {heads} heads, {note}",
-            after,
-            lambda s, x: (y := s.inner(x)) + s.layer(y, x[:, ::stride], x[:, ::stride])[0],
-            {"inner": inner, "layer": mha},
-        )
-    form = forms(draw)
-    layer = Attention(
-        form, after.channels, after.channels, (place.length, length), other=place.channels
+        heads, c = draw(st.sampled_from((1, *after.divisors))), place.channels
+        settings = f"{after.channels}, {heads}, kdim={c}, vdim={c}, batch_first=True"
+        parts["mha"] = f"nn.MultiheadAttention({settings})"
+        code = f"y = self.inner(x)\nx = y + self.mha(y, {source}, {source})[0]"
+        return Step(code, after, parts)
+    lengths = (place.length, length)
+    parts["attention"] = attention(
+        forms(draw), after.channels, after.channels, lengths, other=place.channels
     )
-    return Step(
-        f"y = inner(x); x = y + attention(y, {source})  # {form}, {note}",
-        after,
-        lambda s, x: (y := s.inner(x)) + s.layer(y, x[:, ::stride]),
-        {"inner": inner, "layer": layer},
-    )
+    return Step(f"y = self.inner(x)\nx = y + self.attention(y, {source})", after, parts)
 
 
 def concatenation(draw: DrawFn, place: Place) -> Step:
     """Two chains side by side, or a chain beside its input."""
     names = ("second",) if draw(st.booleans()) else ("first", "second")
-    parts: dict[str, nn.Sequential] = {}
+    parts: dict[str, Block] = {}
     channels = place.channels * (len(names) == 1)
     for name in names:
         inner, after = inside(draw, place)
-        last = _to(draw, after, draw(st.sampled_from(CHANNELS)))
-        inner.append(last)
-        channels += last.after.channels
-        parts[name] = inner
-    first = "first(x)" if len(names) == 2 else "x"
-    text = f"x = torch.cat([{first}, second(x)], -1)"
-    text += "".join(f"\n {name}:{inner_text(part)}" for name, part in parts.items())
+        inner.append(_to(draw, after, draw(st.sampled_from(CHANNELS))))
+        channels += inner[-1].after.channels
+        parts[name] = Block(tuple(inner))
+    first = "self.first(x)" if len(names) == 2 else "x"
     return Step(
-        text,
-        replace(place, channels=channels),
-        lambda s, x: torch.cat([s.first(x) if len(names) == 2 else x, s.second(x)], -1),
-        parts,
+        f"x = torch.cat([{first}, self.second(x)], -1)", replace(place, channels=channels), parts
     )
 
 
@@ -207,31 +179,16 @@ def split_and_join(draw: DrawFn, place: Place) -> Step:
     second = place.channels - first
     inner, after = inside(draw, replace(place, channels=second))
     inner.insert(0, _to(draw, replace(place, channels=second), second))
-
-    def run(s: Any, x: Any) -> Any:
-        a, b = x.split([first, second], dim=-1)
-        return torch.cat([s.inner(b), a], dim=-1)
-
-    return Step(
-        f"a, b = x.split([{first}, {second}], -1); x = cat([inner(b), a])  # inner:"
-        + inner_text(inner),
-        replace(place, channels=first + after.channels),
-        run,
-        {"inner": inner},
-    )
+    code = f"a, b = x.split([{first}, {second}], dim=-1)\nx = torch.cat([self.inner(b), a], -1)"
+    channels = first + after.channels
+    return Step(code, replace(place, channels=channels), {"inner": Block(tuple(inner))})
 
 
 def shared(draw: DrawFn, place: Place) -> Step:
     """One block of a residual stream, run twice."""
     inner = _to(draw, place, place.channels)
-
-    def run(s: Any, x: Any) -> Any:
-        x = x + s.inner(x)
-        return x + s.inner(x)
-
-    return Step(
-        f"x = x + inner(x); x = x + inner(x)  # inner:\n  {inner}", place, run, {"inner": inner}
-    )
+    code = "x = x + self.inner(x)\nx = x + self.inner(x)"
+    return Step(code, place, {"inner": Block((inner,))})
 
 
 # The table ---------------------------------------------------------------------------------------
@@ -246,7 +203,7 @@ def _not_shared(place: Place) -> bool:
     return place.memory != "view of shared"
 
 
-SEQUENCE_KINDS: Mapping[str, Kind] = MappingProxyType(
+SEQUENCE_OPS: Mapping[str, Kind] = MappingProxyType(
     {
         "linear": Kind(steps.linear, always),
         "activation": Kind(image_steps.activation, always),
@@ -254,6 +211,7 @@ SEQUENCE_KINDS: Mapping[str, Kind] = MappingProxyType(
         "residual": Kind(residual, nests),
         "mlp": Kind(steps.mlp, always),
         "attention": Kind(steps.attention, always),
+        "bilinear": Kind(steps.bilinear, _small),
         "multihead": Kind(steps.multihead, _small),
         "crossing": Kind(crossing, lambda p: nests(p) and _small(p)),
         "concatenation": Kind(concatenation, lambda p: nests(p) and _small(p)),
@@ -305,61 +263,38 @@ _COMPUTING: Mapping[str, Callable[[DrawFn, Place, int], Step]] = MappingProxyTyp
 def head(draw: DrawFn, stem: Step, place: Place) -> Step:
     """Classes of the sequence or of every token; logits by the weight of the embedding."""
     classes, c = 3, place.channels
-    every, flat = nn.Linear(c, classes), nn.Linear(c * place.length, classes)
-    heads: list[tuple[str, Callable[[Any, Any], Any], dict[str, nn.Module | Tensor]]] = [
-        ("return linear(x)", lambda s, x: s.layer(x), {"layer": every}),
-        ("return linear(x.mean(1))", lambda s, x: s.layer(x.mean(1)), {"layer": every}),
-        ("return linear(x.amax(1))", lambda s, x: s.layer(x.amax(1)), {"layer": every}),
-        ("return linear(x[:, 0])", lambda s, x: s.layer(x[:, 0]), {"layer": every}),
-        (
-            "return linear(norm(x)[:, -1])",
-            lambda s, x: s.layer(s.norm(x)[:, -1]),
-            {"layer": every, "norm": nn.LayerNorm(c)},
-        ),
-        ("return linear(x.flatten(1))", lambda s, x: s.layer(x.flatten(1)), {"layer": flat}),
-        (
-            "return linear((x * score(x).softmax(1)).sum(1))",
-            lambda s, x: s.layer((x * s.score(x).softmax(1)).sum(1)),
-            {"layer": every, "score": nn.Linear(c, 1)},
-        ),
-        (
-            "return linear(adaptive_avg_pool1d(x.transpose(1, 2), 1).squeeze(-1))",
-            lambda s, x: s.layer(F.adaptive_avg_pool1d(x.transpose(1, 2), 1).squeeze(-1)),
-            {"layer": every},
-        ),
+    spellings = [
+        "return self.linear(x)",
+        "return self.linear(x.mean(1))",
+        "return self.linear(x.amax(1))",
+        "return self.linear(x[:, 0])",
+        "return self.linear(self.norm(x)[:, -1])",
+        "return self.flat(x.flatten(1))",
+        "return self.linear((x * self.score(x).softmax(1)).sum(1))",
+        "return self.linear(F.adaptive_avg_pool1d(x.transpose(1, 2), 1).squeeze(-1))",
     ]
-    if hasattr(stem, "embedding"):
-        heads += _tied_heads(stem.get_parameter("embedding.weight"), place)
-    text, run, parts = draw(st.sampled_from(heads))
-    return Step(text, place, run, parts)
+    parts = {
+        "linear": f"nn.Linear({c}, {classes})",
+        "flat": f"nn.Linear({c * place.length}, {classes})",
+        "norm": f"nn.LayerNorm({c})",
+        "score": f"nn.Linear({c}, 1)",
+    }
+    if "embedding" in stem.parts:
+        size = stem.after.channels
+        parts["last"] = f"nn.Linear({c}, {size})"
+        parts["tied"] = f"nn.Linear({size}, {_VOCABULARY})"
+        parts["tied.weight"] = "self.embedding.weight"
+        spellings += (
+            [
+                "return self.tied(x)",
+                "return x @ self.embedding.weight.t()",
+                "return F.linear(self.norm(x), self.embedding.weight)",
+            ]
+            if c == size
+            else ["return self.tied(F.gelu(self.last(x)))"]
+        )
+    return spelled(draw, place, spellings, parts)
 
 
-def _tied_heads(
-    weight: nn.Parameter, place: Place
-) -> list[tuple[str, Callable[[Any, Any], Any], dict[str, nn.Module | Tensor]]]:
-    """Logits of the tokens by the weight that embeds them."""
-    words, size = weight.shape
-    tied = nn.Linear(size, words)
-    tied.weight = weight
-    last = nn.Linear(place.channels, size)
-    if place.channels != size:
-        return [
-            (
-                "return tied(gelu(linear(x)))",
-                lambda s, x: s.tied(F.gelu(s.last(x))),
-                {"tied": tied, "last": last},
-            ),
-        ]
-    return [
-        ("return tied(x)", lambda s, x: s.tied(x), {"tied": tied}),
-        ("return x @ embedding.t()", lambda s, x: x @ s.tied.weight.t(), {"tied": tied}),
-        (
-            "return F.linear(norm(x), embedding)",
-            lambda s, x: F.linear(s.norm(x), s.tied.weight),
-            {"tied": tied, "norm": nn.LayerNorm(size)},
-        ),
-    ]
-
-
-SEQUENCES = Family(stem, SEQUENCE_KINDS, head)
+SEQUENCES = Family(stem, SEQUENCE_OPS, head)
 """Networks on (batch, length) tokens or (batch, length, channels) features."""

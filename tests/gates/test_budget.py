@@ -142,7 +142,7 @@ def test_check_of_exactness_finds_what_is_left_closed():
 )
 def test_targets_of_random_networks_are_met_exactly(network, cost, share, seed):
     try:
-        gated = fxprune.prepare(network.eval(), network.example, target={cost: share})
+        gated = fxprune.prepare(network.eval(), network.inputs, target={cost: share})
     except fxprune.TargetError:
         return
     method = gates_of(gated).method

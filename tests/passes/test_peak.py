@@ -124,11 +124,11 @@ def test_peak_knows_what_stands_for_a_closed_branch(kept):
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(networks(WATCHED.split()), st.data())
 def test_peak_of_random_networks_is_what_is_seen(network, data):
-    gated = fxprune.prepare(network.eval(), network.example, target=1.0)
+    gated = fxprune.prepare(network.eval(), network.inputs, target=1.0)
     fxprune.set_keep_set(gated, data.draw(keep_sets(gated), "keep-set"))
     folded = fxprune.fold(gated)
-    predicted, seen = costs_of(folded)["peak"], watched(folded, network.example)
-    assert predicted == seen // len(network.example)
+    predicted, seen = costs_of(folded)["peak"], watched(folded, *network.inputs)
+    assert predicted == seen // len(network.inputs[0])
 
 
 def test_watching_finds_a_wrong_peak():

@@ -1,108 +1,178 @@
 """Random networks are valid from the start, cover what they claim, print and shrink."""
 
+import subprocess
+import sys
+import traceback
+
 import pytest
 import torch
-from hypothesis import find, given, settings
+from hypothesis import Phase, find, given, seed, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import fxprune
-from fxprune.testing import KINDS, SEQUENCE_KINDS, keep_sets, networks
-from fxprune.testing.checkers import run
+from fxprune.frontends.torch_fx import read_model
+from fxprune.passes.operators import OPERATORS
+from fxprune.testing import OPS, assert_rewrite_equivalent, inputs, keep_sets, networks
+from fxprune.testing.rounding import run
 
-FAMILIES = {2: KINDS, "sequence": SEQUENCE_KINDS}
-EITHER = st.sampled_from(list(FAMILIES)).flatmap(lambda dims: networks(dims=dims))
+RARE = ("patches", "pixel_shuffle", "pixel_unshuffle")
 SEARCH = settings(max_examples=50, derandomize=True, database=None)
+
+
+def drawn(**settings):
+    """Networks of every sort."""
+    return st.sampled_from(list(OPS)).flatmap(lambda dims: networks(dims=dims, **settings))
 
 
 def smallest(strategy, condition):
     return find(strategy, condition, settings=SEARCH)
 
 
+def lines(network):
+    """The source of a network after its imports, up to `randomise`."""
+    text = network.source()
+    return text[text.index("class") : text.index("def randomise")].strip().splitlines()
+
+
 def test_smallest_network_is_plain():
-    assert repr(smallest(networks(), lambda network: True)).splitlines() == [
-        "network of (2, 3, 6, 6):",
-        "  x = conv3(relu(conv3(x)))  # 3 -> 4 -> 4",
-        "  return conv1(x)",
+    network = smallest(networks(), lambda network: True)
+    assert lines(network) == [
+        "class Network(nn.Module):",
+        "    def __init__(self):",
+        "        super().__init__()",
+        "        self.first = nn.Conv2d(3, 4, 3, padding=1)",
+        "        self.second = nn.Conv2d(4, 4, 3, padding=1)",
+        "        self.conv = nn.Conv2d(4, 3, 1)",
+        "",
+        "    def forward(self, x):",
+        "        x = self.second(F.relu(self.first(x)))",
+        "        return self.conv(x)",
     ]
-
-
-def test_smallest_sequence_network_is_plain():
-    assert repr(smallest(networks(dims="sequence"), lambda network: True)).splitlines() == [
-        "network of (2, 4, 3):",
-        "  x = linear(relu(linear(x)))  # 3 -> 4 -> 4",
-        "  return linear(x)",
-    ]
-
-
-def test_smallest_network_on_tokens_embeds_them():
-    network = smallest(
-        networks(dims="sequence"), lambda network: not network.example.is_floating_point()
-    )
-    assert repr(network).splitlines() == [
-        "network of (2, 4):",
-        "  x = embedding(x) + position  # 7 -> 4",
-        "  x = x + linear(gelu(linear(x)))  # by 4",
-        "  return linear(x)",
+    assert network.source().splitlines()[-4:] == [
+        "generator = torch.Generator().manual_seed(0)",
+        "inputs = (torch.randn((2, 3, 6, 6), dtype=torch.float64, generator=generator),)",
+        "network = Network().double().eval()",
+        "randomise(network, generator)",
     ]
 
 
 @pytest.mark.parametrize(
-    ("dims", "kind"),
+    ("dims", "expected"),
     [
-        (2, "residual"),
-        (2, "concatenation"),
-        (2, "channel_shuffle"),
-        ("sequence", "residual"),
-        ("sequence", "attention"),
-        ("sequence", "recurrent"),
-        ("sequence", "slice_write"),
+        (1, "x = self.second(F.relu(self.first(x))) | return self.conv(x)"),
+        (3, "x = self.second(F.relu(self.first(x))) | return self.conv(x)"),
+        ("sequence", "x = self.second(F.relu(self.first(x))) | return self.linear(x)"),
     ],
 )
-def test_network_shrinks_to_one_step_of_a_kind(dims, kind):
-    network = smallest(networks((kind,), dims=dims), lambda network: len(network.steps) > 0)
-    assert len(network.steps) == 1
-    assert all(line.strip() for line in repr(network).splitlines())
+def test_smallest_network_of_every_sort_is_plain(dims, expected):
+    text = lines(smallest(networks(dims=dims), lambda network: True))
+    assert " | ".join(line.strip() for line in text[-2:]) == expected
 
 
-def test_nested_steps_are_printed_inside():
-    def nested(network):
-        return any("inner" in repr(step) and len(step.inner) > 1 for step in network.steps)
-
-    network = smallest(networks(("residual", "conv"), max_steps=1), nested)
-    assert repr(network).splitlines()[2:] == [
-        "  x = x + inner(x)  # inner:",
-        "    x = conv1(x)  # 4 -> 4",
-        "    x = conv1(x)  # 4 -> 4",
-        "  return conv1(x)",
+def test_smallest_network_on_tokens_embeds_them():
+    network = smallest(
+        networks(dims="sequence"), lambda network: not network.inputs[0].is_floating_point()
+    )
+    assert [line.strip() for line in lines(network)[-3:]] == [
+        "x = self.embedding(x) + self.position",
+        "x = x + self.down(F.gelu(self.up(x)))",
+        "return self.linear(x)",
     ]
 
 
-def test_nested_steps_of_a_sequence_are_printed_inside():
-    def nested(network):
-        return any("inner" in repr(step) and len(step.inner) > 1 for step in network.steps)
+@pytest.mark.parametrize("dims", [2, "sequence"])
+def test_network_is_given_as_many_inputs_as_asked_for(dims):
+    network = smallest(networks(dims=dims, inputs=3), lambda network: True)
+    assert len(network.inputs) == 3
+    assert "    def forward(self, x, y, y2):" in lines(network)
 
-    kinds = ("residual", "attention")
-    network = smallest(networks(kinds, dims="sequence", max_steps=1), nested)
-    assert repr(network).splitlines()[2:] == [
-        "  x = x + inner(x)  # inner:",
-        "    x = norm(x)",
-        "    x = attention(x)  # 4 -> 4, 2 heads of 2, no bias",
-        "  return linear(x)",
-    ]
+
+@pytest.mark.parametrize(
+    ("dims", "op", "line"),
+    [
+        (2, "residual", "x = x + self.inner(x)"),
+        ("sequence", "attention", "x = self.attention(x)"),
+        ("sequence", "recurrent", "x, _ = self.cell(x)"),
+        ("sequence", "slice_write", "x = y + self.bias"),
+        (3, "depthwise", "x = self.conv(x)"),
+    ],
+)
+def test_network_shrinks_to_one_step_of_a_kind(dims, op, line):
+    def has_line(network):
+        return line in map(str.strip, lines(network))
+
+    assert len(lines(smallest(networks((op,), dims=dims, max_nodes=1), has_line))) <= 42
+
+
+def test_nested_steps_are_classes_of_their_own():
+    network = smallest(networks(("residual",), max_nodes=1), lambda n: "Block1" in n.source())
+    text = network.source()
+    assert text.index("class Block1(nn.Module):") < text.index("class Network(nn.Module):")
+    assert "self.inner = Block1()" in text
+
+
+def test_parts_of_one_name_are_numbered():
+    network = smallest(networks(("conv",)), lambda network: "conv_3" in network.source())
+    assert [name for name, _ in network.named_children()][2:] == ["conv", "conv_2", "conv_3"]
+
+
+def test_tracebacks_show_the_lines_of_a_network():
+    network = smallest(networks(), lambda network: True)
+    with pytest.raises(RuntimeError) as error:
+        network(torch.zeros(1, 5, 6, 6).double())
+    text = "".join(traceback.format_exception(error.value))
+    assert "    x = self.second(F.relu(self.first(x)))" in text.splitlines()
 
 
 @settings(max_examples=100)
-@given(EITHER)
+@given(drawn())
 def test_network_runs_without_being_filtered(network):
-    (output,) = run(network, [network.example])
+    (output,) = run(network, network.inputs)
     assert output.isfinite().all()
     assert output.dtype is torch.float64
     assert not network.training
 
 
 @settings(max_examples=60)
-@given(EITHER)
+@given(drawn(inputs=2))
+def test_source_is_the_network_bit_for_bit(network):
+    copied = {}
+    exec(network.source(), copied)
+    assert_rewrite_equivalent(network, copied["network"], inputs=copied["inputs"], rtol=0.0)
+    assert all(torch.equal(*pair) for pair in zip(network.inputs, copied["inputs"], strict=True))
+    assert list(copied["network"].state_dict()) == list(network.state_dict())
+
+
+def test_source_runs_without_hypothesis_and_without_us(tmp_path):
+    network = smallest(networks(dims="sequence"), lambda network: "attention" in network.source())
+    (tmp_path / "failure.py").write_text(
+        "import sys\nsys.modules.update(hypothesis=None, fxprune=None)\n"
+        f"{network.source()}\nprint(network(*inputs).sum().item().hex())\n"
+    )
+    command = [sys.executable, "-P", "failure.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == network(*network.inputs).sum().item().hex()
+
+
+def test_one_seed_draws_one_network():
+    def sources():
+        found = []
+
+        @seed(7)
+        @settings(max_examples=10, database=None, phases=[Phase.generate])
+        @given(drawn())
+        def look(network):
+            found.append(network.source())
+
+        look()
+        return found
+
+    assert sources() == sources()
+
+
+@settings(max_examples=60)
+@given(drawn())
 def test_weights_and_statistics_hide_nothing(network):
     for name, parameter in network.named_parameters():
         assert parameter.abs().min() > 0, name
@@ -115,10 +185,32 @@ def test_nested_steps_are_of_the_kinds_asked_for_too():
     @settings(max_examples=50)
     @given(networks(("residual", "activation")))
     def nothing_else(network):
-        assert "BatchNorm" not in repr(network)
-        assert "cat(" not in repr(network)
+        assert "BatchNorm" not in network.source()
+        assert "cat(" not in network.source()
 
     nothing_else()
+
+
+def test_networks_cover_the_operator_table():
+    seen = set()
+    for dims in (2, "sequence"):
+        for name in OPS[dims]:
+
+            @settings(
+                max_examples=30 if name in RARE else 6,
+                derandomize=True,
+                database=None,
+                phases=[Phase.generate],
+            )
+            @given(networks((name,), dims=dims, max_nodes=2))
+            def look(network):
+                seen.update(node.op for node in read_model(network, network.inputs).ir.nodes)
+
+            look()
+    assert sorted(set(OPERATORS) - seen) == []
+
+
+# Keep-sets and inputs ------------------------------------------------------------------------
 
 
 def gated():
@@ -144,3 +236,17 @@ def test_keep_sets_are_never_empty():
         fxprune.set_keep_set(module, keep)
 
     every_group_keeps_something()
+
+
+@settings(max_examples=40)
+@given(drawn(inputs=2), st.data())
+def test_network_runs_on_the_inputs_drawn_for_it(network, data):
+    batch = data.draw(inputs(network))
+    (output,) = run(network, batch)
+    assert len({len(x) for x in (*batch, output)}) == 1
+
+
+def test_smallest_inputs_are_two_normal_samples():
+    (x,) = smallest(inputs(gated(), [torch.zeros(3, 1)]), lambda x: True)
+    assert x.shape == (2, 1)
+    assert not torch.equal(x[0], x[1])

@@ -1,0 +1,88 @@
+"""How far may two correct models be apart? As far as rounding carries, which is measured.
+
+To first order the error of a computation is its condition times the unit roundoff u of its
+arithmetic (Higham, Accuracy and Stability of Numerical Algorithms, section 1.5). So errors at the
+u of float32, against float64 in the very same model on the very same inputs, tell the condition,
+and with it the error of another arithmetic:
+
+    error(u)  <=  ROUNDINGS * error(u of float32) * u / (u of float32)
+
+Two errors are measured, and the larger counts: that of the model in float32, and that of float64
+when every weight and input is off by up to u of float32, which also shows what cancels by the luck
+of an order of summation. No error is taken to be below one rounding of the largest value. A rewrite
+re-associates sums, which changes how errors add up, but not the condition: `ROUNDINGS` pays for it.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.verification import in_precision, tensors_in
+
+ROUNDINGS = 64
+"""Errors of a rewrite over those of the original; the laws of fxprune's own rewrites stay below
+a quarter of it (`python -m tests.campaign` reports the largest)."""
+
+
+_SINGLE = torch.finfo(torch.float32).eps
+
+
+def run(model: nn.Module, inputs: Sequence[Any]) -> list[Tensor]:
+    """The tensors that a model returns, in order; the inputs are copied, its mode is as it is.
+
+    Gradients are recorded, because torch multiplies matrices in another order when they are not.
+    """
+    return [tensor.detach() for tensor in tensors_in(model(*copy.deepcopy(tuple(inputs))))]
+
+
+def converted(inputs: Sequence[Any], dtype: torch.dtype) -> list[Any]:
+    """Inputs with their floating point arrays in another precision."""
+    return [x.to(dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
+
+
+def in_dtype(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy that computes in `dtype`, in the mode of the model."""
+    clone = in_precision(model, dtype)
+    for copied, module in zip(clone.modules(), model.modules(), strict=True):
+        copied.training = module.training
+    return clone
+
+
+def allowed_errors(model: nn.Module, inputs: Sequence[Any], dtype: torch.dtype) -> list[float]:
+    """For every output, the largest difference to a rewritten model that rounding explains."""
+    exact_inputs = converted(inputs, torch.float64)
+    exact = run(in_dtype(model, torch.float64), exact_inputs)
+    off, generator = in_dtype(model, torch.float64), torch.Generator().manual_seed(0)
+    for parameter in off.parameters():
+        parameter.data = _off(parameter.data, generator)
+    measured = [run(off, [_off(x, generator) for x in exact_inputs])]
+    with suppress(RuntimeError):  # a constant of float64 may be beyond float32
+        measured.append(run(in_dtype(model, torch.float32), converted(inputs, torch.float32)))
+    scale = ROUNDINGS * torch.finfo(dtype).eps / _SINGLE
+    return [
+        scale * max(_error(expected, other[index]) for other in measured)
+        for index, expected in enumerate(exact)
+    ]
+
+
+def _off(value: Any, generator: torch.Generator) -> Any:
+    """Every number of an array off by up to the unit roundoff of float32."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    noise = torch.rand(value.shape, dtype=value.dtype, generator=generator)
+    return value * (1 + _SINGLE * (noise - 0.5))
+
+
+def _error(exact: Tensor, rounded: Tensor) -> float:
+    if not exact.is_floating_point() or not exact.numel():
+        return 0.0
+    largest = exact.abs().max().item()
+    error = (rounded.double() - exact).abs().max().item()
+    if not math.isfinite(error):  # float32 overflows: then nothing but its range is known
+        error = largest
+    return max(error, _SINGLE * largest)

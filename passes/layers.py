@@ -54,7 +54,8 @@ def layers_of(analysis: Analysis, sizes: Mapping[str, int]) -> tuple[Layer, ...]
     full, pruned = _Figures(analysis, {}), _Figures(analysis, sizes)
     owned = _owned(graph)
     contracting = {contraction.node for contraction in analysis.types.contractions}
-    nodes = [n for n in graph.nodes if n.name in owned or n.name in contracting & graph.served()]
+    named = {n.name: n for n in reversed(graph.nodes)}  # one call may be several nodes: its first
+    nodes = [n for n in reversed(named.values()) if n.name in owned or n.name in contracting & graph.served()]
     read = [
         Layer(
             homes[node.name] or node.name,

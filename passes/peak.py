@@ -132,7 +132,7 @@ def _lives(graph: Graph, types: Types, sizes: Sizes, branches: tuple[Branch, ...
     enclosing = enclosing_branches(branches)
     places = {node: (b.name, operand) for b in branches for node, operand in b.places}
     arrays: dict[str, _Array] = {
-        value.name: _Array(sizes.of(*types.axes[value.name]), 0, [0], [frozenset()])
+        value.name: _Array(sizes.of(*types.axes[value.name]), 0)
         for value in graph.inputs
     }
     found = list(arrays.values())
@@ -159,6 +159,7 @@ def _lives(graph: Graph, types: Types, sizes: Sizes, branches: tuple[Branch, ...
     for value in graph.results:
         if value.name in arrays:
             arrays[value.name].use(len(running), frozenset())
+    found = [array for array in found if array.times]  # an input that nothing reads is none of ours
     for array in found:
         array.reach = max(array.times[-1], array.skip.reach if array.skip else 0)
     return found

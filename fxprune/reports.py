@@ -99,8 +99,9 @@ class Report:
 
 
 def _text(table: Table) -> str:
+    """A table as text; names of models are text too, whatever brackets they have."""
     file = io.StringIO()
-    Console(file=file, width=110).print(table)
+    Console(file=file, width=110, markup=False, emoji=False, highlight=False).print(table)
     return "\n".join(map(str.rstrip, file.getvalue().rstrip().splitlines()))
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx_ir
 import onnxruntime
 import pytest
 import torch
@@ -323,6 +324,37 @@ def test_what_a_factory_prints_is_kept_off_stdout():
 
 def test_wrong_usage_has_the_exit_code_of_bad_input():
     assert "No such option" in run("inspect", SOURCE, "--nothing", code=2).stderr
+
+
+# Files from strangers
+
+STEERING = "<script>\x1b[31m[red]:bomb:[/blue]"
+
+
+@pytest.fixture
+def hostile_file(tmp_path, onnx_file) -> Path:
+    """A good model whose names are made to do harm where they are shown."""
+    model = onnx_ir.load(onnx_file)
+    for value in list(model.graph.initializers.values()):
+        value.name = f"{STEERING}.{value.name}"
+    for node in model.graph:
+        node.name = f"{STEERING}.{node.name}"
+    onnx_ir.save(model, tmp_path / "hostile.onnx")
+    return tmp_path / "hostile.onnx"
+
+
+def test_names_from_a_file_stay_text(hostile_file, tmp_path):
+    text = run("inspect", hostile_file).stdout
+    assert "\x1b" not in text
+    assert "<script>?[31m[red]:bomb:[/blue].stem.0" in "".join(text.split())
+    found = answered("report", hostile_file, tmp_path / "report.html", "--no-latency")
+    assert any(row["name"].startswith(STEERING) for row in found["rows"])
+    assert "<script" not in (tmp_path / "report.html").read_text()
+
+
+def test_names_in_errors_stay_text(tmp_path):
+    result = run("inspect", f"{HERE}:\x1b[31m", code=2)
+    assert "\x1b" not in result.stderr
 
 
 # As a process of its own

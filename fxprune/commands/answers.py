@@ -34,8 +34,8 @@ _BY_ERROR: tuple[tuple[type[Exception], int], ...] = (
 )
 _EXTRAS = {"torch": "torch", "onnx": "onnx", "onnx_ir": "onnx", "onnxruntime": "onnx"}
 
-Announce = Callable[[str], None]
-"""Says what the job does from here on."""
+Announce = Callable[[str, float], None]
+"""Says what the job does from here on, and about what share of it is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,10 @@ class Answer:
 Job = Callable[[Announce], Answer]
 
 
-def answer(job: Job, steps: int, *, as_json: bool, show_traceback: bool) -> None:
-    """Run a job of some steps, print its answer, and leave with its exit code."""
+def answer(job: Job, *, as_json: bool, show_traceback: bool) -> None:
+    """Run a job, print its answer, and leave with its exit code."""
     try:
-        with _progress(steps) as announce, contextlib.redirect_stdout(sys.stderr):
+        with _progress() as announce, contextlib.redirect_stdout(sys.stderr):
             found = job(announce)
     except Exception as error:
         if show_traceback:
@@ -60,9 +60,18 @@ def answer(job: Job, steps: int, *, as_json: bool, show_traceback: bool) -> None
         code, message = _explained(error)
         if as_json:
             print(json.dumps({"error": message, "kind": type(error).__name__, "exit_code": code}))
-        print(f"fxprune: {message}", file=sys.stderr)
+        print(f"fxprune: {printable(message)}", file=sys.stderr)
         raise typer.Exit(code) from error
-    print(json.dumps(found.data) if as_json else found.text)
+    print(json.dumps(found.data) if as_json else printable(found.text))
+
+
+def printable(text: str) -> str:
+    """A text without what would steer a terminal: names come from models, and anybody made those.
+
+    >>> printable("conv\\x1b[31m")
+    'conv?[31m'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def _explained(error: Exception) -> tuple[int, str]:
@@ -77,7 +86,7 @@ def _explained(error: Exception) -> tuple[int, str]:
 
 
 @contextlib.contextmanager
-def _progress(steps: int) -> Iterator[Announce]:
+def _progress() -> Iterator[Announce]:
     """A bar on stderr if that is a terminal; log lines go there in any case."""
     console = Console(stderr=True)
     log = logging.getLogger("fxprune")
@@ -89,8 +98,8 @@ def _progress(steps: int) -> Iterator[Announce]:
     hidden = not console.is_terminal
     try:
         with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-            task = progress.add_task("", total=steps, completed=-1)
-            yield lambda text: progress.update(task, description=text, advance=1)
+            task = progress.add_task("", total=1.0)
+            yield lambda text, done: progress.update(task, description=text, completed=done)
     finally:
         log.removeHandler(handler)
         log.setLevel(level)

@@ -76,7 +76,7 @@ def inspect(
     """Show groups, what is pinned and why, costs, and what half of every group would leave."""
 
     def job(announce: Announce) -> Answer:
-        announce("finding groups")
+        announce("finding groups", 0)
         model = _source(source, shape, ignore)
         name, analysis = _route(model).inspect(model)
         half = {group.name: -(-group.size // 2) for group in analysis.free_groups}
@@ -86,7 +86,7 @@ def inspect(
             {**about(now), "with_half": dict(then.after)},
         )
 
-    answer(job, 1, as_json=json, show_traceback=traceback)
+    answer(job, as_json=json, show_traceback=traceback)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -113,7 +113,7 @@ def prune(
         pruned: Pruned = _route(model).prune(model, ranking, out, announce, latency=False)
         return pruned.answer()
 
-    answer(job, 5, as_json=json, show_traceback=traceback)
+    answer(job, as_json=json, show_traceback=traceback)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -137,7 +137,7 @@ def fold(
         pruned: Pruned = _route(model).fold(model, keep_set_of(keep_set), out, announce)
         return pruned.answer()
 
-    answer(job, 4, as_json=json, show_traceback=traceback)
+    answer(job, as_json=json, show_traceback=traceback)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -152,7 +152,7 @@ def verify(
     """Check that two models compute the same on random inputs; exit code 1 if they do not."""
 
     def job(announce: Announce) -> Answer:
-        announce("reading")
+        announce("reading", 0)
         models = _source(first, shape), _source(second, shape)
         route = _route(next((model for model in models if not model.is_onnx), models[0]))
         verdict = route.verify(*models, seed, announce)
@@ -160,7 +160,7 @@ def verify(
             f"{verdict}\nthe same", {"verdict": [asdict(item) for item in verdict.comparisons]}
         )
 
-    answer(job, 2, as_json=json, show_traceback=traceback)
+    answer(job, as_json=json, show_traceback=traceback)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -178,14 +178,14 @@ def export(
     """Write a torch model, or what was saved of it, as ONNX; ONNX Runtime must agree with it."""
 
     def job(announce: Announce) -> Answer:
-        announce("reading")
+        announce("reading", 0)
         model = _source(source, shape)
         if model.is_onnx:
             raise InputError(f"{source} is ONNX already: prune, fold or quantize it")
         written = _route(model).export(model, out, checkpoint, opset, announce)
         return Answer(f"written: {written}", {"written": str(written)})
 
-    answer(job, 2, as_json=json, show_traceback=traceback)
+    answer(job, as_json=json, show_traceback=traceback)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -217,13 +217,13 @@ def report(
         shown = points_of(points)
         ranking = Ranking(_target(target), method, data, correct, round_to)
         pruned: Pruned = _route(model).prune(model, ranking, None, announce, latency=latency)
-        announce("drawing")
+        announce("drawing", 0.95)
         written = write_report(pruned.report, out, points=shown, verdict=pruned.verdict)
         if figures is not None:
             write_figures(pruned.report, figures, points=shown)
         return replace(pruned, written=written).answer()
 
-    answer(job, 5, as_json=json, show_traceback=traceback)
+    answer(job, as_json=json, show_traceback=traceback)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -245,7 +245,7 @@ def quantize(
         answered: Answer = _route(model).quantize(model, out, calibration, seed, announce)
         return answered
 
-    answer(job, 1, as_json=json, show_traceback=traceback)
+    answer(job, as_json=json, show_traceback=traceback)
 
 
 @app.command(epilog=EXIT_CODES)
@@ -259,7 +259,7 @@ def demo(json: Json = False, traceback: Traceback = False) -> None:
         )
         return pruned.answer()
 
-    answer(job, 4, as_json=json, show_traceback=traceback)
+    answer(job, as_json=json, show_traceback=traceback)
 
 
 def _source(text: str, shape: list[str] | None = None, ignore: list[str] | None = None) -> Source:

@@ -27,7 +27,7 @@ def prune(
 ) -> Pruned:
     """Rank positions, close them, fold, verify and write."""
     _check_out(out)
-    announce("pruning and verifying")
+    announce("pruning and verifying", 0.1)
     options: dict[str, Any] = {name: value for name, value in asdict(ranking).items() if value}
     options |= {"ignore": source.ignore, "shapes": _shapes(source)}
     result = fxprune.prune_onnx(source.text, out, **options)
@@ -37,14 +37,14 @@ def prune(
 def fold(source: Source, keep_set: dict[str, list[bool]], out: Path, announce: Announce) -> Pruned:
     """Fold under a keep-set, verify and write."""
     _check_out(out)
-    announce("folding and verifying")
+    announce("folding and verifying", 0.1)
     result = fxprune.fold_onnx(source.text, keep_set, out, shapes=_shapes(source))
     return _finished(source, result, out, announce, latency=False)
 
 
 def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verdict:
     """Whether two files compute the same."""
-    announce("comparing")
+    announce("comparing", 0.1)
     return fxprune.verify_onnx(first.text, second.text, shapes=_shapes(first), seed=seed)
 
 
@@ -53,7 +53,7 @@ def quantize(
 ) -> Answer:
     """Write the file in 8-bit integers."""
     _check_out(out)
-    announce("quantising and comparing")
+    announce("quantising and comparing", 0.1)
     found = fxprune.quantize(
         source.text, out, calibration=calibration, shapes=_shapes(source), seed=seed
     )
@@ -64,7 +64,7 @@ def quantize(
 def _finished(
     source: Source, result: OnnxResult, out: Path | None, announce: Announce, latency: bool
 ) -> Pruned:
-    announce("measuring")
+    announce("measuring", 0.8)
     report = replace(fxprune.report(result, latency=latency), source=Path(source.text).name)
     keep_set = {name: list(flags) for name, flags in result.keep_set.items()}
     return Pruned(report, result.verdict, keep_set, out)

@@ -44,9 +44,9 @@ def prune(
         raise InputError("--correct needs --data: some hundred samples")
     check_out(out)
     data = None if ranking.data is None else list(_data(ranking.data))
-    announce("finding groups")
+    announce("finding groups", 0)
     gated = _gated(source, target=ranking.target, round_to=ranking.round_to)
-    announce("ranking")
+    announce("ranking", 0.4)
     fxprune.reach_target(gated, fxprune.importance(gated, ranking.method, data))
     if ranking.correct and data is not None:
         fxprune.refit(gated, data)
@@ -56,7 +56,7 @@ def prune(
 def fold(source: Source, keep_set: dict[str, list[bool]], out: Path, announce: Announce) -> Pruned:
     """Fold under a keep-set, verify and write."""
     check_out(out)
-    announce("finding groups")
+    announce("finding groups", 0)
     gated = _gated(source, target=1.0)
     fxprune.set_keep_set(gated, keep_set)
     return _finished(gated, out, announce, latency=False)
@@ -68,7 +68,7 @@ def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verd
         first, second = second, first
     model, examples = _model(first)
     batches = random_inputs(check_examples(model, examples), _BATCHES, seed)
-    announce("comparing")
+    announce("comparing", 0.2)
     if second.is_onnx:
         return Verdict(tuple(compare_onnx(model, second.text, batches)))
     other, _ = _model(second)
@@ -80,7 +80,7 @@ def export(
 ) -> Path:
     """Write a model, or what was saved of it, as ONNX."""
     model, examples = _model(source)
-    announce("exporting")
+    announce("exporting", 0.2)
     if checkpoint is not None:
         return fxprune.export_onnx(fxprune.load(checkpoint, model), out, opset=opset)
     return fxprune.export_onnx(model, out, examples, opset=opset)
@@ -100,14 +100,14 @@ def check_out(out: Path | None) -> None:
 
 
 def _finished(gated: nn.Module, out: Path | None, announce: Announce, latency: bool) -> Pruned:
-    announce("verifying")
+    announce("verifying", 0.5)
     folded = fxprune.fold(gated)
     verdict = fxprune.verify(gated, folded)
     written = None
     if out is not None:
-        announce("writing")
+        announce("writing", 0.7)
         verdict, written = _written(gated, folded, verdict, out)
-    announce("measuring")
+    announce("measuring", 0.9)
     keep_set = {name: flags.tolist() for name, flags in fxprune.keep_set(gated).items()}
     return Pruned(fxprune.report(gated, latency=latency), verdict, keep_set, written)
 

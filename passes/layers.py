@@ -54,8 +54,9 @@ def layers_of(analysis: Analysis, sizes: Mapping[str, int]) -> tuple[Layer, ...]
     full, pruned = _Figures(analysis, {}), _Figures(analysis, sizes)
     owned = _owned(graph)
     contracting = {contraction.node for contraction in analysis.types.contractions}
-    named = {n.name: n for n in reversed(graph.nodes)}  # one call may be several nodes: its first
-    nodes = [n for n in reversed(named.values()) if n.name in owned or n.name in contracting & graph.served()]
+    layers = owned.keys() | (contracting & graph.served())
+    first = {node.name: node for node in reversed(graph.nodes)}  # one call may be several nodes
+    nodes = [first[name] for name in dict.fromkeys(n.name for n in graph.nodes) if name in layers]
     read = [
         Layer(
             homes[node.name] or node.name,

@@ -132,8 +132,7 @@ def _lives(graph: Graph, types: Types, sizes: Sizes, branches: tuple[Branch, ...
     enclosing = enclosing_branches(branches)
     places = {node: (b.name, operand) for b in branches for node, operand in b.places}
     arrays: dict[str, _Array] = {
-        value.name: _Array(sizes.of(*types.axes[value.name]), 0)
-        for value in graph.inputs
+        value.name: _Array(sizes.of(*types.axes[value.name]), 0) for value in graph.inputs
     }
     found = list(arrays.values())
     running = [node for node in graph.nodes if node.name in served]

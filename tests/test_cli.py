@@ -382,6 +382,7 @@ def test_onnx_jobs_need_no_torch(onnx_file, tmp_path):
         ["inspect", onnx_file],
         ["prune", onnx_file, tmp_path / "a.onnx"],
         ["verify", onnx_file, onnx_file],
+        ["demo"],
         ["report", onnx_file, tmp_path / "report.html", "--no-latency"],
     ]
     all_but_last = (
@@ -395,7 +396,7 @@ def test_onnx_jobs_need_no_torch(onnx_file, tmp_path):
 
 
 def test_torch_jobs_without_torch_say_what_to_install():
-    done = process("demo", before=WITHOUT_TORCH)
+    done = process("inspect", f"{HERE}:residual", before=WITHOUT_TORCH)
     assert done.returncode == 2
     assert done.stderr == 'fxprune: this needs torch: pip install "fxprune[torch]"\n'
 

@@ -1,6 +1,10 @@
 """The command `fxprune` and its verbs; options have the names of the functions' arguments."""
 
+import contextlib
 import importlib
+import importlib.util
+import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -218,9 +222,9 @@ def report(
         ranking = Ranking(_target(target), method, data, correct, round_to)
         pruned: Pruned = _route(model).prune(model, ranking, None, announce, latency=latency)
         announce("drawing", 0.95)
-        written = write_report(pruned.report, out, points=shown, verdict=pruned.verdict)
         if figures is not None:
             write_figures(pruned.report, figures, points=shown)
+        written = write_report(pruned.report, out, points=shown, verdict=pruned.verdict)
         return replace(pruned, written=written).answer()
 
     answer(job, as_json=json, show_traceback=traceback)
@@ -253,13 +257,27 @@ def demo(json: Json = False, traceback: Traceback = False) -> None:
     """Prune a small network end to end, with random weights and no data."""
 
     def job(announce: Announce) -> Answer:
-        model = _source("fxprune.commands.demonstration:network")
-        pruned: Pruned = _route(model).prune(
-            model, Ranking(0.5, "group_norm"), None, announce, latency=True
-        )
-        return pruned.answer()
+        with _demonstration() as model:
+            ranking = Ranking(0.5, "group_norm")
+            pruned: Pruned = _route(model).prune(model, ranking, None, announce, latency=True)
+            return pruned.answer()
 
     answer(job, as_json=json, show_traceback=traceback)
+
+
+@contextlib.contextmanager
+def _demonstration() -> Iterator[Source]:
+    """A torch model if torch is installed, else an ONNX file."""
+    if importlib.util.find_spec("torch"):
+        yield _source("fxprune.commands.demonstration:network")
+        return
+    import onnx
+
+    from fxprune.commands.onnx_demonstration import network
+
+    with tempfile.TemporaryDirectory(prefix="fxprune-") as folder:
+        onnx.save(network(), Path(folder) / "demo.onnx")
+        yield _source(str(Path(folder) / "demo.onnx"))
 
 
 def _source(text: str, shape: list[str] | None = None, ignore: list[str] | None = None) -> Source:

@@ -1,5 +1,6 @@
 """The `fxprune` command: see `fxprune --help`."""
 
+import io
 import sys
 
 
@@ -11,6 +12,9 @@ def main() -> None:
         if error.name != "typer":
             raise
         sys.exit('fxprune: the command needs typer: pip install "fxprune[cli]"')
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # not every terminal can draw tables
     app(prog_name="fxprune")
 
 

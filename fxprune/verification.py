@@ -94,7 +94,7 @@ def compare_modules(
         one, other = in_precision(left, dtype), in_precision(right, dtype)
         for batch in batches:
             values = _to(batch, dtype)
-            error = relative_error(_run(one, values), _run(other, values))
+            error = relative_error(_expected(one, values), _run_or_none(other, values))
             item = Comparison("first == second", _batch(batch), _name(dtype), error, tolerance)
             if not error <= tolerance:
                 raise VerificationError(str(item))
@@ -283,7 +283,7 @@ def _expected(gated: nn.Module, inputs: tuple[Any, ...]) -> Any:
         return _run(gated, inputs)
     except Exception as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
-        raise InputError(f"the gated model fails on inputs of shape {shapes}: {error}") from error
+        raise InputError(f"the first model fails on inputs of shape {shapes}: {error}") from error
 
 
 def _run_or_none(folded: nn.Module, inputs: tuple[Any, ...]) -> Any:
@@ -291,7 +291,7 @@ def _run_or_none(folded: nn.Module, inputs: tuple[Any, ...]) -> Any:
     try:
         return _run(folded, inputs)
     except Exception as error:
-        _log.info("the folded model fails: %s", error)
+        _log.info("the second model fails: %s", error)
         return None
 
 

@@ -423,7 +423,7 @@ def test_optimizer_that_cannot_be_folded_is_refused(gated, make, match):
     ("inputs", "match"),
     [
         (["image"], "tensors or tuples of them, got str"),
-        ([torch.randn(1, 5, 8, 8)], r"gated model fails on inputs of shape \(1, 5, 8, 8\)"),
+        ([torch.randn(1, 5, 8, 8)], r"first model fails on inputs of shape \(1, 5, 8, 8\)"),
     ],
 )
 def test_verify_refuses_inputs_that_the_model_does_not_take(gated, inputs, match):

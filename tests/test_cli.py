@@ -299,6 +299,40 @@ def test_damaged_file_is_told(tmp_path):
     assert "broken.onnx" in found["error"]
 
 
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.zeros((4, 3))}, "the model does not run on"),
+        ({"x": np.zeros((4, 3, 8, 8))}, "expected batches of (inputs, labels)"),
+        (None, "is no .npz file of plain arrays"),
+    ],
+)
+def test_data_that_does_not_fit_is_told(arrays, message, tmp_path):
+    path = tmp_path / "data.npz"
+    path.write_bytes(b"PK\x03\x04 broken") if arrays is None else np.savez(path, **arrays)
+    method = "taylor" if "batches" in message else "group_norm"
+    words = ("prune", SOURCE, tmp_path / "a", "--data", path, "--method", method, "--correct")
+    assert message in answered(*words, code=2)["error"]
+
+
+def test_models_that_do_not_run_differ(tmp_path):
+    found = answered("verify", SOURCE, f"{HERE}:closed", code=1)
+    assert "relative error inf" in found["error"]
+    found = answered("verify", f"{HERE}:closed", SOURCE, "--shape", "1,3,8,8", code=2)
+    assert "the first model fails on inputs of shape (1, 3, 8, 8)" in found["error"]
+
+
+def test_points_that_are_none_are_told(tmp_path):
+    (tmp_path / "points.csv").write_bytes(b"\xff\xfe\x00")
+    words = ("report", SOURCE, tmp_path / "a.html", "--no-latency", "--points")
+    assert "is no CSV file" in answered(*words, tmp_path / "points.csv", code=2)["error"]
+    (tmp_path / "points.csv").write_text("target,accuracy\n0.5,good\n")
+    assert (
+        "a point is (target, accuracy)"
+        in answered(*words, tmp_path / "points.csv", code=2)["error"]
+    )
+
+
 def test_keep_set_that_is_none_is_told(tmp_path):
     (tmp_path / "keep.json").write_text("[1, 2]")
     found = answered("fold", SOURCE, tmp_path / "keep.json", tmp_path / "a.onnx", code=2)
@@ -421,6 +455,12 @@ def test_steps_are_shown_on_a_terminal_only(onnx_file):
     assert "comparing" in shown.stderr
     assert hidden.stderr == ""
     assert json.loads(shown.stdout) == json.loads(hidden.stdout)
+
+
+def test_tables_are_no_problem_for_plain_terminals(onnx_file):
+    done = process("inspect", onnx_file, PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "stem.0" in done.stdout
 
 
 def test_shell_completes_verbs():

@@ -98,7 +98,7 @@ def _progress() -> Iterator[Announce]:
     hidden = not console.is_terminal
     try:
         with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-            task = progress.add_task("", total=1.0)
+            task = progress.add_task("starting", total=1.0)
             yield lambda text, done: progress.update(task, description=text, completed=done)
     finally:
         log.removeHandler(handler)

@@ -137,7 +137,7 @@ def fold(
     """Remove exactly what a keep-set leaves out, such as that of `prune --json`."""
 
     def job(announce: Announce) -> Answer:
-        model = _source(source, shape, ignore)
+        model = _source(source, shape)
         pruned: Pruned = _route(model).fold(model, keep_set_of(keep_set), out, announce)
         return pruned.answer()
 

@@ -74,8 +74,11 @@ def points_of(path: Path | None) -> list[list[str]]:
     """
     if path is None:
         return []
-    with path.open(newline="") as file:
-        lines = [line for line in csv.reader(file) if line]
+    try:
+        with path.open(newline="") as file:
+            lines = [line for line in csv.reader(file) if line]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} is no CSV file of target, accuracy, label: {error}") from error
     return lines[1:] if lines and not _is_number(lines[0][0]) else lines
 
 

@@ -1,12 +1,13 @@
 """The verbs for models that Python makes with torch: SOURCE is `module:factory`."""
 
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fxprune
 from fxprune.api import ignored_parameters
@@ -47,9 +48,7 @@ def prune(
     announce("finding groups", 0)
     gated = _gated(source, target=ranking.target, round_to=ranking.round_to)
     announce("ranking", 0.4)
-    fxprune.reach_target(gated, fxprune.importance(gated, ranking.method, data))
-    if ranking.correct and data is not None:
-        fxprune.refit(gated, data)
+    _close(gated, ranking, data)
     return _finished(gated, out, announce, latency)
 
 
@@ -97,6 +96,17 @@ def check_out(out: Path | None) -> None:
         f"cannot write {out}: give NAME.onnx, or a folder (or FOLDER/{WEIGHTS}) for weights and "
         "keep-set"
     )
+
+
+def _close(gated: nn.Module, ranking: Ranking, data: list[Any] | None) -> None:
+    try:
+        fxprune.reach_target(gated, fxprune.importance(gated, ranking.method, data))
+        if ranking.correct and data is not None:
+            fxprune.refit(gated, data)
+    except (RuntimeError, TypeError) as error:
+        if data is None:
+            raise
+        raise InputError(f"the model does not run on {ranking.data}: {error}") from error
 
 
 def _finished(gated: nn.Module, out: Path | None, announce: Announce, latency: bool) -> Pruned:
@@ -157,11 +167,19 @@ def _data(text: str) -> Iterable[Any]:
         made = imported(text)
         batches: Iterable[Any] = made() if callable(made) else made
         return batches
+    if not zipfile.is_zipfile(text):
+        raise InputError(f"{text} is no .npz file of plain arrays; numpy.savez writes one")
     try:
         with np.load(text, allow_pickle=False) as file:
-            arrays = [torch.from_numpy(file[name]) for name in file.files]
-    except ValueError as error:
+            arrays = [_tensor(file[name]) for name in file.files]
+    except (ValueError, TypeError) as error:
         raise InputError(f"{text} is no .npz file of plain arrays: {error}") from error
     if len(arrays) == 1:
         return torch.split(arrays[0], _BATCH)
     return zip(*(torch.split(array, _BATCH) for array in arrays), strict=True)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """Inputs and labels in the types that models usually take."""
+    tensor = torch.from_numpy(array)
+    return tensor.float() if tensor.is_floating_point() else tensor.long()

@@ -7,7 +7,7 @@ import numpy as np
 from fxprune.errors import InputError
 from fxprune.filling import Layout
 from fxprune.frontends.onnx_file import OnnxProgram
-from fxprune.frontends.onnx_session import Feeds, run, session_of
+from fxprune.frontends.onnx_session import Feeds, session_of
 from fxprune.ir import Kind, Value
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Prod, Space, spaces
@@ -173,7 +173,7 @@ def _moments(
     totals: dict[str, list[np.ndarray]] = {}
     with session_of(program.model, names, optimised=True) as session:
         for feeds in data:
-            for name, array in zip(names, run(session, feeds, names), strict=True):
+            for name, array in zip(names, session.run(feeds, names), strict=True):
                 measure = np.abs(array.astype(np.float64)) ** power / max(array.size, 1)
                 means = [_along(measure, dim) * length for dim, length in enumerate(array.shape)]
                 former = totals.get(name)

@@ -23,6 +23,7 @@ from fxprune.passes.fold import FoldPlan, plan_fold
 from fxprune.passes.gate import plan_gates
 from fxprune.targets import Target, limits
 from fxprune.verdicts import Verdict
+from fxprune.version import __version__
 
 KeptFlags = Mapping[str, Sequence[bool]]
 """By group a flag per position, by branch one flag."""
@@ -214,9 +215,17 @@ def _folded(
         costs_after=analysis.costs.at(sizes),
         verdict=verdict,
     )
+    folded.metadata_props.update(_metadata(result))
     if output is not None:
         save_onnx(folded, output)
     return result
+
+
+def _metadata(result: OnnxResult) -> dict[str, str]:
+    """What the file says of itself, as files of `export_onnx` do."""
+    after = {f"fxprune_{name}": str(cost) for name, cost in result.costs_after.items()}
+    before = {f"fxprune_{name}_before": str(cost) for name, cost in result.costs_before.items()}
+    return {"fxprune_version": __version__, **after, **before}
 
 
 def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeptFlags) -> list[str]:

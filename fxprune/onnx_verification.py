@@ -11,7 +11,7 @@ from fxprune.backends.onnx_precision import in_double
 from fxprune.errors import InputError, VerificationError
 from fxprune.frontends.onnx_loading import load_onnx
 from fxprune.frontends.onnx_observe import example_shapes
-from fxprune.frontends.onnx_session import Feeds, random_feeds, run, session_of
+from fxprune.frontends.onnx_session import Feeds, random_feeds, session_of
 from fxprune.verdicts import Comparison, Verdict
 
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2}
@@ -74,10 +74,8 @@ def _random_batches(
     seed: int,
 ) -> Iterator[Feeds]:
     open_ = any(v.shape and not isinstance(v.shape[0], int) for v in model.graph.inputs)
-    with session_of(model) as session:
-        for offset, batch in enumerate(batch_sizes if open_ else batch_sizes[:1]):
-            sizes = example_shapes(model, shapes, batch)
-            yield random_feeds(session, sizes, seed + offset)
+    for offset, batch in enumerate(batch_sizes if open_ else batch_sizes[:1]):
+        yield random_feeds(model, example_shapes(model, shapes, batch), seed + offset)
 
 
 def _in_double(feeds: Feeds) -> Feeds:
@@ -96,24 +94,26 @@ def _compare(
     Raises:
         VerificationError: an error is too large; the message names the value.
     """
-    with session_of(before, names) as left, session_of(after, names) as right:
-        for feeds in batches:
-            expected, found = run(left, feeds, names), run(right, feeds, names)
-            items = _comparisons(expected, found, feeds, what)
-            if not all(item.error <= item.tolerance for item in items):
-                noise = map(
-                    max,
-                    _rounding(before, feeds, names, expected),
-                    _rounding(after, feeds, names, found),
-                )
-                items = [
-                    replace(item, tolerance=max(item.tolerance, _ROUNDINGS * own))
-                    for item, own in zip(items, noise, strict=True)
-                ]
-            for name, item in zip(names, items, strict=True):
-                if not item.error <= item.tolerance:
-                    raise VerificationError(f"{name}: {item}")
-            yield max(items, key=lambda item: (item.error / (item.tolerance or 1), item.tolerance))
+    with session_of(before, names) as session:
+        all_expected = [session.run(feeds, names) for feeds in batches]
+    with session_of(after, names) as session:
+        all_found = [session.run(feeds, names) for feeds in batches]
+    for feeds, expected, found in zip(batches, all_expected, all_found, strict=True):
+        items = _comparisons(expected, found, feeds, what)
+        if not all(item.error <= item.tolerance for item in items):
+            noise = map(
+                max,
+                _rounding(before, feeds, names, expected),
+                _rounding(after, feeds, names, found),
+            )
+            items = [
+                replace(item, tolerance=max(item.tolerance, _ROUNDINGS * own))
+                for item, own in zip(items, noise, strict=True)
+            ]
+        for name, item in zip(names, items, strict=True):
+            if not item.error <= item.tolerance:
+                raise VerificationError(f"{name}: {item}")
+        yield max(items, key=lambda item: (item.error / (item.tolerance or 1), item.tolerance))
 
 
 _UNITS = 8
@@ -144,7 +144,7 @@ def _rounding(
         for name, feed in feeds.items()
     }
     with session_of(model, names, optimised=True) as session:
-        runs = [run(session, given, names) for given in (feeds, shaken)]
+        runs = [session.run(given, names) for given in (feeds, shaken)]
     errors = [[error_of(a, b) for a, b in zip(values, other, strict=True)] for other in runs]
     return [error if np.isfinite(error) else 0.0 for error in map(max, *errors)]
 

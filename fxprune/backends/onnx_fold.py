@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir
 from onnx_ir.passes import common
 
-from fxprune.backends.onnx_literals import constant, fresh_name, write_literals
+from fxprune.backends.onnx_literals import constant, derived, write_literals
 from fxprune.frontends.onnx_file import OnnxProgram, name_of
 from fxprune.passes.fold import DropOperand, FoldPlan, SetLiteral, Slice
 
@@ -68,15 +68,20 @@ def _slice_parameters(
 
 
 def _cut(graph: onnx_ir.Graph, value: onnx_ir.Value, cuts: Cuts) -> onnx_ir.Value:
-    assert value.const_value is not None
-    array = value.const_value.numpy()
+    """A new initialiser; its array is made when it is written."""
+    whole = value.const_value
+    assert whole is not None
+    sizes = list(whole.shape.numpy())
     for dim, kept in cuts:
-        array = np.take(array, kept, axis=dim)
-    name = fresh_name(graph, f"{value.name}.cut")
-    tensor = onnx_ir.Tensor(array, dtype=value.const_value.dtype, name=name)
-    cut = onnx_ir.Value(name=name, const_value=tensor, type=value.type, shape=tensor.shape)
-    graph.register_initializer(cut)
-    return cut
+        sizes[dim] = len(kept)
+
+    def cut() -> np.ndarray:
+        array = whole.numpy()
+        for dim, kept in cuts:
+            array = np.take(array, kept, axis=dim)
+        return array
+
+    return derived(graph, value, cut, sizes)
 
 
 def _drop(

@@ -5,7 +5,7 @@ replaced; entries that the model computes are overridden or scaled by nodes put 
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -77,6 +77,24 @@ def constant(node: onnx_ir.Node, numbers: np.ndarray) -> onnx_ir.Value:
     value = onnx_ir.Value(name=name, const_value=onnx_ir.tensor(numbers, name=name))
     graph.register_initializer(value)
     return value
+
+
+def derived(
+    graph: onnx_ir.Graph,
+    value: onnx_ir.Value,
+    compute: Callable[[], np.ndarray],
+    sizes: Sequence[int],
+) -> onnx_ir.Value:
+    """A new initialiser of the type of another; its array is computed when it is written."""
+    assert value.const_value is not None
+    name, dtype = fresh_name(graph, f"{value.name}.new"), value.const_value.dtype
+    shape = onnx_ir.Shape(sizes)
+    tensor = onnx_ir.LazyTensor(
+        lambda: onnx_ir.Tensor(compute(), dtype=dtype, name=name), dtype, shape, name=name
+    )
+    new = onnx_ir.Value(name=name, const_value=tensor, type=value.type, shape=shape)
+    graph.register_initializer(new)
+    return new
 
 
 def fresh_name(graph: onnx_ir.Graph, base: str) -> str:

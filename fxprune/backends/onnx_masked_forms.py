@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir
 
-from fxprune.backends.onnx_literals import fresh_name
+from fxprune.backends.onnx_literals import derived, fresh_name
 from fxprune.frontends.onnx_file import OnnxProgram, name_of
 
 Flags = Mapping[int, np.ndarray]
@@ -96,8 +96,15 @@ def mask_operand(place: Place, operand: int, dim: int, flags: np.ndarray) -> Non
     value = place.input(operand)
     shape = [1] * (place.rank(operand) - dim)
     shape[0] = len(flags)
-    mask = place.constant(flags.reshape(shape if len(flags) > 1 else []))
-    place.node.replace_input_with(index, place.insert("Mul", value, mask))
+    mask = flags.reshape(shape if len(flags) > 1 else [])
+    tensor, graph = value.const_value, place.node.graph
+    if tensor is None:
+        masked = place.insert("Mul", value, place.constant(mask))
+    else:  # beforehand, or ONNX Runtime would hold every masked weight while it runs
+        assert isinstance(graph, onnx_ir.Graph)
+        sizes = tensor.shape.numpy()
+        masked = derived(graph, value, lambda: tensor.numpy() * mask.astype(place.dtype()), sizes)
+    place.node.replace_input_with(index, masked)
 
 
 def _mask(place: Place, flags: Flags) -> np.ndarray:

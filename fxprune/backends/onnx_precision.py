@@ -5,13 +5,22 @@ import onnx
 import onnx_ir
 
 from fxprune.errors import InputError
-from fxprune.frontends.onnx_session import session_of
+from fxprune.frontends.onnx_session import session_of, weight_bytes
 
 _FLOAT, _DOUBLE = onnx_ir.DataType.FLOAT, onnx_ir.DataType.DOUBLE
 
 
+_MOST_BYTES = 100_000_000
+"""Models with more weights are not converted."""
+
+
 def in_double(model: onnx_ir.Model) -> onnx_ir.Model | None:
-    """The same model in float64; None where ONNX Runtime lacks an operator in that precision."""
+    """The same model in float64.
+
+    None where ONNX Runtime lacks an operator in that precision, or the model is large.
+    """
+    if weight_bytes(model) > _MOST_BYTES:
+        return None
     double = model.clone()
     for value in double.graph.initializers.values():
         assert value.const_value is not None

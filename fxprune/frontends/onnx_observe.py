@@ -17,7 +17,7 @@ import onnx_ir
 from onnx.reference import ReferenceEvaluator
 
 from fxprune.errors import InputError
-from fxprune.frontends.onnx_session import random_feeds, run, session_of
+from fxprune.frontends.onnx_session import random_feeds, session_of
 
 _log = logging.getLogger("fxprune")
 
@@ -266,7 +266,7 @@ def _run(facts: Facts, model: onnx_ir.Model) -> None:
     ]
     shapes = {value.name: facts.shapes[value.name] for value in model.graph.inputs if value.name}
     with session_of(model, wanted) as session:
-        results = run(session, random_feeds(session, shapes), wanted)
+        results = session.run(random_feeds(model, shapes), wanted)
     for name, result in zip(wanted, results, strict=True):
         array = isinstance(result, np.ndarray)
         facts.shapes[name] = result.shape if array else ()

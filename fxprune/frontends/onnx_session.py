@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,39 @@ import onnx_ir
 
 from fxprune.errors import InputError
 
-_ONE_MESSAGE_BYTES = 1_500_000_000
-"""Larger models do not fit in one protobuf message."""
+_IN_MEMORY_BYTES = 16_000_000
+"""Larger models go through a temporary file, whose weights ONNX Runtime maps instead of copying."""
 
 Feeds = dict[str, np.ndarray]
+
+
+@dataclass(slots=True)
+class Session:
+    """A model that ONNX Runtime has loaded, until its `with` block ends."""
+
+    runtime: Any
+
+    def run(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str]) -> list[Any]:
+        """The values called `wanted`.
+
+        Raises:
+            InputError: the model does not accept the inputs.
+        """
+        try:
+            results: list[Any] = self.runtime.run(list(wanted), dict(feeds))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(feed.shape)}" for name, feed in feeds.items())
+            raise InputError(
+                f"ONNX Runtime does not run the model on {shapes}, so give shapes that it "
+                f"accepts: {error}"
+            ) from error
+        return results
 
 
 @contextmanager
 def session_of(
     model: onnx_ir.Model, wanted: Sequence[str] = (), *, optimised: bool = False
-) -> Iterator[Any]:
+) -> Iterator[Session]:
     """A session on the CPU; `wanted` values are outputs as well.
 
     Without optimisation ONNX Runtime computes node by node, as the file says.
@@ -35,13 +59,20 @@ def session_of(
     if not optimised:
         level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.graph_optimization_level = level
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.disable_prepacking", "1")
     with tempfile.TemporaryDirectory(prefix="fxprune-") as folder, _showing(model, wanted):
         try:
             source = _loadable(model, Path(folder))
-            session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
+            runtime = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
         except Exception as error:
             raise InputError(f"ONNX Runtime does not load the model: {error}") from error
-        yield session
+        session = Session(runtime)
+        del runtime
+        try:
+            yield session
+        finally:
+            session.runtime = None  # frees it, whoever still holds the session
 
 
 @contextmanager
@@ -58,44 +89,36 @@ def _showing(model: onnx_ir.Model, wanted: Sequence[str]) -> Iterator[None]:
 
 
 def _loadable(model: onnx_ir.Model, folder: Path) -> bytes | str:
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value)
-    if size < _ONE_MESSAGE_BYTES:
+    if weight_bytes(model) < _IN_MEMORY_BYTES:
         message: bytes = onnx_ir.to_proto(model).SerializeToString()
         return message
     onnx_ir.save(model, folder / "model.onnx", external_data="model.onnx.data")
     return str(folder / "model.onnx")
 
 
-def run(session: Any, feeds: Mapping[str, np.ndarray], wanted: Sequence[str]) -> list[Any]:
-    """The values of the outputs `wanted`.
-
-    Raises:
-        InputError: the model does not accept the inputs.
-    """
-    try:
-        results: list[Any] = session.run(list(wanted), dict(feeds))
-    except Exception as error:
-        shapes = ", ".join(f"{name} {list(feed.shape)}" for name, feed in feeds.items())
-        raise InputError(f"ONNX Runtime does not run the model on {shapes}: {error}") from error
-    return results
+def weight_bytes(model: onnx_ir.Model) -> int:
+    """The size of all initialisers."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
-def random_feeds(session: Any, shapes: Mapping[str, Sequence[int]], seed: int = 0) -> Feeds:
+def random_feeds(
+    model: onnx_ir.Model, shapes: Mapping[str, Sequence[int]], seed: int = 0
+) -> Feeds:
     """Inputs of the given shapes: normal numbers, zeros and ones for whole numbers."""
     generator = np.random.default_rng(seed)
+    types = {str(value.name): value.dtype for value in model.graph.inputs}
     return {
-        item.name: _random(generator, item.type, tuple(shapes[item.name]))
-        for item in session.get_inputs()
+        name: _random(generator, dtype or onnx_ir.DataType.FLOAT, tuple(shapes[name]))
+        for name, dtype in types.items()
     }
 
 
-def _random(generator: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.ndarray:
-    name = kind.removeprefix("tensor(").removesuffix(")")
-    if name in _FLOATS:
-        return generator.standard_normal(shape).astype(_FLOATS[name])
-    if name == "string":
+def _random(
+    generator: np.random.Generator, dtype: onnx_ir.DataType, shape: tuple[int, ...]
+) -> np.ndarray:
+    if dtype == onnx_ir.DataType.STRING:
         return np.full(shape, "a", dtype=object)
-    return generator.integers(0, 2, shape).astype("bool" if name == "bool" else name)
-
-
-_FLOATS = {"float": np.float32, "double": np.float64, "float16": np.float16}
+    if dtype.is_floating_point():
+        return generator.standard_normal(shape).astype(dtype.numpy())
+    return generator.integers(0, 2, shape).astype(dtype.numpy())

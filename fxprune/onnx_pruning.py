@@ -1,5 +1,6 @@
 """ONNX files made smaller without torch and without training."""
 
+import gc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from fxprune.errors import InputError, NothingToPruneError
 from fxprune.filling import Filling, PointArrayCost, layout_of
 from fxprune.frontends.onnx_data import batches
 from fxprune.frontends.onnx_file import OnnxProgram, read_onnx
+from fxprune.frontends.onnx_session import Feeds
 from fxprune.onnx_criteria import onnx_importance
+from fxprune.onnx_refitting import refitted
 from fxprune.onnx_verification import verify_onnx
 from fxprune.passes.analyse import Analysis, analyse
-from fxprune.passes.axes import spaces
+from fxprune.passes.axes import Kept, spaces
 from fxprune.passes.fold import FoldPlan, plan_fold
 from fxprune.passes.gate import plan_gates
 from fxprune.targets import Target, limits
@@ -80,6 +83,7 @@ def prune_onnx(
     target: Target = 0.5,
     method: str = "group_norm",
     data: Any = None,
+    correct: bool = False,
     round_to: int = 1,
     ignore: Iterable[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -91,8 +95,10 @@ def prune_onnx(
         output: the file to write; None writes nothing.
         target: as for `prepare`: a share of the MACs to keep, or shares or numbers by cost.
         method: how positions are ranked, see `onnx_importance`.
-        data: batches of inputs, for the methods that need some: a .npz file, a folder of images,
-            or an iterable of arrays or mappings.
+        data: batches of inputs, for methods that need some and for `correct`: a .npz file, a folder
+            of images, or an iterable of arrays or mappings.
+        correct: whether to solve the weights behind closed positions anew on `data`, see
+            `refitted`.
         round_to: positions are kept in multiples of this.
         ignore: initialisers to leave alone, by name or beginning of it.
         shapes: shapes of inputs by name, where what the file leaves open matters.
@@ -104,8 +110,17 @@ def prune_onnx(
     """
     program = read_onnx(source, shapes)
     analysis = analyse(program.ir, _ignored(program, ignore))
-    keep = choose(program, analysis, target, method, data, round_to)
-    return _folded(program, analysis, keep, output, shapes)
+    feeds = None if data is None else batches(data, program.model.graph.inputs)
+    if correct and feeds is None:
+        raise InputError("correct=True needs data: some hundred samples")
+    keep = choose(program, analysis, target, method, feeds, round_to)
+    if correct and feeds is not None:
+        masked = masked_model(program, analysis, keep)
+        program, _ = refitted(program, analysis, masked, _kept(analysis, keep), feeds)
+    folded, verdict = _verified(program, analysis, keep, shapes)
+    del program  # with its weights, which may be many; graphs of onnx_ir go with the cycles
+    gc.collect()
+    return _result(folded, verdict, analysis, keep, output)
 
 
 def fold_onnx(
@@ -128,7 +143,8 @@ def fold_onnx(
     """
     program = read_onnx(source, shapes)
     analysis = analyse(program.ir)
-    return _folded(program, analysis, keep_set, output, shapes)
+    folded, verdict = _verified(program, analysis, keep_set, shapes)
+    return _result(folded, verdict, analysis, keep_set, output)
 
 
 def choose(
@@ -136,7 +152,7 @@ def choose(
     analysis: Analysis,
     target: Target,
     method: str,
-    data: Any = None,
+    data: Sequence[Feeds] | None = None,
     round_to: int = 1,
 ) -> dict[str, tuple[bool, ...]]:
     """The keep-set that meets a target, best positions first."""
@@ -150,8 +166,7 @@ def choose(
     }
     filling = Filling(arrays, layout, round_to)
     filling.check_reachable(costs, bounds)
-    feeds = None if data is None else batches(data, program.model.graph.inputs)
-    rank = onnx_importance(program, analysis, layout, method, feeds)
+    rank = onnx_importance(program, analysis, layout, method, data)
     flags = np.split(filling.choose(rank, bounds), np.cumsum(layout.sizes)[:-1])
     return {n: tuple(own.tolist()) for n, own in zip(layout.names, flags, strict=True)}
 
@@ -192,18 +207,33 @@ def _ignored(program: OnnxProgram, ignore: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _folded(
+def _verified(
     program: OnnxProgram,
     analysis: Analysis,
     keep: KeptFlags,
-    output: str | Path | None,
     shapes: Mapping[str, Sequence[int]] | None,
-) -> OnnxResult:
-    plan = plan_of(program, analysis, keep)
-    folded = fold_program(program, plan)
+) -> tuple[onnx_ir.Model, Verdict]:
+    """The folded model, with weights of its own, and what comparing it found."""
+    folded = fold_program(program, plan_of(program, analysis, keep))
     masked = masked_model(program, analysis, keep)
     values = _unchanged(program, analysis, keep)
     verdict = verify_onnx(masked, folded, shapes=shapes, values=values, what="masked == folded")
+    for value in folded.graph.initializers.values():
+        tensor = value.const_value
+        assert tensor is not None
+        if not isinstance(tensor, onnx_ir.ExternalTensor | onnx_ir.StringTensor):
+            value.const_value = onnx_ir.Tensor(tensor.numpy().copy(), tensor.dtype, name=value.name)
+    return folded, verdict
+
+
+def _result(
+    folded: onnx_ir.Model,
+    verdict: Verdict,
+    analysis: Analysis,
+    keep: KeptFlags,
+    output: str | Path | None,
+) -> OnnxResult:
+    """What the caller gets, written to a file if there is one to write."""
     full = analysis.costs.full
     sizes = {name: sum(keep[name]) if name in keep else size for name, size in full.items()}
     result = OnnxResult(
@@ -257,6 +287,10 @@ def plan_of(program: OnnxProgram, analysis: Analysis, keep: KeptFlags) -> FoldPl
 def masked_model(program: OnnxProgram, analysis: Analysis, keep: KeptFlags) -> onnx_ir.Model:
     """The original with what a keep-set closes masked where it is read."""
     plan = plan_gates(program.ir, analysis.types, analysis.groups, analysis.branches)
-    kept = {g.space: tuple(keep[g.name]) for g in analysis.groups if g.name in keep}
     closed = [b.name for b in analysis.branches if b.name in keep and not keep[b.name][0]]
-    return mask_program(program, plan, kept, closed)
+    return mask_program(program, plan, _kept(analysis, keep), closed)
+
+
+def _kept(analysis: Analysis, keep: KeptFlags) -> Kept:
+    """A flag for every position of the groups that a keep-set names."""
+    return {group.space: tuple(keep[group.name]) for group in analysis.groups if group.name in keep}

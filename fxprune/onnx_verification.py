@@ -53,8 +53,9 @@ def verify_onnx(
     batches = [*_random_batches(left, shapes or {}, batch_sizes, seed), *inputs]
     names = [*(str(value.name) for value in left.graph.outputs), *values]
     comparisons = list(_compare(left, right, batches, names, what))
-    exact, also_exact = in_double(left), in_double(right)
-    if exact is not None and also_exact is not None:
+    exact = in_double(left)
+    also_exact = in_double(right) if exact else None
+    if exact and also_exact:
         doubles = list(map(_in_double, batches))
         comparisons.extend(_compare(exact, also_exact, doubles, names, what))
     return Verdict(tuple(comparisons))

@@ -21,7 +21,7 @@ from fxprune.errors import CheckpointError, InputError, VerificationError
 from fxprune.frontends.onnx_data import Data, batches
 from fxprune.frontends.onnx_loading import Source, load_onnx
 from fxprune.frontends.onnx_observe import example_shapes
-from fxprune.frontends.onnx_session import Feeds, random_feeds, run, session_of
+from fxprune.frontends.onnx_session import Feeds, random_feeds, session_of
 
 _FIRST_OPSET_PER_CHANNEL = 13
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
@@ -242,7 +242,7 @@ def _outputs(model: onnx_ir.Model, feeds: Sequence[Feeds]) -> list[np.ndarray]:
     if not names:
         raise InputError("the model has no output of real numbers, so nothing can be compared")
     with session_of(model, optimised=True) as session:
-        return [run(session, feed, names[:1])[0] for feed in feeds]
+        return [session.run(feed, names[:1])[0] for feed in feeds]
 
 
 def _size_of(folder: Path) -> int:
@@ -268,5 +268,4 @@ def _random_batch(
     model: onnx_ir.Model, shapes: Mapping[str, Sequence[int]], seed: int
 ) -> list[Feeds]:
     sizes = example_shapes(model, shapes, _RANDOM_SAMPLES)
-    with session_of(model) as session:
-        return [random_feeds(session, sizes, seed)]
+    return [random_feeds(model, sizes, seed)]

@@ -28,7 +28,7 @@ LAYERS = (
     ("passes",),
     ("filling", "targets", "verdicts"),
     ("frontends", "backends", "gates", "reports"),
-    ("record", "onnx_criteria", "onnx_verification"),
+    ("record", "onnx_criteria", "onnx_refitting", "onnx_verification"),
     ("onnx_pruning",),
     ("verification",),
     ("checks", "gating", "distillation", "refitting"),

@@ -10,7 +10,7 @@ from fxprune.frontends.onnx_session import session_of, weight_bytes
 _FLOAT, _DOUBLE = onnx_ir.DataType.FLOAT, onnx_ir.DataType.DOUBLE
 
 
-_MOST_BYTES = 100_000_000
+_MOST_BYTES = 32_000_000
 """Models with more weights are not converted."""
 
 

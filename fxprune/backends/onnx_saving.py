@@ -1,6 +1,7 @@
 """How an ONNX file gets on disk: whole or not at all, checked, without traces of this machine."""
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir
@@ -35,8 +36,7 @@ def write_onnx(model: onnx_ir.Model, path: Path) -> None:
     """Write a model at once, without traces of this machine, and let ONNX check the file."""
     clean = _without_traces(model.clone())
     if _bytes_stored(clean) < _ONE_FILE_BYTES:
-        _bring_into_memory(clean)
-        onnx_ir.save(clean, path)
+        _write_in_pieces(clean, path)
     else:
         onnx_ir.save(clean, path, external_data=f"{path.name}.data")
     try:
@@ -68,10 +68,61 @@ def _bytes_stored(model: onnx_ir.Model) -> int:
     )
 
 
-def _bring_into_memory(model: onnx_ir.Model) -> None:
+def _write_in_pieces(model: onnx_ir.Model, path: Path) -> None:
+    """Write one file, weight by weight: protobuf itself would hold everything twice over.
+
+    A message is its fields one after the other, a tag (number and kind) before each, and the length
+    before nested ones. So the graph is that without weights, followed by every weight.
+    """
+    weights = dict(model.graph.initializers)
+    model.graph.initializers.clear()
+    _bring_into_memory(model)
+    bare = onnx_ir.to_proto(model)
+    graph = bare.graph.SerializeToString()
+    bare.ClearField("graph")
+    length = len(graph) + sum(len(_head(_INITIALIZER, n)) + n for n in map(_size, weights.values()))
+    with path.open("wb") as file:
+        file.write(bare.SerializeToString() + _head(_GRAPH, length) + graph)
+        for weight in weights.values():
+            message = _message(weight)
+            file.write(_head(_INITIALIZER, len(message)) + message)
+
+
+_GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
+_INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
+_NESTED = 2  # the kind of fields that begin with their length
+
+
+def _message(value: onnx_ir.Value) -> bytes:
+    proto = onnx_ir.to_proto(_in_memory(value.const_value))
+    proto.name = value.name
+    message: bytes = proto.SerializeToString()
+    return message
+
+
+def _size(value: onnx_ir.Value) -> int:
+    return len(_message(value))
+
+
+def _in_memory(tensor: Any) -> Any:
     """Data of other files becomes part of this one."""
+    if isinstance(tensor, onnx_ir.ExternalTensor):
+        return onnx_ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name)
+    return tensor
+
+
+def _bring_into_memory(model: onnx_ir.Model) -> None:
     for graph in model.graphs():
         for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, onnx_ir.ExternalTensor):
-                value.const_value = onnx_ir.Tensor(tensor.numpy(), tensor.dtype, name=value.name)
+            value.const_value = _in_memory(value.const_value)
+
+
+def _head(field: int, length: int) -> bytes:
+    """The tag of a nested field and its length, seven bits to a byte, the lowest first."""
+    head = b""
+    for number in (field << 3 | _NESTED, length):
+        while number > 0x7F:
+            head += bytes([number & 0x7F | 0x80])
+            number >>= 7
+        head += bytes([number])
+    return head

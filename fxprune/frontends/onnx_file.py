@@ -115,7 +115,7 @@ class _Translation:
 
     def _opaque(self, node: onnx_ir.Node) -> None:
         """Everything that goes in is pinned, also what subgraphs take from around them."""
-        captured = tuple(self._array(value) for value in _captured(node))
+        captured = tuple(self._array(value) for value in captured_values(node))
         op = node.op_type if node.domain == "" else f"{node.domain}.{node.op_type}"
         operands = tuple(range(len(node.inputs)))
         self._emit(node, op, operands, tuple(node.outputs), captured)
@@ -214,7 +214,7 @@ def _subgraphs(node: onnx_ir.Node) -> Iterator[onnx_ir.Graph]:
             yield from attribute.as_graphs()
 
 
-def _captured(node: onnx_ir.Node) -> Iterator[onnx_ir.Value]:
+def captured_values(node: onnx_ir.Node) -> Iterator[onnx_ir.Value]:
     """Values of the main graph that subgraphs of a node read."""
     main = node.graph
     seen: dict[int, onnx_ir.Value] = {}

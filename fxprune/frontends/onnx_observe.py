@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir
-from onnx.reference import ReferenceEvaluator
 
 from fxprune.errors import InputError
 from fxprune.frontends.onnx_session import random_feeds, session_of
@@ -196,6 +195,8 @@ def _compute(facts: Facts, node: onnx_ir.Node, model: onnx_ir.Model) -> None:
     feeds = {name: facts.numbers[name] for name in names}
     if sum(feed.size for feed in feeds.values()) > 2 * _MOST_NUMBERS or _is_long(node, feeds):
         return
+    from onnx.reference import ReferenceEvaluator  # large, and few models need it
+
     try:
         evaluator = ReferenceEvaluator(onnx_ir.to_proto(node), opsets=dict(model.opset_imports))
         results: Any = evaluator.run(None, feeds)

@@ -102,9 +102,7 @@ def weight_bytes(model: onnx_ir.Model) -> int:
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
-def random_feeds(
-    model: onnx_ir.Model, shapes: Mapping[str, Sequence[int]], seed: int = 0
-) -> Feeds:
+def random_feeds(model: onnx_ir.Model, shapes: Mapping[str, Sequence[int]], seed: int = 0) -> Feeds:
     """Inputs of the given shapes: normal numbers, zeros and ones for whole numbers."""
     generator = np.random.default_rng(seed)
     types = {str(value.name): value.dtype for value in model.graph.inputs}

@@ -16,7 +16,7 @@ from fxprune.errors import InputError, NothingToPruneError
 from fxprune.filling import Filling, PointArrayCost, layout_of
 from fxprune.frontends.onnx_data import batches
 from fxprune.frontends.onnx_file import OnnxProgram, read_onnx
-from fxprune.frontends.onnx_session import Feeds
+from fxprune.frontends.onnx_session import Feeds, weight_bytes
 from fxprune.onnx_criteria import onnx_importance
 from fxprune.onnx_refitting import refitted
 from fxprune.onnx_verification import verify_onnx
@@ -36,12 +36,14 @@ KeptFlags = Mapping[str, Sequence[bool]]
 class OnnxResult:
     """A smaller model and how it came about.
 
-    `model` is the folded model, `original` what it was made of, `analysis` the facts about that,
-    `verdict` what comparing the folded with the masked original found.
+    `model` is the folded model, `source` what the caller gave, of `bytes_before` bytes of weights,
+    `analysis` the facts about that, `verdict` what comparing the folded model with the masked
+    source found.
     """
 
     model: onnx_ir.Model
-    original: onnx_ir.Model
+    source: Any
+    bytes_before: int
     analysis: Analysis
     keep_set: Mapping[str, tuple[bool, ...]]
     costs_before: Mapping[str, int]
@@ -118,9 +120,10 @@ def prune_onnx(
         masked = masked_model(program, analysis, keep)
         program, _ = refitted(program, analysis, masked, _kept(analysis, keep), feeds)
     folded, verdict = _verified(program, analysis, keep, shapes)
+    bytes_before = weight_bytes(program.model)
     del program  # with its weights, which may be many; graphs of onnx_ir go with the cycles
     gc.collect()
-    return _result(folded, verdict, analysis, keep, output)
+    return _result(source, bytes_before, folded, verdict, analysis, keep, output)
 
 
 def fold_onnx(
@@ -144,7 +147,8 @@ def fold_onnx(
     program = read_onnx(source, shapes)
     analysis = analyse(program.ir)
     folded, verdict = _verified(program, analysis, keep_set, shapes)
-    return _result(folded, verdict, analysis, keep_set, output)
+    bytes_before = weight_bytes(program.model)
+    return _result(source, bytes_before, folded, verdict, analysis, keep_set, output)
 
 
 def choose(
@@ -227,6 +231,8 @@ def _verified(
 
 
 def _result(
+    source: Any,
+    bytes_before: int,
     folded: onnx_ir.Model,
     verdict: Verdict,
     analysis: Analysis,
@@ -238,7 +244,8 @@ def _result(
     sizes = {name: sum(keep[name]) if name in keep else size for name, size in full.items()}
     result = OnnxResult(
         model=folded,
-        original=program.model,
+        source=source,
+        bytes_before=bytes_before,
         analysis=analysis,
         keep_set={name: tuple(map(bool, flags)) for name, flags in keep.items()},
         costs_before=analysis.costs.at(full),

@@ -57,6 +57,7 @@ def write_report(
             macs=costs(found.layers),
             scatter=scatter(points),
             verdict=verdict,
+            blocks=[row for row in found.rows if row.kind == "branch" and not row.kept],
             free=[row for row in found.rows if not row.pin],
             pins=_pins(found.rows),
             environment={**environment(), "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"},

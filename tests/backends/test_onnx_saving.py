@@ -9,7 +9,6 @@ from onnx import parser
 
 from fxprune.backends import onnx_saving
 from fxprune.backends.onnx_saving import save_onnx
-from fxprune.drafts import draft_of
 from fxprune.errors import InputError, InternalError
 
 MODEL = """
@@ -78,18 +77,6 @@ def test_what_is_not_valid_is_not_written(model, tmp_path):
         save_onnx(model, tmp_path / "m.onnx")
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
     assert (tmp_path / "m.onnx").read_text() == "the old one"
-
-
-def test_a_draft_moves_only_if_all_goes_well(tmp_path):
-    path = tmp_path / "m.onnx"
-    with pytest.raises(ZeroDivisionError), draft_of(path) as draft:
-        draft.write_text("half")
-        assert not path.exists()
-        raise ZeroDivisionError
-    assert not list(tmp_path.iterdir())
-    with draft_of(path) as draft:
-        draft.write_text("whole")
-    assert path.read_text() == "whole"
 
 
 def test_places_that_cannot_hold_a_file_are_input_errors(model, tmp_path):

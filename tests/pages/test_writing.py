@@ -1,6 +1,7 @@
 """Reports as HTML."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -73,6 +74,11 @@ def test_page_without_verdict_says_so(tmp_path):
     assert "Verified:" not in page.text
 
 
+def test_page_shows_what_the_method_says_of_itself(tmp_path):
+    _, page = written(tmp_path, replace(report(), figures={"consensus_gap": 0.0123}))
+    assert "consensus_gap: 0.0123" in page.text
+
+
 def test_page_needs_nothing_else(tmp_path):
     text, page = written(tmp_path, report(), points=POINTS, verdict=VERDICT)
     assert not page.all("script") and not page.all("link") and not page.all("img")
@@ -106,6 +112,7 @@ def test_removed_layers_are_told_by_words_and_by_pattern(tmp_path):
     text, page = written(tmp_path, report(layers=20))
     gone = sum(layer.removed for layer in report(layers=20).layers)
     assert f"{gone} layers are gone" in page.text
+    assert "Removed whole: backbone+ (5 nodes)." in page.text
     assert page.text.count("16 → removed") == gone
     assert sum(rect.get("class") == "removed" for rect in page.all("rect")) == 4 * gone + 1
     assert 'id="hatch"' in text

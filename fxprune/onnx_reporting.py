@@ -4,8 +4,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
-import onnx_ir
-
 from fxprune.frontends.onnx_loading import load_onnx
 from fxprune.frontends.onnx_session import random_feeds, session_of, weight_bytes
 from fxprune.onnx_pruning import OnnxResult
@@ -20,18 +18,19 @@ def report_result(result: OnnxResult, *, latency: bool) -> Report:
 
     A file that has been overwritten since is not measured.
     """
-    models = {"before": load_onnx(result.source), "after": result.model}
     sizes = {name: sum(flags) for name, flags in result.keep_set.items()}
-    described = describe(result.model.graph.name or "model", result.analysis, sizes)
+    return replace(
+        describe(result.model.graph.name or "model", result.analysis, sizes),
+        latency_ms=_latencies(result) if latency else {},
+        file_bytes={"before": result.bytes_before, "after": weight_bytes(result.model)},
+    )
+
+
+def _latencies(result: OnnxResult) -> dict[str, float]:
+    """Median milliseconds of one sample, or of the batch that the model insists on."""
+    models = {"before": load_onnx(result.source), "after": result.model}
     if weight_bytes(models["before"]) != result.bytes_before:
         del models["before"]
-    bytes_ = {"before": result.bytes_before, "after": weight_bytes(result.model)}
-    measured = _latencies(result, models) if latency else {}
-    return replace(described, latency_ms=measured, file_bytes=bytes_)
-
-
-def _latencies(result: OnnxResult, models: dict[str, onnx_ir.Model]) -> dict[str, float]:
-    """Median milliseconds of one sample, or of the batch that the model insists on."""
     shapes = {value.name: value.shape for value in result.analysis.graph.inputs}
     for value in result.model.graph.inputs:
         if value.shape and not isinstance(value.shape[0], int):

@@ -89,7 +89,10 @@ def _showing(model: onnx_ir.Model, wanted: Sequence[str]) -> Iterator[None]:
 
 
 def _loadable(model: onnx_ir.Model, folder: Path) -> bytes | str:
-    if weight_bytes(model) < _IN_MEMORY_BYTES:
+    """A message with all weights, or the path of a file that names others beside it."""
+    tensors = [v.const_value for graph in model.graphs() for v in graph.initializers.values()]
+    elsewhere = any(isinstance(tensor, onnx_ir.ExternalTensor) for tensor in tensors)
+    if weight_bytes(model) < _IN_MEMORY_BYTES and not elsewhere:
         message: bytes = onnx_ir.to_proto(model).SerializeToString()
         return message
     onnx_ir.save(model, folder / "model.onnx", external_data="model.onnx.data")

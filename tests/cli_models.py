@@ -1,5 +1,6 @@
 """What the tests of the command line name as `module:factory`."""
 
+import numpy as np
 from torch import Tensor, nn
 
 from tests.models import Residual, images, plain, randomise
@@ -44,3 +45,8 @@ def text() -> str:
 def batches() -> list[Tensor]:
     """Some data for `residual`."""
     return [images(8, seed=seed) for seed in range(4)]
+
+
+def arrays() -> list[np.ndarray]:
+    """The same for ONNX files."""
+    return [batch.numpy() for batch in batches()]

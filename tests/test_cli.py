@@ -71,6 +71,8 @@ def test_help_explains_exit_codes(verb):
 def test_options_have_the_names_of_arguments():
     commands = {c.callback.__name__: inspect.signature(c.callback) for c in app.registered_commands}
     known = inspect.signature(fxprune.prune).parameters
+    also_known = inspect.signature(fxprune.prune_onnx).parameters
+    assert set(commands["prune"].parameters) - OURS - {"shape"} <= set(also_known)
     assert set(commands["prune"].parameters) - OURS - {"shape"} <= set(known)
     written = inspect.signature(fxprune.write_report).parameters
     report = set(commands["report"].parameters) - OURS - {"shape", "figures"}
@@ -154,6 +156,23 @@ def test_prune_takes_data_from_files_and_from_python(tmp_path):
     assert answered("prune", f"{HERE}:residual", tmp_path / "a", *taylor)["verdict"]
     correct = ("--correct", "--data", f"{HERE}:batches")
     assert answered("prune", f"{HERE}:residual", tmp_path / "b", *correct)["verdict"]
+
+
+@pytest.mark.parametrize("data", ["data.npz", f"{HERE}:arrays"])
+def test_prune_of_a_file_takes_data_from_files_and_from_python(data, onnx_file, tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.concatenate([images(8)] * 4))
+    data = tmp_path / data if data.endswith(".npz") else data
+    more = ("--method", "wanda", "--correct", "--data", data)
+    found = answered("prune", onnx_file, tmp_path / "a.onnx", *more)
+    plain = answered("prune", onnx_file, tmp_path / "b.onnx", "--method", "wanda", "--data", data)
+    assert found["keep_set"] == plain["keep_set"]
+    feeds = {"x": images(64, seed=9).numpy()}
+    outputs = [
+        onnxruntime.InferenceSession(path).run(None, feeds)[0]
+        for path in (onnx_file, tmp_path / "a.onnx", tmp_path / "b.onnx")
+    ]
+    corrected, uncorrected = (np.square(outputs[0] - other).mean() for other in outputs[1:])
+    assert corrected < uncorrected
 
 
 def test_fold_follows_the_keep_set_that_prune_printed(source, tmp_path):

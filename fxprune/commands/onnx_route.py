@@ -7,6 +7,7 @@ from typing import Any
 
 import fxprune
 from fxprune.commands.answers import Announce, Answer
+from fxprune.commands.arguments import imported
 from fxprune.commands.jobs import Pruned, Ranking, Source
 from fxprune.drafts import check_place
 from fxprune.errors import InputError
@@ -28,7 +29,7 @@ def prune(
     """Rank positions, close them, fold, verify and write."""
     _check_out(out)
     announce("pruning and verifying", 0.1)
-    options: dict[str, Any] = {name: value for name, value in asdict(ranking).items() if value}
+    options = {**asdict(ranking), "data": _data(ranking.data)}
     options |= {"ignore": source.ignore, "shapes": _shapes(source)}
     result = fxprune.prune_onnx(source.text, out, **options)
     return _finished(source, result, out, announce, latency)
@@ -55,7 +56,7 @@ def quantize(
     _check_out(out)
     announce("quantising and comparing", 0.1)
     found = fxprune.quantize(
-        source.text, out, calibration=calibration, shapes=_shapes(source), seed=seed
+        source.text, out, calibration=_data(calibration), shapes=_shapes(source), seed=seed
     )
     facts = {**asdict(found), "path": str(found.path), "size_ratio": found.size_ratio}
     return Answer(str(found), facts)
@@ -75,6 +76,11 @@ def _check_out(out: Path | None) -> None:
         raise InputError(f"cannot write {out}: an ONNX file becomes an ONNX file, give NAME.onnx")
     if out is not None:
         check_place(out)
+
+
+def _data(text: str | None) -> Any:
+    """A path as it is, or what `module:name` stands for."""
+    return imported(text) if text and ":" in text and not Path(text).exists() else text
 
 
 def _shapes(source: Source) -> Mapping[str, tuple[int, ...]] | None:

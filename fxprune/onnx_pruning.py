@@ -6,25 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir
 
 from fxprune.backends.onnx_fold import fold_program
 from fxprune.backends.onnx_mask import mask_program
 from fxprune.backends.onnx_saving import save_onnx
-from fxprune.errors import InputError, NothingToPruneError
-from fxprune.filling import Filling, PointArrayCost, layout_of
+from fxprune.errors import InputError
 from fxprune.frontends.onnx_data import batches
 from fxprune.frontends.onnx_file import OnnxProgram, read_onnx
-from fxprune.frontends.onnx_session import Feeds, weight_bytes
-from fxprune.onnx_criteria import onnx_importance
+from fxprune.frontends.onnx_session import weight_bytes
+from fxprune.onnx_choice import choose, plan_of
 from fxprune.onnx_refitting import refitted
 from fxprune.onnx_verification import verify_onnx
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.axes import Kept, spaces
-from fxprune.passes.fold import FoldPlan, plan_fold
 from fxprune.passes.gate import plan_gates
-from fxprune.targets import Target, limits
+from fxprune.targets import Target
 from fxprune.verdicts import Verdict
 from fxprune.version import __version__
 
@@ -95,7 +92,8 @@ def prune_onnx(
     Args:
         source: a path, bytes, a ModelProto or an onnx_ir.Model; it stays as it is.
         output: the file to write; None writes nothing.
-        target: as for `prepare`: a share of the MACs to keep, or shares or numbers by cost.
+        target: as for `prepare`: a share of the MACs to keep, or shares or numbers by cost; here
+            "latency" and "latency_ms" are measured with ONNX Runtime, which takes some seconds.
         method: how positions are ranked, see `onnx_importance`.
         data: batches of inputs, for methods that need some and for `correct`: a .npz file, a folder
             of images, or an iterable of arrays or mappings.
@@ -151,51 +149,6 @@ def fold_onnx(
     return _result(source, bytes_before, folded, verdict, analysis, keep_set, output)
 
 
-def choose(
-    program: OnnxProgram,
-    analysis: Analysis,
-    target: Target,
-    method: str,
-    data: Sequence[Feeds] | None = None,
-    round_to: int = 1,
-) -> dict[str, tuple[bool, ...]]:
-    """The keep-set that meets a target, best positions first."""
-    check_prunable(analysis)
-    costs, bounds = limits(target, analysis, _modules(analysis), _no_latency)
-    layout = layout_of(analysis)
-    index = {name: i for i, name in enumerate(layout.names)}
-    arrays = {
-        name: PointArrayCost(costs.polynomials[name].points, index)  # type: ignore[attr-defined]
-        for name in bounds
-    }
-    filling = Filling(arrays, layout, round_to)
-    filling.check_reachable(costs, bounds)
-    rank = onnx_importance(program, analysis, layout, method, data)
-    flags = np.split(filling.choose(rank, bounds), np.cumsum(layout.sizes)[:-1])
-    return {n: tuple(own.tolist()) for n, own in zip(layout.names, flags, strict=True)}
-
-
-def check_prunable(analysis: Analysis) -> None:
-    """Raise NothingToPruneError, with the reasons, if there is neither a group nor a branch."""
-    if analysis.free_groups or analysis.branches:
-        return
-    reasons = list(dict.fromkeys(group.pin for group in analysis.groups))[:10]
-    raise NothingToPruneError("nothing can be pruned: " + ("; ".join(reasons) or "no weights"))
-
-
-def _no_latency(path: str) -> Any:
-    raise InputError("a target on latency is not known for ONNX files: give macs, params or memory")
-
-
-def _modules(analysis: Analysis) -> set[str]:
-    """The paths that names of parameters suggest."""
-    paths: set[str] = set()
-    for parameter in analysis.graph.parameters:
-        parts = parameter.name.split(".")[:-1]
-        paths.update(".".join(parts[:count]) for count in range(1, len(parts) + 1))
-    return paths
-
-
 def _ignored(program: OnnxProgram, ignore: Iterable[str]) -> tuple[str, ...]:
     """Parameters whose name is, or begins with, one of those given."""
     found: dict[str, None] = {}
@@ -218,7 +171,7 @@ def _verified(
     shapes: Mapping[str, Sequence[int]] | None,
 ) -> tuple[onnx_ir.Model, Verdict]:
     """The folded model, with weights of its own, and what comparing it found."""
-    folded = fold_program(program, plan_of(program, analysis, keep))
+    folded = fold_program(program, plan_of(analysis, keep))
     masked = masked_model(program, analysis, keep)
     values = _unchanged(program, analysis, keep)
     verdict = verify_onnx(masked, folded, shapes=shapes, values=values, what="masked == folded")
@@ -268,7 +221,8 @@ def _metadata(result: OnnxResult) -> dict[str, str]:
 def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeptFlags) -> list[str]:
     """The last values that have the same axes in both models; outputs may be saturated."""
     changed = {g.space for g in analysis.groups if g.name in keep and not all(keep[g.name])}
-    gone = {n for b in analysis.branches if b.name in keep and not keep[b.name][0] for n in b.nodes}
+    closed = [b for b in analysis.branches if b.name in keep and not keep[b.name][0]]
+    gone = {name for b in closed for name in (*b.nodes, *(addition for addition, _ in b.places))}
     outputs = {value.name for value in program.model.graph.outputs}
     users = analysis.graph.users()
     names = [
@@ -284,11 +238,6 @@ def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeptFlags) -> lis
 
 _COMPARED_VALUES = 4
 """How many values are compared beside the outputs."""
-
-
-def plan_of(program: OnnxProgram, analysis: Analysis, keep: KeptFlags) -> FoldPlan:
-    """What folding under a keep-set does."""
-    return plan_fold(program.ir, analysis.types, analysis.groups, analysis.branches, keep)
 
 
 def masked_model(program: OnnxProgram, analysis: Analysis, keep: KeptFlags) -> onnx_ir.Model:

@@ -1,0 +1,293 @@
+"""Pruning ONNX models: targets, criteria, corrected weights, and graphs as exporters write them."""
+
+import numpy as np
+import onnx
+import onnx_ir
+import pytest
+from onnx import TensorProto, helper, parser
+
+import fxprune
+from fxprune.errors import InputError, KeepSetError, NothingToPruneError, TargetError
+from fxprune.frontends.onnx_file import read_onnx
+from fxprune.frontends.onnx_loading import load_onnx
+from fxprune.frontends.onnx_session import session_of
+from fxprune.onnx_pruning import masked_model
+from fxprune.onnx_refitting import refitted
+from tests.frontends.onnx_samples import Drawing
+
+
+def residual(seed: int = 0, width: int = 8) -> onnx.ModelProto:
+    """Two residual blocks of convolutions, with and without a batch norm, and a head."""
+    g = Drawing(seed)
+    h = g("Relu", g("Conv", "x", g.weight(width, 3, 3, 3), g.weight(width), pads=[1] * 4))
+    for _ in range(2):
+        y = g("Relu", g("Conv", h, g.weight(12, width, 3, 3), g.weight(12), pads=[1] * 4))
+        h = g("Add", h, g("Conv", y, g.weight(width, 12, 3, 3), g.weight(width), pads=[1] * 4))
+    return g.model(g("ReduceMean", h, g.numbers(2, 3)))
+
+
+def outputs(model: object, x: np.ndarray) -> np.ndarray:
+    with session_of(load_onnx(model)) as session:
+        return session.run({"x": x}, ["y"])[0]
+
+
+def images(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, 3, 6, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("cost", ["macs", "params", "memory", "peak"])
+def test_target_is_met_to_within_one_position(cost):
+    result = fxprune.prune_onnx(residual(), target={cost: 0.6})
+    limit = 0.6 * result.costs_before[cost]
+    assert result.costs_after[cost] <= limit
+    polynomial, full = result.analysis.costs.polynomials[cost], result.analysis.costs.full
+    sizes = {name: sum(result.keep_set[name]) for name in full}
+    for name, size in sizes.items():
+        if size < full[name]:
+            assert polynomial({**sizes, name: size + 1}) > limit, name
+
+
+def test_costs_are_those_of_the_file():
+    result = fxprune.prune_onnx(residual(), target=0.5)
+    again = fxprune.inspect_onnx(result.model)
+    assert again.costs.at(again.costs.full) == dict(result.costs_after)
+
+
+def test_everything_open_changes_nothing():
+    model = residual()
+    analysis = fxprune.inspect_onnx(model)
+    keep = {group.name: [True] * group.size for group in analysis.free_groups}
+    x = images(2)
+    assert np.array_equal(outputs(fxprune.fold_onnx(model, keep).model, x), outputs(model, x))
+
+
+def test_folding_twice_is_folding_once():
+    once = fxprune.prune_onnx(residual(), target=0.5)
+    twice = fxprune.prune_onnx(once.model, target=1.0)
+    assert twice.costs_after == once.costs_after
+    assert np.array_equal(outputs(twice.model, images(2)), outputs(once.model, images(2)))
+
+
+def test_source_stays_as_it_is(tmp_path):
+    model = residual()
+    before = model.SerializeToString()
+    fxprune.prune_onnx(model, tmp_path / "small.onnx")
+    assert model.SerializeToString() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["small.onnx"]
+
+
+def test_file_says_what_it_cost(tmp_path):
+    result = fxprune.prune_onnx(residual(), tmp_path / "small.onnx")
+    entries = {p.key: p.value for p in onnx.load(tmp_path / "small.onnx").metadata_props}
+    assert entries["fxprune_macs"] == str(result.costs_after["macs"])
+    assert entries["fxprune_macs_before"] == str(result.costs_before["macs"])
+
+
+@pytest.mark.parametrize("method", ["magnitude", "group_norm", "activation", "wanda"])
+def test_channels_that_do_nothing_go_first(method):
+    model = residual()
+    idle = [1, 4, 7]
+    for tensor in model.graph.initializer:
+        if tensor.dims == [12, 8, 3, 3]:  # makes the inner channels of a block
+            array = onnx.numpy_helper.to_array(tensor).copy()
+            array[idle] = 0
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+        if tensor.dims == [12]:
+            array = onnx.numpy_helper.to_array(tensor).copy()
+            array[idle] = 0
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+        if tensor.dims == [8, 12, 3, 3] and method == "group_norm":  # reads them as well
+            array = onnx.numpy_helper.to_array(tensor).copy()
+            array[:, idle] = 0
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    result = fxprune.prune_onnx(model, target=0.85, method=method, data=[images(8)])
+    inner = [flags for name, flags in result.keep_set.items() if len(flags) == 12]
+    assert len(inner) == 2
+    for flags in inner:
+        closed = {i for i, flag in enumerate(flags) if not flag}
+        assert closed <= set(idle) or closed >= set(idle)
+    assert any(not flags[1] for flags in inner)
+
+
+def test_corrected_weights_come_closer():
+    model, data, x = residual(width=16), [images(64, seed) for seed in (1, 2)], images(32, 9)
+    wanted = outputs(model, x)
+    errors = [
+        np.abs(outputs(fxprune.prune_onnx(model, correct=correct, data=data).model, x) - wanted)
+        for correct in (False, True)
+    ]
+    assert errors[1].mean() < 0.7 * errors[0].mean()
+
+
+def test_corrected_weights_repair_channels_that_are_sums_of_others():
+    g = Drawing(3)
+    first = np.random.default_rng(0).normal(size=(6, 3, 1, 1)).astype(np.float32)
+    first = np.concatenate([first, first[:3] + first[3:]])  # the last three say nothing new
+    h = g("Conv", "x", g.stored(first))
+    model = g.model(g("Conv", h, g.weight(5, 9, 3, 3), g.weight(5), pads=[1] * 4, strides=[2, 2]))
+    name = fxprune.inspect_onnx(model).free_groups[0].name
+    plain = fxprune.fold_onnx(model, {name: [True] * 6 + [False] * 3})
+    x, data = images(4, 5), [images(64, 6)]
+    analysis = fxprune.inspect_onnx(model)
+    program = read_onnx(model)
+    keep = {name: (True,) * 6 + (False,) * 3}
+    kept = {analysis.free_groups[0].space: keep[name]}
+    masked = masked_model(program, analysis, keep)
+    mended, fitted = refitted(program, analysis, masked, kept, [{"x": data[0]}], ridge=1e-9)
+    assert fitted >= 1
+    repaired = fxprune.fold_onnx(mended.model, keep)
+    wanted = outputs(model, x)
+    assert np.abs(outputs(repaired.model, x) - wanted).max() < 1e-2 * np.abs(wanted).max()
+    assert np.abs(outputs(plain.model, x) - wanted).max() > 0.1 * np.abs(wanted).max()
+
+
+def test_latency_is_measured():
+    model = residual(width=32)
+    result = fxprune.prune_onnx(model, target={"latency": 0.999, "macs": 0.7})
+    assert result.costs_after["macs"] <= 0.7 * result.costs_before["macs"]
+    with pytest.raises(TargetError, match="latency is not reached"):
+        fxprune.prune_onnx(model, target={"latency_ms": 1e-6})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"method": "taylor"}, InputError, "known for ONNX models are"),
+        ({"method": "wanda"}, InputError, "needs data"),
+        ({"correct": True}, InputError, "correct=True needs data"),
+        ({"ignore": ["nothing"]}, InputError, "no initialiser is called 'nothing'"),
+        ({"target": 1e-9}, TargetError, "ask for at least"),
+        ({"shapes": {"z": (1,)}}, InputError, "no input is called 'z'"),
+        ({"shapes": {"x": (1, 4, 6, 6)}}, InputError, "has shape"),
+    ],
+)
+def test_bad_arguments_say_what_to_do(arguments, error, match):
+    with pytest.raises(error, match=match):
+        fxprune.prune_onnx(residual(), **arguments)
+
+
+def test_nothing_to_prune_says_why():
+    model = parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> one (float[n, 3] x) => (float[n, 3] y)'
+        "{ y = Softmax (x) }"
+    )
+    with pytest.raises(NothingToPruneError):
+        fxprune.prune_onnx(model)
+
+
+def test_unknown_groups_are_refused():
+    with pytest.raises(KeepSetError, match="no group"):
+        fxprune.fold_onnx(residual(), {"nobody": [True]})
+
+
+def test_ignored_weights_keep_their_channels():
+    model = residual()
+    name = model.graph.initializer[0].name
+    result = fxprune.prune_onnx(model, ignore=[name])
+    kept = {t.name: list(t.dims) for t in onnx_ir.to_proto(result.model).graph.initializer}
+    assert kept[name] == list(model.graph.initializer[0].dims)
+
+
+# Graphs as exporters write them
+
+
+def half_closed(model: onnx.ModelProto) -> fxprune.OnnxResult:
+    """Every second position of every group closed; masked and folded models have been compared."""
+    analysis = fxprune.inspect_onnx(model)
+    assert analysis.free_groups
+    keep = {g.name: [i % 2 == 0 for i in range(g.size)] for g in analysis.free_groups}
+    return fxprune.fold_onnx(model, keep)
+
+
+def test_shapes_that_are_computed_follow():
+    g = Drawing(1)
+    h = g("Conv", "x", g.weight(8, 3, 3, 3))
+    shape = g("Shape", h)
+    batch = g("Gather", shape, g.stored(np.array([0])), axis=0)
+    channels = g("Gather", shape, g.stored(np.array([1])), axis=0)
+    half = g("Div", channels, g.numbers(2))
+    y = g("Reshape", h, g("Concat", batch, g.numbers(2), half, g.numbers(16), axis=0))
+    result = half_closed(g.model(g("Transpose", y, perm=[0, 2, 1, 3])))
+    assert result.costs_after["macs"] < result.costs_before["macs"]
+
+
+def test_slices_counted_by_computed_sizes_follow():
+    g = Drawing(2)
+    h = g("Conv", "x", g.weight(8, 3, 3, 3))
+    channels = g("Gather", g("Shape", h), g.stored(np.array([1])), axis=0)
+    half = g("Div", channels, g.numbers(2))
+    left = g("Slice", h, g.numbers(0), half, g.numbers(1))
+    right = g("Slice", h, half, channels, g.numbers(1))
+    half_closed(g.model(g("Mul", left, g("Sigmoid", right))))
+
+
+def test_heads_stacked_on_the_batch_follow():
+    g = Drawing(4)
+    h = g("Conv", "x", g.weight(8, 3, 3, 3))
+    batch = g("Gather", g("Shape", h), g.stored(np.array([0])), axis=0)
+    many = g("Mul", batch, g.numbers(2))
+    flat = g("Reshape", h, g("Concat", many, g.numbers(4, 16), axis=0))
+    scores = g("Softmax", g("MatMul", g("Transpose", flat, perm=[0, 2, 1]), flat), axis=-1)
+    y = g("MatMul", flat, scores)
+    half_closed(g.model(g("Reshape", y, g("Concat", batch, g.numbers(8, 16), axis=0))))
+
+
+def test_biases_that_an_exporter_has_merged_do_not_tie_layers():
+    g = Drawing(5)
+    bias = g.weight(8)
+    h = g("Relu", g("Conv", "x", g.weight(8, 3, 3, 3), bias))
+    h = g("Relu", g("Conv", h, g.weight(8, 8, 3, 3), bias))
+    model = g.model(h)
+    assert len(fxprune.inspect_onnx(model).free_groups) == 2
+    half_closed(model)
+
+
+def test_values_that_a_subgraph_reads_are_pinned():
+    g = Drawing(6)
+    h = g("Conv", "x", g.weight(8, 3, 3, 3))
+    branches = {
+        name: helper.make_graph(
+            [helper.make_node(op_type, [h], [f"{name}_y"])],
+            name,
+            [],
+            [helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, None)],
+        )
+        for name, op_type in (("then_branch", "Relu"), ("else_branch", "Sigmoid"))
+    }
+    y = g("If", g.stored(np.array(True)), **branches)
+    analysis = fxprune.inspect_onnx(g.model(y))
+    assert any("unknown operator If" in group.pin for group in analysis.groups)
+    assert not analysis.free_groups
+
+
+def test_functions_are_inlined():
+    model = parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["": 17, "local": 1]>
+        whole (float[n, 4] x) => (float[n, 2] y)
+        <float[4, 6] w = {WEIGHTS}, float[6, 2] v = {READS}>
+        { h = local.layer (x, w)  y = MatMul (h, v) }
+        <opset_import: ["": 17], domain: "local">
+        layer (x, w) => (y) { a = MatMul (x, w)  y = Relu (a) }
+        """.replace("WEIGHTS", ", ".join(f"{i % 7 - 3.0}" for i in range(24))).replace(
+            "READS", ", ".join(f"{i % 5 - 2.0}" for i in range(12))
+        )
+    )
+    assert half_closed(model).costs_after["macs"] == half_closed(model).costs_before["macs"] / 2
+
+
+def test_whole_branches_go():
+    model = residual()
+    analysis = fxprune.inspect_onnx(model)
+    assert len(analysis.branches) == 2
+    result = fxprune.fold_onnx(model, {branch.name: [False] for branch in analysis.branches})
+    assert [node.op_type for node in result.model.graph].count("Conv") == 1
+
+
+def test_a_comparison_with_a_wrong_fold_fails():
+    right, wrong = (fxprune.prune_onnx(residual()).model for _ in range(2))
+    value = next(v for v in wrong.graph.initializers.values() if len(v.const_value.shape) == 4)
+    array = value.const_value.numpy() + np.float32(0.5)
+    value.const_value = onnx_ir.tensor(array, name=value.name)
+    with pytest.raises(fxprune.VerificationError, match="relative error"):
+        fxprune.verify_onnx(right, wrong)

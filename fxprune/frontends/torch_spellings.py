@@ -204,6 +204,10 @@ def _dims(call: Call) -> dict[str, Any]:
     return {"dims": call.dims()}
 
 
+def _turned(call: Call) -> dict[str, Any]:
+    return {"dims": call.dims("dims")}
+
+
 def _cat(call: Call) -> dict[str, Any]:
     tensors = call.arguments["tensors"]
     return {"dim": call.arguments["dim"] % tensors[0].dim()}
@@ -709,8 +713,8 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "softmax": Spelling("along", "input dim=None", attributes=_dims),
         "log_softmax": Spelling("along", "input dim=None", attributes=_dims),
         "cumsum": Spelling("along", "input dim", attributes=_dims),
-        "flip": Spelling("along", "input *dim", attributes=_dims),
-        "roll": Spelling("along", "input shifts dim=None", attributes=_dims),
+        "flip": Spelling("along", "input *dims", attributes=_turned),
+        "roll": Spelling("along", "input shifts dims=None", attributes=_turned),
         "pixel_shuffle": Spelling("pixel_shuffle", "input factor", attributes=_pixel_shuffle),
         "pixel_unshuffle": Spelling("pixel_unshuffle", "input factor", attributes=_pixel_shuffle),
         "size": Spelling("size", "input dim=None", attributes=_feeds),

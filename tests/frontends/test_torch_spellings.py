@@ -206,6 +206,11 @@ CASES = {
     ),
     "x.cumsum(1)": (lambda m, x: m.last(x.cumsum(1)), "pinned: compared or mixed along"),
     "torch.roll(x, 1, 1)": (lambda m, x: m.last(torch.roll(x, (1, 1), (1, 2))), "pinned: compared"),
+    "torch.roll(x, shifts, dims=(2, 3))": (
+        lambda m, x: m.last(torch.roll(x, shifts=(1, 1), dims=(2, 3))),
+        "first:8",
+    ),
+    "torch.flip(x, dims=(2,))": (lambda m, x: m.last(torch.flip(x, dims=(2,))), "first:8"),
     "x.sort(1)": (lambda m, x: m.last(x.sort(1)[0]), "pinned: put in order by sort"),
     "x.topk(3, 1)": (
         lambda m, x: m.last(x.topk(3, 1)[0]),

@@ -1,0 +1,241 @@
+"""Do the two routes agree? Every classification model of torchvision, exported and pruned as ONNX.
+
+    python -m tests.benchmarks.onnx_models --json onnx_models.json
+    python -m tests.benchmarks.onnx_models resnet18 swin_t
+
+The model is analysed by torch and, exported, as an ONNX file. Weights that are in both (the same
+numbers, perhaps transposed) tie groups of one to groups of the other; each must have exactly one
+partner, which is free where the other is. Then a random keep-set of half of all channels is folded
+on both routes: ONNX Runtime finds masked and folded ONNX equal, and folded ONNX equal to folded
+torch, while the original is something else.
+"""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+import fxprune
+from fxprune.frontends.onnx_file import OnnxProgram, read_onnx
+from fxprune.passes.analyse import Analysis, analyse
+from fxprune.passes.axes import Space, spaces
+from fxprune.record import gated_record
+from tests.benchmarks.exactness import random_images, randomise_statistics
+from tests.vision import torchvision
+
+SIZE = 64
+OPTIONS: dict[str, dict[str, Any]] = {
+    "googlenet": {"init_weights": False},
+    "inception_v3": {"init_weights": False},
+    "maxvit_t": {"input_size": (224, 224)},
+    **{f"vit_{name}": {"image_size": SIZE} for name in ("b_16", "b_32", "l_16", "l_32")},
+    "vit_h_14": {"image_size": 56},
+}
+SIZES = {"inception_v3": 128, "maxvit_t": 224, "vit_h_14": 56}
+SECONDS = 600
+
+
+@dataclass(slots=True)
+class Row:
+    """What was found for a model; `status` is ok, other groups, wrong, or failed."""
+
+    model: str
+    status: str = "failed"
+    reason: str = ""
+    groups: int = 0
+    matched: int = 0
+    branches_torch: int = 0
+    branches_onnx: int = 0
+    only_torch: int = 0
+    only_onnx: int = 0
+    macs: float = 1.0
+    masked_error: float = 0.0
+    routes_error: float = 0.0
+    seconds: float = 0.0
+
+
+def model_of(name: str) -> tuple[nn.Module, int]:
+    """A model with random weights, biases and statistics, and the size of its images."""
+    torch.manual_seed(0)
+    size = SIZES.get(name, SIZE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = torchvision.models.get_model(name, weights=None, **OPTIONS.get(name, {})).eval()
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if parameter.dim() < 2:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+            elif "relative_position_bias_table" in key or key.endswith("layer_scale"):
+                parameter.copy_(0.5 * torch.randn_like(parameter))
+            elif not parameter.any():  # heads of transformers begin with zeros
+                parameter.copy_(torch.randn_like(parameter) * parameter[0].numel() ** -0.5)
+    randomise_statistics(model, random_images(3, size))
+    return model, size
+
+
+def measure(name: str) -> Row:
+    """Compare the routes on one model."""
+    row, start = Row(name), time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _fill(row, Path(folder))
+    except fxprune.VerificationError as error:
+        row.status, row.reason = "wrong", str(error)
+    except (fxprune.FxpruneError, AssertionError) as error:
+        row.reason = f"{type(error).__name__}: {error}"[:500]
+    row.seconds = time.perf_counter() - start
+    return row
+
+
+def _fill(row: Row, folder: Path) -> None:
+    model, size = model_of(row.model)
+    example = random_images(2, size)
+    path = fxprune.export_onnx(model, folder / "model.onnx", example)
+    gated = fxprune.prepare(model, example)
+    ours, program = gated_record(gated)[1].analysis, read_onnx(path)
+    theirs = analyse(program.ir)
+    row.groups, row.branches_torch = len(ours.free_groups), len(ours.branches)
+    row.branches_onnx = len(theirs.branches)
+    partner = partners(model, ours, program, theirs)
+    names = {group.space: group.name for group in theirs.free_groups}
+    generator = torch.Generator().manual_seed(1)
+    keep, keep_onnx = {}, {}
+    for group in ours.free_groups:
+        if partner.get(group.space) in names:
+            flags = torch.rand(group.size, generator=generator) < 0.5
+            flags[int(torch.randint(group.size, (1,), generator=generator))] = True
+            keep[group.name] = flags
+            keep_onnx[names[partner[group.space]]] = flags.tolist()
+    row.matched = len(keep)
+    row.only_torch, row.only_onnx = row.groups - len(keep), len(names) - len(keep)
+    fxprune.set_keep_set(gated, keep)
+    folded = fxprune.fold(gated).eval()
+    result = fxprune.fold_onnx(path, keep_onnx, folder / "folded.onnx")
+    row.macs = result.costs_after["macs"] / result.costs_before["macs"]
+    row.masked_error = max(item.error for item in result.verdict.comparisons)
+    with torch.no_grad():
+        expected, original = folded(example).numpy(), model(example).numpy()
+    session = onnxruntime.InferenceSession(folder / "folded.onnx", None, ["CPUExecutionProvider"])
+    (got,) = session.run(None, {session.get_inputs()[0].name: example.numpy()})
+    largest = np.abs(expected).max()
+    row.routes_error = float(np.abs(got - expected).max() / largest)
+    assert np.abs(original - expected).max() > 1e-2 * largest, "pruning changed nothing"
+    if not row.routes_error <= 1e-3:
+        row.status, row.reason = "wrong", "folded ONNX differs from folded torch"
+    else:
+        row.status = "other groups" if row.only_torch or row.only_onnx else "ok"
+
+
+def partners(
+    model: nn.Module, ours: Analysis, program: OnnxProgram, theirs: Analysis
+) -> dict[Space, Space]:
+    """The space of the ONNX route for every space of the torch route that shared weights have.
+
+    Raises:
+        AssertionError: a space has two partners, another size, or is free on one route only.
+    """
+    there: dict[Space, Space] = {}
+    back: dict[Space, Space] = {}
+    free = {group.space for group in ours.free_groups}
+    free_there = {group.space for group in theirs.free_groups}
+    for name, left, right in _shared(model, ours, program, theirs):
+        assert [space.size for space in left] == [space.size for space in right], (
+            f"{name}: {', '.join(map(str, left))} in torch, {', '.join(map(str, right))} in ONNX"
+        )
+        for one, other in zip(left, right, strict=True):
+            assert there.setdefault(one, other) == other, f"{name}: one group in torch only"
+            assert back.setdefault(other, one) == one, f"{name}: one group in ONNX only"
+            assert (one in free) == (other in free_there), f"{name}: {one} is pinned on one route"
+    return there
+
+
+def _shared(
+    model: nn.Module, ours: Analysis, program: OnnxProgram, theirs: Analysis
+) -> Iterator[tuple[str, list[Space], list[Space]]]:
+    """Axes of weights that both routes have: by name, else by their numbers."""
+    mine = {value.name: value for value in ours.graph.parameters if len(value.shape) > 1}
+    by_numbers = {}
+    for name in mine:
+        array = model.get_parameter(name).detach().numpy()
+        by_numbers[_key(array)] = name, range(array.ndim)
+        if array.ndim == 2:
+            by_numbers.setdefault(_key(array.T), (name, (1, 0)))
+    for value in theirs.graph.parameters:
+        initializer = program.initializers[value.name]
+        found = (initializer, range(len(value.shape))) if initializer in mine else None
+        if found is None and len(value.shape) > 1:
+            tensor = program.model.graph.initializers[initializer].const_value
+            found = by_numbers.get(_key(tensor.numpy()))
+        if found is None or value.name not in theirs.types.axes:
+            continue
+        name, order = found
+        for dim, axis in zip(order, theirs.types.axes[value.name], strict=True):
+            yield name, list(spaces(ours.types.axes[name][dim])), list(spaces(axis))
+
+
+def _key(array: np.ndarray) -> tuple[tuple[int, ...], int]:
+    return array.shape, hash(np.ascontiguousarray(array).tobytes())
+
+
+def in_a_process(name: str) -> Row:
+    """The row of a model, measured with a limit of time."""
+    command = [sys.executable, "-m", "tests.benchmarks.onnx_models", name, "--one"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        return Row(name, reason=f"more than {SECONDS} seconds")
+    if done.returncode:
+        return Row(name, reason=f"crashed: {done.stderr[-400:]}")
+    return Row(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def table(rows: list[Row]) -> Table:
+    """The rows for the terminal."""
+    made = Table("model", "status", "groups", "branches", "MACs", "masked", "routes", "s", "reason")
+    for row in rows:
+        branches = f"{row.branches_torch} {row.branches_onnx}"
+        errors = f"{row.masked_error:.0e}", f"{row.routes_error:.0e}"
+        figures = f"{row.matched}/{row.groups}", branches, f"{row.macs:.0%}"
+        made.add_row(row.model, row.status, *figures, *errors, f"{row.seconds:.0f}", row.reason)
+    return made
+
+
+def main() -> int:
+    """Measure, print; 1 if a model came out wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", help="all of torchvision's for classification")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(dataclasses.asdict(measure(options.models[0]))))
+        return 0
+    names = options.models or torchvision.models.list_models(module=torchvision.models)
+    rows = []
+    for name in names:
+        rows.append(in_a_process(name))
+        if options.json:
+            options.json.write_text(json.dumps([dataclasses.asdict(r) for r in rows], indent=1))
+    Console().print(table(rows))
+    print(dict(Counter(row.status for row in rows)))
+    return int(any(row.status == "wrong" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -85,7 +85,8 @@ def _showing(model: onnx_ir.Model, wanted: Sequence[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        del model.graph.outputs[len(outputs) :]
+        for _ in more:
+            model.graph.outputs.pop()  # tells the value; deleting a slice does not
 
 
 def _loadable(model: onnx_ir.Model, folder: Path) -> bytes | str:

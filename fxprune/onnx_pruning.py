@@ -12,9 +12,8 @@ from fxprune.backends.onnx_fold import fold_program
 from fxprune.backends.onnx_mask import mask_program
 from fxprune.backends.onnx_saving import save_onnx
 from fxprune.errors import InputError
-from fxprune.frontends.onnx_data import batches
 from fxprune.frontends.onnx_file import OnnxProgram, read_onnx
-from fxprune.frontends.onnx_session import weight_bytes
+from fxprune.frontends.onnx_session import Feeds, weight_bytes
 from fxprune.onnx_choice import choose, plan_of
 from fxprune.onnx_refitting import refitted
 from fxprune.onnx_verification import verify_onnx
@@ -96,7 +95,7 @@ def prune_onnx(
             "latency" and "latency_ms" are measured with ONNX Runtime, which takes some seconds.
         method: how positions are ranked, see `onnx_importance`.
         data: batches of inputs, for methods that need some and for `correct`: a .npz file, a folder
-            of images, or an iterable of arrays or mappings.
+            of images, or an iterable of arrays or mappings. The file is verified on them, too.
         correct: whether to solve the weights behind closed positions anew on `data`, see
             `refitted`.
         round_to: positions are kept in multiples of this.
@@ -108,15 +107,14 @@ def prune_onnx(
         NothingToPruneError: everything is pinned; TargetError: no keep-set reaches the target.
         VerificationError: the smaller model computes something else.
     """
-    program = read_onnx(source, shapes)
-    analysis = analyse(program.ir, _ignored(program, ignore))
-    feeds = None if data is None else batches(data, program.model.graph.inputs)
-    if correct and feeds is None:
+    if correct and data is None:
         raise InputError("correct=True needs data: some hundred samples")
-    keep = choose(program, analysis, target, method, feeds, round_to)
-    if correct and feeds is not None:
+    program = read_onnx(source, shapes, data)
+    analysis = analyse(program.ir, _ignored(program, ignore))
+    keep = choose(program, analysis, target, method, program.feeds or None, round_to)
+    if correct:
         masked = masked_model(program, analysis, keep)
-        program, _ = refitted(program, analysis, masked, _kept(analysis, keep), feeds)
+        program, _ = refitted(program, analysis, masked, _kept(analysis, keep), program.feeds)
     folded, verdict = _verified(program, analysis, keep, shapes)
     bytes_before = weight_bytes(program.model)
     del program  # with its weights, which may be many; graphs of onnx_ir go with the cycles
@@ -174,7 +172,15 @@ def _verified(
     folded = fold_program(program, plan_of(analysis, keep))
     masked = masked_model(program, analysis, keep)
     values = _unchanged(program, analysis, keep)
-    verdict = verify_onnx(masked, folded, shapes=shapes, values=values, what="masked == folded")
+    verdict = verify_onnx(
+        masked,
+        folded,
+        inputs=_few_samples(program),
+        shapes=shapes,
+        batch_sizes=() if program.feeds else (1, 2),
+        values=values,
+        what="masked == folded",
+    )
     for value in folded.graph.initializers.values():
         tensor = value.const_value
         assert tensor is not None
@@ -216,6 +222,21 @@ def _metadata(result: OnnxResult) -> dict[str, str]:
     after = {f"fxprune_{name}": str(cost) for name, cost in result.costs_after.items()}
     before = {f"fxprune_{name}_before": str(cost) for name, cost in result.costs_before.items()}
     return {"fxprune_version": __version__, **after, **before}
+
+
+def _few_samples(program: OnnxProgram) -> list[Feeds]:
+    """One and two samples of the data, if there is some and the model takes any number."""
+    if not program.feeds:
+        return []
+    first = program.feeds[0]
+    open_ = {
+        str(value.name)
+        for value in program.model.graph.inputs
+        if value.shape and not isinstance(value.shape[0], int)
+    }
+    if open_ != set(first):
+        return [first]
+    return [{name: feed[:count] for name, feed in first.items()} for count in (1, 2)]
 
 
 def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeptFlags) -> list[str]:

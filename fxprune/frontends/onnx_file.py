@@ -5,13 +5,15 @@ of the table. A node that has no spelling becomes an unknown operator, which inf
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir
 
+from fxprune.frontends.onnx_data import Data, batches
 from fxprune.frontends.onnx_loading import load_onnx
 from fxprune.frontends.onnx_observe import Facts, observe
+from fxprune.frontends.onnx_session import Feeds
 from fxprune.frontends.onnx_spellings import Call, spelled
 from fxprune.ir import Graph, Kind, Node, Value
 
@@ -22,7 +24,7 @@ class OnnxProgram:
 
     Nodes of `ir` go by the name of their first output; `nodes` gives the ONNX node and, for each
     operand of ours, the number of its input. `initializers` says which initialiser a parameter of
-    `ir` is: short ones that several nodes read are a parameter for each of them.
+    `ir` is: short ones that several nodes read are a parameter for each of them. `feeds` is data.
     """
 
     model: onnx_ir.Model
@@ -31,6 +33,7 @@ class OnnxProgram:
     nodes: Mapping[str, tuple[onnx_ir.Node, tuple[int, ...]]]
     initializers: Mapping[str, str]
     parameters: Mapping[tuple[str, int], str]
+    feeds: tuple[Feeds, ...] = ()
 
     @property
     def source(self) -> str:
@@ -38,19 +41,25 @@ class OnnxProgram:
         return self.model.graph.name or "model"
 
 
-def read_onnx(source: Any, shapes: Mapping[str, Sequence[int]] | None = None) -> OnnxProgram:
+def read_onnx(
+    source: Any,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    data: Data | None = None,
+) -> OnnxProgram:
     """Read a model; the caller's object stays as it is.
 
     Args:
         source: a path, bytes, a ModelProto or an onnx_ir.Model.
         shapes: shapes of inputs by name, where what the file leaves open matters.
+        data: batches of inputs, where what they are matters.
 
     Raises:
         InputError: the file is no valid model, or `shapes` does not fit.
     """
     model = load_onnx(source)
-    facts = observe(model, shapes)
-    return _Translation(model, facts).program()
+    feeds = batches(data, model.graph.inputs) if data is not None else []
+    facts = observe(model, shapes, feeds[0] if feeds else None)
+    return replace(_Translation(model, facts).program(), feeds=tuple(feeds))
 
 
 class _Translation:

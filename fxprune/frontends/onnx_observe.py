@@ -16,7 +16,7 @@ import onnx
 import onnx_ir
 
 from fxprune.errors import InputError
-from fxprune.frontends.onnx_session import random_feeds, session_of
+from fxprune.frontends.onnx_session import Feeds, random_feeds, session_of
 
 _log = logging.getLogger("fxprune")
 
@@ -38,24 +38,30 @@ class Facts:
     numbers: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-def observe(model: onnx_ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> Facts:
+def observe(
+    model: onnx_ir.Model,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    feeds: Feeds | None = None,
+) -> Facts:
     """Shapes and numbers of all values of the main graph.
 
     Args:
         model: an inlined model in execution order.
         shapes: shapes of inputs by name, where what the file leaves open matters.
+        feeds: inputs to run the model on, instead of random ones of these shapes.
 
     Raises:
         InputError: `shapes` does not fit the inputs, or ONNX Runtime does not run the model.
     """
     facts = Facts()
-    for name, shape in example_shapes(model, shapes or {}).items():
+    given = {name: feed.shape for name, feed in (feeds or {}).items()}
+    for name, shape in example_shapes(model, {**given, **(shapes or {})}).items():
         facts.shapes[name], facts.types[name] = shape, _type_of_input(model, name)
     for value in model.graph.initializers.values():
         _note_initializer(facts, value)
     unknown = [node for node in model.graph if not _observe_node(facts, node, model)]
     if unknown:
-        _run(facts, model)
+        _run(facts, model, feeds)
         for node in model.graph:  # numbers that hang on shapes found by running
             _observe_node(facts, node, model)
     return facts
@@ -257,7 +263,7 @@ def _opsets(imports: tuple[tuple[str, int], ...]) -> list[Any]:
     return [onnx.helper.make_opsetid(domain, version) for domain, version in imports]
 
 
-def _run(facts: Facts, model: onnx_ir.Model) -> None:
+def _run(facts: Facts, model: onnx_ir.Model, feeds: Feeds | None) -> None:
     """Let ONNX Runtime tell the shapes that are still unknown."""
     wanted = [
         value.name
@@ -267,7 +273,7 @@ def _run(facts: Facts, model: onnx_ir.Model) -> None:
     ]
     shapes = {value.name: facts.shapes[value.name] for value in model.graph.inputs if value.name}
     with session_of(model, wanted) as session:
-        results = session.run(random_feeds(model, shapes), wanted)
+        results = session.run(feeds or random_feeds(model, shapes), wanted)
     for name, result in zip(wanted, results, strict=True):
         array = isinstance(result, np.ndarray)
         facts.shapes[name] = result.shape if array else ()

@@ -6,6 +6,7 @@ shapes are computed from; where it gives up, ONNX Runtime runs the model once.
 
 import functools
 import logging
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ Shape = tuple[int, ...]
 _MOST_NUMBERS = 4096
 """Arrays of more elements are never taken for numbers that shapes are computed from."""
 _RANDOM = ("RandomNormal", "RandomUniform", "Bernoulli", "Multinomial")
+_MOST_ELEMENTS = 2**36
 _BATCH, _IMAGE, _SEQUENCE = 2, 224, 16
 """What stands for axes that the file leaves open."""
 
@@ -60,11 +62,19 @@ def observe(
     for value in model.graph.initializers.values():
         _note_initializer(facts, value)
     unknown = [node for node in model.graph if not _observe_node(facts, node, model)]
+    _check_sizes(facts)
     if unknown:
         _run(facts, model, feeds)
         for node in model.graph:  # numbers that hang on shapes found by running
             _observe_node(facts, node, model)
     return facts
+
+
+def _check_sizes(facts: Facts) -> None:
+    """Nothing is so large that no machine could hold it, as files may say that want to do harm."""
+    for name, shape in facts.shapes.items():
+        if math.prod(shape) > _MOST_ELEMENTS:
+            raise InputError(f"value {name} has {math.prod(shape)} elements: shape {list(shape)}")
 
 
 def example_shapes(

@@ -1,6 +1,7 @@
 """ONNX models run by ONNX Runtime, and inputs for them."""
 
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from fxprune.errors import InputError
 _IN_MEMORY_BYTES = 16_000_000
 """Larger models go through a temporary file, whose weights ONNX Runtime maps instead of copying."""
 
+_SECONDS = 600
+"""After which a model counts as one that never ends: it may have a loop without end."""
+
 Feeds = dict[str, np.ndarray]
 
 
@@ -28,16 +32,27 @@ class Session:
         """The values called `wanted`.
 
         Raises:
-            InputError: the model does not accept the inputs.
+            InputError: the model does not accept the inputs, or does not end.
         """
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = 4
+        watch = threading.Timer(_SECONDS, setattr, (options, "terminate", True))
+        watch.daemon = True
+        watch.start()
         try:
-            results: list[Any] = self.runtime.run(list(wanted), dict(feeds))
+            results: list[Any] = self.runtime.run(list(wanted), dict(feeds), options)
         except Exception as error:
+            if options.terminate:
+                raise InputError(f"the model did not end within {_SECONDS} seconds") from error
             shapes = ", ".join(f"{name} {list(feed.shape)}" for name, feed in feeds.items())
             raise InputError(
                 f"ONNX Runtime does not run the model on {shapes}, so give shapes that it "
                 f"accepts: {error}"
             ) from error
+        finally:
+            watch.cancel()
         return results
 
 

@@ -162,6 +162,7 @@ def _plain(model: onnx_ir.Model, what: str, folder: Path | None = None) -> onnx_
         _drop_inputs_with_values(model.graph)
         model.ir_version = min(max(model.ir_version, _IR_VERSIONS[0]), _IR_VERSIONS[1])
         _check_text(model.graph, what)
+        _check_attributes(model.graph, what)
         _check_inputs(model.graph, what)
         _check_values(model.graph, what)
         try:
@@ -223,6 +224,17 @@ def _check_text(graph: onnx_ir.Graph, what: str) -> None:
         names += [node.domain, node.op_type, *(value.name for value in values)]
     if wrong := [name for name in names if not isinstance(name, str)]:
         raise CheckpointError(f"{what} has the name {wrong[0]!r}, which is no text")
+
+
+def _check_attributes(graph: onnx_ir.Graph, what: str) -> None:
+    """Attributes say what they are: without a type they have no value that could be run."""
+    for node in graph.all_nodes():
+        for attribute in node.attributes.values():
+            if attribute.type == onnx_ir.AttributeType.UNDEFINED:
+                raise CheckpointError(
+                    f"{what} does not say of what type {attribute.name!r} of {node.op_type} "
+                    f"{node.name!r} is: export it again"
+                )
 
 
 def _check_inputs(graph: onnx_ir.Graph, what: str) -> None:

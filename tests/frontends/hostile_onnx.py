@@ -200,6 +200,13 @@ def a_negative_size(folder):
     return declared([-2, -3], bytes(24))
 
 
+@refused("does not say of what type 'axis' of Softmax 'hidden' is")
+def an_attribute_without_a_type(folder):
+    made = model([helper.make_node("Softmax", ["x"], ["y"], "hidden", axis=1)])
+    made.graph.node[0].attribute[0].type = onnx.AttributeProto.UNDEFINED
+    return made
+
+
 @refused("no valid ONNX model: 99 is not a valid DataType")
 def a_type_that_nobody_knows(folder):
     return declared([2, 3], bytes(24), kind=99)

@@ -127,6 +127,12 @@ def names_that_are_no_text(folder):
     return model().SerializeToString().replace(b"Relu", b"\xff\xfe\xfd\xfc")
 
 
+@refused("has the name b'.*', which is no text|truncated or no ONNX file")
+def a_node_whose_name_is_no_text(folder):
+    nodes = [helper.make_node("Relu", ["x"], ["y"], name="hidden")]
+    return model(nodes).SerializeToString().replace(b"hidden", b"hi\xff\xfeen")
+
+
 @refused("truncated or no ONNX file")
 def graphs_in_graphs_without_end(folder):
     data = helper.make_graph([], "inner", [], []).SerializeToString()

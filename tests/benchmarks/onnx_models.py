@@ -41,8 +41,8 @@ from tests.vision import torchvision
 
 SIZE = 64
 OPTIONS: dict[str, dict[str, Any]] = {
-    "googlenet": {"init_weights": False},
-    "inception_v3": {"init_weights": False},
+    "googlenet": {"init_weights": False, "aux_logits": False},  # ONNX has no auxiliary heads
+    "inception_v3": {"init_weights": False, "aux_logits": False},
     "maxvit_t": {"input_size": (224, 224)},
     **{f"vit_{name}": {"image_size": SIZE} for name in ("b_16", "b_32", "l_16", "l_32")},
     "vit_h_14": {"image_size": 56},

@@ -56,20 +56,43 @@ class ArrayCost(Protocol):
         """For every gate the cost if it alone had `more` positions more."""
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The terms of some polynomials (points) as arrays.
+
+    A row of `factors` says where the variables of a term stand in the sizes; behind these stands a
+    1, for terms with fewer variables than others. `points` says whose the terms are.
+    """
+
+    factors: np.ndarray
+    coefficients: np.ndarray
+    points: np.ndarray
+    count: int
+
+
+def terms_of(points: Sequence[Polynomial], index: Mapping[str, int]) -> Terms:
+    """The terms of some polynomials, whose variables stand in the sizes where `index` says."""
+    terms = [(i, c / p.divisor, names) for i, p in enumerate(points) for c, names in p.terms]
+    degree = max((len(names) for _, _, names in terms), default=0)
+    rows = [[index[n] for n in names] + [len(index)] * (degree - len(names)) for *_, names in terms]
+    return Terms(
+        np.array(rows, dtype=np.int64).reshape(len(terms), degree),
+        np.array([c for _, c, _ in terms], dtype=float),
+        np.array([i for i, _, _ in terms], dtype=np.int64),
+        len(points),
+    )
+
+
 class PointArrayCost:
     """The largest of some polynomials, on vectors of sizes."""
 
     def __init__(self, points: Sequence[Polynomial], index: Mapping[str, int]) -> None:
         """`index` says where each variable stands in the sizes."""
-        one = len(index)  # a constant 1 is appended to the sizes
-        terms = [(i, c / p.divisor, names) for i, p in enumerate(points) for c, names in p.terms]
-        degree = max((len(names) for _, _, names in terms), default=0)
-        rows = [[index[n] for n in names] + [one] * (degree - len(names)) for *_, names in terms]
-        self._count = len(points)
-        self._factors = np.array(rows, dtype=np.int64).reshape(len(terms), degree)
-        self._coefficients = np.array([c for _, c, _ in terms])
-        self._points = np.array([i for i, _, _ in terms], dtype=np.int64)
+        terms, one = terms_of(points, index), len(index)
+        self._count, self._factors = terms.count, terms.factors
+        self._coefficients, self._points = terms.coefficients, terms.points
         # Every variable of every term, and for each the pair of its point and itself.
+        rows = terms.factors.tolist()
         found = [(t, v) for t, row in enumerate(rows) for v in dict.fromkeys(row) if v != one]
         self._term, self._variable = np.array(found, dtype=np.int64).reshape(-1, 2).T
         keys = self._points[self._term] * one + self._variable

@@ -35,11 +35,6 @@ class OnnxProgram:
     parameters: Mapping[tuple[str, int], str]
     feeds: tuple[Feeds, ...] = ()
 
-    @property
-    def source(self) -> str:
-        """What messages call the model."""
-        return self.model.graph.name or "model"
-
 
 def read_onnx(
     source: Any,

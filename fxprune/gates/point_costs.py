@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from fxprune.filling import terms_of
 from fxprune.passes.polynomials import Polynomial
 
 _SHARPNESS = 8
@@ -15,14 +16,11 @@ class PointCost:
 
     def __init__(self, points: Sequence[Polynomial], index: Mapping[str, int]) -> None:
         """`index` says where each variable stands in the last axis of the sizes."""
-        one = len(index)  # a constant 1 is appended to the sizes
-        terms = [(i, c / p.divisor, names) for i, p in enumerate(points) for c, names in p.terms]
-        degree = max((len(names) for _, _, names in terms), default=0)
-        rows = [[index[n] for n in names] + [one] * (degree - len(names)) for *_, names in terms]
-        self.count = len(points)
-        self._factors = torch.tensor(rows, dtype=torch.long).reshape(len(terms), degree)
-        self._coefficients = torch.tensor([c for _, c, _ in terms], dtype=torch.double)
-        self._points = torch.tensor([i for i, _, _ in terms], dtype=torch.long)
+        terms = terms_of(points, index)
+        self.count = terms.count
+        self._factors = torch.from_numpy(terms.factors)
+        self._coefficients = torch.from_numpy(terms.coefficients)
+        self._points = torch.from_numpy(terms.points)
 
     def at(self, sizes: Tensor) -> Tensor:
         """The value of every point, for sizes along the last axis."""

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import fxprune
 from tests.models import Residual, images, randomise
 from tests.test_packaging import ROOT, modules_on_disk
 
@@ -80,7 +82,11 @@ def test_quickstart_halves_a_network_and_keeps_its_accuracy(tmp_path):
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-WRITTEN = {"model.onnx": ["gated == folded", "folded == onnxruntime"], "report.html": []}
+WRITTEN = {
+    "model.onnx": ["gated == folded", "folded == onnxruntime"],
+    "small.onnx": ["macs:", "masked == folded"],
+    "report.html": [],
+}
 """By block of the README the file that it writes, and what it prints."""
 
 
@@ -98,7 +104,11 @@ def test_python_of_the_readme_runs(code, file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     model = randomise(Residual())
     model.pretrained_cfg = {"input_size": images().shape[1:]}
+    given = ["model.onnx", "samples.npz"] if file == "small.onnx" else []
+    if given:
+        fxprune.export_onnx(model, "model.onnx", images(2))
+        np.savez("samples.npz", images(8).numpy())
     exec(code, {"model": model, "train": train})
     output = capsys.readouterr().out
     assert all(words in output for words in WRITTEN[file])
-    assert [path.name for path in tmp_path.iterdir()] == [file]
+    assert {path.name for path in tmp_path.iterdir()} == {file, *given}

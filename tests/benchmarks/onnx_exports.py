@@ -4,9 +4,9 @@
     python -m tests.benchmarks.onnx_exports timm --every 5
     python -m tests.benchmarks.onnx_exports timm:vit_tiny_patch16_224
 
-Every model is exported by torch, then pruned to 60 % of its MACs in random order: every kind of group
-loses positions. `wrong` means that ONNX Runtime computes something else from the folded file than
-from the masked one. Files that torch's exporter cannot write are counted apart.
+Every model is exported by torch, then pruned to 60 % of its MACs in random order: every kind of
+group loses positions. `wrong` means that ONNX Runtime computes something else from the folded file
+than from the masked one. Files that torch's exporter cannot write are counted apart.
 """
 
 import argparse

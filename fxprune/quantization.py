@@ -169,6 +169,7 @@ def _quantize_static(before: Path, after: Path, feeds: Sequence[Feeds]) -> None:
 
     prepared = after.with_name("prepared.onnx")
     _fold_batch_norms(before, prepared)
+    _flatten_biases(prepared)
     quantize_static(prepared, after, Reader(), quant_format=QuantFormat.QDQ, per_channel=True)
 
 
@@ -200,6 +201,20 @@ def _fold_batch_norms(before: Path, after: Path) -> None:
     options.optimized_model_filepath = str(after)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     onnxruntime.InferenceSession(str(before), options, ["CPUExecutionProvider"])
+
+
+def _flatten_biases(path: Path) -> None:
+    """Biases of shape [1, n] become [n]: the quantiser takes their rows for channels."""
+    model = onnx_ir.load(path)
+    for node in model.graph:
+        bias = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+        if bias is None or bias.const_value is None or len(bias.uses()) > 1:
+            continue
+        array = bias.const_value.numpy()
+        if array.ndim == 2 and len(array) == 1:
+            bias.const_value = onnx_ir.Tensor(array[0], name=bias.name)
+            bias.shape = bias.const_value.shape
+    onnx_ir.save(model, path)
 
 
 def _compare(

@@ -93,6 +93,14 @@ def test_old_operators_are_converted(tmp_path):
     assert load_onnx(found.path).opset_imports[""] >= 13
 
 
+def test_biases_of_one_row_are_quantised(tmp_path):
+    proto = network()
+    bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "d")
+    bias.dims[:] = [1, 5]  # as exporters of Keras and scikit-learn write them
+    found = fxprune.quantize(proto, tmp_path / "q.onnx", calibration=samples())
+    assert found.agreement > 0.9
+
+
 def test_calibration_from_a_file(tmp_path):
     np.savez(tmp_path / "data.npz", x=np.concatenate(samples()))
     found = fxprune.quantize(

@@ -113,10 +113,24 @@ def _read(proto: onnx.ModelProto, what: str) -> onnx_ir.Model:
             f"versions up to {onnx.IR_VERSION}: update onnx"
         )
     with _explained(what):
-        _check_graph(proto.graph, what)
-        if _number_of_nodes(proto) > _MOST_NODES:
-            raise CheckpointError(f"{what} has more than {_MOST_NODES} nodes: that is no network")
+        _check_graphs(proto, what)
         return onnx_ir.from_proto(proto)
+
+
+def _check_graphs(proto: onnx.ModelProto, what: str) -> None:
+    """No graph, subgraph or function is out of order, and there are not too many nodes in all."""
+    parts: list[onnx.GraphProto | onnx.FunctionProto] = [proto.graph, *proto.functions]
+    number = 0
+    while parts:
+        part = parts.pop()
+        number += len(part.node)
+        if number > _MOST_NODES:
+            raise CheckpointError(f"{what} has more than {_MOST_NODES} nodes: that is no network")
+        if isinstance(part, onnx.GraphProto):
+            _check_graph(part, what)
+        for node in part.node:
+            for attribute in node.attribute:
+                parts.extend([attribute.g] if attribute.HasField("g") else attribute.graphs)
 
 
 def _check_graph(graph: onnx.GraphProto, what: str) -> None:
@@ -133,18 +147,6 @@ def _check_graph(graph: onnx.GraphProto, what: str) -> None:
         name, count = Counter(names).most_common(1)[0] if names else ("", 1)
         if count > 1:
             raise CheckpointError(f"{what} declares the {kind} {name!r} {count} times")
-
-
-def _number_of_nodes(proto: onnx.ModelProto) -> int:
-    graphs: list[onnx.GraphProto | onnx.FunctionProto] = [proto.graph, *proto.functions]
-    number = 0
-    while graphs and number <= _MOST_NODES:
-        nodes = graphs.pop().node
-        number += len(nodes)
-        for node in nodes:
-            for attribute in node.attribute:
-                graphs.extend([attribute.g] if attribute.HasField("g") else attribute.graphs)
-    return number
 
 
 def _plain(model: onnx_ir.Model, what: str, folder: Path | None = None) -> onnx_ir.Model:

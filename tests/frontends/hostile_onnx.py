@@ -360,6 +360,16 @@ def two_tensors_of_one_name(folder):
     return made
 
 
+@refused("declares the initialiser 'w' 2 times")
+def two_tensors_of_one_name_in_a_branch(folder):
+    branch = declared([2, 3], bytes(24)).graph
+    branch.initializer.add().CopyFrom(branch.initializer[0])
+    del branch.input[:]
+    flag = numpy_helper.from_array(np.array(True), "flag")
+    choice = helper.make_node("If", ["flag"], ["z"], then_branch=branch, else_branch=branch)
+    return model([choice, helper.make_node("Relu", ["x"], ["y"])], [flag])
+
+
 @refused("declares the input 'x' 2 times")
 def two_inputs_of_one_name(folder):
     made = model()

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -142,7 +143,9 @@ def test_prune_saves_a_checkpoint_that_loads(tmp_path, place):
     model, _ = residual()
     loaded = fxprune.load(tmp_path / "small", model)
     assert fxprune.report(loaded, latency=False).after == found["after"]
-    run("export", f"{HERE}:other", tmp_path / "small.onnx", "--checkpoint", tmp_path / "small")
+    more = ("--checkpoint", tmp_path / "small")
+    written = answered("export", f"{HERE}:other", tmp_path / "small.onnx", *more)["written"]
+    assert written == str(tmp_path / "small.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "small.onnx")
     feeds = {session.get_inputs()[0].name: images(3).numpy()}
     with torch.no_grad():
@@ -403,6 +406,22 @@ def test_names_from_a_file_stay_text(hostile_file, tmp_path):
     found = answered("report", hostile_file, tmp_path / "report.html", "--no-latency")
     assert any(row["name"].startswith(STEERING) for row in found["rows"])
     assert "<script" not in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_damaged_bytes_are_told_or_do_no_harm(onnx_file, tmp_path):
+    good, chance = onnx_file.read_bytes(), random.Random(0)
+    for _ in range(100):
+        damaged = bytearray(good)
+        for place in chance.sample(range(len(good)), 2):
+            damaged[place] = chance.randrange(256)
+        (tmp_path / "a.onnx").write_bytes(damaged[: chance.choice([len(good), -1])])
+        words = ["prune", str(tmp_path / "a.onnx"), str(tmp_path / "b.onnx"), "--json"]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code in (0, 2, 3), result.output
+        assert {file.name for file in tmp_path.iterdir()} <= {"a.onnx", "b.onnx"}
+        assert (tmp_path / "b.onnx").exists() == (result.exit_code == 0)
+        (tmp_path / "b.onnx").unlink(missing_ok=True)
 
 
 def test_names_in_errors_stay_text(tmp_path):

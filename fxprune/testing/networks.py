@@ -18,6 +18,7 @@ from hypothesis.strategies import DrawFn
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.passes.analyse import Analysis
 from fxprune.testing.images import images
 from fxprune.testing.programs import Block, Family, Program, chain
 from fxprune.testing.sequences import SEQUENCES
@@ -105,18 +106,24 @@ def networks(
 
 
 @st.composite
-def keep_sets(draw: DrawFn, gated: nn.Module) -> dict[str, list[bool]]:
-    """Random keep-sets for a gated module: no group is empty, everything may be open.
+def keep_sets(draw: DrawFn, gated: nn.Module | Analysis) -> dict[str, list[bool]]:
+    """Random keep-sets: no group is empty, everything may be open.
 
     They shrink towards everything open.
+
+    Args:
+        gated: what `prepare` returned, or what `inspect_onnx` says of an ONNX model.
     """
+    if isinstance(gated, Analysis):
+        sizes = [(group.name, group.size, False) for group in gated.free_groups]
+        sizes += [(branch.name, 1, True) for branch in gated.branches]
+    else:
+        free = [group for group in fxprune.groups(gated) if not group.pin]
+        sizes = [(group.name, group.size, group.kind == "branch") for group in free]
     keep: dict[str, list[bool]] = {}
-    for group in fxprune.groups(gated):
-        if group.pin:
-            continue
-        closable = 2 if group.kind == "branch" else 2**group.size - 1
-        closed = draw(st.integers(0, closable - 1))
-        keep[group.name] = [not closed >> position & 1 for position in range(group.size)]
+    for name, size, is_branch in sizes:
+        closed = draw(st.integers(0, 1 if is_branch else 2**size - 2))
+        keep[name] = [not closed >> position & 1 for position in range(size)]
     return keep
 
 

@@ -1,0 +1,246 @@
+"""Random networks by the thousand: does all that fxprune makes of them compute the same?
+
+    python -m tests.campaign --examples 20000 --seed 0 --json summary.json --resume
+
+For every network and keep-set: gated equals folded within rounding, and predicted costs are those
+counted. For every network: open gates change no bit, a saved model loads with the same bits, and
+shrinking keeps the function. For every fortieth network: ONNX Runtime computes what the folded
+model does, and the exported original is pruned as an ONNX file, under keep-sets of its own.
+
+Progress is kept in the JSON file after every twentieth network; `--resume` goes on from there. A
+failure is shrunk and listed as Python source. Exit status 1 says that there is one.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from rich.progress import Progress, TextColumn
+from torch import nn
+from torch.optim import SGD
+
+import fxprune
+from fxprune.drafts import draft_of
+from fxprune.record import record_of
+from fxprune.testing import (
+    OPS,
+    Network,
+    assert_close,
+    assert_costs,
+    assert_rewrite_equivalent,
+    keep_sets,
+    networks,
+)
+from fxprune.testing.rounding import allowed_errors, converted, least_error, run
+
+NETWORKS = 20
+"""Networks between two states on disk."""
+KEEP_SETS = 10
+ONNX_EVERY = 40
+SORTS = tuple((dims, inputs) for dims in OPS for inputs in (1, 2))
+
+
+@dataclass
+class Summary:
+    """What was run, and what was found."""
+
+    seed: int
+    chunks: int = 0
+    pairs: int = 0
+    networks: int = 0
+    onnx_exports: int = 0
+    onnx_pairs: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    operators: Counter[str] = field(default_factory=Counter)
+    largest_rounding: float = 0.0
+    seconds: float = 0.0
+    failures: list[dict[str, str]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path) -> "Summary":
+        """Go on from a file."""
+        values = json.loads(path.read_text())
+        for name in ("refused", "operators"):
+            values[name] = Counter(values[name])
+        return cls(**values)
+
+    def write(self, path: Path) -> None:
+        """Put the file in place whole."""
+        with draft_of(path) as draft:
+            draft.write_text(json.dumps(vars(self), indent=1))
+
+    def __str__(self) -> str:
+        failed = f"{len(self.failures)} failures"
+        onnx = f"{self.onnx_exports} exported, {self.onnx_pairs} pairs on ONNX files"
+        return (
+            f"{self.pairs} network x keep-set pairs, {self.networks} networks ({onnx}), "
+            f"{len(self.operators)} operators, {failed}, refused: {dict(self.refused)}; an error "
+            f"of at most {self.largest_rounding:.2g} of what rounding allows; {self.seconds:.0f} s"
+        )
+
+
+Draw = Callable[[st.SearchStrategy[Any], str], Any]
+
+
+def check_network(network: Network, draw: Draw, summary: Summary, onnx: bool) -> None:
+    """Everything that must hold for one network, under keep-sets that `draw` returns."""
+    gated = fxprune.prepare(network, network.inputs, target=1.0)
+    assert_rewrite_equivalent(network, gated, inputs=network.inputs, rtol=0.0)
+    record = record_of(gated)
+    assert record is not None
+    for number in range(KEEP_SETS):
+        fxprune.set_keep_set(gated, draw(keep_sets(gated), f"keep-set {number}"))
+        folded = fxprune.fold(gated)
+        check_function(gated, folded, network, summary)
+        sizes = {name: int(flags.sum()) for name, flags in fxprune.keep_set(gated).items()}
+        assert_costs(folded, network.inputs, record.analysis.costs.at(sizes))
+        summary.pairs += 1
+    check_checkpoint(network, folded)
+    check_shrinking(gated, folded, network)
+    if onnx:
+        check_onnx(network, folded, draw, summary)
+    summary.operators.update({node.op for node in record.program.ir.nodes})
+    summary.networks += 1
+
+
+def check_function(gated: nn.Module, folded: nn.Module, network: Network, summary: Summary) -> None:
+    """Gated equals folded; the share of the allowed error that is used is noted."""
+    (expected,), (got,) = run(gated, network.inputs), run(folded, network.inputs)
+    allowed = least_error(expected, torch.float64)
+    difference = (expected - got).abs().max().item()
+    if not difference <= allowed:
+        (allowed,) = allowed_errors(gated, network.inputs, torch.float64)
+        assert_close("output", expected, got, atol=allowed)
+    summary.largest_rounding = max(summary.largest_rounding, difference / (allowed or 1))
+
+
+def check_checkpoint(network: Network, folded: nn.Module) -> None:
+    """What is saved loads onto the original constructor, bit for bit."""
+    with tempfile.TemporaryDirectory() as folder:
+        fxprune.save(folded, folder)
+        loaded = fxprune.load(folder, copy.deepcopy(network))
+    assert_rewrite_equivalent(folded, loaded.eval(), inputs=network.inputs, rtol=0.0)
+
+
+def check_shrinking(gated: nn.Module, folded: nn.Module, network: Network) -> None:
+    """What shrinking leaves computes what folding does."""
+    shrunk = copy.deepcopy(gated)
+    fxprune.shrink(shrunk, SGD(shrunk.parameters(), lr=0.1))
+    assert_rewrite_equivalent(folded, fxprune.fold(shrunk).eval(), inputs=network.inputs)
+
+
+def check_onnx(network: Network, folded: nn.Module, draw: Draw, summary: Summary) -> None:
+    """ONNX Runtime agrees with the folded model, and the ONNX front end prunes the original."""
+    inputs = tuple(converted(network.inputs, torch.float32))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            fxprune.export_onnx(folded.float(), Path(folder) / "folded.onnx", inputs)
+            file = fxprune.export_onnx(network.float(), Path(folder) / "model.onnx", inputs)
+        except fxprune.FxpruneError as error:  # no file is written then
+            summary.refused[f"export: {type(error).__name__}"] += 1
+            return
+        summary.onnx_exports += 1
+        analysis = fxprune.inspect_onnx(file)
+        for number in range(KEEP_SETS if analysis.free_groups or analysis.branches else 0):
+            keep = draw(keep_sets(analysis), f"ONNX keep-set {number}")
+            fxprune.fold_onnx(file, keep)  # compares masked with folded, and raises
+            summary.onnx_pairs += 1
+
+
+def run_chunk(summary: Summary, number: int = NETWORKS) -> None:
+    """Draw some networks and check them; note the smallest failure."""
+    last: list[str] = []
+    failed = False
+
+    def drawn(index: int) -> st.SearchStrategy[Network]:
+        dims, inputs = SORTS[(summary.chunks + index) % len(SORTS)]
+        return networks(dims=dims, inputs=inputs, max_nodes=8)
+
+    @seed(hash((summary.seed, summary.chunks)))
+    @settings(
+        max_examples=number,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        phases=[Phase.generate, Phase.shrink],
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.sampled_from(range(len(SORTS))).flatmap(drawn), st.data())
+    def check(network: Network, data: st.DataObject) -> None:
+        nonlocal failed
+        last[:] = [network.source()]
+
+        def draw(strategy: st.SearchStrategy[Any], label: str) -> Any:
+            value = data.draw(strategy, label)
+            last.append(f"# {label}: {value}")
+            return value
+
+        counts = copy.deepcopy(summary) if failed else summary  # shrinking counts for nothing
+        try:
+            check_network(network, draw, counts, onnx=counts.networks % ONNX_EVERY == 0)
+        except Exception:
+            failed = True
+            raise
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            check()
+    except Exception as error:
+        reason = "".join(traceback.format_exception_only(error)).split("Failing test case")[0]
+        where = "".join(traceback.format_tb(error.__traceback__)[-2:])
+        summary.failures.append({"error": reason + where, "source": "\n".join(last)})
+    summary.chunks += 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run chunks until there are as many pairs as asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
+    parser.add_argument("--examples", type=int, default=300, help="network x keep-set pairs")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="the summary, and the state to resume from")
+    parser.add_argument("--resume", action="store_true", help="go on from the summary")
+    options = parser.parse_args(arguments)
+    summary = Summary(options.seed)
+    if options.resume and options.json and options.json.exists():
+        summary = Summary.read(options.json)
+    spent, start = summary.seconds, time.monotonic()
+    columns = (
+        *Progress.get_default_columns(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]}"),
+    )
+    with Progress(*columns, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(
+            "pairs", total=options.examples, completed=summary.pairs, failed=""
+        )
+        while summary.pairs < options.examples:
+            missing = -(-(options.examples - summary.pairs) // KEEP_SETS)
+            run_chunk(summary, min(NETWORKS, missing))
+            summary.seconds = spent + time.monotonic() - start
+            if options.json:
+                summary.write(options.json)
+            failed = f"{len(summary.failures)} failures"
+            progress.update(task, completed=summary.pairs, failed=failed)
+    print(summary)
+    for failure in summary.failures:
+        print(f"\n{failure['error']}\n{failure['source']}")
+    return bool(summary.failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -221,7 +221,6 @@ def main(arguments: list[str] | None = None) -> int:
     spent, start = summary.seconds, time.monotonic()
     columns = (
         *Progress.get_default_columns(),
-        TimeRemainingColumn(),
         TextColumn("{task.fields[failed]}"),
     )
     with Progress(*columns, disable=not sys.stderr.isatty()) as progress:

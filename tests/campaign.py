@@ -48,7 +48,7 @@ from fxprune.testing.rounding import allowed_errors, converted, least_error, run
 
 NETWORKS = 20
 """Networks between two states on disk."""
-KEEP_SETS = 10
+KEEP_SETS = 20
 ONNX_EVERY = 40
 SORTS = tuple((dims, inputs) for dims in OPS for inputs in (1, 2))
 

@@ -26,9 +26,12 @@ def draft_of(path: str | Path) -> Iterator[Path]:
         raise InputError(f"cannot write in {path.parent}: {error.strerror}") from error
     with place as folder:
         draft = Path(folder) / path.name
-        yield draft
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file == draft):
-            os.replace(file, path.parent / file.name)
+        try:
+            yield draft
+            for file in sorted(Path(folder).iterdir(), key=lambda file: file == draft):
+                os.replace(file, path.parent / file.name)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def check_place(path: str | Path) -> None:

@@ -8,8 +8,6 @@ holds the old checkpoint or the new one, never a half.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
 from fxprune.checks import check_model
+from fxprune.drafts import draft_of
 from fxprune.errors import CheckpointError, InputError, KeepSetError
 from fxprune.folding import apply_step
 from fxprune.measuring import costs_of
@@ -40,7 +39,8 @@ def save(folded: nn.Module, folder: str | Path) -> Path:
         folder: where to write; it is made if it does not exist.
 
     Raises:
-        InputError: the module is not folded, or its example inputs cannot be written as JSON.
+        InputError: the module is not folded, its example inputs cannot be written as JSON, or the
+            folder cannot be written; what stood there before stays.
     """
     record = record_of(folded)
     if record is None or not record.history or is_gated(folded):
@@ -51,11 +51,19 @@ def save(folded: nn.Module, folder: str | Path) -> Path:
             else "save takes what fxprune.fold returned; fold the gated module first"
         )
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
     tensors, aliases = _unique(folded.state_dict())
     text = json.dumps(_description(folded, record, aliases), indent=1)
-    _replace(folder / WEIGHTS, lambda file: save_file(tensors, file, {"fxprune": text}))
-    _replace(folder / DESCRIPTION, lambda file: Path(file).write_text(text))
+    try:
+        with draft_of(folder / WEIGHTS) as draft:
+            save_file(tensors, draft, {"fxprune": text})
+        with draft_of(folder / DESCRIPTION) as draft:
+            draft.write_text(text)
+    except SafetensorError as error:
+        raise InputError(f"cannot write {folder / WEIGHTS}: {error}") from error
     return folder
 
 
@@ -207,15 +215,3 @@ def _field(description: Mapping[str, Any], name: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise CheckpointError(f"the checkpoint's description lacks {name!r}")
     return value
-
-
-def _replace(path: Path, write: Any) -> None:
-    """Write a file beside its place, then put it there in one step."""
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    try:
-        write(draft)
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise

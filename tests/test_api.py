@@ -967,8 +967,8 @@ def test_failure_while_saving_leaves_the_old_checkpoint(tmp_path, monkeypatch, m
             Path(args[1]).write_bytes(b"half a file")
         raise OSError("no space left on device")
 
-    name = "fxprune.storage.save_file" if moment == "write" else "fxprune.storage.os.replace"
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space left"):
+    name = "fxprune.storage.save_file" if moment == "write" else "fxprune.drafts.os.replace"
+    with monkeypatch.context() as patch, pytest.raises(fxprune.InputError, match="no space left"):
         patch.setattr(name, fail)
         fxprune.save(other, tmp_path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

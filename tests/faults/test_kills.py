@@ -1,0 +1,63 @@
+"""A few of the kills of `python -m tests.faults`, and that its checks can fail."""
+
+import pytest
+import torch
+
+import fxprune
+from tests.faults.cycles import leaks
+from tests.faults.kills import SCENARIOS, STEPS, Scenario, kill, killed, train, versions
+
+
+@pytest.mark.parametrize(("name", "number"), [("save", 6), ("shrink", 3), ("train", 4)])
+def test_nothing_is_lost_when_a_process_is_killed(name, number, tmp_path):
+    assert killed(name, tmp_path, number) > 0
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_when_an_export_is_killed(tmp_path):
+    assert killed("export", tmp_path, 5) > 0
+
+
+def test_half_a_file_is_found(tmp_path):
+    fxprune.save(versions()[0], tmp_path / "saved")
+    SCENARIOS["save"].check(tmp_path)
+    file = tmp_path / "saved" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(fxprune.CheckpointError, match="damaged"):
+        SCENARIOS["save"].check(tmp_path)
+
+
+def test_another_training_is_found(tmp_path):
+    train(tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    assert state["done"] == STEPS
+    state["model"]["0.weight"] += 1
+    torch.save(state, path)
+    with pytest.raises(AssertionError):
+        SCENARIOS["train"].check(tmp_path)
+
+
+def test_work_that_fails_by_itself_is_found(tmp_path):
+    def fail(folder):
+        raise SystemExit(1)
+
+    with pytest.raises(AssertionError, match="failed by itself"):
+        kill(Scenario(fail, lambda folder: None, 0.1), tmp_path, 0.5)
+
+
+def test_cycles_of_prepare_and_fold_leave_nothing_behind():
+    leaks(40)
+
+
+@pytest.mark.slow
+def test_a_thousand_cycles_of_prepare_and_fold_leave_nothing_behind():
+    leaks(1000)
+
+
+def test_what_is_left_behind_is_found(monkeypatch):
+    kept = []
+    fold = fxprune.fold
+    monkeypatch.setattr(fxprune, "fold", lambda gated: kept.append(fold(gated)))
+    with pytest.raises(AssertionError, match=r"more tensors after 2 cycles"):
+        leaks(2)

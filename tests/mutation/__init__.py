@@ -1,0 +1,1 @@
+"""Sabotages of rules, passes and back ends, and the command that shows what notices each."""

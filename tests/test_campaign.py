@@ -1,0 +1,55 @@
+"""A short campaign, that it can be resumed, and that it fails when something is wrong."""
+
+import json
+
+import pytest
+import torch
+
+import fxprune
+from tests import campaign
+from tests.campaign import KEEP_SETS, Summary, main
+
+
+@pytest.fixture(autouse=True)
+def without_onnx(monkeypatch):
+    """Exporting takes seconds."""
+    monkeypatch.setattr(campaign, "ONNX_EVERY", 10**9)
+    monkeypatch.setattr(campaign, "check_onnx", lambda *args: None)
+
+
+def test_campaign_counts_what_it_ran_and_goes_on(tmp_path, capsys):
+    file = tmp_path / "summary.json"
+    options = ["--seed", "3", "--json", str(file)]
+    assert main([*options, "--examples", str(2 * KEEP_SETS)]) == 0
+    first = json.loads(file.read_text())
+    assert (first["networks"], first["pairs"], first["failures"]) == (2, 2 * KEEP_SETS, [])
+    assert {"conv", "linear"} & first["operators"].keys()
+    assert main([*options, "--examples", str(3 * KEEP_SETS), "--resume"]) == 0
+    second = Summary.read(file)
+    assert (second.networks, second.chunks) == (3, 2)
+    assert "60 network x keep-set pairs" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_campaign_of_a_few_hundred_pairs_finds_nothing():
+    assert main(["--examples", "300", "--seed", "11"]) == 0
+
+
+def test_failure_is_listed_with_the_smallest_source(monkeypatch):
+    def spoiled(gated):
+        folded = fold(gated)
+        with torch.no_grad():
+            next(folded.parameters()).mul_(1.01)
+        return folded
+
+    fold = fxprune.fold
+    monkeypatch.setattr(fxprune, "fold", spoiled)
+    summary = Summary(0)
+    campaign.run_chunk(summary, 2)
+    (failure,) = summary.failures
+    assert "output differs by" in failure["error"]
+    assert "# keep-set 0: {" in failure["source"]
+    names = {}
+    exec(failure["source"], names)
+    assert names["network"](*names["inputs"]).isfinite().all()
+    assert len(failure["source"].splitlines()) < 60

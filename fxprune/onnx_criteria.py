@@ -32,8 +32,9 @@ def onnx_importance(
     - "magnitude": the L1 norm of the filter that makes a channel (Li et al. 2017, section 3.1)
     - "group_norm": the L2 norm of all weights that make or read it (Fang et al. 2023, equation 5)
     - "activation": its mean absolute value where it is read, on data
-    - "wanda": the mean square of what readers make of it, on data: the square norm of the weights
-      that read it times its mean square (Sun et al. 2023, section 3, for whole channels)
+    - "wanda": to first order, by how much closing it changes what its readers compute, on data: the
+      square norm of the weights that read it times its mean square (Sun et al. 2023, section 3,
+      for whole channels)
     - "random": a random order
 
     Numbers are divided by their mean over the group, so that groups compare; they say nothing of

@@ -3,23 +3,24 @@
     python -m tests.benchmarks.onnx_models --json onnx_models.json
     python -m tests.benchmarks.onnx_models resnet18 swin_t
 
-The model is analysed by torch and, exported, as an ONNX file. Weights that are in both (the same
-numbers, perhaps transposed) tie groups of one to groups of the other; each must have exactly one
-partner, or is pinned in ONNX, which is counted. Then a random keep-set of half of all channels is
+The model is analysed by torch and, exported, as an ONNX file. Groups are the same if they own the
+same slices of the weights that are in both (the same numbers, perhaps transposed), position by
+position; others are counted. Then a random keep-set of half of all channels is
 folded on both routes: ONNX Runtime finds masked and folded ONNX equal, and folded ONNX equal to
 folded torch, while the original is something else.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from torch import nn
 import fxprune
 from fxprune.frontends.onnx_file import OnnxProgram, read_onnx
 from fxprune.passes.analyse import Analysis, analyse
-from fxprune.passes.axes import Space, spaces
+from fxprune.passes.axes import Axis, Space, Sum
 from fxprune.record import gated_record
 from tests.benchmarks.exactness import random_images, randomise_statistics
 from tests.vision import torchvision
@@ -47,7 +48,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     **{f"vit_{name}": {"image_size": SIZE} for name in ("b_16", "b_32", "l_16", "l_32")},
     "vit_h_14": {"image_size": 56},
 }
-SIZES = {"inception_v3": 128, "maxvit_t": 224, "vit_h_14": 56}
+SIZES = {"inception_v3": 128, "maxvit_t": 224, "vit_h_14": 56, "alexnet": 224} | {
+    f"vgg{depth}{norm}": 224 for depth in (11, 13, 16, 19) for norm in ("", "_bn")
+}
 SECONDS = 600
 
 
@@ -126,7 +129,7 @@ def _fill(row: Row, folder: Path) -> None:
     row.matched = len(keep)
     row.only_torch, row.only_onnx = row.groups - len(keep), len(names) - len(keep)
     row.reason = "; ".join(
-        f"{group.name} is pinned in ONNX: {pinned.get(group.space, 'its weights are not there')}"
+        f"{group.name} is pinned in ONNX: {pinned[group.space]}"
         for group in ours.free_groups
         if group.name not in keep
     )[:500]
@@ -148,40 +151,67 @@ def _fill(row: Row, folder: Path) -> None:
         row.status = "other groups" if row.only_torch or row.only_onnx else "ok"
 
 
+Footprint = dict[Space, dict[int, list[tuple[str, int, int]]]]
+"""By space and position the slices of shared weights (name, dim, index) that belong to it."""
+
+
 def partners(
     model: nn.Module, ours: Analysis, program: OnnxProgram, theirs: Analysis
 ) -> tuple[dict[Space, Space], dict[Space, str]]:
-    """What is free on both routes, by shared weights; and why the rest is pinned in ONNX.
-
-    Raises:
-        AssertionError: a space has another size, or two partners.
-    """
-    there: dict[Space, Space] = {}
-    back: dict[Space, Space] = {}
-    free = {group.space for group in ours.free_groups}
+    """Groups that own the same slices of weights, position by position; why others are pinned."""
+    left: Footprint = defaultdict(lambda: defaultdict(list))
+    right: Footprint = defaultdict(lambda: defaultdict(list))
+    for name, dim, axis, other in _shared(model, ours, program, theirs):
+        for footprint, own in ((left, axis), (right, other)):
+            for index, positions in enumerate(members(own)):
+                for space, position in positions:
+                    footprint[space][position].append((name, dim, index))
     pins = {group.space: group.pin for group in theirs.groups if group.pin}
-    pinned: dict[Space, str] = {}
-    for name, left, right in _shared(model, ours, program, theirs):
-        assert [space.size for space in left] == [space.size for space in right], (
-            f"{name}: {', '.join(map(str, left))} in torch, {', '.join(map(str, right))} in ONNX"
-        )
-        for one, other in zip(left, right, strict=True):
-            if one in free and other in pins:
-                pinned[one] = pins[other]
-            elif one in free:
-                assert there.setdefault(one, other) == other, f"{name}: one group in torch only"
-                assert back.setdefault(other, one) == one, f"{name}: one group in ONNX only"
-    return {one: other for one, other in there.items() if one not in pinned}, pinned
+    reasons = {
+        place: pins[space]
+        for space, positions in right.items()
+        if space in pins
+        for places in positions.values()
+        for place in places
+    }
+    free = {group.space for group in theirs.free_groups}
+    known = {_frozen(right[space]): space for space in right if space in free}
+    matched, pinned = {}, {}
+    for group in ours.free_groups:
+        own = left.get(group.space, {})
+        if own and _frozen(own) in known:
+            matched[group.space] = known[_frozen(own)]
+        else:
+            places = [place for found in own.values() for place in found]
+            pinned[group.space] = next(
+                (reasons[place] for place in places if place in reasons), "not the same group"
+            )
+    return matched, pinned
+
+
+def members(axis: Axis) -> list[list[tuple[Space, int]]]:
+    """For every index of an axis the positions of spaces that it stands for."""
+    if isinstance(axis, Space):
+        return [[(axis, position)] for position in range(axis.size)]
+    if isinstance(axis, Sum):
+        return [positions for part in axis.parts for positions in members(part)]
+    factors = map(members, axis.factors)
+    return [list(itertools.chain(*positions)) for positions in itertools.product(*factors)]
+
+
+def _frozen(positions: Mapping[int, list[tuple[str, int, int]]]) -> frozenset[Any]:
+    return frozenset((position, frozenset(places)) for position, places in positions.items())
 
 
 def _shared(
     model: nn.Module, ours: Analysis, program: OnnxProgram, theirs: Analysis
-) -> Iterator[tuple[str, list[Space], list[Space]]]:
+) -> Iterator[tuple[str, int, Axis, Axis]]:
     """Axes of weights that both routes have: by name, else by their numbers."""
     mine = {value.name: value for value in ours.graph.parameters if len(value.shape) > 1}
+    stored = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     by_numbers = {}
     for name in mine:
-        array = model.get_parameter(name).detach().numpy()
+        array = stored[name].detach().numpy()
         by_numbers[_key(array)] = name, range(array.ndim)
         if array.ndim == 2:
             by_numbers.setdefault(_key(array.T), (name, (1, 0)))
@@ -195,7 +225,7 @@ def _shared(
             continue
         name, order = found
         for dim, axis in zip(order, theirs.types.axes[value.name], strict=True):
-            yield name, list(spaces(ours.types.axes[name][dim])), list(spaces(axis))
+            yield name, dim, ours.types.axes[name][dim], axis
 
 
 def _key(array: np.ndarray) -> tuple[tuple[int, ...], int]:

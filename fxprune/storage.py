@@ -201,7 +201,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"{path} was not written by fxprune.save: it has no keep-set")
     try:
         description = json.loads(metadata["fxprune"])
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(f"the description in {path} is not JSON: {error}") from error
     if not isinstance(description, dict) or description.get("format") != _FORMAT:
         raise CheckpointError(

@@ -172,8 +172,10 @@ class _Search:
         inside = {addition.name}
         cone: list[Node] = []
         candidates = [value]
+        waiting: list[Value] = []  # until a node that asks for their size is inside
         while candidates:
-            producer = self._producers.get(candidates.pop().name)
+            candidate = candidates.pop()
+            producer = self._producers.get(candidate.name)
             if producer is None or producer in cone:  # by object: one call may be several nodes
                 continue
             names = [out.name for out in producer.outputs]
@@ -182,7 +184,11 @@ class _Search:
             ):
                 inside.add(producer.name)
                 cone.append(producer)
+                candidates.extend(waiting)
                 candidates.extend(v for v in producer.inputs if v is not None)
+                waiting.clear()
+            else:
+                waiting.append(candidate)
         return cone
 
     def _goes_around(self, cone: list[Node], around: set[str]) -> bool:

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import fxprune
+from fxprune.record import record_of
+from fxprune.testing import assert_costs
 from tests import campaign
 from tests.campaign import KEEP_SETS, Summary, main
 
@@ -53,3 +55,28 @@ def test_failure_is_listed_with_the_smallest_source(monkeypatch):
     exec(failure["source"], names)
     assert names["network"](*names["inputs"]).isfinite().all()
     assert len(failure["source"].splitlines()) < 60
+
+
+class SizedByBranch(torch.nn.Module):
+    """What the campaign found: an array of a branch takes its size from a layer of the branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = torch.nn.LSTM(4, 4, batch_first=True)
+        self.inner, self.last = torch.nn.Linear(6, 4), torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        y, _ = self.cell(x)
+        z = y.new_zeros(y.shape[0], y.shape[1], 6)
+        z[:, :, 2:] = y
+        return self.last(x + self.inner(z))
+
+
+def test_branch_takes_along_what_its_arrays_have_their_size_from():
+    x = torch.randn(2, 5, 4)
+    gated = fxprune.prepare(torch.nn.Sequential(torch.nn.Linear(4, 4), SizedByBranch()), x)
+    (branch,) = (group.name for group in fxprune.groups(gated) if group.kind == "branch")
+    fxprune.set_keep_set(gated, {branch: [False]})
+    folded = fxprune.fold(gated)
+    costs = record_of(gated).analysis.costs
+    assert_costs(folded, [x], costs.at({**costs.full, branch: 0}))

@@ -7,7 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxprune.frontends.onnx_spellings import SPELLINGS
+from fxprune.frontends.torch_spellings import MODULES, NAMES
+
 SHAPE = (2, 3, 8, 8)
+
+ONNX_ONLY = {spelling.op for spelling in SPELLINGS.values()} | {"depth_to_space"}
+ONNX_ONLY -= {spelling.op for spelling in (*NAMES.values(), *MODULES.values())}
+"""Operators that torch has no word for; their samples are in tests/frontends/onnx_samples.py."""
 
 
 class Between(nn.Module):

@@ -22,6 +22,7 @@ from torch.optim import SGD, Optimizer
 import fxprune
 from fxprune.drafts import draft_of
 from fxprune.testing import assert_rewrite_equivalent, randomise
+from tests.forking import fork, one_thread
 
 STEPS = 60
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -141,9 +142,10 @@ def train(folder: Path) -> None:
 @functools.cache
 def trained_straight() -> dict[str, Tensor]:
     """The end of the same training without a break."""
-    gated, optimizer = begin()
-    for number in range(STEPS):
-        step(gated, optimizer, number)
+    with one_thread():
+        gated, optimizer = begin()
+        for number in range(STEPS):
+            step(gated, optimizer, number)
     return gated.state_dict()
 
 
@@ -185,14 +187,7 @@ SCENARIOS = {
 def kill(scenario: Scenario, folder: Path, seconds: float) -> bool:
     """Run the work in a child and kill it; whether it was still running."""
     versions()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            scenario.work(folder)
-            code = 0
-        finally:
-            os._exit(code)
+    child = fork(lambda: scenario.work(folder))
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)

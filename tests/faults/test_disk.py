@@ -1,6 +1,5 @@
 """Disks that are full, folders that cannot be written, and two writers of one path."""
 
-import multiprocessing
 import os
 import resource
 import signal
@@ -12,21 +11,24 @@ import pytest
 
 import fxprune
 from tests.faults.kills import X, build, check_saved, is_one_of_them, versions
+from tests.forking import fork
 
 
 def limited(work, size):
     """Run work in a child whose files end at `size` bytes, as on a full disk."""
-    child = os.fork()
-    if child == 0:
+
+    def limited_work():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # write() fails with EFBIG instead
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        code = 1
         try:
             work()
         except fxprune.InputError:
-            code = 7
-        finally:
-            os._exit(code)
+            return 7
+
+    return exit_code(fork(limited_work))
+
+
+def exit_code(child):
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -71,15 +73,10 @@ def save_often(folder, index):
 
 def test_two_processes_that_save_to_one_path_leave_one_of_theirs(tmp_path):
     versions()
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=save_often, args=(tmp_path / "saved", i)) for i in (0, 1)]
-    for writer in writers:
-        writer.start()
-    while any(writer.is_alive() for writer in writers):
+    writers = [fork(lambda i=i: save_often(tmp_path / "saved", i)) for i in (0, 1)]
+    while os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         check_saved(tmp_path)
-    for writer in writers:
-        writer.join()
-        assert writer.exitcode == 0
+    assert [exit_code(writer) for writer in writers] == [0, 0]
     assert is_one_of_them(fxprune.load(tmp_path / "saved", build()).eval())
     assert sorted(f.name for f in (tmp_path / "saved").iterdir()) == [
         "fxprune.json",

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from fxprune.testing import OPS, Network, networks
 from tests import test_laws as laws
+from tests.forking import fork
 from tests.mutation.table import Sabotage
 
 LAWS = (
@@ -110,11 +111,12 @@ def killer_of(sabotage: Sabotage, names: Sequence[str], last: Check = _pass_test
     for name in names:
         networks_around(name)  # drawn without the sabotage, and shared with the child
     receiver, sender = os.pipe()
-    child = os.fork()
-    if child == 0:
+
+    def look() -> None:
         os.close(receiver)
         os.write(sender, _first_failure(sabotage, names, last).encode())
-        os._exit(0)
+
+    child = fork(look)
     os.close(sender)
     with os.fdopen(receiver) as stream:
         killer = stream.read()

@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 import fxprune
+from tests.forking import one_thread
 from tests.recipes.training import SETTINGS, assert_prunes, assert_same_bits, begin, sgd, train
 from tests.test_packaging import ROOT
 
@@ -52,19 +52,10 @@ def test_training_goes_on_bit_by_bit(method, tmp_path):
     assert_same_bits(straight(method), resume(method, tmp_path / "middle.pt"))
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Sums of several threads differ in their last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread")
 def test_training_goes_on_bit_by_bit_in_another_process(tmp_path):
-    for index, method in enumerate(SETTINGS):
-        save_in_the_middle(method, tmp_path / f"{index}.pt")
+    with one_thread():
+        for index, method in enumerate(SETTINGS):
+            save_in_the_middle(method, tmp_path / f"{index}.pt")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.recipes.test_resume", str(tmp_path)]
     done = subprocess.run(

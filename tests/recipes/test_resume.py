@@ -52,10 +52,10 @@ def test_training_goes_on_bit_by_bit(method, tmp_path):
     assert_same_bits(straight(method), resume(method, tmp_path / "middle.pt"))
 
 
+@one_thread()
 def test_training_goes_on_bit_by_bit_in_another_process(tmp_path):
-    with one_thread():
-        for index, method in enumerate(SETTINGS):
-            save_in_the_middle(method, tmp_path / f"{index}.pt")
+    for index, method in enumerate(SETTINGS):
+        save_in_the_middle(method, tmp_path / f"{index}.pt")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.recipes.test_resume", str(tmp_path)]
     done = subprocess.run(

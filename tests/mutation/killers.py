@@ -32,6 +32,7 @@ LAWS = (
 )
 OPEN_LAWS = (laws.test_open_gates_change_no_bit,)
 PASS_TESTS = Path(__file__).parent.parent / "passes"
+KNOWN = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # modules are imported already
 QUIET = list(HealthCheck)
 Check = Callable[[], None]
 
@@ -100,7 +101,7 @@ def _law(inner: Callable[..., None], network: Network) -> None:
 def _pass_tests() -> None:
     output = io.StringIO()
     with redirect_stdout(output), redirect_stderr(output):
-        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", str(PASS_TESTS)])
+        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *KNOWN, str(PASS_TESTS)])
     failed = [line for line in output.getvalue().splitlines() if line.startswith("FAILED")]
     if status != 0:
         raise AssertionError(failed[0] if failed else output.getvalue()[-500:])

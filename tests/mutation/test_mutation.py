@@ -39,6 +39,11 @@ def test_harmless_change_is_not_noticed(monkeypatch, capsys):
     assert "0 of 1 sabotages are noticed" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_tests_of_the_passes_notice_no_harmless_change():
+    assert killer_of(HARMLESS, []) == ""
+
+
 def test_there_are_at_least_forty():
     assert len(BY_NAME) == len(SABOTAGES) >= 40
 

@@ -8,6 +8,7 @@ import copy
 import functools
 import io
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -32,7 +33,7 @@ LAWS = (
 )
 OPEN_LAWS = (laws.test_open_gates_change_no_bit,)
 PASS_TESTS = Path(__file__).parent.parent / "passes"
-KNOWN = ("-W", "ignore::pytest.PytestAssertRewriteWarning")  # modules are imported already
+NO_ERROR = ("-W", "default")  # warnings that modules are imported already, or hypothesis in use
 QUIET = list(HealthCheck)
 Check = Callable[[], None]
 
@@ -101,10 +102,12 @@ def _law(inner: Callable[..., None], network: Network) -> None:
 def _pass_tests() -> None:
     output = io.StringIO()
     with redirect_stdout(output), redirect_stderr(output):
-        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *KNOWN, str(PASS_TESTS)])
+        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *NO_ERROR, str(PASS_TESTS)])
     failed = [line for line in output.getvalue().splitlines() if line.startswith("FAILED")]
+    if failed:
+        raise AssertionError(failed[0])
     if status != 0:
-        raise AssertionError(failed[0] if failed else output.getvalue()[-500:])
+        sys.exit(output.getvalue()[-500:])  # they did not run, so nobody has noticed anything
 
 
 def killer_of(sabotage: Sabotage, names: Sequence[str], last: Check = _pass_tests) -> str:

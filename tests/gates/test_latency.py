@@ -138,7 +138,7 @@ def test_latency_targets_are_met_by_prediction_and_survive_copies():
         sizes = {name: int(flags.sum()) for name, flags in fxprune.keep_set(each).items()}
         cost = gates_of(each).method.budget.costs.polynomials["latency"]
         limit = record_of(gated).targets["latency"]
-        assert 0.4 * limit < cost(sizes) <= limit
+        assert cost(sizes) <= limit
         assert limit == pytest.approx(0.6 * cost(record_of(gated).analysis.costs.full))
 
 

@@ -76,7 +76,8 @@ def assert_rewrite_equivalent(
     atol = [0.0 if rtol is not None else least_error(each, precision) for each in expected]
     try:
         _assert_all_close(expected, got, rtol or 0.0, atol)
-    except AssertionError:
+    except AssertionError as first:
+        error = first
         if rtol is None:  # rounding may explain more
             try:
                 atol = allowed_errors(before, inputs, precision)

@@ -17,8 +17,8 @@ from fxprune.frontends.torch_examples import check_examples
 from fxprune.gates.module import PREFIX
 from fxprune.measuring import costs_of
 from fxprune.record import record_of
+from fxprune.reports import metadata
 from fxprune.verification import compare_onnx, random_inputs
-from fxprune.version import __version__
 
 
 def export_onnx(
@@ -97,16 +97,8 @@ def _quietly(model: nn.Module, inputs: tuple[Any, ...], opset: int) -> Any:
 
 def _metadata(model: nn.Module) -> Mapping[str, str]:
     record = record_of(model)
-    facts: dict[str, Any] = {"fxprune_version": __version__}
     if record is None:
-        return {name: str(value) for name, value in facts.items()}
-    facts["source"] = record.source
-    for name, value in costs_of(model).items():
-        facts[name] = value
-    for name, value in (record.costs_before or {}).items():
-        facts[f"{name}_before"] = value
-    facts["targets"] = json.dumps(dict(record.targets or {}))
-    return {
-        f"fxprune_{name}".replace("fxprune_fxprune", "fxprune"): str(value)
-        for name, value in facts.items()
-    }
+        return metadata({}, {})
+    targets = json.dumps(dict(record.targets or {}))
+    before = record.costs_before or {}
+    return metadata(costs_of(model), before, source=record.source, targets=targets)

@@ -19,13 +19,11 @@ from fxprune.onnx_refitting import refitted
 from fxprune.onnx_verification import verify_onnx
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.axes import Kept, spaces
+from fxprune.passes.fold import KeepSet
 from fxprune.passes.gate import plan_gates
+from fxprune.reports import metadata
 from fxprune.targets import Target
 from fxprune.verdicts import Verdict
-from fxprune.version import __version__
-
-KeptFlags = Mapping[str, Sequence[bool]]
-"""By group a flag per position, by branch one flag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,7 @@ def prune_onnx(
 
 def fold_onnx(
     source: Any,
-    keep_set: KeptFlags,
+    keep_set: KeepSet,
     output: str | Path | None = None,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
@@ -165,7 +163,7 @@ def _ignored(program: OnnxProgram, ignore: Iterable[str]) -> tuple[str, ...]:
 def _verified(
     program: OnnxProgram,
     analysis: Analysis,
-    keep: KeptFlags,
+    keep: KeepSet,
     shapes: Mapping[str, Sequence[int]] | None,
 ) -> tuple[onnx_ir.Model, Verdict]:
     """The folded model, with weights of its own, and what comparing it found."""
@@ -195,7 +193,7 @@ def _result(
     folded: onnx_ir.Model,
     verdict: Verdict,
     analysis: Analysis,
-    keep: KeptFlags,
+    keep: KeepSet,
     output: str | Path | None,
 ) -> OnnxResult:
     """What the caller gets, written to a file if there is one to write."""
@@ -211,17 +209,10 @@ def _result(
         costs_after=analysis.costs.at(sizes),
         verdict=verdict,
     )
-    folded.metadata_props.update(_metadata(result))
+    folded.metadata_props.update(metadata(result.costs_after, result.costs_before))
     if output is not None:
         save_onnx(folded, output)
     return result
-
-
-def _metadata(result: OnnxResult) -> dict[str, str]:
-    """What the file says of itself, as files of `export_onnx` do."""
-    after = {f"fxprune_{name}": str(cost) for name, cost in result.costs_after.items()}
-    before = {f"fxprune_{name}_before": str(cost) for name, cost in result.costs_before.items()}
-    return {"fxprune_version": __version__, **after, **before}
 
 
 def _few_samples(program: OnnxProgram) -> list[Feeds]:
@@ -239,7 +230,7 @@ def _few_samples(program: OnnxProgram) -> list[Feeds]:
     return [{name: feed[:count] for name, feed in first.items()} for count in (1, 2)]
 
 
-def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeptFlags) -> list[str]:
+def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeepSet) -> list[str]:
     """The last values that have the same axes in both models; outputs may be saturated."""
     changed = {g.space for g in analysis.groups if g.name in keep and not all(keep[g.name])}
     closed = [b for b in analysis.branches if b.name in keep and not keep[b.name][0]]
@@ -261,13 +252,13 @@ _COMPARED_VALUES = 4
 """How many values are compared beside the outputs."""
 
 
-def masked_model(program: OnnxProgram, analysis: Analysis, keep: KeptFlags) -> onnx_ir.Model:
+def masked_model(program: OnnxProgram, analysis: Analysis, keep: KeepSet) -> onnx_ir.Model:
     """The original with what a keep-set closes masked where it is read."""
     plan = plan_gates(program.ir, analysis.types, analysis.groups, analysis.branches)
     closed = [b.name for b in analysis.branches if b.name in keep and not keep[b.name][0]]
     return mask_program(program, plan, _kept(analysis, keep), closed)
 
 
-def _kept(analysis: Analysis, keep: KeptFlags) -> Kept:
+def _kept(analysis: Analysis, keep: KeepSet) -> Kept:
     """A flag for every position of the groups that a keep-set names."""
     return {group.space: tuple(keep[group.name]) for group in analysis.groups if group.name in keep}

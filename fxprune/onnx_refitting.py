@@ -245,10 +245,11 @@ class _Run:
         self._opsets = dict(model.opset_imports)
         self._values: list[dict[str, np.ndarray]] = [dict(feeds) for feeds in batches]
         self._done: set[str] = set()
-        self._last: dict[str, str] = {}
-        for node in model.graph:
-            for value in _needed(node):
-                self._last[str(value.name)] = name_of(node)
+        last = {str(v.name): name_of(node) for node in model.graph for v in _needed(node)}
+        self._read_last: dict[str, list[str]] = {}
+        for value, reader in last.items():
+            self._read_last.setdefault(reader, []).append(value)
+        self._finished: list[str] = []
         self.batches = len(batches)
 
     def has(self, name: str) -> bool:
@@ -262,13 +263,13 @@ class _Run:
     def advance(self, name: str) -> None:
         """Run up to the node of that name."""
         while name not in self._done:
-            for gone in [n for n, last in self._last.items() if last in self._done]:
-                del self._last[gone]
-                for values in self._values:
+            for values in self._values:
+                for gone in self._finished:
                     values.pop(gone, None)
             node = next(self._nodes)
             self._run(node)
             self._done.add(name_of(node))
+            self._finished = self._read_last.get(name_of(node), [])
 
     def _run(self, node: onnx_ir.Node) -> None:
         import onnxruntime

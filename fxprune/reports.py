@@ -10,6 +10,7 @@ from rich.table import Table
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.cost import COSTS
 from fxprune.passes.layers import Layer, layers_of
+from fxprune.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +127,13 @@ def costs_at(analysis: Analysis, sizes: Mapping[str, int]) -> dict[str, int]:
     """The exact costs under the numbers of positions that are kept."""
     found = analysis.costs.at({**analysis.costs.full, **sizes})
     return {name: int(found[name]) for name in COSTS}
+
+
+def metadata(after: Mapping[str, int], before: Mapping[str, int], **more: str) -> dict[str, str]:
+    """What an ONNX file says of itself: the version, costs after and before, and more."""
+    costs = {**after, **{f"{name}_before": value for name, value in before.items()}}
+    facts = {"version": __version__, **costs, **more}
+    return {f"fxprune_{name}": str(value) for name, value in facts.items()}
 
 
 def _rows(analysis: Analysis, sizes: Mapping[str, int]) -> tuple[Row, ...]:

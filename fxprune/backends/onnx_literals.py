@@ -7,6 +7,7 @@ replaced; entries that the model computes are overridden or scaled by nodes put 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx_ir
@@ -62,11 +63,19 @@ def _scaled(
     node: onnx_ir.Node, value: onnx_ir.Value, numbers: np.ndarray, changes: Mapping[int, SetLiteral]
 ) -> onnx_ir.Value:
     """`value` times the new size, divided by the old one; `numbers` are those of the example."""
-    factors, divisors = np.ones((2, len(numbers)), numbers.dtype)
-    for place, change in changes.items():
-        factors[place], divisors[place] = change.value, change.old
+    factors, divisors = _ratios(len(numbers), changes, numbers.dtype)
     grown = _insert(node, "Mul", value, constant(node, factors))
     return _insert(node, "Div", grown, constant(node, divisors))
+
+
+def _ratios(
+    length: int, changes: Mapping[int, SetLiteral], dtype: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """By what to multiply the entries of a list of sizes, and by what to divide them."""
+    factors, divisors = np.ones((2, length), dtype)
+    for place, change in changes.items():
+        factors[place], divisors[place] = change.value, change.old
+    return factors, divisors
 
 
 def constant(node: onnx_ir.Node, numbers: np.ndarray) -> onnx_ir.Value:
@@ -243,9 +252,7 @@ def _write_size(node: onnx_ir.Node, changes: Changes, facts: Facts) -> None:
         return
     graph = node.graph
     assert isinstance(graph, onnx_ir.Graph)
-    factors, divisors = np.ones((2, length), np.int64)
-    for index, change in found.items():
-        factors[index], divisors[index] = change.value, change.old
+    factors, divisors = _ratios(length, found, np.int64)
     grown = onnx_ir.node("Mul", (output, constant(node, factors)))
     told = onnx_ir.node("Div", (grown.outputs[0], constant(node, divisors)))
     graph.insert_after(node, (grown, told))

@@ -9,6 +9,7 @@ from onnx_ir.passes import common
 
 from fxprune.drafts import draft_of
 from fxprune.errors import InternalError
+from fxprune.frontends.onnx_session import weight_bytes
 
 _ONE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GiB
 
@@ -35,7 +36,7 @@ def save_onnx(model: onnx_ir.Model, path: str | Path) -> Path:
 def write_onnx(model: onnx_ir.Model, path: Path) -> None:
     """Write a model at once, without traces of this machine, and let ONNX check the file."""
     clean = _without_traces(model.clone())
-    if _bytes_stored(clean) < _ONE_FILE_BYTES:
+    if weight_bytes(clean) < _ONE_FILE_BYTES:
         _write_in_pieces(clean, path)
     else:
         onnx_ir.save(clean, path, external_data=f"{path.name}.data")
@@ -57,15 +58,6 @@ def _without_traces(model: onnx_ir.Model) -> onnx_ir.Model:
             value.doc_string = None
             value.metadata_props.clear()
     return model
-
-
-def _bytes_stored(model: onnx_ir.Model) -> int:
-    return sum(
-        value.const_value.nbytes
-        for graph in model.graphs()
-        for value in graph.initializers.values()
-        if value.const_value is not None
-    )
 
 
 def _write_in_pieces(model: onnx_ir.Model, path: Path) -> None:

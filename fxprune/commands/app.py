@@ -96,9 +96,7 @@ def inspect(
 @app.command(epilog=EXIT_CODES)
 def prune(
     source: Model,
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="NAME.onnx; for torch also a folder for save.")
-    ],
+    out: Out,
     target: Target = None,
     method: Method = "group_norm",
     data: Data = None,
@@ -126,10 +124,7 @@ def fold(
     keep_set: Annotated[
         Path, typer.Argument(metavar="KEEP_SET", help="JSON: 0 or 1 by position, by group name.")
     ],
-    out: Annotated[
-        Path, typer.Argument(metavar="OUT", help="NAME.onnx; for torch also a folder for save.")
-    ],
-    ignore: Ignore = None,
+    out: Out,
     shape: Shape = None,
     json: Json = False,
     traceback: Traceback = False,

@@ -116,9 +116,9 @@ def _loadable(model: onnx_ir.Model, folder: Path) -> bytes | str:
 
 
 def weight_bytes(model: onnx_ir.Model) -> int:
-    """The size of all initialisers."""
-    tensors = [value.const_value for value in model.graph.initializers.values()]
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    """The size of all initialisers, those of subgraphs among them."""
+    values = (value for graph in model.graphs() for value in graph.initializers.values())
+    return sum(value.const_value.nbytes for value in values if value.const_value is not None)
 
 
 def random_feeds(model: onnx_ir.Model, shapes: Mapping[str, Sequence[int]], seed: int = 0) -> Feeds:

@@ -12,8 +12,6 @@ than from the masked one. Files that torch's exporter cannot write are counted a
 import argparse
 import json
 import logging
-import subprocess
-import sys
 import tempfile
 import warnings
 from collections import Counter
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import fxprune
+from tests.benchmarks.apart import found_apart
 from tests.coverage.zoo import FAMILIES, names_of
 
 SECONDS = 600
@@ -72,16 +71,10 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:200]
 
 
-def apart(item: str) -> Row:
-    """The same in a process of its own, which may crash or hang."""
-    command = [sys.executable, "-W", "ignore", "-m", __spec__.name, item, "--one"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-        return Row(**json.loads(done.stdout.splitlines()[-1]))
-    except subprocess.TimeoutExpired:
-        return Row(item, reason=f"more than {SECONDS} s")
-    except (IndexError, json.JSONDecodeError):
-        return Row(item, reason="the process ended: " + done.stderr[-150:])
+def in_a_process(item: str) -> Row:
+    """The row of a model, measured with a limit of time."""
+    found, reason = found_apart(SECONDS, "-W", "ignore", "-m", __spec__.name, item, "--one")
+    return Row(**found) if found else Row(item, reason=reason)
 
 
 def main() -> None:
@@ -99,7 +92,7 @@ def main() -> None:
         return
     rows: list[Row] = []
     for item in names_of(options.names)[:: options.every]:
-        rows.append(row := apart(item))
+        rows.append(row := in_a_process(item))
         print(f"{row.model:45} {row.status:16} {row.error:.1e} {row.reason}", flush=True)
         if options.json:
             found: list[Any] = [asdict(row) for row in rows]

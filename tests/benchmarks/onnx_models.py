@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import itertools
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +36,7 @@ from fxprune.frontends.onnx_file import OnnxProgram, read_onnx
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.axes import Axis, Space, Sum
 from fxprune.record import gated_record
+from tests.benchmarks.apart import found_apart
 from tests.benchmarks.exactness import random_images, randomise_statistics
 from tests.vision import torchvision
 
@@ -125,7 +125,6 @@ def _fill(row: Row, folder: Path) -> None:
             flags[int(torch.randint(group.size, (1,), generator=generator))] = True
             keep[group.name] = flags
             keep_onnx[names[partner[group.space]]] = flags.tolist()
-    row.matched = len(keep)
     row.matched = len(keep)
     row.only_torch, row.only_onnx = row.groups - len(keep), len(names) - len(keep)
     row.reason = "; ".join(
@@ -234,14 +233,8 @@ def _key(array: np.ndarray) -> tuple[tuple[int, ...], int]:
 
 def in_a_process(name: str) -> Row:
     """The row of a model, measured with a limit of time."""
-    command = [sys.executable, "-m", "tests.benchmarks.onnx_models", name, "--one"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        return Row(name, reason=f"more than {SECONDS} seconds")
-    if done.returncode:
-        return Row(name, reason=f"crashed: {done.stderr[-400:]}")
-    return Row(**json.loads(done.stdout.splitlines()[-1]))
+    found, reason = found_apart(SECONDS, "-m", "tests.benchmarks.onnx_models", name, "--one")
+    return Row(**found) if found else Row(name, reason=reason)
 
 
 def table(rows: list[Row]) -> Table:

@@ -9,7 +9,6 @@ in a process of its own.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +21,7 @@ from rich.table import Table
 
 import fxprune
 from fxprune.frontends.onnx_loading import load_onnx
+from tests.benchmarks.apart import found_apart
 from tests.foreign.collecting import SHAPES, collect
 
 SECONDS = 180
@@ -89,14 +89,8 @@ def _fill(row: Row, path: Path) -> None:
 
 def in_a_process(path: Path) -> Row:
     """The row of a file; a crash or a hang is a row as well."""
-    command = [sys.executable, "-m", "tests.foreign", "--one", str(path)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        return Row(path.name, path.parent.name, reason=f"more than {SECONDS} seconds")
-    if done.returncode:
-        return Row(path.name, path.parent.name, reason=f"crashed: {done.stderr[-500:]}")
-    return Row(**json.loads(done.stdout.splitlines()[-1]))
+    found, reason = found_apart(SECONDS, "-m", "tests.foreign", "--one", str(path))
+    return Row(**found) if found else Row(path.name, path.parent.name, reason=reason)
 
 
 def table(rows: list[Row]) -> Table:

@@ -154,11 +154,11 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLO
 
 def _observe_node(facts: Facts, node: onnx_ir.Node, model: onnx_ir.Model) -> bool:
     """Note what is known of a node's outputs; False if a shape is unknown."""
-    outputs = [value for value in node.outputs if value.name]
-    if all(value.name in facts.shapes for value in outputs) and not _is_arithmetic(facts, node):
-        return True
     if node.op_type == "Shape" and node.domain == "" and _known(facts, node):
         _observe_shape(facts, node)
+        return True
+    outputs = [value for value in node.outputs if value.name]
+    if all(value.name in facts.shapes for value in outputs) and not _is_arithmetic(facts, node):
         return True
     if _is_arithmetic(facts, node):
         with warnings.catch_warnings():

@@ -8,11 +8,14 @@ survives deepcopy and pickle. Where train and eval differ it runs the graph of i
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+import linecache
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.graph_module import _loader
 
 from fxprune.errors import InputError
 from fxprune.frontends.torch_forward import FIXED
@@ -57,12 +60,16 @@ class TracedModule(fx.GraphModule):
     def recompile(self) -> Any:
         """Regenerate `forward` from the graph, one per mode if they differ."""
         code = super().recompile()
+        generated = [type(self).forward]
         if MODES in self._graph.output_node().meta:
             train, evaluation = (
                 type(fx.GraphModule(self, select_mode(self._graph, mode))).forward
                 for mode in (True, False)
             )
             type(self).forward = _dispatch(train, evaluation)
+            generated += [train, evaluation]
+        files = [function.__code__.co_filename for function in generated]
+        weakref.finalize(self, _forget, files).atexit = False
         if fixed := _fixed_arguments(self._graph):
             type(self).forward = _guarded(type(self).forward, fixed)
         return code
@@ -124,6 +131,13 @@ class TracedModule(fx.GraphModule):
             type(self).__name__,
             dict(self.meta),
         )
+
+
+def _forget(files: Iterable[str]) -> None:
+    """Drop generated source, which torch keeps for tracebacks even when its module is gone."""
+    for file in files:
+        linecache.cache.pop(file, None)
+        _loader.eval_cache.pop(file, None)
 
 
 def own_state(module: nn.Module) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import fxprune
+from fxprune.backends import torch_module
 from tests.faults.cycles import leaks
 from tests.faults.kills import SCENARIOS, STEPS, Scenario, kill, killed, train, versions
 
@@ -60,4 +61,10 @@ def test_what_is_left_behind_is_found(monkeypatch):
     fold = fxprune.fold
     monkeypatch.setattr(fxprune, "fold", lambda gated: kept.append(fold(gated)))
     with pytest.raises(AssertionError, match=r"more tensors after 2 cycles"):
+        leaks(2)
+
+
+def test_source_that_torch_keeps_is_found(monkeypatch):
+    monkeypatch.setattr(torch_module, "_forget", lambda files: None)
+    with pytest.raises(AssertionError, match=r"more objects after 2 cycles"):
         leaks(2)

@@ -150,6 +150,7 @@ def _become(part: TracedModule, other: TracedModule) -> None:
     """Let a module be another one, under its own identity."""
     part.__class__ = other.__class__
     part.__dict__ = other.__dict__
+    part.graph = part._graph  # owned by `part` from now on
 
 
 # On its own -----------------------------------------------------------------------------------

@@ -496,9 +496,11 @@ def _delete(model: nn.Module, path: str) -> None:
 def own_parameters(model: nn.Module, program: Program, slices: Iterable[Slice]) -> None:
     """Give a model tensors of its own: kept positions where a slice says so, else clones.
 
-    A tensor that goes by several names is replaced under all of them.
+    A tensor that goes by several names is replaced under all of them, and in lists of its module,
+    as recurrent layers have.
     """
     by_name = by_parameter(slices)
+    replaced: dict[int, Tensor] = {}
     for name, aliases in program.aliases.items():
         new: Tensor | None = None
         for alias in aliases:
@@ -508,7 +510,12 @@ def own_parameters(model: nn.Module, program: Program, slices: Iterable[Slice]) 
             if new is None:
                 items = by_name.get(name)
                 new = sliced(container[leaf], items) if items else clone_tensor(container[leaf])
+                replaced[id(container[leaf])] = new
             container[leaf] = new
+    for module in model.modules():
+        for value in module.__dict__.values():
+            if isinstance(value, list):
+                value[:] = [replaced.get(id(item), item) for item in value]
 
 
 def _place(model: nn.Module, name: str) -> tuple[dict[str, Any] | None, str]:

@@ -56,6 +56,8 @@ class TracedModule(fx.GraphModule):
     @graph.setter
     def graph(self, graph: fx.Graph) -> None:
         fx.GraphModule.graph.fset(self, graph)  # type: ignore[attr-defined]
+        owner: Any = weakref.proxy(self)  # in a cycle of references it would outlive its use
+        graph.owning_module = owner
 
     def recompile(self) -> Any:
         """Regenerate `forward` from the graph, one per mode if they differ."""
@@ -63,8 +65,7 @@ class TracedModule(fx.GraphModule):
         generated = [type(self).forward]
         if MODES in self._graph.output_node().meta:
             train, evaluation = (
-                type(fx.GraphModule(self, select_mode(self._graph, mode))).forward
-                for mode in (True, False)
+                _forward_of(self, select_mode(self._graph, mode)) for mode in (True, False)
             )
             type(self).forward = _dispatch(train, evaluation)
             generated += [train, evaluation]
@@ -158,6 +159,13 @@ def _rebuilt(
     module = TracedModule(root, unpack_graph(rows), class_name)
     module.meta = meta
     return module
+
+
+def _forward_of(root: nn.Module, graph: fx.Graph) -> Callable[..., Any]:
+    """The code that torch generates for a graph."""
+    module = fx.GraphModule(root, graph)
+    graph.owning_module = None  # else it would hold the parameters of `root`, in a cycle
+    return type(module).forward
 
 
 def _dispatch(train: Callable[..., Any], evaluation: Callable[..., Any]) -> Callable[..., Any]:

@@ -53,6 +53,7 @@ def record(subject: Subject, floats: torch.dtype | None = None) -> Recorder:
     with watched(recorder, subject.model, subject.leaves):
         result = subject.model.forward(*args, **kwargs)
     recorder.graph.output(_returned(recorder, result))
+    recorder.let_go()
     return recorder
 
 

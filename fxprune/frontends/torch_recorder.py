@@ -95,6 +95,12 @@ class Recorder(TorchFunctionMode):
         self.writes_types: dict[fx.Node, fx.Node] = {}
         self._meta = MetaModules({self.floats: stand_in} if stand_in else {})
 
+    def let_go(self) -> None:
+        """Forget the model, which would else live until Python looks for cycles of references."""
+        self._modules.clear()
+        self._alive.clear()
+        self._views.clear()
+
     # What the graph starts from --------------------------------------------------------------
 
     def input(self, name: str, value: Any, default: tuple[Any, ...] = ()) -> tuple[fx.Node, Any]:

@@ -3,9 +3,6 @@
 import os
 import resource
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -82,52 +79,3 @@ def test_two_processes_that_save_to_one_path_leave_one_of_theirs(tmp_path):
         "fxprune.json",
         "model.safetensors",
     ]
-
-
-MEASURE = """
-import resource, sys, threading, torch
-from torch import nn
-import fxprune
-
-def resident():
-    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-
-model = nn.Sequential(*(layer for _ in range(16) for layer in (nn.Linear(2048, 2048), nn.ReLU())))
-model.append(nn.Linear(2048, 10))
-parameters = sum(p.numel() * p.element_size() for p in model.parameters())
-small = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-fxprune.fold(fxprune.prepare(small, torch.randn(2, 4), target=1.0))  # loads what is loaded once
-base = resident() - parameters
-peak, done = resident(), threading.Event()
-
-def watch():
-    global peak
-    while not done.wait(0.001):
-        peak = max(peak, resident())
-
-watcher = threading.Thread(target=watch)
-watcher.start()
-gated = fxprune.prepare(model, torch.randn(1, 2048), target=0.5)
-fxprune.reach_target(gated)
-folded = fxprune.fold(gated)
-peak = max(peak, resident())
-done.set()
-watcher.join()
-print((peak - base) / parameters)
-"""
-
-
-def test_prepare_and_fold_need_what_three_models_need():
-    """The model, its gated copy and half of it folded are 2.5 times its parameters."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "0"}
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=Path(__file__).parent.parent.parent,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-1000:]
-    share = float(done.stdout.split()[-1])
-    assert 2.4 < share <= 2.6, f"prepare and fold peak at {share:.2f} times the parameters"

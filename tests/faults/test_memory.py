@@ -1,0 +1,141 @@
+"""How much memory `prepare` and `fold` take, and when it is free again."""
+
+import gc
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.frontends.torch_recorder import Recorder
+from tests.models import Auxiliary, Residual, images
+
+MEASURE = """
+import resource, sys, threading, torch
+from torch import nn
+import fxprune
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+def prepared(model, x):
+    gated = fxprune.prepare(model, x, target=0.5)
+    fxprune.reach_target(gated)
+    return gated
+
+small = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+fxprune.fold(prepared(small, torch.randn(2, 4)))  # loads what is loaded once
+model = nn.Sequential(*(layer for _ in range(16) for layer in (nn.Linear(2048, 2048), nn.ReLU())))
+model.append(nn.Linear(2048, 10))
+parameters = sum(p.numel() * p.element_size() for p in model.parameters())
+base = resident() - parameters
+peak, done = resident(), threading.Event()
+
+def watch():
+    global peak
+    while not done.wait(0.001):
+        peak = max(peak, resident())
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+x = torch.randn(1, 2048)
+if sys.argv[1] == "kept":
+    gated = prepared(model, x)
+else:
+    model = prepared(model, x)
+    gated = model
+folded = fxprune.fold(gated)
+peak = max(peak, resident())
+done.set()
+watcher.join()
+print((peak - base) / parameters)
+"""
+
+
+def peak(model: str) -> float:
+    """The peak of prepare and fold at half of the MACs, over the size of the model."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_TRIM_THRESHOLD_": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, model],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=Path(__file__).parent.parent.parent,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-1000:]
+    return float(done.stdout.split()[-1])
+
+
+def test_prepare_and_fold_need_what_three_models_need():
+    """The model, its gated copy and half of it folded are 2.5 times its parameters."""
+    share = peak("kept")
+    assert 2.4 < share <= 2.55, f"prepare and fold peak at {share:.2f} times the parameters"
+
+
+def test_model_that_the_caller_lets_go_makes_room_for_the_fold():
+    """The model and its gated copy are twice its parameters."""
+    share = peak("let go")
+    assert 1.9 < share <= 2.1, f"prepare and fold peak at {share:.2f} times the parameters"
+
+
+class Walker(nn.Module):
+    """A recurrent layer, which keeps its weights in a list as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.walk, self.last = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.last(self.walk(x.flatten(2)[..., :8])[0])
+
+
+def prepared(model: nn.Module) -> nn.Module:
+    gated = fxprune.prepare(model, images(1), target=0.5)
+    fxprune.reach_target(gated)
+    return gated
+
+
+VERBS = {"model": prepared, "gated": fxprune.fold, "folded": lambda folded: None}
+"""What comes after each model."""
+
+
+def left_after(build: type[nn.Module]) -> dict[str, list[str]]:
+    """The parameters of each model that live on without it, though nothing looks for cycles."""
+    left: dict[str, list[str]] = {}
+    model: Any = build()
+    gc.disable()
+    try:
+        for name, verb in (
+            ("model", prepared),
+            ("gated", fxprune.fold),
+            ("folded", lambda _: None),
+        ):
+            parameters = {key: weakref.ref(p) for key, p in model.named_parameters()}
+            model = verb(model)
+            left[name] = [key for key, parameter in parameters.items() if parameter() is not None]
+    finally:
+        gc.enable()
+    return left
+
+
+@pytest.mark.parametrize("build", [Residual, Auxiliary, Walker])
+def test_models_are_freed_when_they_are_let_go(build):
+    assert left_after(build) == {"model": [], "gated": [], "folded": []}
+
+
+def test_model_that_is_held_is_found(monkeypatch):
+    monkeypatch.setattr(Recorder, "let_go", lambda recorder: None)
+    assert "stem.0.weight" in left_after(Residual)["model"]
+
+
+def test_shrunk_module_owns_its_graph():
+    gated = prepared(Residual())
+    fxprune.shrink(gated, torch.optim.SGD(gated.parameters(), lr=0.1))
+    assert gated.graph.owning_module.get_parameter("stem.0.weight") is gated.stem[0].weight

@@ -1,4 +1,4 @@
-"""How much every position of an ONNX model matters: by weights, or by what flows on data."""
+"""How much every position of an ONNX model matters: by weights, or on data."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -9,11 +9,13 @@ from fxprune.filling import Layout
 from fxprune.frontends.onnx_file import OnnxProgram
 from fxprune.frontends.onnx_session import Feeds, session_of
 from fxprune.ir import Kind, Value
+from fxprune.onnx_saliency import saliency
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Prod, Space, spaces
 from fxprune.passes.infer import Reader
+from fxprune.steps import steps
 
-METHODS = ("group_norm", "magnitude", "random", "activation", "wanda")
+METHODS = ("group_norm", "magnitude", "random", "activation", "wanda", "saliency")
 
 Sums = dict[Space, np.ndarray]
 """A number for every position of a space."""
@@ -35,6 +37,8 @@ def onnx_importance(
     - "wanda": to first order, by how much closing it changes what its readers compute, on data: the
       square norm of the weights that read it times its mean square (Sun et al. 2023, section 3,
       for whole channels)
+    - "saliency": the squared change of the model's outputs when it is closed, on eight samples of
+      the data, one run per position, see `saliency`
     - "random": a random order
 
     Numbers are divided by their mean over the group, so that groups compare; they say nothing of
@@ -50,13 +54,16 @@ def onnx_importance(
         raise InputError(f'method="{method}" needs data: some batches of inputs')
     if method == "random":
         return np.random.default_rng(seed).random(layout.total)
-    sums = _of_flow(program, analysis, method, data or ()) if method in _ON_DATA else {}
-    if method not in _ON_DATA:
+    if method == "saliency":
+        sums = saliency(program, analysis, list(data or ()))
+    elif method in _ON_DATA:
+        sums = _of_flow(program, analysis, method, data or ())
+    else:
         sums = _of_weights(program, analysis, method)
     return _ranks(analysis, layout, sums)
 
 
-_ON_DATA = ("activation", "wanda")
+_ON_DATA = ("activation", "wanda", "saliency")
 
 
 def _ranks(analysis: Analysis, layout: Layout, sums: Sums) -> np.ndarray:
@@ -173,7 +180,7 @@ def _moments(
     """For every axis of the named arrays the mean of its positions' absolute value to a power."""
     totals: dict[str, list[np.ndarray]] = {}
     with session_of(program.model, names, optimised=True) as session:
-        for feeds in data:
+        for feeds in steps(list(data), "looking at data"):
             for name, array in zip(names, session.run(feeds, names), strict=True):
                 measure = np.abs(array.astype(np.float64)) ** power / max(array.size, 1)
                 means = [_along(measure, dim) * length for dim, length in enumerate(array.shape)]

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir
 
 from fxprune.backends.onnx_fold import fold_program
 from fxprune.backends.onnx_mask import mask_program
 from fxprune.backends.onnx_saving import save_onnx
 from fxprune.errors import InputError
+from fxprune.frontends.onnx_data import takes_any_number
 from fxprune.frontends.onnx_file import OnnxProgram, read_onnx
 from fxprune.frontends.onnx_session import Feeds, weight_bytes
 from fxprune.onnx_choice import choose, plan_of
@@ -220,12 +222,7 @@ def _few_samples(program: OnnxProgram) -> list[Feeds]:
     if not program.feeds:
         return []
     first = program.feeds[0]
-    open_ = {
-        str(value.name)
-        for value in program.model.graph.inputs
-        if value.shape and not isinstance(value.shape[0], int)
-    }
-    if open_ != set(first):
+    if not takes_any_number(program.model.graph.inputs):
         return [first]
     return [{name: feed[:count] for name, feed in first.items()} for count in (1, 2)]
 
@@ -255,8 +252,9 @@ _COMPARED_VALUES = 4
 def masked_model(program: OnnxProgram, analysis: Analysis, keep: KeepSet) -> onnx_ir.Model:
     """The original with what a keep-set closes masked where it is read."""
     plan = plan_gates(program.ir, analysis.types, analysis.groups, analysis.branches)
+    gates = {space: np.array(flags, float) for space, flags in _kept(analysis, keep).items()}
     closed = [b.name for b in analysis.branches if b.name in keep and not keep[b.name][0]]
-    return mask_program(program, plan, _kept(analysis, keep), closed)
+    return mask_program(program, plan, gates, dict.fromkeys(closed, 0.0))
 
 
 def _kept(analysis: Analysis, keep: KeepSet) -> Kept:

@@ -19,6 +19,7 @@ from fxprune.frontends.onnx_file import OnnxProgram, captured_values, name_of
 from fxprune.frontends.onnx_session import Feeds
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Kept, kept_flags
+from fxprune.steps import steps
 
 _MOST_ROWS = 1 << 17
 """About how many positions of all samples a layer is fitted to."""
@@ -77,7 +78,7 @@ class _Refit:
         """Walk both graphs."""
         opened, closed = _Run(self._model, batches), _Run(self._masked, batches)
         fitted = 0
-        for node in list(self._masked.graph):
+        for node in steps(list(self._masked.graph), "weights solved anew"):
             name = name_of(node)
             if name in self._program.nodes:
                 opened.advance(name)

@@ -83,7 +83,7 @@ def test_file_says_what_it_cost(tmp_path):
     assert entries["fxprune_macs_before"] == str(result.costs_before["macs"])
 
 
-@pytest.mark.parametrize("method", ["magnitude", "group_norm", "activation", "wanda"])
+@pytest.mark.parametrize("method", ["magnitude", "group_norm", "activation", "wanda", "saliency"])
 def test_channels_that_do_nothing_go_first(method):
     model = residual()
     idle = [1, 4, 7]
@@ -154,6 +154,7 @@ def test_latency_is_measured():
     [
         ({"method": "taylor"}, InputError, "known for ONNX models are"),
         ({"method": "wanda"}, InputError, "needs data"),
+        ({"method": "saliency"}, InputError, "needs data"),
         ({"correct": True}, InputError, "correct=True needs data"),
         ({"ignore": ["nothing"]}, InputError, "no initialiser is called 'nothing'"),
         ({"target": 1e-9}, TargetError, "ask for at least"),

@@ -23,12 +23,13 @@ PASSES = "fxprune/passes"  # where the top-level folder passes/ lies in a wheel
 # From the bottom up: an area imports from the layers below it, and from its own layer without going
 # round in circles. `__init__` is fxprune itself, which loads its public names lazily.
 LAYERS = (
-    ("errors", "version", "drafts", "timing"),
+    ("errors", "version", "drafts", "timing", "steps"),
     ("ir",),
     ("passes",),
     ("filling", "targets", "verdicts"),
     ("frontends", "backends", "gates", "reports"),
-    ("record", "onnx_criteria", "onnx_latency", "onnx_refitting", "onnx_verification"),
+    ("record", "onnx_saliency", "onnx_latency", "onnx_refitting", "onnx_verification"),
+    ("onnx_criteria",),
     ("onnx_choice",),
     ("onnx_pruning",),
     ("verification",),

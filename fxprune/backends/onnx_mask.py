@@ -1,43 +1,60 @@
 """Gates at their readers in a copy of an ONNX model: what a folded file is compared with.
 
 The masked file has every weight of the original. It computes the same as the folded one by another
-way: closed positions are multiplied by zero where they are read.
+way: closed positions are multiplied by zero where they are read. Gates may also be numbers in
+between, which tells how much the outputs depend on them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir
 
 from fxprune.backends.onnx_masked_forms import MASKED_FORMS, Place, mask_operand
 from fxprune.frontends.onnx_file import OnnxProgram, name_of
-from fxprune.passes.axes import Kept, kept_flags
+from fxprune.passes.axes import Axis, Space, Sum
 from fxprune.passes.gate import GatePlan
 
 
 def mask_program(
-    program: OnnxProgram, plan: GatePlan, kept: Kept, closed: Sequence[str]
+    program: OnnxProgram,
+    plan: GatePlan,
+    gates: Mapping[Space, np.ndarray],
+    branches: Mapping[str, float],
 ) -> onnx_ir.Model:
-    """A copy in which what a keep-set closes is not read.
+    """A copy in which everything is read as far as its gate is open.
 
     Args:
         program: the model.
         plan: where gates act.
-        kept: a flag for every position of the groups that lose some.
-        closed: the branches that go.
+        gates: a number for every position of spaces; those that are left out are open.
+        branches: a number for branches, by name; those that are left out are open.
     """
     model = program.model.clone()
     nodes = {name_of(node): node for node in model.graph}
     ops = {node.name: node.op for node in program.ir.nodes}
     for mask in plan.masks:
-        flags = np.array(kept_flags(mask.axis, kept))
-        mask_operand(Place(nodes[mask.node], program), mask.operand, mask.dim, flags)
+        numbers = _mask_of(mask.axis, gates)
+        mask_operand(Place(nodes[mask.node], program), mask.operand, mask.dim, numbers)
     for gate in plan.branches:
-        for operand in gate.operands if gate.branch in closed else ():
-            mask_operand(Place(nodes[gate.node], program), operand, 0, np.zeros(1))
+        for operand in gate.operands if gate.branch in branches else ():
+            number = np.array([branches[gate.branch]])
+            mask_operand(Place(nodes[gate.node], program), operand, 0, number)
     forms: dict[str, dict[int, np.ndarray]] = {}
     for form in plan.forms:
-        forms.setdefault(form.node, {})[form.dim] = np.array(kept_flags(form.axis, kept))
-    for name, flags_by_dim in forms.items():
-        MASKED_FORMS[ops[name]](Place(nodes[name], program), flags_by_dim)
+        forms.setdefault(form.node, {})[form.dim] = _mask_of(form.axis, gates)
+    for name, by_dim in forms.items():
+        MASKED_FORMS[ops[name]](Place(nodes[name], program), by_dim)
     return model
+
+
+def _mask_of(axis: Axis, gates: Mapping[Space, np.ndarray]) -> np.ndarray:
+    """A number for every position of an axis."""
+    if isinstance(axis, Space):
+        return gates.get(axis, np.ones(axis.size))
+    if isinstance(axis, Sum):
+        return np.concatenate([np.ones(0), *(_mask_of(part, gates) for part in axis.parts)])
+    mask = np.ones(1)
+    for factor in axis.factors:
+        mask = np.multiply.outer(mask, _mask_of(factor, gates)).ravel()
+    return mask

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from fxprune.errors import FxpruneError, InternalError, NothingToPruneError, VerificationError
 from fxprune.reports import Report
+from fxprune.steps import STEPS_LOG
 from fxprune.verdicts import Verdict
 
 EXIT_CODES = (
@@ -99,10 +100,46 @@ def _progress() -> Iterator[Announce]:
     try:
         with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
             task = progress.add_task("starting", total=1.0)
-            yield lambda text, done: progress.update(task, description=text, completed=done)
+            with _steps_on(progress):
+                yield lambda text, done: progress.update(task, description=text, completed=done)
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+
+
+@contextlib.contextmanager
+def _steps_on(progress: Progress) -> Iterator[None]:
+    """A second bar while something says through logging how far it is."""
+    bar = _StepsBar(progress)
+    level = STEPS_LOG.level
+    STEPS_LOG.addHandler(bar)
+    STEPS_LOG.setLevel(logging.DEBUG)
+    STEPS_LOG.propagate = False
+    try:
+        yield
+    finally:
+        STEPS_LOG.removeHandler(bar)
+        STEPS_LOG.setLevel(level)
+        STEPS_LOG.propagate = True
+
+
+class _StepsBar(logging.Handler):
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+        self._task = progress.add_task("", visible=False)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Move the bar; it is gone once all is done."""
+        told = vars(record)
+        done, total = told["done"], told["total"]
+        self._progress.update(
+            self._task,
+            description=told["what"],
+            completed=done,
+            total=total,
+            visible=done < total,
+        )
 
 
 def about(report: Report, verdict: Verdict | None = None, **more: Any) -> dict[str, Any]:

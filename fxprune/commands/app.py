@@ -41,7 +41,13 @@ Target = Annotated[
     list[str] | None,
     typer.Option(help="Share to keep: .5 (of the MACs), params=.6, layer1:macs=.8; repeatable."),
 ]
-Method = Annotated[str, typer.Option(help="How positions are ranked, as in fxprune.importance.")]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="How positions are ranked: group_norm, magnitude, random; torch also bn_scale, and "
+        "taylor on data; ONNX on data also activation, wanda, saliency."
+    ),
+]
 Data = Annotated[
     str | None, typer.Option(help="Calibration data: .npz, a folder of images, or module:name.")
 ]

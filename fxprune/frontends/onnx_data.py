@@ -53,6 +53,32 @@ def batches(data: Data, inputs: Sequence[onnx_ir.Value], *, batch_size: int = 32
     return feeds
 
 
+def takes_any_number(inputs: Sequence[onnx_ir.Value]) -> bool:
+    """Whether a model leaves open how many samples it takes at once."""
+    return all(value.shape and not isinstance(value.shape[0], int) for value in inputs)
+
+
+def some_samples(feeds: Sequence[Feed], inputs: Sequence[onnx_ir.Value], count: int) -> list[Feed]:
+    """About `count` samples from all over the data: one batch where the model and shapes allow it.
+
+    >>> from onnx import TensorProto, helper
+    >>> x = onnx_ir.from_proto(helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1]))
+    >>> feeds = [{"x": np.array([[i], [i + 1]])} for i in range(0, 8, 2)]
+    >>> [feed["x"].ravel().tolist() for feed in some_samples(feeds, [x], 2)]
+    [[0, 4]]
+    """
+    joined = takes_any_number(inputs)
+    wanted = count if joined else max(1, count // (_batch_of(inputs) or 1))
+    number = min(len(feeds), wanted)
+    picked = [feeds[i * len(feeds) // number] for i in range(number)]
+    if not joined:
+        return picked
+    parts = [{name: a[: -(-count // number)] for name, a in feed.items()} for feed in picked]
+    if len({tuple(a.shape[1:] for a in part.values()) for part in parts}) > 1:
+        return parts
+    return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}]
+
+
 def _feed(batch: Any, inputs: Sequence[onnx_ir.Value], number: int) -> Feed:
     names = [str(value.name) for value in inputs]
     if not isinstance(batch, Mapping):

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.onnx_exports transformers --json exports.json
     python -m tests.benchmarks.onnx_exports timm --every 5
-    python -m tests.benchmarks.onnx_exports timm:vit_tiny_patch16_224
+    python -m tests.benchmarks.onnx_exports timm:vit_tiny_patch16_224 --seconds 180
 
 Every model is exported by torch, then pruned to 60 % of its MACs in random order: every kind of
 group loses positions. `wrong` means that ONNX Runtime computes something else from the folded file
@@ -23,7 +23,6 @@ import fxprune
 from tests.benchmarks.apart import found_apart
 from tests.coverage.zoo import FAMILIES, names_of
 
-SECONDS = 600
 TARGET = 0.6
 
 
@@ -71,9 +70,9 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:200]
 
 
-def in_a_process(item: str) -> Row:
+def in_a_process(item: str, seconds: float) -> Row:
     """The row of a model, measured with a limit of time."""
-    found, reason = found_apart(SECONDS, "-W", "ignore", "-m", __spec__.name, item, "--one")
+    found, reason = found_apart(seconds, "-W", "ignore", "-m", __spec__.name, item, "--one")
     return Row(**found) if found else Row(item, reason=reason)
 
 
@@ -82,6 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="+", help="a family, or family:name")
     parser.add_argument("--every", type=int, default=1, help="only every n-th model")
+    parser.add_argument("--seconds", type=float, default=600, help="how long a model may take")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -92,7 +92,7 @@ def main() -> None:
         return
     rows: list[Row] = []
     for item in names_of(options.names)[:: options.every]:
-        rows.append(row := in_a_process(item))
+        rows.append(row := in_a_process(item, options.seconds))
         print(f"{row.model:45} {row.status:16} {row.error:.1e} {row.reason}", flush=True)
         if options.json:
             found: list[Any] = [asdict(row) for row in rows]

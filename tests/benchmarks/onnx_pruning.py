@@ -52,7 +52,7 @@ def accuracies(options: argparse.Namespace, data: Cifar, folder: Path) -> list[R
     ]
     images = data.normalised(data.train.images[: options.samples]).numpy()
     batches = [images[i : i + BATCH] for i in range(0, len(images), BATCH)]
-    for method in METHODS:
+    for method in options.methods:
         for corrected in (False, True):
             small, start = folder / "small.onnx", time.perf_counter()
             result = fxprune.prune_onnx(
@@ -104,6 +104,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=20)
     parser.add_argument("--target", type=float, default=0.5, help="share of the MACs kept")
     parser.add_argument("--samples", type=int, default=1024, help="training images to look at")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

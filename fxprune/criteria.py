@@ -17,6 +17,7 @@ from fxprune.ir import Value
 from fxprune.passes.axes import Axis, spaces
 from fxprune.record import Record, gated_record, traced_part
 from fxprune.refitting import refit
+from fxprune.steps import steps
 from fxprune.targets import Target
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -234,7 +235,7 @@ def _taylor(gated: nn.Module, gates: Gates, data: Iterable[Any], loss: Loss) -> 
         for parameter in trained:
             parameter.requires_grad_(False)
         with in_evaluation(gated), torch.enable_grad():
-            for batch in data:
+            for batch in steps(data, "looking at data"):
                 values = torch.ones_like(gates.method.scores, requires_grad=True)
                 with gates.showing(values):
                     (gradient,) = torch.autograd.grad(loss(gated, batch), values)

@@ -180,7 +180,7 @@ def _moments(
     """For every axis of the named arrays the mean of its positions' absolute value to a power."""
     totals: dict[str, list[np.ndarray]] = {}
     with session_of(program.model, names, optimised=True) as session:
-        for feeds in steps(list(data), "looking at data"):
+        for feeds in steps(data, "looking at data"):
             for name, array in zip(names, session.run(feeds, names), strict=True):
                 measure = np.abs(array.astype(np.float64)) ** power / max(array.size, 1)
                 means = [_along(measure, dim) * length for dim, length in enumerate(array.shape)]

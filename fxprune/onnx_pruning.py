@@ -24,6 +24,7 @@ from fxprune.passes.axes import Kept, spaces
 from fxprune.passes.fold import KeepSet
 from fxprune.passes.gate import plan_gates
 from fxprune.reports import metadata
+from fxprune.steps import stage
 from fxprune.targets import Target
 from fxprune.verdicts import Verdict
 
@@ -109,8 +110,10 @@ def prune_onnx(
     """
     if correct and data is None:
         raise InputError("correct=True needs data: some hundred samples")
+    stage("reading")
     program = read_onnx(source, shapes, data)
     analysis = analyse(program.ir, _ignored(program, ignore))
+    stage("ranking")
     keep = choose(program, analysis, target, method, program.feeds or None, round_to)
     if correct:
         masked = masked_model(program, analysis, keep)
@@ -169,6 +172,7 @@ def _verified(
     shapes: Mapping[str, Sequence[int]] | None,
 ) -> tuple[onnx_ir.Model, Verdict]:
     """The folded model, with weights of its own, and what comparing it found."""
+    stage("folding")
     folded = fold_program(program, plan_of(analysis, keep))
     masked = masked_model(program, analysis, keep)
     values = _unchanged(program, analysis, keep)
@@ -213,6 +217,7 @@ def _result(
     )
     folded.metadata_props.update(metadata(result.costs_after, result.costs_before))
     if output is not None:
+        stage("writing")
         save_onnx(folded, output)
     return result
 

@@ -46,7 +46,7 @@ def saliency(
         analysis: the facts about it.
         data: batches of inputs.
         step: by how much gates are lowered.
-        samples: how many samples are looked at, from all over the data; more made no difference.
+        samples: how many samples are looked at, from all over the data.
 
     Raises:
         InputError: no output is of floating point.

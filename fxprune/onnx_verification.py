@@ -12,6 +12,7 @@ from fxprune.errors import InputError, VerificationError
 from fxprune.frontends.onnx_loading import load_onnx
 from fxprune.frontends.onnx_observe import example_shapes
 from fxprune.frontends.onnx_session import Feeds, random_feeds, session_of
+from fxprune.steps import steps
 from fxprune.verdicts import Comparison, Verdict
 
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2}
@@ -96,9 +97,9 @@ def _compare(
         VerificationError: an error is too large; the message names the value.
     """
     with session_of(before, names) as session:
-        all_expected = [session.run(feeds, names) for feeds in batches]
+        all_expected = [session.run(feeds, names) for feeds in steps(batches, "comparing: before")]
     with session_of(after, names) as session:
-        all_found = [session.run(feeds, names) for feeds in batches]
+        all_found = [session.run(feeds, names) for feeds in steps(batches, "comparing: after")]
     for feeds, expected, found in zip(batches, all_expected, all_found, strict=True):
         items = _comparisons(expected, found, feeds, what)
         if not all(item.error <= item.tolerance for item in items):

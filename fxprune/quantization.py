@@ -22,6 +22,7 @@ from fxprune.frontends.onnx_data import Data, batches
 from fxprune.frontends.onnx_loading import Source, load_onnx
 from fxprune.frontends.onnx_observe import example_shapes
 from fxprune.frontends.onnx_session import Feeds, random_feeds, session_of
+from fxprune.steps import stage, steps
 
 _FIRST_OPSET_PER_CHANNEL = 13
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
@@ -107,6 +108,7 @@ def quantize(
         before.parent.mkdir()
         expected = _outputs(model, feeds)
         write_onnx(_at_least(model, _FIRST_OPSET_PER_CHANNEL), before)
+        stage("quantising")
         with _silence():
             if calibration is None:
                 _quantize_dynamic(before, after)
@@ -257,7 +259,7 @@ def _outputs(model: onnx_ir.Model, feeds: Sequence[Feeds]) -> list[np.ndarray]:
     if not names:
         raise InputError("the model has no output of real numbers, so nothing can be compared")
     with session_of(model, optimised=True) as session:
-        return [session.run(feed, names[:1])[0] for feed in feeds]
+        return [session.run(feed, names[:1])[0] for feed in steps(feeds, "running the model")]
 
 
 def _size_of(folder: Path) -> int:

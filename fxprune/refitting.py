@@ -20,6 +20,7 @@ from fxprune.frontends.torch_modes import in_evaluation
 from fxprune.frontends.torch_spellings import bare_name
 from fxprune.gates.module import PREFIX, Gates
 from fxprune.record import gated_record, traced_part
+from fxprune.steps import steps
 
 
 def refit(gated: nn.Module, data: Iterable[Any], *, ridge: float = 1e-3) -> int:
@@ -79,7 +80,7 @@ class _Refit:
             run.args_iter = iter(inputs)
         last = {source: node for node in self._nodes for source in node.all_input_nodes}
         fitted = 0
-        for node in self._nodes:
+        for node in steps(self._nodes, "weights solved anew"):
             with self._gates.showing(everything):
                 self._opened.env[node] = self._opened.run_node(node)
             fitted += self._fit(node)

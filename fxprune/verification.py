@@ -18,6 +18,7 @@ from fxprune.backends.torch_module import TracedModule
 from fxprune.errors import InputError, VerificationError
 from fxprune.passes.axes import kept_flags
 from fxprune.record import GATHER, Record, check_whole, gated_record, record_of, traced_part
+from fxprune.steps import steps
 from fxprune.verdicts import Comparison, Verdict
 
 _log = logging.getLogger("fxprune")
@@ -56,7 +57,7 @@ def verify(
     comparisons: list[Comparison] = []
     for dtype, tolerance in TOLERANCES.items():
         left, right = (in_precision(m, dtype) for m in (gated, folded))
-        for batch in batches:
+        for batch in steps(batches, f"comparing in {_name(dtype)}"):
             values = _to(batch, dtype)
             error = relative_error(_expected(left, values), _run_or_none(right, values))
             item = Comparison("gated == folded", _batch(batch), _name(dtype), error, tolerance)
@@ -92,7 +93,7 @@ def compare_modules(
     batches = list(batches)
     for dtype, tolerance in TOLERANCES.items():
         one, other = in_precision(left, dtype), in_precision(right, dtype)
-        for batch in batches:
+        for batch in steps(batches, f"comparing in {_name(dtype)}"):
             values = _to(batch, dtype)
             error = relative_error(_expected(one, values), _run_or_none(other, values))
             item = Comparison("first == second", _batch(batch), _name(dtype), error, tolerance)
@@ -123,7 +124,7 @@ def compare_onnx(
     tolerance = TOLERANCES[torch.float32]
     model = copy.deepcopy(module).float().cpu().eval()
     comparisons = []
-    for batch in batches:
+    for batch in steps(batches, "comparing with ONNX Runtime"):
         values = _to(batch, torch.float32)
         arrays = [value.numpy() for value in values if isinstance(value, Tensor)]
         try:

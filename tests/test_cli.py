@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import os
 import random
 import re
@@ -14,12 +15,15 @@ import onnx_ir
 import onnxruntime
 import pytest
 import torch
+from rich.progress import Progress
 from typer.testing import CliRunner
 
 import fxprune
 from fxprune.commands import torch_route
 from fxprune.commands.answers import EXIT_CODES
 from fxprune.commands.app import app
+from fxprune.commands.bars import PartBar
+from fxprune.steps import stage, steps
 from tests.cli_models import residual
 from tests.models import images
 
@@ -493,6 +497,20 @@ def test_steps_are_shown_on_a_terminal_only(onnx_file):
     assert "comparing" in shown.stderr
     assert hidden.stderr == ""
     assert json.loads(shown.stdout) == json.loads(hidden.stdout)
+
+
+def test_long_steps_have_a_bar_while_they_last(caplog):
+    with caplog.at_level(logging.DEBUG, "fxprune.steps"):
+        assert list(steps("ab", "letters")) == ["a", "b"]
+        stage("the end")
+    with Progress(disable=True) as progress:
+        bar, seen = PartBar(progress), []
+        for record in caplog.records:
+            bar.emit(record)
+            seen.append([(task.description, task.completed, task.total) for task in progress.tasks])
+        bar.hide()
+    assert seen == [[("letters", 0, 2)], [("letters", 1, 2)], [], [("the end", 0, None)]]
+    assert not progress.tasks
 
 
 def test_tables_are_no_problem_for_plain_terminals(onnx_file):

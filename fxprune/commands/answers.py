@@ -5,21 +5,17 @@ A job is a function that is told how to announce its steps and returns an `Answe
 
 import contextlib
 import json
-import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from fxprune.commands.bars import Announce, announcing
 from fxprune.errors import FxpruneError, InternalError, NothingToPruneError, VerificationError
 from fxprune.reports import Report
-from fxprune.steps import STEPS_LOG
 from fxprune.verdicts import Verdict
 
 EXIT_CODES = (
@@ -34,9 +30,6 @@ _BY_ERROR: tuple[tuple[type[Exception], int], ...] = (
     (OSError, 2),
 )
 _EXTRAS = {"torch": "torch", "onnx": "onnx", "onnx_ir": "onnx", "onnxruntime": "onnx"}
-
-Announce = Callable[[str, float], None]
-"""Says what the job does from here on, and about what share of it is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +46,7 @@ Job = Callable[[Announce], Answer]
 def answer(job: Job, *, as_json: bool, show_traceback: bool) -> None:
     """Run a job, print its answer, and leave with its exit code."""
     try:
-        with _progress() as announce, contextlib.redirect_stdout(sys.stderr):
+        with announcing() as announce, contextlib.redirect_stdout(sys.stderr):
             found = job(announce)
     except Exception as error:
         if show_traceback:
@@ -84,62 +77,6 @@ def _explained(error: Exception) -> tuple[int, str]:
         if isinstance(error, kind):
             return code, text
     return 4, f"{type(error).__name__}: {text}; --traceback shows where; please report this"
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Announce]:
-    """A bar on stderr if that is a terminal; log lines go there in any case."""
-    console = Console(stderr=True)
-    log = logging.getLogger("fxprune")
-    handler = RichHandler(console=console, show_time=False, show_path=False)
-    level = log.level
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    hidden = not console.is_terminal
-    try:
-        with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-            task = progress.add_task("starting", total=1.0)
-            with _steps_on(progress):
-                yield lambda text, done: progress.update(task, description=text, completed=done)
-    finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
-
-
-@contextlib.contextmanager
-def _steps_on(progress: Progress) -> Iterator[None]:
-    """A second bar while something says through logging how far it is."""
-    bar = _StepsBar(progress)
-    level = STEPS_LOG.level
-    STEPS_LOG.addHandler(bar)
-    STEPS_LOG.setLevel(logging.DEBUG)
-    STEPS_LOG.propagate = False
-    try:
-        yield
-    finally:
-        STEPS_LOG.removeHandler(bar)
-        STEPS_LOG.setLevel(level)
-        STEPS_LOG.propagate = True
-
-
-class _StepsBar(logging.Handler):
-    def __init__(self, progress: Progress) -> None:
-        super().__init__()
-        self._progress = progress
-        self._task = progress.add_task("", visible=False)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Move the bar; it is gone once all is done."""
-        told = vars(record)
-        done, total = told["done"], told["total"]
-        self._progress.update(
-            self._task,
-            description=told["what"],
-            completed=done,
-            total=total,
-            visible=done < total,
-        )
 
 
 def about(report: Report, verdict: Verdict | None = None, **more: Any) -> dict[str, Any]:

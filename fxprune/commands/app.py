@@ -11,8 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from fxprune.commands.answers import EXIT_CODES, Announce, Answer, about, answer
+from fxprune.commands.answers import EXIT_CODES, Answer, about, answer
 from fxprune.commands.arguments import keep_set_of, points_of, shapes_of, target_of
+from fxprune.commands.bars import Announce
 from fxprune.commands.jobs import Pruned, Ranking, Source
 from fxprune.errors import InputError
 from fxprune.reports import describe

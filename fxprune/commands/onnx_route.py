@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import fxprune
-from fxprune.commands.answers import Announce, Answer
+from fxprune.commands.answers import Answer
 from fxprune.commands.arguments import imported
+from fxprune.commands.bars import Announce
 from fxprune.commands.jobs import Pruned, Ranking, Source
 from fxprune.drafts import check_place
 from fxprune.errors import InputError

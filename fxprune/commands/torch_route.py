@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.api import ignored_parameters
 from fxprune.checks import check_model
-from fxprune.commands.answers import Announce
 from fxprune.commands.arguments import imported
+from fxprune.commands.bars import Announce
 from fxprune.commands.jobs import Pruned, Ranking, Source
 from fxprune.errors import InputError
 from fxprune.frontends.torch_examples import check_examples

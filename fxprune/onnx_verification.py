@@ -54,10 +54,10 @@ def verify_onnx(
     batches = [*_random_batches(left, shapes or {}, batch_sizes, seed), *inputs]
     names = [*(str(value.name) for value in left.graph.outputs), *values]
     comparisons = list(_compare(left, right, batches, names, what))
-    exact = in_double(left)
-    also_exact = in_double(right) if exact else None
+    doubles = list(map(_in_double, batches))
+    exact = in_double(left, doubles[0]) if doubles else None
+    also_exact = in_double(right, doubles[0]) if exact else None
     if exact and also_exact:
-        doubles = list(map(_in_double, batches))
         comparisons.extend(_compare(exact, also_exact, doubles, names, what))
     return Verdict(tuple(comparisons))
 

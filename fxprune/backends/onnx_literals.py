@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
+from fxprune.frontends.onnx_file import name_of
 from fxprune.frontends.onnx_observe import Facts
 from fxprune.passes.fold import SetLiteral
 
@@ -169,19 +170,24 @@ def _write_list(
 
 
 def _write_slice(node: onnx_ir.Node, changes: Changes, facts: Facts) -> None:
+    """Bounds of axes that change; those counted from the end are counted from the front then."""
     source = node.inputs[0]
     assert source is not None
-    rank = len(facts.shapes[str(source.name)])
-    axes = _listed(node, "axes", 3, facts)
-    starts = _listed(node, "starts", 1, facts)
-    assert starts is not None
-    places = [axis % rank for axis in axes or range(len(starts))]
-
-    def place(dim: int) -> int | None:
-        return places.index(dim) if dim in places else None
-
-    for slot, name, index in (("start", "starts", 1), ("stop", "ends", 2)):
-        _write_list(node, name, index, _entries(changes, slot, place), facts)
+    shape = facts.shapes[str(source.name)]
+    bounds = [_listed(node, *place, facts) for place in (("starts", 1), ("ends", 2))]
+    assert bounds[0] is not None and bounds[1] is not None
+    axes = _listed(node, "axes", 3, facts) or range(len(bounds[0]))
+    places = {axis % len(shape): place for place, axis in enumerate(axes)}
+    for slot, name, index, numbers in (
+        ("start", "starts", 1, bounds[0]),
+        ("stop", "ends", 2, bounds[1]),
+    ):
+        from_end = {
+            place: SetLiteral(name_of(node), (slot, dim), max(numbers[place] + shape[dim], 0))
+            for dim, place in places.items()
+            if ("size", dim) in changes and numbers[place] < 0
+        }
+        _write_list(node, name, index, {**from_end, **_entries(changes, slot, places.get)}, facts)
 
 
 def _listed(node: onnx_ir.Node, name: str, index: int, facts: Facts) -> list[int] | None:

@@ -5,7 +5,7 @@ import onnx
 import onnx_ir
 
 from fxprune.errors import InputError
-from fxprune.frontends.onnx_session import session_of, weight_bytes
+from fxprune.frontends.onnx_session import Feeds, session_of, weight_bytes
 
 _FLOAT, _DOUBLE = onnx_ir.DataType.FLOAT, onnx_ir.DataType.DOUBLE
 
@@ -14,10 +14,11 @@ _MOST_BYTES = 32_000_000
 """Models with more weights are not converted."""
 
 
-def in_double(model: onnx_ir.Model) -> onnx_ir.Model | None:
+def in_double(model: onnx_ir.Model, feeds: Feeds) -> onnx_ir.Model | None:
     """The same model in float64.
 
-    None where ONNX Runtime lacks an operator in that precision, or the model is large.
+    None where ONNX Runtime lacks an operator in that precision, which for some it only says when
+    they run (so `feeds` are inputs in float64), or the model is large.
     """
     if weight_bytes(model) > _MOST_BYTES:
         return None
@@ -34,8 +35,9 @@ def in_double(model: onnx_ir.Model) -> onnx_ir.Model | None:
     for node in double.graph:
         _convert(node)
     try:
-        with session_of(double):
-            return double
+        with session_of(double) as session:
+            session.run(feeds, [])
+        return double
     except InputError:
         return None
 

@@ -32,6 +32,8 @@ reads, while onnx.helper stamps the newest number on anything."""
 def load_onnx(source: Source) -> onnx_ir.Model:
     """An ONNX model as a sorted graph without functions, whose constants are all initialisers.
 
+    Nodes, outputs and constants that nobody reads are left out.
+
     Inputs with a stored value are constants: they are no inputs of the result. External data
     stays in its files and is read when it is used.
 
@@ -171,6 +173,7 @@ def _plain(model: onnx_ir.Model, what: str, folder: Path | None = None) -> onnx_
             model.graph.sort()
         except ValueError as error:
             raise CheckpointError(f"{what} has a cycle: a node needs its own result") from error
+        common.RemoveUnusedNodesPass()(model)
     return model
 
 

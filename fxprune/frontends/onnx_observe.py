@@ -138,10 +138,14 @@ def _note_initializer(facts: Facts, value: onnx_ir.Value) -> None:
 
 
 def _may_be_number(dtype: int, shape: Shape) -> bool:
-    """Whole numbers and booleans, and single numbers of any kind."""
+    """Whole numbers and booleans, and single numbers of any kind.
+
+    Arrays of more axes are weights, also where folding has left a single element of them.
+    """
     count = int(np.prod(shape, dtype=np.int64))
-    whole = dtype in _WHOLE
-    return count <= (_MOST_NUMBERS if whole else 1) and (whole or not shape or dtype in _FLOATS)
+    if dtype in _WHOLE:
+        return count <= _MOST_NUMBERS
+    return count <= 1 and (not shape or (len(shape) == 1 and dtype in _FLOATS))
 
 
 _WHOLE = (
@@ -214,8 +218,11 @@ def _compute(facts: Facts, node: onnx_ir.Node, model: onnx_ir.Model) -> None:
     from onnx.reference import ReferenceEvaluator  # large, and few models need it
 
     try:
-        evaluator = ReferenceEvaluator(onnx_ir.to_proto(node), opsets=dict(model.opset_imports))
-        results: Any = evaluator.run(None, feeds)
+        untyped = onnx.helper.make_empty_tensor_value_info
+        made = [str(value.name) for value in node.outputs if value.name]
+        ends = list(map(untyped, names)), list(map(untyped, made))
+        graph = onnx.helper.make_graph([onnx_ir.to_proto(node)], "numbers", *ends)
+        results: Any = ReferenceEvaluator(graph, opsets=dict(model.opset_imports)).run(None, feeds)
     except Exception as error:
         _log.debug("%s is not computed: %s", node.op_type, error)
         return

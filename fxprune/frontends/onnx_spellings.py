@@ -206,6 +206,11 @@ def _pad(call: Call) -> Attributes | None:
     return {"widths": tuple(widths), "constant": mode == "constant"}
 
 
+def _sized(index: int) -> Reading:
+    """A shape has to be known; what is computed from values is another on every run."""
+    return lambda call: None if call.is_unknown("shape", index) else {}
+
+
 def _tile(call: Call) -> Attributes | None:
     repeats = call.numbers(1)
     return None if repeats is None else {"repeats": tuple(repeats)}
@@ -326,7 +331,7 @@ SPELLINGS: Mapping[str, Spelling] = MappingProxyType(
         "ArgMax": Spelling("reduce", (0,), _extreme_place),
         "ArgMin": Spelling("reduce", (0,), _extreme_place),
         "TopK": Spelling("ranked", (0,), _axis(-1), outputs=2),
-        "Reshape": Spelling("reshape", (0,)),
+        "Reshape": Spelling("reshape", (0,), _sized(1)),
         "Flatten": Spelling("reshape", (0,)),
         "Squeeze": Spelling("reshape", (0,)),
         "Unsqueeze": Spelling("reshape", (0,)),
@@ -335,10 +340,10 @@ SPELLINGS: Mapping[str, Spelling] = MappingProxyType(
         "Split": Spelling("split", (0,), _split, outputs=None),
         "Slice": Spelling("slice", (0,), _slice),
         "Pad": Spelling("pad", (0,), _pad),
-        "Expand": Spelling("expand", (0,)),
+        "Expand": Spelling("expand", (0,), _sized(1)),
         "Tile": Spelling("tile", (0,), _tile),
         "GatherElements": Spelling("take_along", attributes=_take_along),
-        "ConstantOfShape": Spelling("fill", ()),
+        "ConstantOfShape": Spelling("fill", (), _sized(0)),
         "QuantizeLinear": Spelling("quantise", attributes=_quantise),
         "DequantizeLinear": Spelling("quantise", attributes=_quantise),
     }

@@ -1,22 +1,50 @@
-"""For tests of rewrites: random networks (Hypothesis strategies), and checkers that raise."""
+"""For tests of rewrites: random networks and ONNX models (Hypothesis strategies), and checkers.
 
-from fxprune.testing.checkers import (
-    assert_close,
-    assert_costs,
-    assert_idempotent,
-    assert_no_mutation,
-    assert_rewrite_equivalent,
-    assert_same_state,
-    assert_unchanged,
-)
-from fxprune.testing.counting import count_macs
-from fxprune.testing.networks import OPS, Network, inputs, keep_sets, networks
-from fxprune.testing.onnx_checkers import assert_onnxruntime_agrees
-from fxprune.testing.weights import randomise
+Names are loaded when they are first used: `onnx_models` and `keep_sets` need no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fxprune.testing.checkers import (
+        assert_close,
+        assert_costs,
+        assert_idempotent,
+        assert_no_mutation,
+        assert_rewrite_equivalent,
+        assert_same_state,
+        assert_unchanged,
+    )
+    from fxprune.testing.counting import count_macs
+    from fxprune.testing.keeping import keep_sets
+    from fxprune.testing.networks import OPS, Network, inputs, networks
+    from fxprune.testing.onnx_checkers import assert_onnxruntime_agrees
+    from fxprune.testing.onnx_drawing import Drawing, OnnxModel
+    from fxprune.testing.onnx_networks import ONNX_OPS, onnx_models
+    from fxprune.testing.weights import randomise
+
+_HOMES = {
+    "checkers": (
+        "assert_close assert_costs assert_idempotent assert_no_mutation assert_rewrite_equivalent "
+        "assert_same_state assert_unchanged"
+    ),
+    "counting": "count_macs",
+    "keeping": "keep_sets",
+    "networks": "OPS Network inputs networks",
+    "onnx_checkers": "assert_onnxruntime_agrees",
+    "onnx_drawing": "Drawing OnnxModel",
+    "onnx_networks": "ONNX_OPS onnx_models",
+    "weights": "randomise",
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 
 __all__ = [
+    "ONNX_OPS",
     "OPS",
+    "Drawing",
     "Network",
+    "OnnxModel",
     "assert_close",
     "assert_costs",
     "assert_idempotent",
@@ -29,5 +57,17 @@ __all__ = [
     "inputs",
     "keep_sets",
     "networks",
+    "onnx_models",
     "randomise",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'fxprune.testing' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"fxprune.testing.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,4 +1,4 @@
-"""Random networks, their inputs and keep-sets for property tests, as Hypothesis strategies.
+"""Random networks and their inputs for property tests, as Hypothesis strategies.
 
 Networks are valid by construction: every step is drawn for the shape that reaches it, nothing is
 filtered. They shrink towards three plain layers. Weights, biases and running statistics are
@@ -17,8 +17,6 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from torch import Tensor, nn
 
-import fxprune
-from fxprune.passes.analyse import Analysis
 from fxprune.testing.images import images
 from fxprune.testing.programs import Block, Family, Program, chain
 from fxprune.testing.sequences import SEQUENCES
@@ -103,28 +101,6 @@ def networks(
     head = family.head(draw, stem, body[-1].after if body else place)
     seed = draw(st.integers(0, 2**16 - 1))
     return Network.of(Program(Block((stem, *body, head), arguments), expressions, seed))
-
-
-@st.composite
-def keep_sets(draw: DrawFn, gated: nn.Module | Analysis) -> dict[str, list[bool]]:
-    """Random keep-sets: no group is empty, everything may be open.
-
-    They shrink towards everything open.
-
-    Args:
-        gated: what `prepare` returned, or what `inspect_onnx` says of an ONNX model.
-    """
-    if isinstance(gated, Analysis):
-        sizes = [(group.name, group.size, False) for group in gated.free_groups]
-        sizes += [(branch.name, 1, True) for branch in gated.branches]
-    else:
-        free = [group for group in fxprune.groups(gated) if not group.pin]
-        sizes = [(group.name, group.size, group.kind == "branch") for group in free]
-    keep: dict[str, list[bool]] = {}
-    for name, size, is_branch in sizes:
-        closed = draw(st.integers(0, 1 if is_branch else 2**size - 2))
-        keep[name] = [not closed >> position & 1 for position in range(size)]
-    return keep
 
 
 @st.composite

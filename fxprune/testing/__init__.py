@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     )
     from fxprune.testing.counting import count_macs
     from fxprune.testing.keeping import keep_sets
-    from fxprune.testing.networks import OPS, Network, inputs, networks
     from fxprune.testing.onnx_checkers import assert_onnxruntime_agrees
     from fxprune.testing.onnx_drawing import Drawing, OnnxModel
     from fxprune.testing.onnx_networks import ONNX_OPS, onnx_models
+    from fxprune.testing.torch_networks import OPS, Network, inputs, networks
     from fxprune.testing.weights import randomise
 
 _HOMES = {
@@ -31,7 +31,7 @@ _HOMES = {
     ),
     "counting": "count_macs",
     "keeping": "keep_sets",
-    "networks": "OPS Network inputs networks",
+    "torch_networks": "OPS Network inputs networks",
     "onnx_checkers": "assert_onnxruntime_agrees",
     "onnx_drawing": "Drawing OnnxModel",
     "onnx_networks": "ONNX_OPS onnx_models",

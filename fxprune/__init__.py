@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         set_keep_set,
     )
     from fxprune.criteria import importance, prune
-    from fxprune.distillation import distillation_loss
+    from fxprune.distillation import FeatureDistillation, distillation_loss
     from fxprune.errors import (
         CheckpointError,
         FxpruneError,
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "fxprune.api": ("GroupInfo groups keep_set parameter_groups prepare reach_target set_keep_set"),
     "fxprune.criteria": "importance prune",
-    "fxprune.distillation": "distillation_loss",
+    "fxprune.distillation": "FeatureDistillation distillation_loss",
     "fxprune.errors": (
         "CheckpointError FxpruneError InputError InternalError KeepSetError MissingExtraError "
         "NothingToPruneError TargetError TraceError VerificationError"
@@ -89,6 +89,7 @@ __all__ = [
     "AutoBot",
     "CheckpointError",
     "Consensus",
+    "FeatureDistillation",
     "FxpruneError",
     "GroupInfo",
     "HardConcrete",

@@ -1,7 +1,14 @@
 """What the unpruned model knows, as a loss for the pruned one."""
 
+import difflib
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fxprune.errors import InputError
 
@@ -50,3 +57,102 @@ def distillation_loss(
         return soft
     hard = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
     return share * soft + (1 - share) * hard
+
+
+class FeatureDistillation:
+    """Learn what layers of a teacher return, besides its answers (Romero et al. 2015, equation 3).
+
+    >>> import torch, fxprune
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    >>> with fxprune.FeatureDistillation(model, model, ["0"]) as features:
+    ...     x = model(torch.randn(5, 4))
+    ...     float(features.loss().detach())
+    0.0
+
+    After a forward of both, `loss()` is the mean over the layers of the squared error, as a share
+    of the teacher's mean square. Its gradients are small beside those of logits: weights of some
+    hundred are usual. Layers must return one tensor each, of the same shape in both models; the
+    last ones of residual blocks do, if the stream is given to `ignore` or while gates still learn.
+    """
+
+    def __init__(self, model: nn.Module, teacher: nn.Module, layers: Iterable[str]) -> None:
+        """Watch these layers until `remove`, or the end of a `with` block.
+
+        Args:
+            model: what learns: the original, gated or folded model.
+            teacher: the unpruned model in evaluation; call it under `torch.no_grad()`.
+            layers: names of layers, as in `named_modules()` of both.
+
+        Raises:
+            InputError: no layers, or one that a model does not have.
+        """
+        self._layers = tuple(dict.fromkeys(layers))
+        if not self._layers:
+            raise InputError("layers is empty: name the layers whose outputs are compared")
+        self._own: dict[str, Tensor] = {}
+        self._wanted: dict[str, Tensor] = {}
+        self._handles = [
+            *(_watch(_layer(model, name), name, self._own) for name in self._layers),
+            *(_watch(_layer(teacher, name), name, self._wanted) for name in self._layers),
+        ]
+
+    def loss(self) -> Tensor:
+        """The mean relative squared error of the last forward; a scalar with a gradient.
+
+        Raises:
+            InputError: a layer did not run since the last call, or shapes differ.
+        """
+        errors = [
+            _relative_error(name, self._own.pop(name, None), self._wanted.pop(name, None))
+            for name in self._layers
+        ]
+        return torch.stack(errors).mean()
+
+    def remove(self) -> None:
+        """Stop watching."""
+        for handle in self._handles:
+            handle.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+
+def _layer(model: nn.Module, name: str) -> nn.Module:
+    layers: dict[str, nn.Module] = dict(model.named_modules())
+    if name not in layers:
+        near = difflib.get_close_matches(name, layers, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"no layer is called {name!r}{hint}")
+    return layers[name]
+
+
+def _watch(layer: nn.Module, name: str, outputs: dict[str, Any]) -> RemovableHandle:
+    def keep(_layer: nn.Module, _inputs: Any, output: Any) -> None:
+        outputs[name] = output
+
+    return layer.register_forward_hook(keep)
+
+
+def _relative_error(name: str, own: Any, wanted: Any) -> Tensor:
+    for whose, output in (("model", own), ("teacher", wanted)):
+        if not isinstance(output, Tensor):
+            raise InputError(
+                f"layer {name} of the {whose} returned no tensor since the last loss: call both "
+                "models before it; blocks that are traced through do not run, name their layers"
+            )
+    if own.shape != wanted.shape:
+        raise InputError(
+            f"layer {name} returns shape {tuple(own.shape)}, that of the teacher "
+            f"{tuple(wanted.shape)}: watch layers whose channels stay, or give them to ignore"
+        )
+    target = wanted.detach().float()
+    error: Tensor = F.mse_loss(own.float(), target) / target.square().mean().clamp(min=1e-12)
+    return error

@@ -11,7 +11,8 @@ weights. Every row here sees the same images in the same order, and is tested as
     peer:magnitude          Torch-Pruning prunes by group magnitude, then trains on all batches
     peer:taylor             Torch-Pruning's Taylor pruner, likewise
 
-`+distillation` after a row's name trains with the unpruned network as teacher.
+`+distillation` after a row's name trains with the unpruned network as teacher, `+features` with
+what it writes into its residual stream as well, weighted by `--features`.
 
 Each row can be given several learning rates; all are reported. Finished rows are appended to the
 JSON file one by one.
@@ -40,7 +41,8 @@ from tests.benchmarks.cifar10_peers import EXAMPLE, METHODS, Job, append, count,
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 BATCHES, BATCH_SIZE = 200, 64
 FLOPS, FULL_FLOPS = 55_840_000, 126_554_816
-DISTILLATION = "+distillation"
+FEATURES = "+features"
+TEACHERS = ("+distillation", FEATURES)
 ROWS = ("refit:group_norm", "static", "autobot", "peer:magnitude", "peer:taylor")
 
 
@@ -71,30 +73,37 @@ def batches(data: Cifar, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     return itertools.islice(data.train_batches(BATCH_SIZE, seed=seed), BATCHES)
 
 
-def train(model: nn.Module, data: Cifar, lr: float, seed: int, teacher: nn.Module | None) -> None:
+def train(
+    net: nn.Module, model: nn.Module, row: str, data: Cifar, options: argparse.Namespace, lr: float
+) -> None:
     """An ordinary loop: SGD under a one-cycle learning rate."""
-    model.train()
-    optimizer = SGD(model.parameters(), lr, momentum=0.9, weight_decay=5e-4)
+    net.train()
+    optimizer = SGD(net.parameters(), lr, momentum=0.9, weight_decay=5e-4)
     scheduler = OneCycleLR(optimizer, lr, BATCHES, pct_start=0.2, cycle_momentum=False)
-    for images, labels in batches(data, seed):
-        logits = model(images)
-        if teacher is None:
-            loss = F.cross_entropy(logits, labels)
-        else:
-            with torch.no_grad():
-                wanted = teacher(images)
-            loss = fxprune.distillation_loss(logits, wanted, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        scheduler.step()
+    teacher = copy.deepcopy(model)
+    blocks = [name for name, _ in model.named_modules() if name.endswith("bn2")]
+    with fxprune.FeatureDistillation(net, teacher, blocks) as features:
+        for images, labels in batches(data, options.seed):
+            logits = net(images)
+            if row.endswith(TEACHERS):
+                with torch.no_grad():
+                    wanted = teacher(images)
+                loss = fxprune.distillation_loss(logits, wanted, labels)
+            else:
+                loss = F.cross_entropy(logits, labels)
+            if row.endswith(FEATURES):
+                loss = loss + options.features * features.loss()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
 
 
 def ours(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace, lr: float) -> Row:
     """Gates and weights together, or gates alone."""
     start = time.monotonic()
     torch.manual_seed(options.seed)
-    method = row.removesuffix(DISTILLATION)
+    method = row.partition("+")[0]
     settings = fxprune.AutoBot(frozen=False) if method == "joint" else method
     gated = fxprune.prepare(
         model,
@@ -104,7 +113,7 @@ def ours(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace,
         ignore=stream(model) if method == "autobot" else (),
         method=settings,
     )
-    train(gated, data, lr, options.seed, copy.deepcopy(model) if DISTILLATION in row else None)
+    train(gated, model, row, data, options, lr)
     folded = fxprune.fold(gated)
     return result(row, lr, options.seed, model, folded, folded, data, start)
 
@@ -120,14 +129,14 @@ def refitted(
     """Closed at once, weights solved anew, then trained."""
     start = time.monotonic()
     torch.manual_seed(options.seed)
-    criterion = row.removeprefix("refit:").removesuffix(DISTILLATION)
+    criterion = row.partition("+")[0].removeprefix("refit:")
     gated = fxprune.prepare(model, EXAMPLE, target={"flops": FLOPS}, ignore=stream(model))
     some = list(itertools.islice(batches(data, options.seed), options.calibration))
     fxprune.reach_target(gated, fxprune.importance(gated, criterion, some))
     fxprune.refit(gated, some, ridge=options.ridge)
     folded = fxprune.fold(gated)
     before = copy.deepcopy(folded)
-    train(folded, data, lr, options.seed, copy.deepcopy(model) if DISTILLATION in row else None)
+    train(folded, model, row, data, options, lr)
     return result(row, lr, options.seed, model, before, folded, data, start)
 
 
@@ -135,7 +144,7 @@ def peer(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace,
     """Torch-Pruning, then the same loop on what is left."""
     start = time.monotonic()
     pruned = copy.deepcopy(model)
-    criterion = row.removeprefix("peer:").removesuffix(DISTILLATION)
+    criterion = row.partition("+")[0].removeprefix("peer:")
     job = Job(criterion, "inner", lr, 0, FLOPS / FULL_FLOPS)
     pruner = METHODS[job.method](pruned, job)
     if job.method == "taylor":
@@ -145,7 +154,7 @@ def peer(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace,
     prune_until(pruner, pruned, macs=int(FLOPS / FULL_FLOPS * count(model)[0]))
     pruned.zero_grad()
     before = copy.deepcopy(pruned)
-    train(pruned, data, lr, options.seed, copy.deepcopy(model) if DISTILLATION in row else None)
+    train(pruned, model, row, data, options, lr)
     return result(row, lr, options.seed, model, before, pruned, data, start)
 
 
@@ -176,6 +185,7 @@ def main() -> None:
     add("--lr", type=float, nargs="+", default=[0.02])
     add("--ramp", type=float, default=0.4, help="share of the steps after which the target is met")
     add("--calibration", type=int, default=24, help="batches for refitting")
+    add("--features", type=float, default=500.0, help="weight of the features' loss")
     add("--ridge", type=float, default=1e-3)
     add("--seed", type=int, default=0)
     add("--json", type=Path, default=Path("autobot.json"))

@@ -67,7 +67,8 @@ def _write(model: nn.Module, inputs: tuple[Any, ...], path: Path, opset: int) ->
             warnings.simplefilter("ignore")
             program = _quietly(model, inputs, opset)
     except Exception as error:
-        raise FxpruneError(f"torch.onnx.export cannot express this model: {error}") from error
+        reason = _first_cause(error)
+        raise FxpruneError(f"torch.onnx.export cannot express this model: {reason}") from error
     program.model.metadata_props.clear()
     program.model.metadata_props.update(_metadata(model))
     write_onnx(program.model, path)
@@ -93,6 +94,13 @@ def _quietly(model: nn.Module, inputs: tuple[Any, ...], opset: int) -> Any:
         logger.setLevel(level)
     assert program is not None
     return program
+
+
+def _first_cause(error: BaseException) -> str:
+    """Why it failed; what the exporter wraps around that is advice to its authors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
 
 
 def _metadata(model: nn.Module) -> Mapping[str, str]:

@@ -1050,6 +1050,19 @@ def test_plain_models_are_exported_too(tmp_path):
     assert path.stat().st_size > 4 * params(model)
 
 
+def test_what_torch_cannot_export_is_said_in_its_own_words(tmp_path, monkeypatch):
+    def failing(*_: object, **__: object) -> None:
+        try:
+            raise AssertionError("only 4D query")
+        except AssertionError as error:
+            raise RuntimeError("much advice") from error
+
+    monkeypatch.setattr(torch.onnx, "export", failing)
+    with pytest.raises(fxprune.FxpruneError, match="cannot express this model: only 4D query"):
+        fxprune.export_onnx(nn.Linear(3, 2), tmp_path / "model.onnx", torch.randn(2, 3))
+    assert not list(tmp_path.iterdir())
+
+
 def test_model_in_training_is_exported_as_it_evaluates(tmp_path):
     _, folded = folded_at_half(randomise(Auxiliary()))
     path = fxprune.export_onnx(folded.train(), tmp_path / "auxiliary.onnx")

@@ -7,7 +7,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from fxprune.errors import InputError
-from fxprune.frontends.onnx_data import batches
+from fxprune.frontends.onnx_data import batches, some_samples
 
 
 def an_input(shape, name="x", kind=TensorProto.FLOAT) -> onnx_ir.Value:
@@ -132,3 +132,20 @@ def test_folders_that_are_no_data_are_said(tmp_path):
         batches(tmp_path, ROW)
     with pytest.raises(InputError, match="images have 1 or 3 channels, but the model takes 7"):
         batches(tmp_path, [an_input(["n", 7, 4, 4])])
+
+
+@pytest.mark.parametrize(
+    ("batch", "widths", "expected"),
+    [
+        ("n", [1] * 6, [[0, 2, 6, 8]]),  # a sample of some batches, as one batch
+        ("n", [1, 2, 1, 2, 1, 2], [[0], [2], [6], [8]]),  # shapes that do not go together
+        (2, [1] * 6, [[0, 1], [6, 7]]),  # the model wants two at once
+        (8, [1] * 6, [[0, 1]]),  # no more than it wants anyway
+    ],
+)
+def test_some_samples_come_from_all_over_the_data(batch, widths, expected):
+    feeds = [
+        {"x": np.repeat([[2 * i], [2 * i + 1]], width, axis=1)} for i, width in enumerate(widths)
+    ]
+    found = some_samples(feeds, [an_input([batch, None])], 4)
+    assert [feed["x"][:, 0].tolist() for feed in found] == expected

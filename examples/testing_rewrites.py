@@ -1,12 +1,16 @@
 """Is a graph rewrite right? Ask random networks: `fxprune.testing` on rewrites that others wrote.
 
     python -m examples.testing_rewrites --examples 200
+    python -m examples.testing_rewrites --examples 200 --only onnxsim
+
+The first tests all rewrites below, the second those whose name contains a word.
 
 A rewrite is a function from a model to a model. Three steps test it:
 
 1. draw networks of what it claims to handle (`networks(ops=...)`),
 2. rewrite them, and leave out what the rewrite says it cannot do,
-3. compare (`assert_rewrite_equivalent`), by a tolerance that comes from rounding.
+3. compare (`assert_rewrite_equivalent`, or `assert_onnx_rewrite_equivalent` for ONNX files), by a
+   tolerance that comes from rounding.
 
 When the comparison fails, Hypothesis makes the network as small as it can, and `network.source()`
 is a file that reproduces the failure with torch alone.
@@ -15,28 +19,48 @@ is a file that reproduces the failure with torch alone.
 import argparse
 import copy
 import importlib.metadata
+import importlib.util
+import logging
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from torch import nn
+from hypothesis import HealthCheck, Phase, given, reject, seed, settings
+from hypothesis import strategies as st
+from onnx import ModelProto
+from torch import Tensor, nn
 from torch.ao.quantization import fuse_modules
 from torch.fx.experimental.optimization import fuse
 
+from fxprune import FxpruneError
 from fxprune.testing import (
+    OPS,
     Network,
     assert_idempotent,
     assert_no_mutation,
+    assert_onnx_rewrite_equivalent,
     assert_onnxruntime_agrees,
     assert_rewrite_equivalent,
     networks,
 )
 
-OPS = ("conv", "normalisation", "activation", "residual", "depthwise", "shared")
-"""What is asked for: convolutions and norms, and all that may stand around them."""
+CONVOLUTIONS = networks(
+    ("conv", "normalisation", "activation", "residual", "depthwise", "shared"), max_nodes=4
+)
+"""Convolutions and norms, and all that may stand around them."""
+
+SEQUENCES = tuple(name for name in OPS["sequence"] if name != "recurrent")  # exported unrolled
+
+ANYTHING = st.one_of(
+    networks(dims=2, max_nodes=4),
+    networks(SEQUENCES, dims="sequence", max_nodes=4),
+    networks(dims=1, max_nodes=4),
+    networks(dims=3, max_nodes=4),
+)
+"""All operators but recurrent layers, on images of one to three dimensions and on sequences."""
 
 
 def fused_by_fx(network: Network) -> nn.Module:
@@ -60,13 +84,32 @@ def fused_by_ao(network: Network) -> nn.Module:
     return fuse_modules(traced, pairs) if pairs else traced  # type: ignore[no-any-return]
 
 
+def optimised_by_onnxscript(model: ModelProto) -> ModelProto:
+    """`onnxscript.optimizer.optimize`: constant folding, and the default rewrite rules.
+
+    It is given a copy, because it renames tensors inside of the model that it is given.
+    """
+    from onnxscript.optimizer import optimize
+
+    return optimize(copy.deepcopy(model))
+
+
+def simplified_by_onnxsim(model: ModelProto) -> ModelProto:
+    """`onnxsim.simplify`: shape inference, constant folding, and onnx-optimizer's passes."""
+    from onnxsim import simplify
+
+    simplified, _ = simplify(model)
+    return simplified
+
+
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """What is tested: a check of one network, and where it comes from."""
+    """What is tested: a check of one network, where it comes from, and on which networks."""
 
     name: str
     package: str
     check: Callable[[Network], None]
+    drawn: st.SearchStrategy[Network] = CONVOLUTIONS
 
     def __str__(self) -> str:
         return f"{self.name} ({self.package} {importlib.metadata.version(self.package)})"
@@ -85,22 +128,47 @@ def of_modules(rewrite: Callable[[Network], nn.Module]) -> Callable[[Network], N
 
 def of_exports(network: Network) -> None:
     """torch's exporter, which runs onnxscript's optimizer: ONNX Runtime computes the same."""
-    single = copy.deepcopy(network).float()
-    assert_onnxruntime_agrees(single, [x.float() for x in network.inputs])
+    assert_onnxruntime_agrees(*in_float32(network))
+
+
+def of_files(rewrite: Callable[[ModelProto], ModelProto]) -> Callable[[Network], None]:
+    """The rewritten file computes what the file did; what cannot be exported is left out."""
+
+    def check(network: Network) -> None:
+        try:
+            assert_onnx_rewrite_equivalent(rewrite, *in_float32(network))
+        except FxpruneError:
+            reject()
+
+    return check
+
+
+def in_float32(network: Network) -> tuple[nn.Module, list[Tensor]]:
+    """A copy and its inputs in the precision that ONNX Runtime has kernels for."""
+    inputs = [x.float() if x.is_floating_point() else x for x in network.inputs]
+    return copy.deepcopy(network).float(), inputs
 
 
 REWRITES = (
     Rewrite("torch.fx.experimental.optimization.fuse", "torch", of_modules(fused_by_fx)),
     Rewrite("torch.ao.quantization.fuse_modules", "torch", of_modules(fused_by_ao)),
-    Rewrite("torch.onnx.export with onnxscript's optimizer", "onnxscript", of_exports),
+    Rewrite("torch.onnx.export", "torch", of_exports),
+    Rewrite(
+        "onnxscript.optimizer.optimize", "onnxscript", of_files(optimised_by_onnxscript), ANYTHING
+    ),
+    Rewrite("onnxsim.simplify", "onnxsim", of_files(simplified_by_onnxsim), ANYTHING),
 )
 
 
-def counterexample(rewrite: Rewrite, examples: int) -> tuple[str, str]:
-    """The smallest network found for which a rewrite is wrong, and the error; empty if none is."""
-    last: list[Network] = []
+def counterexample(rewrite: Rewrite, examples: int, number: int = 0) -> tuple[str, str, int]:
+    """The smallest network found for which a rewrite is wrong, the error, and how many were right.
 
-    @seed(0)
+    The first two are empty if there is none; `number` seeds the networks.
+    """
+    last: list[Network] = []
+    right = 0
+
+    @seed(number)
     @settings(
         max_examples=examples,
         database=None,
@@ -109,31 +177,38 @@ def counterexample(rewrite: Rewrite, examples: int) -> tuple[str, str]:
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
-    @given(networks(OPS, max_nodes=4))
+    @given(rewrite.drawn)
     def search(network: Network) -> None:
+        nonlocal right
         last[:] = [network]
         rewrite.check(network)
+        right += 1
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             search()
     except Exception as error:
-        return last[0].source(), f"{type(error).__name__}: {error}".split("\nFailing")[0]
-    return "", ""
+        reason = f"{type(error).__name__}: {error}".split("\nFailing")[0]
+        return last[0].source(), reason, right
+    return "", "", right
 
 
 def main() -> None:
     """Test every rewrite and print what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=200, help="networks for each rewrite")
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default="", help="rewrites whose name contains this")
     options = parser.parse_args()
-    for rewrite in REWRITES:
-        if options.only not in rewrite.name:
-            continue
-        source, error = counterexample(rewrite, options.examples)
-        print(f"{rewrite}: {error or f'no counter-example in {options.examples} networks'}")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    chosen = [rewrite for rewrite in REWRITES if options.only in rewrite.name]
+    for package in {rewrite.package for rewrite in chosen}:
+        if importlib.util.find_spec(package) is None:
+            sys.exit(f"{package} is not installed: pip install {package}")
+    for rewrite in chosen:
+        source, error, right = counterexample(rewrite, options.examples, options.seed)
+        print(f"{rewrite}: {error or f'no counter-example in {right} networks'}")
         if source:
             print(source)
 

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     )
     from fxprune.testing.counting import count_macs
     from fxprune.testing.keeping import keep_sets
-    from fxprune.testing.onnx_checkers import assert_onnxruntime_agrees
+    from fxprune.testing.onnx_checkers import (
+        assert_onnx_rewrite_equivalent,
+        assert_onnxruntime_agrees,
+    )
     from fxprune.testing.onnx_drawing import Drawing, OnnxModel
     from fxprune.testing.onnx_networks import ONNX_OPS, onnx_models
     from fxprune.testing.torch_networks import OPS, Network, inputs, networks
@@ -32,7 +35,7 @@ _HOMES = {
     "counting": "count_macs",
     "keeping": "keep_sets",
     "torch_networks": "OPS Network inputs networks",
-    "onnx_checkers": "assert_onnxruntime_agrees",
+    "onnx_checkers": "assert_onnx_rewrite_equivalent assert_onnxruntime_agrees",
     "onnx_drawing": "Drawing OnnxModel",
     "onnx_networks": "ONNX_OPS onnx_models",
     "weights": "randomise",
@@ -49,6 +52,7 @@ __all__ = [
     "assert_costs",
     "assert_idempotent",
     "assert_no_mutation",
+    "assert_onnx_rewrite_equivalent",
     "assert_onnxruntime_agrees",
     "assert_rewrite_equivalent",
     "assert_same_state",

@@ -1,14 +1,22 @@
-"""A checker for models in ONNX Runtime."""
+"""Checkers for models in ONNX Runtime, and for rewrites of ONNX files.
+
+Files are torch's own exports, and the tolerance is what rounding explains of the torch model (see
+`fxprune.testing.rounding`).
+"""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.errors import FxpruneError
 from fxprune.testing.checkers import assert_close, inputs_of, precision_of
 from fxprune.testing.rounding import allowed_errors, run
+
+Values = Mapping[str, tuple[str, Tensor]]
+"""Values between layers by name, with what computes them."""
 
 
 def assert_onnxruntime_agrees(
@@ -22,7 +30,7 @@ def assert_onnxruntime_agrees(
         model: what is exported, in the mode and precision it is in.
         inputs: what it is given; a `Network` has its own.
         rtol: the largest difference relative to the largest value of an output; by default what
-            rounding explains (see `fxprune.testing.rounding`).
+            rounding explains.
 
     Raises:
         AssertionError: they differ; with the first differing value, and the value of the file
@@ -30,36 +38,112 @@ def assert_onnxruntime_agrees(
     """
     inputs = tuple(inputs_of(model) if inputs is None else inputs)
     program = _exported(model, inputs)
-    for batch in (inputs, tuple(torch.cat([x, x.flip(0)]) for x in inputs)):
-        expected = run(model, batch)
-        errors = [0.0] * len(expected)
-        if rtol is None:
-            errors = allowed_errors(model, batch, precision_of(model, batch))
-        got = _computed(program.model, batch)
-        for index, (left, right, atol) in enumerate(
-            zip(expected, got.values(), errors, strict=True)
-        ):
-            try:
-                assert_close(f"ONNX output {index}", left, right, rtol or 0.0, atol)
-            except AssertionError as error:
-                raise AssertionError(f"{error}; {_first_difference(program, batch)}") from None
+    for batch in _batches(inputs):
+        got = list(_computed(program.model, batch, optimised=True).values())
+        try:
+            _assert_all_close(model, batch, run(model, batch), got, rtol)
+        except AssertionError as error:
+            values = _values_of_program(program, batch)
+            raise AssertionError(
+                f"{error}; {_first_differing(values, program.model, batch)}"
+            ) from None
 
 
-def _exported(model: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
+def assert_onnx_rewrite_equivalent(
+    rewrite: Callable[[Any], Any],
+    model: nn.Module,
+    inputs: Sequence[Tensor] | None = None,
+    *,
+    rtol: float | None = None,
+) -> None:
+    """A rewrite of ONNX files keeps what a file computes, for the inputs and for twice as many.
+
+    Both files run in ONNX Runtime as they are, without its own rewrites: what the exporter or
+    ONNX Runtime's optimizer does wrong is not held against the rewrite.
+
+    Args:
+        rewrite: a function from a ModelProto to the rewritten one.
+        model: what is exported, by torch and not optimised, and then rewritten.
+        inputs: what it is given; a `Network` has its own.
+        rtol: the largest difference relative to the largest value of an output; by default what
+            rounding explains.
+
+    Raises:
+        AssertionError: the rewritten file computes something else or does not run, its inputs or
+            outputs have other names, or the ModelProto that was given has changed.
+        FxpruneError: torch cannot export the model, or ONNX Runtime cannot run the export.
+    """
+    import onnx_ir
+
+    inputs = tuple(inputs_of(model) if inputs is None else inputs)
+    try:
+        before = _exported(model, inputs, optimize=False).model
+        expected = [_computed(before, batch) for batch in _batches(inputs)]
+    except Exception as error:
+        raise FxpruneError(f"there is no file to rewrite: {error}") from error
+    given = onnx_ir.to_proto(before)
+    text = given.SerializeToString()
+    after = onnx_ir.from_proto(rewrite(given))
+    assert given.SerializeToString() == text, "the rewrite has changed what it was given"
+    for kind in ("inputs", "outputs"):
+        names, new = ([x.name for x in getattr(m.graph, kind)] for m in (before, after))
+        assert new == names, f"{kind} are {new}, expected {names}"
+    for batch, outputs in zip(_batches(inputs), expected, strict=True):
+        try:
+            got = list(_computed(after, batch).values())
+        except Exception as error:
+            raise AssertionError(f"the rewritten file does not run: {error}") from error
+        try:
+            _assert_all_close(model, batch, list(outputs.values()), got, rtol)
+        except AssertionError as error:
+            values = _every_value(before, batch)
+            raise AssertionError(f"{error}; {_first_differing(values, after, batch)}") from None
+
+
+def _batches(inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], ...]:
+    """The samples as they are, and twice as many."""
+    return inputs, tuple(torch.cat([x, x.flip(0)]) for x in inputs)
+
+
+def _assert_all_close(
+    model: nn.Module,
+    batch: Sequence[Tensor],
+    expected: Sequence[Tensor],
+    got: Sequence[Tensor],
+    rtol: float | None,
+) -> None:
+    errors = [0.0] * len(expected)
+    if rtol is None:
+        errors = allowed_errors(model, batch, precision_of(model, batch))
+    for index, (left, right, atol) in enumerate(zip(expected, got, errors, strict=True)):
+        assert_close(f"ONNX output {index}", left, right, rtol or 0.0, atol)
+
+
+def _exported(model: nn.Module, inputs: tuple[Tensor, ...], *, optimize: bool = True) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs)
-        return torch.onnx.export(model, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
+        return torch.onnx.export(
+            model,
+            inputs,
+            dynamo=True,
+            dynamic_shapes=tuple({0: torch.export.Dim.DYNAMIC} for _ in inputs),
+            verbose=False,
+            optimize=optimize,
+        )
 
 
-def _computed(model: Any, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """What ONNX Runtime returns, by name."""
+def _computed(
+    model: Any, inputs: Sequence[Tensor], *, optimised: bool = False
+) -> dict[str, Tensor]:
+    """What ONNX Runtime returns, by name; `optimised` by ONNX Runtime as it is by default."""
     import onnx_ir
     import onnxruntime
 
     text = onnx_ir.to_proto(model).SerializeToString()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(text, options, ["CPUExecutionProvider"])
     names = [item.name for item in session.get_inputs()]
     feeds = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
@@ -70,33 +154,40 @@ def _computed(model: Any, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _first_difference(program: Any, inputs: Sequence[Tensor]) -> str:
-    """Every value of the file against the value of that name in the exported program."""
-    known = {
-        value.name: value
-        for node in program.model.graph
-        for value in node.outputs
-        if value.type is not None and value.name
-    }
-    outputs = list(program.model.graph.outputs)
-    program.model.graph.outputs[:] = list(known.values())
+def _first_differing(expected: Values, model: Any, inputs: Sequence[Tensor]) -> str:
+    """The first value that a file computes otherwise, of those that it has under the same name."""
     try:
-        got = _computed(program.model, inputs)
+        got = _every_value(model, inputs)
     except Exception as error:
         return f"no value can be named, because it does not run with all of them: {error}"
-    finally:
-        program.model.graph.outputs[:] = outputs
-    for name, (target, expected) in _values(program, inputs).items():
-        found = got.get(name)
-        if found is None or found.shape != expected.shape or not expected.is_floating_point():
+    for name, (source, value) in expected.items():
+        _, found = got.get(name, ("", None))
+        if found is None or found.shape != value.shape or not value.is_floating_point():
             continue
-        relative = torch.finfo(expected.dtype).eps ** 0.5
-        if (found - expected).abs().max() > relative * expected.abs().max():
-            return f"first differing value: {name} ({target})"
+        relative = torch.finfo(value.dtype).eps ** 0.5
+        if (found - value).abs().max() > relative * value.abs().max():
+            return f"first differing value: {name} ({source})"
     return "every value that both have agrees"
 
 
-def _values(program: Any, inputs: Sequence[Tensor]) -> dict[str, tuple[str, Tensor]]:
+def _every_value(model: Any, inputs: Sequence[Tensor]) -> Values:
+    """All that the nodes of a file compute."""
+    known = {
+        value.name: (node.op_type, value)
+        for node in model.graph
+        for value in node.outputs
+        if value.type is not None and value.name
+    }
+    outputs = list(model.graph.outputs)
+    model.graph.outputs[:] = [value for _, value in known.values()]
+    try:
+        got = _computed(model, inputs)
+    finally:
+        model.graph.outputs[:] = outputs
+    return {name: (known[name][0], value) for name, value in got.items()}
+
+
+def _values_of_program(program: Any, inputs: Sequence[Tensor]) -> Values:
     """The values of the exported program by name, which its ONNX values have too."""
     values: dict[str, tuple[str, Tensor]] = {}
 

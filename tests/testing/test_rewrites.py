@@ -1,13 +1,30 @@
 """The tutorial on rewrites of others finds what is wrong with one, and lets another pass."""
 
 import copy
+import importlib.util
+import sys
 
+import onnx
 import pytest
 import torch
+from onnxscript.optimizer import optimize
 from torch import nn
 
-from examples.testing_rewrites import REWRITES, Rewrite, counterexample, fused_by_fx, of_modules
-from fxprune.testing import assert_rewrite_equivalent, randomise
+from examples.testing_rewrites import (
+    REWRITES,
+    Rewrite,
+    counterexample,
+    fused_by_fx,
+    main,
+    of_modules,
+)
+from fxprune import FxpruneError
+from fxprune.testing import (
+    assert_onnx_rewrite_equivalent,
+    assert_onnxruntime_agrees,
+    assert_rewrite_equivalent,
+    randomise,
+)
 
 
 class CalledTwice(nn.Module):
@@ -30,10 +47,40 @@ def test_fuse_of_torch_folds_a_norm_into_both_calls_of_a_convolution():
         )
 
 
-def test_rewrite_that_is_right_passes():
-    ao = next(rewrite for rewrite in REWRITES if "ao" in rewrite.name)
-    assert counterexample(ao, 8) == ("", "")
-    assert str(ao).startswith("torch.ao.quantization.fuse_modules (torch ")
+def test_optimizer_of_onnxscript_renames_tensors_of_what_it_is_given():
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["": 20]>
+        graph (float[n, 2] x) => (float[n, 2] y) {
+            c = Constant <value = float[2] value {1, 2}> ()
+            y = Add (x, c)
+        }
+    """)
+    tensor = model.graph.node[0].attribute[0].t
+    assert tensor.name == "value"
+    optimize(model)
+    assert tensor.name == "c"
+
+
+def test_export_of_a_3d_convolution_without_bias_runs_only_when_it_is_optimised():
+    model, x = nn.Conv3d(3, 4, 1, bias=False).eval(), torch.randn(2, 3, 4, 4, 4)
+    assert_onnxruntime_agrees(model, [x])
+    with pytest.raises(FxpruneError, match=r"no file to rewrite: .* bias must be a 1D"):
+        assert_onnx_rewrite_equivalent(copy.deepcopy, model, [x])
+
+
+@pytest.mark.parametrize(
+    "name", ["torch.ao.quantization.fuse_modules (torch ", "onnxsim.simplify (onnxsim "]
+)
+def test_rewrite_that_is_right_passes(name):
+    (rewrite,) = (rewrite for rewrite in REWRITES if str(rewrite).startswith(name))
+    assert counterexample(rewrite, 4) == ("", "", 4)
+
+
+def test_library_that_is_not_installed_is_named_with_the_command(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["testing_rewrites", "--only", "onnxsim"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="onnxsim is not installed: pip install onnxsim"):
+        main()
 
 
 def test_rewrite_that_is_wrong_is_found_with_a_plain_network():
@@ -43,6 +90,6 @@ def test_rewrite_that_is_wrong_is_found_with_a_plain_network():
             other.first.weight *= 0.5
         return other
 
-    source, error = counterexample(Rewrite("halve", "torch", of_modules(halve)), 8)
+    source, error, _ = counterexample(Rewrite("halve", "torch", of_modules(halve)), 8)
     assert "first differing layer: first (Conv2d)" in error
     assert source.count("nn.Conv2d") == 3

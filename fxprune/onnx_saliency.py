@@ -58,7 +58,7 @@ def saliency(
     feeds = some_samples(data, program.model.graph.inputs, samples)
     found = {group.space: np.zeros(group.size) for group in analysis.free_groups}
     pairs = [(space, position) for space in found for position in range(space.size)]
-    _log.info("saliency: one run for each of %d positions and %d batches", len(pairs), len(feeds))
+    _log.info("saliency takes %d runs of the model", (len(pairs) + len(found)) * len(feeds))
     for space, own in groupby(steps(pairs, "saliency by position"), key=itemgetter(0)):
         with _gated(program, _only(plan, space), space, outputs) as run:
             before = [run(feed, np.ones(space.size)) for feed in feeds]

@@ -30,6 +30,7 @@ from fxprune.testing import (
     count_macs,
     randomise,
 )
+from fxprune.testing.rounding import allowed_errors
 
 
 class Small(nn.Module):
@@ -459,6 +460,17 @@ def test_ill_conditioned_sums_may_differ_as_far_as_they_must():
     assert_rewrite_equivalent(Cancelling((0, 1, 2, 3)), Cancelling((2, 0, 3, 1)), inputs=[x])
     with pytest.raises(AssertionError, match="output 0 differs by"):
         assert_rewrite_equivalent(Cancelling((0, 1, 2, 3)), Cancelling((0, 1, 2)), inputs=[x])
+
+
+def test_equal_values_that_are_standardised_twice_may_differ_as_far_as_they_must():
+    same = nn.Conv1d(1, 1, 1)
+    nn.init.zeros_(same.weight)
+    norms = nn.BatchNorm1d(1, affine=False), nn.InstanceNorm1d(1)
+    model = nn.Sequential(same, *norms).double()
+    (allowed,) = allowed_errors(model, [torch.rand(5, 1, 32, dtype=torch.float64)], torch.float64)
+    assert 1e-13 < allowed < 1e-6
+    (plain,) = allowed_errors(same.double(), [torch.rand(5, 1, 32).double()], torch.float64)
+    assert plain < 1e-13
 
 
 def test_pass_that_does_more_when_it_runs_again_is_found(model, x):

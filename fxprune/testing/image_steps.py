@@ -208,7 +208,7 @@ def in_place(draw: DrawFn, place: Place) -> Step:
 def normalisation(draw: DrawFn, place: Place) -> Step:
     """Batch, group, layer or instance normalisation, with or without parameters."""
     c, d, affine = place.channels, place.dims, draw(st.booleans())
-    groups = draw(st.sampled_from((1, *place.divisors)))
+    groups = draw(st.sampled_from(place.groupings))
     layers = (
         f"nn.BatchNorm{d}d({c}, affine={affine})",
         f"nn.BatchNorm{d}d({c}, affine={affine}, momentum=None)",
@@ -224,7 +224,7 @@ def normalisation(draw: DrawFn, place: Place) -> Step:
 def functional_normalisation(draw: DrawFn, place: Place) -> Step:
     """A normalisation written as a function, or over the channels of an image."""
     c = place.channels
-    groups = draw(st.sampled_from((1, *place.divisors)))
+    groups = draw(st.sampled_from(place.groupings))
     vector = f"nn.Parameter(torch.zeros({c}))"
     return spelled(
         draw,
@@ -380,9 +380,13 @@ def patches(draw: DrawFn, place: Place) -> Step:
         place,
         [
             f"x = F.fold(F.unfold(x, 3, padding=1), {place.size}, 3, padding=1)",
+            f"x = (self.weight @ F.unfold(x, 3, padding=1)).unflatten(-1, {place.size})",
             "x = F.grid_sample(x, self.grid.expand(x.shape[0], -1, -1, -1), align_corners=False)",
         ],
-        {"grid": f"{grid}.view(1, {place.size[0]}, {place.size[1]}, 2)"},
+        {
+            "grid": f"{grid}.view(1, {place.size[0]}, {place.size[1]}, 2)",
+            "weight": f"nn.Parameter(torch.zeros({place.channels}, {9 * place.channels}))",
+        },
     )
 
 

@@ -50,6 +50,11 @@ class Place:
         """The numbers of equal groups that the channels form, the whole excluded."""
         return [n for n in range(2, self.channels + 1) if self.channels % n == 0]
 
+    @property
+    def groupings(self) -> list[int]:
+        """Numbers of groups for a norm; several groups of several channels are there twice."""
+        return [1, *self.divisors, *self.divisors[:-1]]
+
 
 @dataclass(frozen=True, slots=True)
 class Step:

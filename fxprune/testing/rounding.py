@@ -8,9 +8,11 @@ and with it the error of another arithmetic:
     error(u)  <=  ROUNDINGS * error(u of float32) * u / (u of float32)
 
 Two errors are measured, and the larger counts: that of the model in float32, and that of float64
-when every weight and input is off by up to u of float32, which also shows what cancels by the luck
-of an order of summation. No error is taken to be below one rounding of the largest value. A rewrite
-re-associates sums, which changes how errors add up, but not the condition: `ROUNDINGS` pays for it.
+when every weight, input and result of an operation is off by up to u of float32 (Parker, Monte
+Carlo Arithmetic, 1997), which also shows what cancels by luck, such as the mean of equal values,
+which float32 sums in float64. No error is taken to be below one rounding of the largest value. A
+rewrite re-associates sums, which changes how errors add up, but not the condition: `ROUNDINGS` pays
+for it.
 """
 
 import copy
@@ -21,6 +23,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from fxprune.verification import in_precision, tensors_in
 
@@ -60,7 +64,8 @@ def allowed_errors(model: nn.Module, inputs: Sequence[Any], dtype: torch.dtype) 
     off, generator = in_dtype(model, torch.float64), torch.Generator().manual_seed(0)
     for parameter in off.parameters():
         parameter.data = _off(parameter.data, generator)
-    measured = [run(off, [_off(x, generator) for x in exact_inputs])]
+    with _Off(generator):
+        measured = [run(off, [_off(x, generator) for x in exact_inputs])]
     with suppress(RuntimeError):  # a constant of float64 may be beyond float32
         measured.append(run(in_dtype(model, torch.float32), converted(inputs, torch.float32)))
     scale = ROUNDINGS * torch.finfo(dtype).eps / _SINGLE
@@ -76,6 +81,20 @@ def _off(value: Any, generator: torch.Generator) -> Any:
         return value
     noise = torch.rand(value.shape, dtype=value.dtype, generator=generator)
     return value * (1 + _SINGLE * (noise - 0.5))
+
+
+class _Off(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Every operation returns what is off; views and what is written in place stay."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._generator = generator
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        if any(result.alias_info for result in func._schema.returns):
+            return results
+        return tree_map(lambda result: _off(result, self._generator), results)
 
 
 def least_error(expected: Tensor, dtype: torch.dtype) -> float:

@@ -239,8 +239,25 @@ def test_biases_that_an_exporter_has_merged_do_not_tie_layers():
     h = g("Relu", g("Conv", "x", g.weight(8, 3, 3, 3), bias))
     h = g("Relu", g("Conv", h, g.weight(8, 8, 3, 3), bias))
     model = g.model(h)
-    assert len(fxprune.inspect_onnx(model).free_groups) == 2
-    half_closed(model)
+    first, second = (group.name for group in fxprune.inspect_onnx(model).free_groups)
+    fxprune.fold_onnx(model, {first: [True, False] * 4, second: [False, True] * 4})
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_weights_of_a_gemm_follow(transposed):
+    g = Drawing(7)
+    h = g("Gemm", g("Flatten", "x"), g.weight(108, 8), g.weight(8))
+    weight = g.weight(6, 8) if transposed else g.weight(8, 6)
+    model = g.model(g("Gemm", g("Relu", h), weight, g.weight(6), transB=transposed))
+    assert half_closed(model).costs_after["macs"] == (108 * 4 + 4 * 3 + 3 * 5)
+
+
+def test_a_channel_left_alone_is_not_squeezed_away():
+    g = Drawing(8)
+    h = g("ReduceMean", g("Conv", "x", g.weight(8, 3, 3, 3)), g.numbers(2))
+    model = g.model(g("Transpose", g("Squeeze", h), perm=[0, 2, 1]), (2, 3, 6, 6))
+    (group,) = fxprune.inspect_onnx(model).free_groups
+    fxprune.fold_onnx(model, {group.name: [True] + [False] * 7})
 
 
 def test_values_that_a_subgraph_reads_are_pinned():

@@ -1,17 +1,19 @@
-"""What should notice a sabotage: laws on a fixed set of drawn networks, and the tests of passes.
+"""What should notice a sabotage: laws on drawn networks, samples of ONNX operators, unit tests.
 
 The bodies of the laws are those of `tests/test_laws.py`. The networks are drawn once, some around
-every kind of step; a sabotage is tried in a child process, which ends at the first failure.
+every kind of step. A sabotage is tried in a child process, which ends at the first failure; what
+has failed must pass in another child without the sabotage.
 """
 
 import copy
 import functools
 import io
+import json
 import os
-import sys
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from hypothesis import strategies as st
 from fxprune.testing import OPS, Network, networks
 from tests import test_laws as laws
 from tests.forking import fork
+from tests.frontends.test_onnx_spellings import SAMPLES, test_masked_and_folded_models_agree
 from tests.mutation.table import Sabotage
 
 LAWS = (
@@ -32,64 +35,101 @@ LAWS = (
     laws.test_gated_equals_folded_while_training,
 )
 OPEN_LAWS = (laws.test_open_gates_change_no_bit,)
-PASS_TESTS = Path(__file__).parent.parent / "passes"
-NO_ERROR = ("-W", "default")  # warnings that modules are imported already, or hypothesis in use
-QUIET = list(HealthCheck)
-Check = Callable[[], None]
-
-
-def drawn(strategy: st.SearchStrategy[Any], number: int) -> list[Any]:
-    """The last few of some examples, which are the largest, always the same."""
-    found: list[Any] = []
-
-    @seed(0)
-    @settings(max_examples=16, database=None, phases=[Phase.generate], suppress_health_check=QUIET)
-    @given(strategy)
-    def look(value: Any) -> None:
-        found.append(value)
-
-    look()
-    return found[-number:]
-
-
 PLAIN = {2: "conv", "sequence": "linear"}
 AROUND = {f"{dims} {op}": (dims, op) for dims in PLAIN for op in OPS[dims]}  # type: ignore[index]
 """What networks are drawn around, by name."""
 
+TESTS = Path(__file__).parent.parent
+PLACES = (*sorted(TESTS.glob("passes/test_*.py")), TESTS / "test_onnx_pruning.py")
+FILES = tuple(str(file.relative_to(TESTS.parent)) for file in PLACES)
+NAMES = (*AROUND, *(f"onnx {op_type}" for op_type in SAMPLES), *FILES)
+"""All that can notice something: steps of networks, operators of ONNX, files of tests."""
+
+DRAWN = 40
+CHOSEN = 6
+KEEP_SETS = 3
+ALIKE = ("-q", "-p", "no:cacheprovider", "-W", "default", "--hypothesis-seed=0")
+"""The same tests every time; modules that are imported already are no error."""
+
+Check = Callable[[], None]
+
+
+def names_by_distance(first: str) -> tuple[list[str], list[str]]:
+    """The names that contain `first`, and the others: files, which are quick, then its family."""
+    near = [name for name in NAMES if first in name]
+    far = [name for name in NAMES if first not in name]
+    family = first.partition(" ")[0]
+    return near, sorted(far, key=lambda name: (name not in FILES, not name.startswith(family)))
+
+
+def examples(count: int) -> settings:
+    """Drawn once and for all, and not shrunk."""
+    return settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def drawn(strategy: st.SearchStrategy[Any], number: int) -> Any:
+    """An example; those of different numbers have nothing to do with one another."""
+    found = []
+
+    @seed(number)
+    @examples(2)
+    @given(strategy)
+    def look(example: Any) -> None:
+        found.append(example)  # the first is the simplest, always
+
+    look()
+    return found[-1]
+
 
 @functools.cache
 def networks_around(name: str) -> tuple[Network, ...]:
-    """Some networks around a kind of step."""
+    """Some networks around a kind of step, which between them have many different lines."""
     dims, op = AROUND[name]
     around = networks((op, PLAIN[dims]), dims=dims, max_nodes=4)  # type: ignore[arg-type]
-    return tuple(drawn(around, 6))
+    found = [drawn(around, number) for number in range(DRAWN)]
+    chosen: list[Network] = []
+    known: set[str] = set()
+    for _ in range(CHOSEN):
+        chosen.append(max(found, key=lambda network: len(_lines(network) - known)))
+        known |= _lines(chosen[-1])
+    return tuple(chosen)
 
 
-def ordered(first: str) -> list[str]:
-    """All names, those that contain `first` at the beginning."""
-    return sorted(AROUND, key=lambda name: first not in name)
+def _lines(network: Network) -> set[str]:
+    """What stands in a network, sizes aside."""
+    return {re.sub(r"\d+", "", line.strip()) for line in str(network).splitlines()}
 
 
-def checks(names: Iterable[str]) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The laws on networks of these names, each with what it is called."""
+def checks(names: Iterable[str]) -> Iterator[tuple[str, Check]]:
+    """Everything under these names, each with what it is called."""
     for name in names:
-        for network in networks_around(name):
-            for law in (*OPEN_LAWS, *LAWS):
-                if law is laws.test_gated_equals_folded_while_training and "dropout" in name:
-                    continue
-                inner = law.hypothesis.inner_test  # type: ignore[attr-defined]
-                yield f"{law.__name__} ({name})", functools.partial(_law, inner, network)
+        if name in AROUND:
+            yield from _laws_around(name)
+        elif name.startswith("onnx "):
+            op_type = name.removeprefix("onnx ")
+            yield name, functools.partial(test_masked_and_folded_models_agree, op_type)
+        else:
+            yield name, functools.partial(_run_tests, name)
+
+
+def _laws_around(name: str) -> Iterator[tuple[str, Check]]:
+    for network in networks_around(name):
+        for law in (*OPEN_LAWS, *LAWS):
+            if law is laws.test_gated_equals_folded_while_training and "dropout" in name:
+                continue
+            inner = law.hypothesis.inner_test  # type: ignore[attr-defined]
+            yield f"{law.__name__} ({name})", functools.partial(_law, inner, network)
 
 
 def _law(inner: Callable[..., None], network: Network) -> None:
     @seed(0)
-    @settings(
-        max_examples=2,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=QUIET,
-    )
+    @examples(KEEP_SETS)
     @given(st.data())
     def law(data: st.DataObject) -> None:
         second = True if inner is OPEN_LAWS[0].hypothesis.inner_test else data  # type: ignore[attr-defined]
@@ -99,43 +139,55 @@ def _law(inner: Callable[..., None], network: Network) -> None:
     law()
 
 
-def _pass_tests() -> None:
+def _run_tests(file: str) -> None:
     output = io.StringIO()
     with redirect_stdout(output), redirect_stderr(output):
-        status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *NO_ERROR, str(PASS_TESTS)])
+        status = pytest.main(["-x", *ALIKE, str(TESTS.parent / file)])
     failed = [line for line in output.getvalue().splitlines() if line.startswith("FAILED")]
     if failed:
         raise AssertionError(failed[0])
     if status != 0:
-        sys.exit(output.getvalue()[-500:])  # they did not run, so nobody has noticed anything
+        raise SystemExit(output.getvalue()[-500:])  # they did not run: nobody has noticed anything
 
 
-def killer_of(sabotage: Sabotage, names: Sequence[str], last: Check = _pass_tests) -> str:
-    """What notices a sabotage: a law on networks of these names, the last check, or nothing."""
-    for name in names:
-        networks_around(name)  # drawn without the sabotage, and shared with the child
+def killer_of(sabotage: Sabotage, names: Sequence[str]) -> str:
+    """What notices a sabotage, of all that goes by these names; empty if nothing does.
+
+    Raises:
+        AssertionError: what notices it fails without the sabotage, too.
+    """
+    all_ = list(checks(names))  # drawn without the sabotage, and shared with the child
+    index, killer = _first_failure(sabotage, all_)
+    if killer:
+        _, also = _first_failure(None, [all_[index]])
+        assert not also, f"without {sabotage.name!r}: {also}"
+    return killer
+
+
+def _first_failure(sabotage: Sabotage | None, all_: Sequence[tuple[str, Check]]) -> tuple[int, str]:
+    """The number of the first check that fails in a child process, and why."""
     receiver, sender = os.pipe()
 
     def look() -> None:
         os.close(receiver)
-        os.write(sender, _first_failure(sabotage, names, last).encode())
+        found = 0, ""
+        quiet = redirect_stderr(io.StringIO())  # torch.fx prints the code that fails
+        with sabotage.applied() if sabotage else nullcontext(), warnings.catch_warnings(), quiet:
+            warnings.simplefilter("ignore")
+            for index, (name, check) in enumerate(all_):
+                try:
+                    check()
+                except Exception as error:
+                    detail = str(error).splitlines()[0][:80] if str(error) else ""
+                    found = index, f"{name}: {type(error).__name__} {detail}"
+                    break
+        os.write(sender, json.dumps(found).encode())
 
     child = fork(look)
     os.close(sender)
     with os.fdopen(receiver) as stream:
-        killer = stream.read()
+        answer = stream.read()
     os.waitpid(child, 0)
-    return killer
-
-
-def _first_failure(sabotage: Sabotage, names: Sequence[str], last: Check) -> str:
-    quiet = redirect_stderr(io.StringIO())  # torch.fx prints the code that fails
-    with sabotage.applied(), warnings.catch_warnings(), quiet:
-        warnings.simplefilter("ignore")
-        for name, check in (*checks(names), ("tests/passes", last)):
-            try:
-                check()
-            except Exception as error:
-                detail = str(error).splitlines()[0][:80] if str(error) else ""
-                return f"{name}: {type(error).__name__} {detail}"
-    return ""
+    assert answer, f"{sabotage.name if sabotage else 'nothing'}: the child ended without an answer"
+    index, killer = json.loads(answer)
+    return index, killer

@@ -41,8 +41,8 @@ def forms(draw: DrawFn) -> Form:
     Choices that do not fit together are drawn all the same and overruled, so that no choice makes
     another one go away and look simpler to Hypothesis.
     """
-    heads, size = draw(st.sampled_from((2, 1, 3, 4))), draw(st.sampled_from((2, 4, 3)))
-    groups = draw(st.sampled_from((heads, 1, max(heads // 2, 1))))
+    heads, size = draw(st.sampled_from((2, 1, 3, 4, 6))), draw(st.sampled_from((2, 4, 3)))
+    groups = draw(st.sampled_from((heads, max(heads // 2, 1))))
     compute = draw(st.sampled_from(("sdpa", "softmax", "einsum", "bmm", "kernel", "cosine")))
     projection = draw(st.sampled_from(("separate", "split", "chunk", "permute")))
     projection = "split" if groups < heads and projection != "separate" else projection

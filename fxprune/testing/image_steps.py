@@ -415,6 +415,7 @@ def channel_mixing(draw: DrawFn, place: Place) -> Step:
             "x = x * torch.sigmoid(x.mean(1, keepdim=True))",
             f"x = x - x.mean({whole}, keepdim=True)",
             "x = x + x.sum(1).unsqueeze(1).tanh()",
+            "x = x - x.sum(1, keepdim=True) / x.size(1)",
             "y = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)\n"
             "x = x * torch.sigmoid(self.spatial(y))",
             "x = x - torch.amax(x, dim=1, keepdim=True)",
@@ -436,5 +437,6 @@ def pinning(draw: DrawFn, place: Place) -> Step:
             "x = x.cumsum(1)",
             "x = F.normalize(x)",
             "x = x + x[:, 0].unsqueeze(1)",
+            "x = x * x[:, ::2].mean(1, keepdim=True)",
         ],
     )

@@ -104,6 +104,8 @@ def squeeze_excitation(draw: DrawFn, place: Place) -> Step:
             f"b, c, {names} = x.shape\n"
             f"y = self.up(self.down(F.adaptive_avg_pool{d}d(x, 1).view(b, c)))\n"
             f"x = torch.sigmoid(y).view(b, c, {one}).expand_as(x) * x",
+            f"y = self.up(F.relu(self.down(x.mean({axes(place)})))).sigmoid()\n"
+            f"x = y.view(-1, {c}, {one}).expand(-1, {c}, *x.shape[2:]) * x",
         ],
         {
             "down": f"nn.Linear({c}, {middle})",

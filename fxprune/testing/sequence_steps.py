@@ -443,6 +443,7 @@ def pinning(draw: DrawFn, place: Place) -> Step:
             "x = x.cumsum(-1)",
             "x = x.sort(-1)[0]",
             "x = x + x[..., 0, None]",
+            "x = x * x[..., ::2].mean(-1, keepdim=True)",
             "x = x + x.argmax(-1, keepdim=True)",
         ],
     )

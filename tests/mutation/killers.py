@@ -12,6 +12,7 @@ import json
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -45,8 +46,8 @@ FILES = tuple(str(file.relative_to(TESTS.parent)) for file in PLACES)
 NAMES = (*AROUND, *(f"onnx {op_type}" for op_type in SAMPLES), *FILES)
 """All that can notice something: steps of networks, operators of ONNX, files of tests."""
 
-DRAWN = 40
-CHOSEN = 6
+DRAWN = 60
+CHOSEN = 12
 KEEP_SETS = 3
 ALIKE = ("-q", "-p", "no:cacheprovider", "-W", "default", "--hypothesis-seed=0")
 """The same tests every time; modules that are imported already are no error."""
@@ -89,15 +90,16 @@ def drawn(strategy: st.SearchStrategy[Any], number: int) -> Any:
 
 @functools.cache
 def networks_around(name: str) -> tuple[Network, ...]:
-    """Some networks around a kind of step, which between them have many different lines."""
+    """Some networks around a kind of step, in which many different lines stand twice."""
     dims, op = AROUND[name]
-    around = networks((op, PLAIN[dims]), dims=dims, max_nodes=4)  # type: ignore[arg-type]
+    around = networks((op, PLAIN[dims]), dims=dims, max_nodes=2)  # type: ignore[arg-type]
     found = [drawn(around, number) for number in range(DRAWN)]
     chosen: list[Network] = []
-    known: set[str] = set()
+    known: Counter[str] = Counter()
     for _ in range(CHOSEN):
-        chosen.append(max(found, key=lambda network: len(_lines(network) - known)))
-        known |= _lines(chosen[-1])
+        chosen.append(max(found, key=lambda each: sum(known[line] < 2 for line in _lines(each))))
+        known.update(_lines(chosen[-1]))
+        found.remove(chosen[-1])
     return tuple(chosen)
 
 

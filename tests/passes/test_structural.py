@@ -133,11 +133,11 @@ CASES = {
     "cat": [
         (
             "channels of each operand stay apart",
-            "y[2, 7] = cat(a.x[2, 4], b.y[2, 3]) {'dim': 1}",
+            "y[2, 8] = cat(a.x[2, 4], b.y[2, 4]) {'dim': 1}",
             """
             a.x: a:2 b:4
-            b.y: a:2 c:3
-            y: a:2 (b:4 + c:3)
+            b.y: a:2 c:4
+            y: a:2 (b:4 + c:4)
             """,
             [],
         ),

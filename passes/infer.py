@@ -318,7 +318,8 @@ def _apply_operator(
         for axis in bound[name] if name in bound and name not in written else ():
             state.pin(axis, f"a constant of {node.place}")
     for name in operator.contracted:
-        _read_contracted(state, node, operator, name, bound)
+        if name in bound:  # or else it is of operands that are not given
+            _read_contracted(state, node, operator, name, bound)
     for name in sorted(operator.normalised):
         _read_normalised(state, node, operator, name, bound)
     if operator.macs:

@@ -112,6 +112,14 @@ def test_registered_operator_is_inferred_like_any_other(table):
     assert "b.groups[0] is a:2" in facts(types).splitlines()
 
 
+def test_axis_of_an_operand_that_is_absent_is_not_read(table):
+    register_operator("lib.mixed", "b c, m c? -> b c")
+    line = "y[2, 4] = lib.mixed(a.x[2, 4]{})"
+    given, absent = (facts(infer(graph_of(line.format(w)))) for w in (", b.w[3, 4]", ""))
+    assert "y reads 1:0 a:3 (contract)" in given
+    assert "reads" not in absent
+
+
 def test_name_that_is_taken_is_refused(table):
     with pytest.raises(InputError, match=r"operator conv is already registered as 'b \(g i\)"):
         register_operator("conv", "a -> a")

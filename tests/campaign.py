@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnx_ir
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -34,22 +36,28 @@ from torch.optim import SGD
 
 import fxprune
 from fxprune.drafts import draft_of
+from fxprune.passes.analyse import Analysis
 from fxprune.record import record_of
 from fxprune.testing import (
     OPS,
     Network,
+    OnnxModel,
     assert_close,
     assert_costs,
     assert_rewrite_equivalent,
     keep_sets,
     networks,
+    onnx_models,
 )
+from fxprune.testing.onnx_counting import count_onnx_macs
 from fxprune.testing.rounding import allowed_errors, converted, least_error, run
 
 NETWORKS = 20
 """Networks between two states on disk."""
 KEEP_SETS = 20
 ONNX_EVERY = 40
+ONNX_CHUNKS = 4
+"""Of so many chunks one draws ONNX models."""
 SORTS = tuple((dims, inputs) for dims in OPS for inputs in (1, 2))
 
 
@@ -63,6 +71,8 @@ class Summary:
     networks: int = 0
     onnx_exports: int = 0
     onnx_pairs: int = 0
+    models: int = 0
+    model_pairs: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     operators: Counter[str] = field(default_factory=Counter)
     largest_rounding: float = 0.0
@@ -82,11 +92,17 @@ class Summary:
         with draft_of(path) as draft:
             draft.write_text(json.dumps(vars(self), indent=1))
 
+    @property
+    def all_pairs(self) -> int:
+        """Pairs of networks and of models."""
+        return self.pairs + self.model_pairs
+
     def __str__(self) -> str:
         failed = f"{len(self.failures)} failures"
         onnx = f"{self.onnx_exports} exported, {self.onnx_pairs} pairs on ONNX files"
         return (
             f"{self.pairs} network x keep-set pairs, {self.networks} networks ({onnx}), "
+            f"{self.model_pairs} pairs of {self.models} ONNX models, "
             f"{len(self.operators)} operators, {failed}, refused: {dict(self.refused)}; an error "
             f"of at most {self.largest_rounding:.2g} of what rounding allows; {self.seconds:.0f} s"
         )
@@ -160,14 +176,63 @@ def check_onnx(network: Network, folded: nn.Module, draw: Draw, summary: Summary
             summary.onnx_pairs += 1
 
 
-def run_chunk(summary: Summary, number: int = NETWORKS) -> None:
-    """Draw some networks and check them; note the smallest failure."""
+def check_model(model: OnnxModel, draw: Draw, summary: Summary) -> None:
+    """Everything that must hold for one ONNX model, under keep-sets that `draw` returns."""
+    analysis = fxprune.inspect_onnx(model.proto)
+    for number in range(KEEP_SETS):
+        result = fxprune.fold_onnx(model.proto, draw(keep_sets(analysis), f"keep-set {number}"))
+        check_costs(model, result)  # folding has compared masked with folded
+        summary.model_pairs += 1
+    check_open(model, analysis)
+    summary.operators.update({node.op for node in analysis.graph.nodes})
+    summary.models += 1
+
+
+def check_costs(model: OnnxModel, result: fxprune.OnnxResult) -> None:
+    """Predicted costs are those counted in a run of the folded file, and those of it read anew."""
+    folded = onnx_ir.to_proto(result.model)
+    samples = len(next(iter(model.inputs.values())))
+    counted = count_onnx_macs(folded, model.inputs)
+    predicted = dict(result.costs_after)
+    assert counted == samples * predicted["macs"], f"{counted} MACs counted, {predicted}"
+    costs = fxprune.inspect_onnx(folded).costs
+    found = costs.at(costs.full)
+    if shares_weights(model.proto):  # a shared matrix that became a vector has many readers
+        del found["params"], predicted["params"]
+    assert found == predicted, f"read anew: {found}, predicted: {predicted}"
+
+
+def shares_weights(model: onnx.ModelProto) -> bool:
+    """Whether several nodes read one stored array."""
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    return any(readers[tensor.name] > 1 for tensor in model.graph.initializer)
+
+
+def check_open(model: OnnxModel, analysis: Analysis) -> None:
+    """Folding with everything open changes no bit."""
+    keep = {name: [True] * size for name, size in analysis.costs.full.items()}
+    folded = fxprune.fold_onnx(model.proto, keep).model
+    verdict = fxprune.verify_onnx(model.proto, folded, inputs=[model.inputs])
+    assert all(item.error == 0 for item in verdict.comparisons), str(verdict)
+
+
+def sorts(summary: Summary, only: str) -> st.SearchStrategy[Any]:
+    """What a chunk draws: networks, or ONNX models, of every sort."""
+    drawn: Any = networks
+    if only == "onnx" or (not only and summary.chunks % ONNX_CHUNKS == ONNX_CHUNKS - 1):
+        drawn = onnx_models
+
+    def of_sort(index: int) -> st.SearchStrategy[Any]:
+        dims, inputs = SORTS[(summary.chunks + index) % len(SORTS)]
+        return drawn(dims=dims, inputs=inputs, max_nodes=8)
+
+    return st.sampled_from(range(len(SORTS))).flatmap(of_sort)
+
+
+def run_chunk(summary: Summary, number: int = NETWORKS, only: str = "") -> None:
+    """Draw some networks or models and check them; note the smallest failure."""
     last: list[str] = []
     failed = False
-
-    def drawn(index: int) -> st.SearchStrategy[Network]:
-        dims, inputs = SORTS[(summary.chunks + index) % len(SORTS)]
-        return networks(dims=dims, inputs=inputs, max_nodes=8)
 
     @seed(hash((summary.seed, summary.chunks)))
     @settings(
@@ -179,10 +244,10 @@ def run_chunk(summary: Summary, number: int = NETWORKS) -> None:
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
-    @given(st.sampled_from(range(len(SORTS))).flatmap(drawn), st.data())
-    def check(network: Network, data: st.DataObject) -> None:
+    @given(sorts(summary, only), st.data())
+    def check(subject: Network | OnnxModel, data: st.DataObject) -> None:
         nonlocal failed
-        last[:] = [network.source()]
+        last[:] = [subject.source()]
 
         def draw(strategy: st.SearchStrategy[Any], label: str) -> Any:
             value = data.draw(strategy, label)
@@ -191,7 +256,10 @@ def run_chunk(summary: Summary, number: int = NETWORKS) -> None:
 
         counts = copy.deepcopy(summary) if failed else summary  # shrinking counts for nothing
         try:
-            check_network(network, draw, counts, onnx=counts.networks % ONNX_EVERY == 0)
+            if isinstance(subject, OnnxModel):
+                check_model(subject, draw, counts)
+            else:
+                check_network(subject, draw, counts, onnx=counts.networks % ONNX_EVERY == 0)
         except Exception:
             failed = True
             raise
@@ -210,9 +278,12 @@ def run_chunk(summary: Summary, number: int = NETWORKS) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run chunks until there are as many pairs as asked for."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
-    parser.add_argument("--examples", type=int, default=300, help="network x keep-set pairs")
+    parser.add_argument(
+        "--examples", type=int, default=300, help="pairs of a network and a keep-set"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="the summary, and the state to resume from")
+    parser.add_argument("--only", choices=["", "torch", "onnx"], default="", help="what is drawn")
     parser.add_argument("--resume", action="store_true", help="go on from the summary")
     options = parser.parse_args(arguments)
     summary = Summary(options.seed)
@@ -225,16 +296,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     with Progress(*columns, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task(
-            "pairs", total=options.examples, completed=summary.pairs, failed=""
+            "pairs", total=options.examples, completed=summary.all_pairs, failed=""
         )
-        while summary.pairs < options.examples:
-            missing = -(-(options.examples - summary.pairs) // KEEP_SETS)
-            run_chunk(summary, min(NETWORKS, missing))
+        while summary.all_pairs < options.examples:
+            missing = -(-(options.examples - summary.all_pairs) // KEEP_SETS)
+            run_chunk(summary, min(NETWORKS, missing), options.only)
             summary.seconds = spent + time.monotonic() - start
             if options.json:
                 summary.write(options.json)
             failed = f"{len(summary.failures)} failures"
-            progress.update(task, completed=summary.pairs, failed=failed)
+            progress.update(task, completed=summary.all_pairs, failed=failed)
     print(summary)
     for failure in summary.failures:
         print(f"\n{failure['error']}\n{failure['source']}")

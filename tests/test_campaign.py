@@ -32,6 +32,27 @@ def test_campaign_counts_what_it_ran_and_goes_on(tmp_path, capsys):
     assert "60 network x keep-set pairs" in capsys.readouterr().out
 
 
+def test_campaign_draws_onnx_models_too(monkeypatch, capsys):
+    assert main(["--seed", "4", "--examples", str(2 * KEEP_SETS), "--only", "onnx"]) == 0
+    assert "0 networks" in (text := capsys.readouterr().out)
+    assert f"{2 * KEEP_SETS} pairs of 2 ONNX models" in text
+    monkeypatch.setattr(campaign, "check_model", lambda *args: None)
+    summary = Summary(0, chunks=campaign.ONNX_CHUNKS - 1)
+    campaign.run_chunk(summary, 1)
+    assert summary.networks == 0
+
+
+def test_wrong_cost_of_an_onnx_model_is_listed(monkeypatch):
+    monkeypatch.setattr(campaign, "count_onnx_macs", lambda *args: 1)
+    summary = Summary(0)
+    campaign.run_chunk(summary, 1, "onnx")
+    (failure,) = summary.failures
+    assert "1 MACs counted" in failure["error"]
+    names = {}
+    exec(failure["source"], names)
+    assert len(names["model"].graph.node) == 4
+
+
 @pytest.mark.slow
 def test_campaign_of_a_few_hundred_pairs_finds_nothing():
     assert main(["--examples", "300", "--seed", "11"]) == 0

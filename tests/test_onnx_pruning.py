@@ -13,22 +13,23 @@ from fxprune.frontends.onnx_loading import load_onnx
 from fxprune.frontends.onnx_session import session_of
 from fxprune.onnx_pruning import masked_model
 from fxprune.onnx_refitting import refitted
-from tests.frontends.onnx_samples import Drawing
+from tests.frontends.onnx_samples import drawing, read_whole
 
 
 def residual(seed: int = 0, width: int = 8) -> onnx.ModelProto:
     """Two residual blocks of convolutions, with and without a batch norm, and a head."""
-    g = Drawing(seed)
+    g = drawing()
     h = g("Relu", g("Conv", "x", g.weight(width, 3, 3, 3), g.weight(width), pads=[1] * 4))
     for _ in range(2):
         y = g("Relu", g("Conv", h, g.weight(12, width, 3, 3), g.weight(12), pads=[1] * 4))
         h = g("Add", h, g("Conv", y, g.weight(width, 12, 3, 3), g.weight(width), pads=[1] * 4))
-    return g.model(g("ReduceMean", h, g.numbers(2, 3)))
+    return read_whole(g, g("ReduceMean", h, g.numbers(2, 3)), seed)
 
 
 def outputs(model: object, x: np.ndarray) -> np.ndarray:
-    with session_of(load_onnx(model)) as session:
-        return session.run({"x": x}, ["y"])[0]
+    loaded = load_onnx(model)
+    with session_of(loaded) as session:
+        return session.run({"x": x}, [loaded.graph.outputs[0].name])[0]
 
 
 def images(count: int, seed: int = 0) -> np.ndarray:
@@ -120,11 +121,13 @@ def test_corrected_weights_come_closer():
 
 
 def test_corrected_weights_repair_channels_that_are_sums_of_others():
-    g = Drawing(3)
+    g = drawing()
     first = np.random.default_rng(0).normal(size=(6, 3, 1, 1)).astype(np.float32)
     first = np.concatenate([first, first[:3] + first[3:]])  # the last three say nothing new
     h = g("Conv", "x", g.stored(first))
-    model = g.model(g("Conv", h, g.weight(5, 9, 3, 3), g.weight(5), pads=[1] * 4, strides=[2, 2]))
+    model = read_whole(
+        g, g("Conv", h, g.weight(5, 9, 3, 3), g.weight(5), pads=[1] * 4, strides=[2, 2])
+    )
     name = fxprune.inspect_onnx(model).free_groups[0].name
     plain = fxprune.fold_onnx(model, {name: [True] * 6 + [False] * 3})
     x, data = images(4, 5), [images(64, 6)]
@@ -201,67 +204,67 @@ def half_closed(model: onnx.ModelProto) -> fxprune.OnnxResult:
 
 
 def test_shapes_that_are_computed_follow():
-    g = Drawing(1)
+    g = drawing()
     h = g("Conv", "x", g.weight(8, 3, 3, 3))
     shape = g("Shape", h)
     batch = g("Gather", shape, g.stored(np.array([0])), axis=0)
     channels = g("Gather", shape, g.stored(np.array([1])), axis=0)
     half = g("Div", channels, g.numbers(2))
     y = g("Reshape", h, g("Concat", batch, g.numbers(2), half, g.numbers(16), axis=0))
-    result = half_closed(g.model(g("Transpose", y, perm=[0, 2, 1, 3])))
+    result = half_closed(read_whole(g, g("Transpose", y, perm=[0, 2, 1, 3])))
     assert result.costs_after["macs"] < result.costs_before["macs"]
 
 
 def test_slices_counted_by_computed_sizes_follow():
-    g = Drawing(2)
+    g = drawing()
     h = g("Conv", "x", g.weight(8, 3, 3, 3))
     channels = g("Gather", g("Shape", h), g.stored(np.array([1])), axis=0)
     half = g("Div", channels, g.numbers(2))
     left = g("Slice", h, g.numbers(0), half, g.numbers(1))
     right = g("Slice", h, half, channels, g.numbers(1))
-    half_closed(g.model(g("Mul", left, g("Sigmoid", right))))
+    half_closed(read_whole(g, g("Mul", left, g("Sigmoid", right))))
 
 
 def test_heads_stacked_on_the_batch_follow():
-    g = Drawing(4)
+    g = drawing()
     h = g("Conv", "x", g.weight(8, 3, 3, 3))
     batch = g("Gather", g("Shape", h), g.stored(np.array([0])), axis=0)
     many = g("Mul", batch, g.numbers(2))
     flat = g("Reshape", h, g("Concat", many, g.numbers(4, 16), axis=0))
     scores = g("Softmax", g("MatMul", g("Transpose", flat, perm=[0, 2, 1]), flat), axis=-1)
     y = g("MatMul", flat, scores)
-    half_closed(g.model(g("Reshape", y, g("Concat", batch, g.numbers(8, 16), axis=0))))
+    half_closed(read_whole(g, g("Reshape", y, g("Concat", batch, g.numbers(8, 16), axis=0))))
 
 
 def test_biases_that_an_exporter_has_merged_do_not_tie_layers():
-    g = Drawing(5)
+    g = drawing()
     bias = g.weight(8)
     h = g("Relu", g("Conv", "x", g.weight(8, 3, 3, 3), bias))
     h = g("Relu", g("Conv", h, g.weight(8, 8, 3, 3), bias))
-    model = g.model(h)
+    model = read_whole(g, h)
     first, second = (group.name for group in fxprune.inspect_onnx(model).free_groups)
     fxprune.fold_onnx(model, {first: [True, False] * 4, second: [False, True] * 4})
 
 
 @pytest.mark.parametrize("transposed", [0, 1])
 def test_weights_of_a_gemm_follow(transposed):
-    g = Drawing(7)
+    g = drawing()
     h = g("Gemm", g("Flatten", "x"), g.weight(108, 8), g.weight(8))
     weight = g.weight(6, 8) if transposed else g.weight(8, 6)
-    model = g.model(g("Gemm", g("Relu", h), weight, g.weight(6), transB=transposed))
+    model = read_whole(g, g("Gemm", g("Relu", h), weight, g.weight(6), transB=transposed))
     assert half_closed(model).costs_after["macs"] == (108 * 4 + 4 * 3 + 3 * 5)
 
 
 def test_a_channel_left_alone_is_not_squeezed_away():
-    g = Drawing(8)
+    g = drawing()
     h = g("ReduceMean", g("Conv", "x", g.weight(8, 3, 3, 3)), g.numbers(2))
-    model = g.model(g("Transpose", g("Squeeze", h), perm=[0, 2, 1]), (2, 3, 6, 6))
+    model = read_whole(g, g("Transpose", g("Squeeze", h), perm=[0, 2, 1]), (2, 3, 6, 6))
     (group,) = fxprune.inspect_onnx(model).free_groups
     fxprune.fold_onnx(model, {group.name: [True] + [False] * 7})
 
 
 def test_values_that_a_subgraph_reads_are_pinned():
-    g = Drawing(6)
+    g = drawing()
     h = g("Conv", "x", g.weight(8, 3, 3, 3))
     branches = {
         name: helper.make_graph(
@@ -272,8 +275,8 @@ def test_values_that_a_subgraph_reads_are_pinned():
         )
         for name, op_type in (("then_branch", "Relu"), ("else_branch", "Sigmoid"))
     }
-    y = g("If", g.stored(np.array(True)), **branches)
-    analysis = fxprune.inspect_onnx(g.model(y))
+    y = g("If", g.stored(np.array(True)), like=h, **branches)
+    analysis = fxprune.inspect_onnx(read_whole(g, y))
     assert any("unknown operator If" in group.pin for group in analysis.groups)
     assert not analysis.free_groups
 

@@ -166,10 +166,11 @@ class Drawing:
 
     def _infer(self, node: onnx.NodeProto, like: str) -> None:
         """Note what ONNX's own inference says of a node, and the numbers that it computes."""
-        self._compute(node)
-        if node.domain or any(attribute.HasField("g") for attribute in node.attribute):
+        subgraphs = any(attribute.HasField("g") for attribute in node.attribute)
+        if subgraphs or not onnx.defs.has(node.op_type, node.domain):
             self._types.update(dict.fromkeys(node.output, self._types[like or node.input[0]]))
             return
+        self._compute(node)
         schema = onnx.defs.get_schema(node.op_type, self.opset, node.domain)
         types = {name: self._types[name] for name in node.input if name}
         known = {

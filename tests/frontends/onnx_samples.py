@@ -9,69 +9,26 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
-from fxprune.frontends.onnx_spellings import CONTRIBUTED, SPELLINGS
+from fxprune.frontends.onnx_spellings import SPELLINGS
+from fxprune.testing import Drawing
 
 OUTPUT = 5
 
 
-class Drawing:
-    """An ONNX graph as it is drawn; a call adds a node and returns the name of its output."""
+def drawing(opset: int = 18) -> Drawing:
+    """A drawing that is given images `x`."""
+    g = Drawing(opset)
+    g.input("x", 3, 6, 6)
+    return g
 
-    def __init__(self, seed: int = 0, opset: int = 18) -> None:
-        self._random = np.random.default_rng(seed)
-        self._nodes: list[onnx.NodeProto] = []
-        self._initializers: list[onnx.TensorProto] = []
-        self.opset = opset
 
-    def __call__(self, op_type: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node."""
-        domain = "com.microsoft" if op_type in CONTRIBUTED and op_type != "Gelu" else ""
-        names = [f"v{len(self._nodes)}_{i}" for i in range(outputs)]
-        self._nodes.append(
-            helper.make_node(op_type, list(inputs), names, domain=domain, **attributes)
-        )
-        return names[0] if outputs == 1 else names
-
-    def weight(self, *shape: int) -> str:
-        """A random parameter."""
-        return self.stored(self._random.normal(size=shape).astype(np.float32))
-
-    def numbers(self, *numbers: int) -> str:
-        """A vector of whole numbers."""
-        return self.stored(np.array(numbers, dtype=np.int64))
-
-    def stored(self, array: np.ndarray) -> str:
-        """An initialiser."""
-        name = f"w{len(self._initializers)}.weight"
-        self._initializers.append(numpy_helper.from_array(array, name))
-        return name
-
-    def model(self, output: str, shape: tuple[int, ...] = ("n", 3, 6, 6)) -> onnx.ModelProto:
-        """The finished model: any array becomes five features by reading all of it."""
-        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
-        flat = self("Flatten", self("Cast", output, to=TensorProto.FLOAT), axis=1)
-        width = self._width(x, flat)
-        self("MatMul", flat, self.weight(width, OUTPUT))
-        self._nodes[-1].output[0] = "y"
-        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ("n", OUTPUT))
-        return self._proto([x], [y])
-
-    def _width(self, x: onnx.ValueInfoProto, flat: str) -> int:
-        """How many features `flat` has for each sample."""
-        import onnxruntime
-
-        shape = [dim.dim_value or 2 for dim in x.type.tensor_type.shape.dim]
-        proto = self._proto([x], [helper.make_empty_tensor_value_info(flat)])
-        session = onnxruntime.InferenceSession(proto.SerializeToString())
-        (found,) = session.run([flat], {"x": np.ones(shape, dtype=np.float32)})
-        return int(found.shape[1])
-
-    def _proto(self, inputs: list[Any], outputs: list[Any]) -> onnx.ModelProto:
-        graph = helper.make_graph(self._nodes, "sample", inputs, outputs, self._initializers)
-        opsets = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+def read_whole(g: Drawing, h: str, seed: int = 0) -> onnx.ModelProto:
+    """The finished model: any array becomes five features by reading all of it."""
+    flat = g("Flatten", g("Cast", h, to=TensorProto.FLOAT), axis=1)
+    y = g("MatMul", flat, g.weight(g.shape(flat)[1], OUTPUT))
+    return g.model(y, seed=seed).proto
 
 
 Sample = Callable[[Drawing, str], str]
@@ -213,7 +170,7 @@ SAMPLES: dict[str, Sample] = {
         "RMSNormalization", g("Transpose", h, perm=[0, 2, 3, 1]), g.weight(8)
     ),
     "GroupNormalization": lambda g, h: g(
-        "GroupNormalization", h, g.weight(8), g.weight(8), num_groups=2
+        "GroupNormalization", h, g.weight(8), g.weight(8), num_groups=2, like=h
     ),
     **{
         op_type: _with_one(op_type, kernel_shape=[2, 2])
@@ -251,11 +208,13 @@ SAMPLES: dict[str, Sample] = {
     "Shape": lambda g, h: g("Reshape", g("Relu", h), g("Shape", h)),
     "QuantizeLinear": _quantise,
     "DequantizeLinear": _quantise,
-    "BiasGelu": lambda g, h: g("BiasGelu", g("Transpose", h, perm=[0, 2, 3, 1]), g.weight(8)),
-    "FastGelu": _with_one("FastGelu"),
-    "QuickGelu": _with_one("QuickGelu"),
+    "BiasGelu": lambda g, h: g(
+        "com.microsoft.BiasGelu", g("Transpose", h, perm=[0, 2, 3, 1]), g.weight(8)
+    ),
+    "FastGelu": _with_one("com.microsoft.FastGelu"),
+    "QuickGelu": _with_one("com.microsoft.QuickGelu"),
     "FusedConv": lambda g, h: g(
-        "FusedConv", h, g.weight(8, 8, 3, 3), g.weight(8), activation="Relu"
+        "com.microsoft.FusedConv", h, g.weight(8, 8, 1, 1), g.weight(8), activation="Relu"
     ),
 }
 """By operator type."""
@@ -273,6 +232,6 @@ OPSETS = {
 
 def sample(op_type: str, seed: int = 0) -> onnx.ModelProto:
     """The model of an operator type."""
-    g = Drawing(seed, OPSETS.get(op_type, 18))
+    g = drawing(OPSETS.get(op_type, 18))
     h = g("Conv", "x", g.weight(8, 3, 3, 3), g.weight(8), pads=[1] * 4)
-    return g.model(SAMPLES[op_type](g, h))
+    return read_whole(g, SAMPLES[op_type](g, h), seed)

@@ -215,6 +215,67 @@ def test_shapes_that_are_computed_follow():
     assert result.costs_after["macs"] < result.costs_before["macs"]
 
 
+def test_shapes_that_are_computed_follow_in_old_files():
+    g = drawing(opset=11)  # axes are attributes of Unsqueeze
+    h = g("Conv", "x", g.weight(8, 3, 3, 3))
+    batch = g("Unsqueeze", g("Gather", g("Shape", h), g.index(0), axis=0), axes=[0])
+    y = g("Reshape", h, g("Concat", batch, g.numbers(8, 16), axis=0))
+    result = half_closed(read_whole(g, g("Transpose", y, perm=[0, 2, 1])))
+    assert result.costs_after["macs"] == result.costs_before["macs"] / 2
+
+
+def test_shapes_that_are_computed_from_values_are_pinned():
+    g = drawing()
+    h = g("Relu", g("Conv", "x", g.weight(8, 3, 3, 3)))
+    h = g("Conv", h, g.weight(4, 8, 1, 1))
+    zero = g("Cast", g("Mul", g("ReduceMax", h, keepdims=0), g.stored(np.float32(0))), to=7)
+    sizes = g(
+        "Concat", g.numbers(2, 4), g("Unsqueeze", g("Add", zero, g.index(16)), g.numbers(0)), axis=0
+    )
+    y = g("Reshape", h, sizes, like=g("Reshape", h, g.numbers(2, 4, 16)))
+    analysis = fxprune.inspect_onnx(read_whole(g, y))
+    assert any("unknown operator Reshape" in group.pin for group in analysis.groups)
+    assert [group.size for group in analysis.free_groups] == [8]
+
+
+@pytest.mark.parametrize(("start", "end"), [(-5, 7), (1, -1), (-6, -2)])
+def test_slices_counted_from_the_end_follow(start, end):
+    g = drawing()
+    h = g("Conv", "x", g.weight(8, 3, 3, 3))
+    half_closed(read_whole(g, g("Slice", h, g.numbers(start), g.numbers(end), g.numbers(1))))
+
+
+def test_last_element_of_a_weight_is_a_parameter():
+    g = drawing()
+    h = g("Conv", "x", g.weight(2, 3, 1, 1))
+    h = g("Relu", g("Conv", h, g("Transpose", g.weight(1, 1, 2, 2), perm=[3, 2, 0, 1])))
+    folded = half_closed(read_whole(g, h))
+    costs = fxprune.inspect_onnx(folded.model).costs
+    assert costs.at(costs.full)["params"] == folded.costs_after["params"]
+
+
+def recurrent(op_type: str, gates: int) -> onnx.ModelProto:
+    """A layer between two matrices; nobody reads the last state."""
+    g = drawing()
+    x = g("Reshape", "x", g.numbers(0, 9, 12))
+    h = g("Transpose", g("MatMul", x, g.weight(12, 8)), perm=[1, 0, 2])
+    weights = g.weight(1, gates * 4, 8), g.weight(1, gates * 4, 4)
+    y, _ = g(op_type, h, *weights, hidden_size=4, outputs=2)
+    return read_whole(g, g("Transpose", y, perm=[2, 0, 1, 3]))
+
+
+@pytest.mark.parametrize(("op_type", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_what_runs_in_float32_only_is_compared_in_float32(op_type, gates):
+    verdict = half_closed(recurrent(op_type, gates)).verdict
+    assert {item.dtype for item in verdict.comparisons} == {"float32"}
+
+
+def test_outputs_that_nobody_reads_take_no_memory():
+    folded = half_closed(recurrent("LSTM", 4))
+    costs = fxprune.inspect_onnx(folded.model).costs
+    assert costs.at(costs.full) == folded.costs_after
+
+
 def test_slices_counted_by_computed_sizes_follow():
     g = drawing()
     h = g("Conv", "x", g.weight(8, 3, 3, 3))

@@ -99,6 +99,19 @@ def test_files_are_pruned_where_torch_is_not_installed(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_random_models_are_drawn_where_torch_is_not_installed():
+    done = run(
+        "t.block(t.ELSEWHERE)\n"
+        "from hypothesis import find\n"
+        "from fxprune.testing import keep_sets, onnx_models\n"
+        "import fxprune\n"
+        "model = find(onnx_models(), lambda model: True)\n"
+        "keep = find(keep_sets(fxprune.inspect_onnx(model.proto)), lambda keep: True)\n"
+        "assert fxprune.fold_onnx(model.proto, keep).verdict.comparisons"
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_check_finds_torch_where_it_is_installed(tmp_path):
     done = run(f"t.prune_without_torch(t.Path({str(tmp_path)!r}))")
     assert "AssertionError: torch is installed" in done.stderr

@@ -186,7 +186,7 @@ def _sequence_stem(pen: Pen, inputs: int) -> str:
 
 
 def _sequence_head(pen: Pen, x: str) -> str:
-    how = pen.pick("tokens", "mean", "first", "flat")
+    how = pen.pick("mean", "tokens", "first", "flat")
     if how == "tokens":
         return sequences.linear_to(pen, x, _FEATURES)
     if how == "mean":

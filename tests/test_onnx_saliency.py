@@ -14,7 +14,7 @@ from fxprune.errors import InputError
 from fxprune.frontends.onnx_file import read_onnx
 from fxprune.onnx_saliency import saliency
 from fxprune.passes.analyse import analyse
-from tests.frontends.onnx_samples import Drawing
+from tests.frontends.onnx_samples import drawing, read_whole
 from tests.test_onnx_pruning import images, outputs, residual
 
 
@@ -39,22 +39,22 @@ def assert_is_what_closing_does(model: onnx.ModelProto, x: np.ndarray) -> None:
 
 def normalised() -> onnx.ModelProto:
     """Linear, layer norm, linear, mean over channels."""
-    g = Drawing(8)
+    g = drawing()
     h = g("Flatten", g("Conv", "x", g.weight(2, 3, 6, 6)))
     h = g("Gemm", h, g.weight(5, 2), g.weight(5), transB=1)
     h = g("LayerNormalization", h, g.weight(5), g.weight(5))
     h = g("Gemm", h, g.weight(4, 5), g.weight(4), transB=1)
-    return g.model(g("Concat", h, g("ReduceMean", g("Relu", h), g.numbers(1)), axis=1))
+    return read_whole(g, g("Concat", h, g("ReduceMean", g("Relu", h), g.numbers(1)), axis=1))
 
 
 def test_small_steps_give_the_squared_derivative_of_the_outputs():
-    g = Drawing(7)
+    g = drawing()
     first, bias, second = (
         np.random.default_rng(0).normal(size=size).astype(np.float32)
         for size in ((6, 3, 3, 3), (6,), (4, 6, 2, 2))
     )
     h = g("Sigmoid", g("Conv", "x", g.stored(first), g.stored(bias)))
-    model = g.model(g("Tanh", g("Conv", h, g.stored(second))))
+    model = read_whole(g, g("Tanh", g("Conv", h, g.stored(second))))
     head = onnx.numpy_helper.to_array(model.graph.initializer[-1]).copy()
     x = images(3)
 

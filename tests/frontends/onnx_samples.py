@@ -17,9 +17,9 @@ from fxprune.testing import Drawing
 OUTPUT = 5
 
 
-def drawing(opset: int = 18) -> Drawing:
+def drawing(opset: int = 18, batch: str | int = "n") -> Drawing:
     """A drawing that is given images `x`."""
-    g = Drawing(opset)
+    g = Drawing(opset, batch)
     g.input("x", 3, 6, 6)
     return g
 

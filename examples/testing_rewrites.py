@@ -7,13 +7,13 @@ The first tests all rewrites below, the second those whose name contains a word.
 
 A rewrite is a function from a model to a model. Three steps test it:
 
-1. draw networks of what it claims to handle (`networks(ops=...)`),
+1. draw networks of what it claims to handle (`networks(ops=...)`, `onnx_models(ops=...)`),
 2. rewrite them, and leave out what the rewrite says it cannot do,
 3. compare (`assert_rewrite_equivalent`, or `assert_onnx_rewrite_equivalent` for ONNX files), by a
    tolerance that comes from rounding.
 
-When the comparison fails, Hypothesis makes the network as small as it can, and `network.source()`
-is a file that reproduces the failure with torch alone.
+When the comparison fails, Hypothesis makes the network as small as it can, and `source()` is a file
+that reproduces the failure with torch alone, or with onnx alone.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from hypothesis import HealthCheck, Phase, given, reject, seed, settings
@@ -37,14 +38,17 @@ from torch.fx.experimental.optimization import fuse
 
 from fxprune import FxpruneError
 from fxprune.testing import (
+    ONNX_OPS,
     OPS,
     Network,
+    OnnxModel,
     assert_idempotent,
     assert_no_mutation,
     assert_onnx_rewrite_equivalent,
     assert_onnxruntime_agrees,
     assert_rewrite_equivalent,
     networks,
+    onnx_models,
 )
 
 CONVOLUTIONS = networks(
@@ -54,13 +58,16 @@ CONVOLUTIONS = networks(
 
 SEQUENCES = tuple(name for name in OPS["sequence"] if name != "recurrent")  # exported unrolled
 
-ANYTHING = st.one_of(
+EXPORTS = st.one_of(
     networks(dims=2, max_nodes=4),
     networks(SEQUENCES, dims="sequence", max_nodes=4),
     networks(dims=1, max_nodes=4),
     networks(dims=3, max_nodes=4),
 )
 """All operators but recurrent layers, on images of one to three dimensions and on sequences."""
+
+MODELS = st.sampled_from(tuple(ONNX_OPS)).flatmap(lambda dims: onnx_models(dims=dims, max_nodes=4))
+"""ONNX's own operators, as many exporters write them, in several versions of ONNX."""
 
 
 def fused_by_fx(network: Network) -> nn.Module:
@@ -104,12 +111,12 @@ def simplified_by_onnxsim(model: ModelProto) -> ModelProto:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """What is tested: a check of one network, where it comes from, and on which networks."""
+    """What is tested: a check of one network or file, where it comes from, and what is drawn."""
 
     name: str
     package: str
-    check: Callable[[Network], None]
-    drawn: st.SearchStrategy[Network] = CONVOLUTIONS
+    check: Callable[[Any], None]
+    drawn: st.SearchStrategy[Any] = CONVOLUTIONS
 
     def __str__(self) -> str:
         return f"{self.name} ({self.package} {importlib.metadata.version(self.package)})"
@@ -131,12 +138,15 @@ def of_exports(network: Network) -> None:
     assert_onnxruntime_agrees(*in_float32(network))
 
 
-def of_files(rewrite: Callable[[ModelProto], ModelProto]) -> Callable[[Network], None]:
+def of_files(
+    rewrite: Callable[[ModelProto], ModelProto],
+) -> Callable[[Network | OnnxModel], None]:
     """The rewritten file computes what the file did; what cannot be exported is left out."""
 
-    def check(network: Network) -> None:
+    def check(drawn: Network | OnnxModel) -> None:
+        given = (drawn,) if isinstance(drawn, OnnxModel) else in_float32(drawn)
         try:
-            assert_onnx_rewrite_equivalent(rewrite, *in_float32(network))
+            assert_onnx_rewrite_equivalent(rewrite, *given)
         except FxpruneError:
             reject()
 
@@ -153,10 +163,14 @@ REWRITES = (
     Rewrite("torch.fx.experimental.optimization.fuse", "torch", of_modules(fused_by_fx)),
     Rewrite("torch.ao.quantization.fuse_modules", "torch", of_modules(fused_by_ao)),
     Rewrite("torch.onnx.export", "torch", of_exports),
-    Rewrite(
-        "onnxscript.optimizer.optimize", "onnxscript", of_files(optimised_by_onnxscript), ANYTHING
+    *(
+        Rewrite(f"{name} on {what}", name.split(".")[0], of_files(rewrite), drawn)
+        for name, rewrite in (
+            ("onnxscript.optimizer.optimize", optimised_by_onnxscript),
+            ("onnxsim.simplify", simplified_by_onnxsim),
+        )
+        for what, drawn in (("torch's exports", EXPORTS), ("ONNX models", MODELS))
     ),
-    Rewrite("onnxsim.simplify", "onnxsim", of_files(simplified_by_onnxsim), ANYTHING),
 )
 
 
@@ -165,7 +179,7 @@ def counterexample(rewrite: Rewrite, examples: int, number: int = 0) -> tuple[st
 
     The first two are empty if there is none; `number` seeds the networks.
     """
-    last: list[Network] = []
+    last: list[Network | OnnxModel] = []
     right = 0
 
     @seed(number)
@@ -178,10 +192,10 @@ def counterexample(rewrite: Rewrite, examples: int, number: int = 0) -> tuple[st
         suppress_health_check=list(HealthCheck),
     )
     @given(rewrite.drawn)
-    def search(network: Network) -> None:
+    def search(drawn: Network | OnnxModel) -> None:
         nonlocal right
-        last[:] = [network]
-        rewrite.check(network)
+        last[:] = [drawn]
+        rewrite.check(drawn)
         right += 1
 
     try:

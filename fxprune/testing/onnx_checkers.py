@@ -1,7 +1,7 @@
 """Checkers for models in ONNX Runtime, and for rewrites of ONNX files.
 
-Files are torch's own exports, and the tolerance is what rounding explains of the torch model (see
-`fxprune.testing.rounding`).
+The tolerance is what rounding explains (see `fxprune.testing.rounding`), of the torch model where
+there is one.
 """
 
 import warnings
@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 
 from fxprune.errors import FxpruneError
 from fxprune.testing.checkers import assert_close, inputs_of, precision_of
-from fxprune.testing.rounding import allowed_errors, run
+from fxprune.testing.onnx_drawing import OnnxModel
+from fxprune.testing.rounding import ROUNDINGS, allowed_errors, least_error, off_by_rounding, run
 
 Values = Mapping[str, tuple[str, Tensor]]
 """Values between layers by name, with what computes them."""
@@ -51,7 +52,7 @@ def assert_onnxruntime_agrees(
 
 def assert_onnx_rewrite_equivalent(
     rewrite: Callable[[Any], Any],
-    model: nn.Module,
+    model: nn.Module | OnnxModel,
     inputs: Sequence[Tensor] | None = None,
     *,
     rtol: float | None = None,
@@ -63,21 +64,20 @@ def assert_onnx_rewrite_equivalent(
 
     Args:
         rewrite: a function from a ModelProto to the rewritten one.
-        model: what is exported, by torch and not optimised, and then rewritten.
-        inputs: what it is given; a `Network` has its own.
+        model: what is rewritten, or what torch exports first, without optimising it.
+        inputs: what it is given; a `Network` and an `OnnxModel` have their own.
         rtol: the largest difference relative to the largest value of an output; by default what
             rounding explains.
 
     Raises:
         AssertionError: the rewritten file computes something else or does not run, its inputs or
             outputs have other names, or the ModelProto that was given has changed.
-        FxpruneError: torch cannot export the model, or ONNX Runtime cannot run the export.
+        FxpruneError: torch cannot export the model, or ONNX Runtime cannot run what is rewritten.
     """
     import onnx_ir
 
-    inputs = tuple(inputs_of(model) if inputs is None else inputs)
     try:
-        before = _exported(model, inputs, optimize=False).model
+        before, inputs = _file_of(model, inputs)
         expected = [_computed(before, batch) for batch in _batches(inputs)]
     except Exception as error:
         raise FxpruneError(f"there is no file to rewrite: {error}") from error
@@ -94,10 +94,26 @@ def assert_onnx_rewrite_equivalent(
         except Exception as error:
             raise AssertionError(f"the rewritten file does not run: {error}") from error
         try:
-            _assert_all_close(model, batch, list(outputs.values()), got, rtol)
+            rounded = model if isinstance(model, nn.Module) else before
+            _assert_all_close(rounded, batch, list(outputs.values()), got, rtol)
         except AssertionError as error:
             values = _every_value(before, batch)
             raise AssertionError(f"{error}; {_first_differing(values, after, batch)}") from None
+
+
+def _file_of(
+    model: nn.Module | OnnxModel, inputs: Sequence[Tensor] | None
+) -> tuple[Any, tuple[Tensor, ...]]:
+    """The model that is rewritten, and its inputs in order."""
+    import onnx_ir
+
+    if isinstance(model, nn.Module):
+        own = tuple(inputs_of(model) if inputs is None else inputs)
+        return _exported(model, own, optimize=False).model, own
+    file = onnx_ir.from_proto(model.proto)
+    if inputs is None:
+        inputs = [torch.from_numpy(model.inputs[str(value.name)]) for value in file.graph.inputs]
+    return file, tuple(inputs)
 
 
 def _batches(inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], ...]:
@@ -106,17 +122,42 @@ def _batches(inputs: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], ...]:
 
 
 def _assert_all_close(
-    model: nn.Module,
+    model: Any,
     batch: Sequence[Tensor],
     expected: Sequence[Tensor],
     got: Sequence[Tensor],
     rtol: float | None,
 ) -> None:
     errors = [0.0] * len(expected)
-    if rtol is None:
+    if rtol is None and isinstance(model, nn.Module):
         errors = allowed_errors(model, batch, precision_of(model, batch))
+    elif rtol is None:
+        errors = _errors_of_file(model, batch, expected)
     for index, (left, right, atol) in enumerate(zip(expected, got, errors, strict=True)):
         assert_close(f"ONNX output {index}", left, right, rtol or 0.0, atol)
+
+
+def _errors_of_file(model: Any, batch: Sequence[Tensor], expected: Sequence[Tensor]) -> list[float]:
+    """What rounding explains, told by weights and inputs that are off by up to a rounding."""
+    import onnx_ir
+
+    generator = torch.Generator().manual_seed(0)
+
+    def rounded(array: Tensor) -> Tensor:
+        return off_by_rounding(array.double(), generator).to(array.dtype)  # type: ignore[no-any-return]
+
+    off = onnx_ir.from_proto(onnx_ir.to_proto(model))
+    for value in off.graph.initializers.values():
+        array = torch.from_numpy(value.const_value.numpy().copy())
+        if array.is_floating_point() and array.dim() > 1:  # vectors may be sizes, as of a Resize
+            value.const_value = onnx_ir.tensor(rounded(array).numpy())
+    inputs = [rounded(x) if x.is_floating_point() else x for x in batch]
+    other = _computed(off, inputs).values()
+    least = [least_error(x, torch.float32) for x in expected]
+    return [
+        max(ROUNDINGS * (left - right).abs().max().item() if left.numel() else 0.0, atol)
+        for left, right, atol in zip(expected, other, least, strict=True)
+    ]
 
 
 def _exported(model: nn.Module, inputs: tuple[Tensor, ...], *, optimize: bool = True) -> Any:

@@ -63,9 +63,9 @@ def allowed_errors(model: nn.Module, inputs: Sequence[Any], dtype: torch.dtype) 
     exact = run(in_dtype(model, torch.float64), exact_inputs)
     off, generator = in_dtype(model, torch.float64), torch.Generator().manual_seed(0)
     for parameter in off.parameters():
-        parameter.data = _off(parameter.data, generator)
+        parameter.data = off_by_rounding(parameter.data, generator)
     with _Off(generator):
-        measured = [run(off, [_off(x, generator) for x in exact_inputs])]
+        measured = [run(off, [off_by_rounding(x, generator) for x in exact_inputs])]
     with suppress(RuntimeError):  # a constant of float64 may be beyond float32
         measured.append(run(in_dtype(model, torch.float32), converted(inputs, torch.float32)))
     scale = ROUNDINGS * torch.finfo(dtype).eps / _SINGLE
@@ -75,7 +75,7 @@ def allowed_errors(model: nn.Module, inputs: Sequence[Any], dtype: torch.dtype) 
     ]
 
 
-def _off(value: Any, generator: torch.Generator) -> Any:
+def off_by_rounding(value: Any, generator: torch.Generator) -> Any:
     """Every number of an array off by up to the unit roundoff of float32."""
     if not isinstance(value, Tensor) or not value.is_floating_point():
         return value
@@ -94,7 +94,7 @@ class _Off(TorchDispatchMode):  # type: ignore[no-untyped-call]
         results = func(*args, **(kwargs or {}))
         if any(result.alias_info for result in func._schema.returns):
             return results
-        return tree_map(lambda result: _off(result, self._generator), results)
+        return tree_map(lambda result: off_by_rounding(result, self._generator), results)
 
 
 def least_error(expected: Tensor, dtype: torch.dtype) -> float:

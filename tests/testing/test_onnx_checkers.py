@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fxprune import FxpruneError
-from fxprune.testing import assert_onnx_rewrite_equivalent, randomise
+from fxprune.testing import OnnxModel, assert_onnx_rewrite_equivalent, randomise
 
 
 @pytest.fixture
@@ -95,3 +95,31 @@ def test_model_without_a_file_is_not_held_against_the_rewrite():
 
     with pytest.raises(FxpruneError, match="there is no file to rewrite"):
         assert_onnx_rewrite_equivalent(copy.deepcopy, Deciding(), [X])
+
+
+LINEAR = """
+import numpy as np
+from onnx import numpy_helper, parser
+
+model = parser.parse_model('''
+    <ir_version: 8, opset_import: ["": 17]>
+    network (float[n, 3] x) => (float[n, 4] y) { y = MatMul (x, w) }
+''')
+weights = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+inputs = {"x": np.ones((2, 3), np.float32)}
+"""
+
+
+@pytest.mark.parametrize(("by", "fits"), [(1, True), (1 + 2e-7, True), (1 + 1e-5, False)])
+def test_files_that_no_model_was_exported_to_are_compared_as_well(by, fits):
+    def rewrite(file):
+        file = copy.deepcopy(file)
+        values = onnx.numpy_helper.to_array(file.graph.initializer[0]) * np.float32(by)
+        file.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(values, "w"))
+        return file
+
+    if fits:
+        return assert_onnx_rewrite_equivalent(rewrite, OnnxModel(LINEAR))
+    with pytest.raises(AssertionError, match="ONNX output 0 differs by"):
+        assert_onnx_rewrite_equivalent(rewrite, OnnxModel(LINEAR))

@@ -69,7 +69,8 @@ def test_export_of_a_3d_convolution_without_bias_runs_only_when_it_is_optimised(
 
 
 @pytest.mark.parametrize(
-    "name", ["torch.ao.quantization.fuse_modules (torch ", "onnxsim.simplify (onnxsim "]
+    "name",
+    ["torch.ao.quantization.fuse_modules (torch ", "onnxsim.simplify on ONNX models (onnxsim "],
 )
 def test_rewrite_that_is_right_passes(name):
     (rewrite,) = (rewrite for rewrite in REWRITES if str(rewrite).startswith(name))

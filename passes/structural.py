@@ -45,6 +45,8 @@ def broadcast(
 def reshape(state: "Inference", node: Node) -> OutputTypes:
     """Input and output axes are grouped by equal cumulative size; groups are equal products."""
     value, output = _operand(node), node.outputs[0]
+    if 0 in output.shape:
+        return state.opaque(node, f"no elements in {node.place}")
     axes: list[Axis] = []
     for left, sizes in _regroup(state.type_of(value), output.shape):
         if len(sizes) == 1:

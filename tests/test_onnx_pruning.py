@@ -245,6 +245,14 @@ def test_slices_counted_from_the_end_follow(start, end):
     half_closed(read_whole(g, g("Slice", h, g.numbers(start), g.numbers(end), g.numbers(1))))
 
 
+def test_arrays_without_elements_do_no_harm():
+    g = drawing()
+    h = g("Conv", "x", g.weight(8, 3, 3, 3))
+    nothing = g("Flatten", g("Slice", h, g.numbers(3), g.numbers(3), g.numbers(1)))
+    model = read_whole(g, g("Concat", g("Flatten", h), nothing, axis=1))
+    assert half_closed(model).costs_after["macs"] < half_closed(model).costs_before["macs"]
+
+
 def test_last_element_of_a_weight_is_a_parameter():
     g = drawing()
     h = g("Conv", "x", g.weight(2, 3, 1, 1))

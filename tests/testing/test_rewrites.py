@@ -61,6 +61,20 @@ def test_optimizer_of_onnxscript_renames_tensors_of_what_it_is_given():
     assert tensor.name == "c"
 
 
+def test_optimizer_of_onnxscript_fails_on_paddings_of_old_versions_of_onnx():
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["": 10]>
+        graph (float[n, 1, 4, 4] x) => (float[n, 1, 6, 6] y) <float[1, 1, 1, 1] w = {2}> {
+            padded = Pad <pads = [0, 0, 1, 1, 0, 0, 1, 1]> (x)
+            y = Conv (padded, w)
+        }
+    """)
+    onnx.checker.check_model(model)
+    with pytest.raises(Exception, match="An error occurred when running") as failure:
+        optimize(model)
+    assert "IndexError" in str(failure.getrepr())
+
+
 def test_export_of_a_3d_convolution_without_bias_runs_only_when_it_is_optimised():
     model, x = nn.Conv3d(3, 4, 1, bias=False).eval(), torch.randn(2, 3, 4, 4, 4)
     assert_onnxruntime_agrees(model, [x])

@@ -174,14 +174,12 @@ def _write_slice(node: onnx_ir.Node, changes: Changes, facts: Facts) -> None:
     source = node.inputs[0]
     assert source is not None
     shape = facts.shapes[str(source.name)]
-    bounds = [_listed(node, *place, facts) for place in (("starts", 1), ("ends", 2))]
-    assert bounds[0] is not None and bounds[1] is not None
-    axes = _listed(node, "axes", 3, facts) or range(len(bounds[0]))
-    places = {axis % len(shape): place for place, axis in enumerate(axes)}
-    for slot, name, index, numbers in (
-        ("start", "starts", 1, bounds[0]),
-        ("stop", "ends", 2, bounds[1]),
-    ):
+    axes = _listed(node, "axes", 3, facts)
+    for slot, name, index in (("start", "starts", 1), ("stop", "ends", 2)):
+        numbers = _listed(node, name, index, facts)
+        assert numbers is not None
+        dims = [axis % len(shape) for axis in axes or range(len(numbers))]
+        places = {dim: place for place, dim in enumerate(dims)}
         from_end = {
             place: SetLiteral(name_of(node), (slot, dim), max(numbers[place] + shape[dim], 0))
             for dim, place in places.items()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import helper, numpy_helper
+from onnx import helper
 
 Shape = tuple[int, ...]
 
@@ -107,8 +107,3 @@ _MACS: Mapping[str, Callable[[onnx.NodeProto, Given, Shapes], int]] = MappingPro
         "RNN": _recurrent,
     }
 )
-
-
-def count_onnx_params(model: onnx.ModelProto) -> int:
-    """Elements of all stored arrays."""
-    return sum(numpy_helper.to_array(tensor).size for tensor in model.graph.initializer)

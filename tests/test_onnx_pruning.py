@@ -13,6 +13,7 @@ from fxprune.frontends.onnx_loading import load_onnx
 from fxprune.frontends.onnx_session import session_of
 from fxprune.onnx_pruning import masked_model
 from fxprune.onnx_refitting import refitted
+from fxprune.testing import Drawing
 from tests.frontends.onnx_samples import drawing, read_whole
 
 
@@ -120,28 +121,41 @@ def test_corrected_weights_come_closer():
     assert errors[1].mean() < 0.7 * errors[0].mean()
 
 
-def test_corrected_weights_repair_channels_that_are_sums_of_others():
-    g = drawing()
+def dependent(g: Drawing) -> str:
+    """Nine channels, of which the last three are sums of others."""
     first = np.random.default_rng(0).normal(size=(6, 3, 1, 1)).astype(np.float32)
-    first = np.concatenate([first, first[:3] + first[3:]])  # the last three say nothing new
-    h = g("Conv", "x", g.stored(first))
-    model = read_whole(
-        g, g("Conv", h, g.weight(5, 9, 3, 3), g.weight(5), pads=[1] * 4, strides=[2, 2])
-    )
-    name = fxprune.inspect_onnx(model).free_groups[0].name
-    plain = fxprune.fold_onnx(model, {name: [True] * 6 + [False] * 3})
-    x, data = images(4, 5), [images(64, 6)]
-    analysis = fxprune.inspect_onnx(model)
-    program = read_onnx(model)
-    keep = {name: (True,) * 6 + (False,) * 3}
-    kept = {analysis.free_groups[0].space: keep[name]}
-    masked = masked_model(program, analysis, keep)
-    mended, fitted = refitted(program, analysis, masked, kept, [{"x": data[0]}], ridge=1e-9)
+    return g("Conv", "x", g.stored(np.concatenate([first, first[:3] + first[3:]])))
+
+
+def corrected(model: onnx.ModelProto, keep: dict[str, tuple[bool, ...]]) -> fxprune.OnnxResult:
+    """Folded after its weights have been fitted with next to no damping."""
+    analysis, program = fxprune.inspect_onnx(model), read_onnx(model)
+    kept = {analysis.free_groups[0].space: keep[analysis.free_groups[0].name]}
+    masked, data = masked_model(program, analysis, keep), [{"x": images(64, 6)}]
+    mended, fitted = refitted(program, analysis, masked, kept, data, ridge=1e-9)
     assert fitted >= 1
-    repaired = fxprune.fold_onnx(mended.model, keep)
+    return fxprune.fold_onnx(mended.model, keep)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_corrected_weights_repair_channels_that_are_sums_of_others(skip):
+    g = drawing()
+    h = dependent(g)
+    if skip:  # whose error the branch has to mend
+        total = g("ReduceSum", h, g.numbers(1))
+        model = read_whole(g, g("Add", total, g("Conv", h, g.weight(1, 9, 1, 1))))
+    else:
+        read = g("Conv", h, g.weight(5, 9, 3, 3), g.weight(5), pads=[1] * 4, strides=[2, 2])
+        model = read_whole(g, read)
+    keep = {fxprune.inspect_onnx(model).free_groups[0].name: (True,) * 6 + (False,) * 3}
+    x = images(4, 5)
     wanted = outputs(model, x)
-    assert np.abs(outputs(repaired.model, x) - wanted).max() < 1e-2 * np.abs(wanted).max()
-    assert np.abs(outputs(plain.model, x) - wanted).max() > 0.1 * np.abs(wanted).max()
+    errors = [
+        np.abs(outputs(result.model, x) - wanted).max() / np.abs(wanted).max()
+        for result in (fxprune.fold_onnx(model, keep), corrected(model, keep))
+    ]
+    assert errors[0] > 0.1
+    assert errors[1] < 1e-2
 
 
 def test_latency_is_measured():

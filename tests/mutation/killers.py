@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from fxprune.testing import OPS, Network, networks
 from tests import test_laws as laws
+from tests import test_onnx_pruning
 from tests.forking import fork
 from tests.frontends.test_onnx_spellings import SAMPLES, test_masked_and_folded_models_agree
 from tests.mutation.table import Sabotage
@@ -41,10 +42,12 @@ AROUND = {f"{dims} {op}": (dims, op) for dims in PLAIN for op in OPS[dims]}  # t
 """What networks are drawn around, by name."""
 
 TESTS = Path(__file__).parent.parent
-PLACES = (*sorted(TESTS.glob("passes/test_*.py")), TESTS / "test_onnx_pruning.py")
-FILES = tuple(str(file.relative_to(TESTS.parent)) for file in PLACES)
+FILES = (
+    *(f"tests/passes/{file.name}" for file in sorted(TESTS.glob("passes/test_*.py"))),
+    *(f"tests/test_onnx_pruning.py::{test}" for test in vars(test_onnx_pruning) if "test_" in test),
+)
 NAMES = (*AROUND, *(f"onnx {op_type}" for op_type in SAMPLES), *FILES)
-"""All that can notice something: steps of networks, operators of ONNX, files of tests."""
+"""All that can notice something: steps of networks, operators of ONNX, files of tests, tests."""
 
 DRAWN = 60
 CHOSEN = 12

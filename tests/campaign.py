@@ -133,12 +133,16 @@ def check_network(network: Network, draw: Draw, summary: Summary, onnx: bool) ->
 
 
 def check_function(gated: nn.Module, folded: nn.Module, network: Network, summary: Summary) -> None:
-    """Gated equals folded; the share of the allowed error that is used is noted."""
+    """Gated equals folded; the share of the allowed error that is used is noted.
+
+    Rounding is measured in both: a kernel of torch may lose more than the masked form beside it.
+    """
     (expected,), (got,) = run(gated, network.inputs), run(folded, network.inputs)
     allowed = least_error(expected, torch.float64)
     difference = (expected - got).abs().max().item()
     if not difference <= allowed:
-        (allowed,) = allowed_errors(gated, network.inputs, torch.float64)
+        measured = [allowed_errors(m, network.inputs, torch.float64) for m in (gated, folded)]
+        allowed = max(errors[0] for errors in measured)
         assert_close("output", expected, got, atol=allowed)
     summary.largest_rounding = max(summary.largest_rounding, difference / (allowed or 1))
 

@@ -6,8 +6,9 @@ import numpy as np
 import onnx_ir
 from onnx_ir.passes import common
 
-from fxprune.backends.onnx_literals import constant, derived, write_literals
+from fxprune.backends.onnx_literals import derived, write_literals
 from fxprune.frontends.onnx_file import OnnxProgram, name_of
+from fxprune.frontends.onnx_initializers import constant
 from fxprune.passes.fold import DropOperand, FoldPlan, SetLiteral, Slice
 
 Cuts = tuple[tuple[int, tuple[int, ...]], ...]

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir
 
 from fxprune.frontends.onnx_file import name_of
+from fxprune.frontends.onnx_initializers import constant, fresh_name
 from fxprune.frontends.onnx_observe import Facts
 from fxprune.passes.fold import SetLiteral
 
@@ -79,16 +80,6 @@ def _ratios(
     return factors, divisors
 
 
-def constant(node: onnx_ir.Node, numbers: np.ndarray) -> onnx_ir.Value:
-    """A new initialiser of the graph that a node lies in."""
-    graph = node.graph
-    assert isinstance(graph, onnx_ir.Graph)
-    name = fresh_name(graph, f"{node.outputs[0].name}_sizes")
-    value = onnx_ir.Value(name=name, const_value=onnx_ir.tensor(numbers, name=name))
-    graph.register_initializer(value)
-    return value
-
-
 def derived(
     graph: onnx_ir.Graph,
     value: onnx_ir.Value,
@@ -105,15 +96,6 @@ def derived(
     new = onnx_ir.Value(name=name, const_value=tensor, type=value.type, shape=shape)
     graph.register_initializer(new)
     return new
-
-
-def fresh_name(graph: onnx_ir.Graph, base: str) -> str:
-    """A name that no initialiser has."""
-    name, count = base, 0
-    while name in graph.initializers:
-        count += 1
-        name = f"{base}.{count}"
-    return name
 
 
 def _insert(node: onnx_ir.Node, op_type: str, *inputs: onnx_ir.Value) -> onnx_ir.Value:

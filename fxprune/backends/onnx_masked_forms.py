@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import onnx_ir
 
-from fxprune.backends.onnx_literals import derived, fresh_name
+from fxprune.backends.onnx_literals import derived
 from fxprune.frontends.onnx_file import OnnxProgram, name_of
+from fxprune.frontends.onnx_initializers import constant
 
 Flags = Mapping[int, np.ndarray]
 """Which positions are open, by axis."""
@@ -51,13 +52,7 @@ class Place:
 
     def constant(self, array: Any, dtype: Any = None) -> onnx_ir.Value:
         """A new initialiser."""
-        graph = self.node.graph
-        assert isinstance(graph, onnx_ir.Graph)
-        name = fresh_name(graph, f"{name_of(self.node)}_mask")
-        numbers = np.asarray(array, dtype=self.dtype() if dtype is None else dtype)
-        value = onnx_ir.Value(name=name, const_value=onnx_ir.tensor(numbers, name=name))
-        graph.register_initializer(value)
-        return value
+        return constant(self.node, np.asarray(array, self.dtype() if dtype is None else dtype))
 
     def insert(self, op_type: str, *inputs: onnx_ir.Value, **attributes: Any) -> onnx_ir.Value:
         """A new node in front of this one; its output."""

@@ -15,6 +15,7 @@ from fxprune.frontends.onnx_loading import load_onnx
 from fxprune.frontends.onnx_observe import Facts, observe
 from fxprune.frontends.onnx_session import Feeds
 from fxprune.frontends.onnx_spellings import Call, spelled
+from fxprune.frontends.onnx_views import plain_views
 from fxprune.ir import Graph, Kind, Node, Value
 
 
@@ -54,6 +55,8 @@ def read_onnx(
     model = load_onnx(source)
     feeds = batches(data, model.graph.inputs) if data is not None else []
     facts = observe(model, shapes, feeds[0] if feeds else None)
+    if plain_views(model, facts):
+        facts = observe(model, shapes, feeds[0] if feeds else None)
     return replace(_Translation(model, facts).program(), feeds=tuple(feeds))
 
 

@@ -308,6 +308,14 @@ def test_slices_counted_by_computed_sizes_follow():
     half_closed(read_whole(g, g("Mul", left, g("Sigmoid", right))))
 
 
+def test_a_sum_is_still_divided_by_the_size_that_it_had():
+    g = drawing()
+    h = g("Conv", "x", g.weight(8, 3, 3, 3))
+    channels = g("Gather", g("Shape", h), g.stored(np.array([1])), axis=0)
+    total = g("ReduceSum", h, g.numbers(1))
+    half_closed(read_whole(g, g("Div", total, g("Cast", channels, to=TensorProto.FLOAT))))
+
+
 def test_heads_stacked_on_the_batch_follow():
     g = drawing()
     h = g("Conv", "x", g.weight(8, 3, 3, 3))

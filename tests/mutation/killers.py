@@ -44,6 +44,7 @@ AROUND = {f"{dims} {op}": (dims, op) for dims in PLAIN for op in OPS[dims]}  # t
 TESTS = Path(__file__).parent.parent
 FILES = (
     *(f"tests/passes/{file.name}" for file in sorted(TESTS.glob("passes/test_*.py"))),
+    "tests/frontends/test_torch_in_place.py",
     *(f"tests/test_onnx_pruning.py::{test}" for test in vars(test_onnx_pruning) if "test_" in test),
 )
 NAMES = (*AROUND, *(f"onnx {op_type}" for op_type in SAMPLES), *FILES)

@@ -325,6 +325,7 @@ SABOTAGES = {
 FAILURES = (
     AssertionError,
     fxprune.VerificationError,
+    fxprune.InputError,  # a slice out of range: the file does not load
     onnx.checker.ValidationError,
     pytest.fail.Exception,
 )
@@ -345,6 +346,6 @@ def test_law_can_fail(law, monkeypatch):
         "form": st.just("proto"),
     }
     chosen = {name: strategies[name] for name in inspect.signature(check).parameters}
-    quick = settings(max_examples=10, phases=[Phase.generate], database=None)
+    quick = settings(max_examples=10, phases=[Phase.generate], database=None, derandomize=True)
     with pytest.raises(FAILURES):
         quick(given(**chosen)(check))()

@@ -12,7 +12,7 @@ import onnx_ir
 
 from fxprune.backends.onnx_masked_forms import MASKED_FORMS, Place, mask_operand
 from fxprune.frontends.onnx_file import OnnxProgram, name_of
-from fxprune.passes.axes import Axis, Space, Sum
+from fxprune.passes.axes import Axis, Space, Sum, spaces
 from fxprune.passes.gate import GatePlan
 
 
@@ -27,22 +27,27 @@ def mask_program(
     Args:
         program: the model.
         plan: where gates act.
-        gates: a number for every position of spaces; those that are left out are open.
+        gates: a number for every position of spaces; those that are left out are open, and change
+            no bit.
         branches: a number for branches, by name; those that are left out are open.
     """
     model = program.model.clone()
     nodes = {name_of(node): node for node in model.graph}
     ops = {node.name: node.op for node in program.ir.nodes}
     for mask in plan.masks:
+        if not gates.keys() & set(spaces(mask.axis)):
+            continue
         numbers = _mask_of(mask.axis, gates)
         mask_operand(Place(nodes[mask.node], program), mask.operand, mask.dim, numbers)
     for gate in plan.branches:
         for operand in gate.operands if gate.branch in branches else ():
             number = np.array([branches[gate.branch]])
             mask_operand(Place(nodes[gate.node], program), operand, 0, number)
+    gated = {form.node for form in plan.forms if gates.keys() & set(spaces(form.axis))}
     forms: dict[str, dict[int, np.ndarray]] = {}
     for form in plan.forms:
-        forms.setdefault(form.node, {})[form.dim] = _mask_of(form.axis, gates)
+        if form.node in gated:
+            forms.setdefault(form.node, {})[form.dim] = _mask_of(form.axis, gates)
     for name, by_dim in forms.items():
         MASKED_FORMS[ops[name]](Place(nodes[name], program), by_dim)
     return model

@@ -21,7 +21,7 @@ from fxprune.frontends.onnx_data import some_samples
 from fxprune.frontends.onnx_file import OnnxProgram
 from fxprune.frontends.onnx_session import Feeds, session_of
 from fxprune.passes.analyse import Analysis
-from fxprune.passes.axes import Space, spaces
+from fxprune.passes.axes import Space
 from fxprune.passes.gate import GatePlan, plan_gates
 from fxprune.steps import steps
 
@@ -60,7 +60,7 @@ def saliency(
     pairs = [(space, position) for space in found for position in range(space.size)]
     _log.info("saliency takes %d runs of the model", (len(pairs) + len(found)) * len(feeds))
     for space, own in groupby(steps(pairs, "saliency by position"), key=itemgetter(0)):
-        with _gated(program, _only(plan, space), space, outputs) as run:
+        with _gated(program, plan, space, outputs) as run:
             before = [run(feed, np.ones(space.size)) for feed in feeds]
             for _, position in own:
                 gates = np.ones(space.size)
@@ -77,13 +77,6 @@ Gated = Callable[[Feeds, np.ndarray], list[np.ndarray]]
 
 def _is_floating(value: onnx_ir.Value) -> bool:
     return value.dtype is not None and value.dtype.is_floating_point()
-
-
-def _only(plan: GatePlan, space: Space) -> GatePlan:
-    """The part of a plan that the gates of one space act by."""
-    masks = tuple(mask for mask in plan.masks if space in spaces(mask.axis))
-    nodes = {form.node for form in plan.forms if space in spaces(form.axis)}
-    return GatePlan(masks, tuple(form for form in plan.forms if form.node in nodes), ())
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from fxprune.testing import (
     networks,
 )
 from fxprune.testing.rounding import converted
+from tests.keeping import composed
 
 SLOW_DATA = [HealthCheck.too_slow, HealthCheck.data_too_large]
 RANDOM = ("dropout",)
@@ -308,15 +309,6 @@ def test_folding_in_two_steps_equals_folding_once(network, data):
         return  # groups of one position are no groups any more, so names have moved
     fxprune.set_keep_set(gated, composed(first, second))
     assert_same_state(fxprune.fold(gated).state_dict(), twice.state_dict())
-
-
-def composed(first, second):
-    """The keep-set of a fold by `first` and then by `second`."""
-    result = {}
-    for name, flags in first.items():
-        rest = iter(second.get(name, [True] * len(flags)))
-        result[name] = [flag and next(rest) for flag in flags]
-    return result
 
 
 # What stays as it is --------------------------------------------------------------------------

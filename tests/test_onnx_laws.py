@@ -23,6 +23,7 @@ from fxprune.passes.fold import Slice
 from fxprune.passes.gate import plan_gates
 from fxprune.testing import ONNX_OPS, keep_sets, onnx_models
 from tests.campaign import check_costs
+from tests.keeping import composed
 
 SLOW_DATA = [HealthCheck.too_slow, HealthCheck.data_too_large]
 SINGLE = {"Conv", "Erf"}
@@ -180,15 +181,6 @@ def chosen_groups(model, data):
 def pruned_again(result, data):
     analysis = fxprune.inspect_onnx(result.model)
     return fxprune.fold_onnx(result.model, data.draw(keep_sets(analysis), "second keep-set"))
-
-
-def composed(first, second):
-    """The keep-set of a fold by `first` and then by `second`."""
-    result = {}
-    for name, flags in first.items():
-        rest = iter(second.get(name, [True] * len(flags)))
-        result[name] = [flag and next(rest) for flag in flags]
-    return result
 
 
 # What stays as it is --------------------------------------------------------------------------

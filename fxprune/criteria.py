@@ -97,8 +97,9 @@ def importance(
       gradient times weight (Molchanov et al. 2019, equation 8), per cost
     - "random": a random order, by torch's generator
 
-    Norms and factors are divided by their mean over the group, so that groups compare; they say
-    nothing of branches, which close last.
+    Norms and factors are divided by the largest of the group, so that groups compare: one with a
+    few strong positions loses more than one where all are alike. They say nothing of branches,
+    which close last.
 
     Args:
         gated: what `prepare` returned.
@@ -140,7 +141,7 @@ def _of_weights(model: nn.Module, gates: Gates, record: Record, method: str) -> 
         raise InputError(f'method="{method}" finds nothing to rank by in this model')
     (totals,) = torch.autograd.grad(torch.stack(sums).sum(), masks, allow_unused=True)
     groups = list(torch.split(totals, list(layout.sizes)))[: layout.groups]
-    ranks = torch.cat([group / group.mean().clamp(min=1e-300) for group in groups])
+    ranks = torch.cat([group / group.max().clamp(min=1e-300) for group in groups])
     branches = torch.full((layout.total - len(ranks),), 1.0 + float(ranks.max()))
     return torch.cat([ranks, branches.double()])
 

@@ -121,7 +121,7 @@ def test_inspect_leaves_alone_what_is_ignored(source):
 
 def test_prune_writes_an_onnx_file_that_is_verified(source, tmp_path):
     found = answered("prune", source, tmp_path / "half.onnx", "--target", "params=.5")
-    assert 0.45 <= found["after"]["params"] / found["before"]["params"] <= 0.5
+    assert 0.4 <= found["after"]["params"] / found["before"]["params"] <= 0.5
     assert found["written"] == str(tmp_path / "half.onnx")
     assert found["verdict"] and all(c["error"] <= c["tolerance"] for c in found["verdict"])
     assert sum(map(sum, found["keep_set"].values())) < sum(map(len, found["keep_set"].values()))

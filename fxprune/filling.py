@@ -25,12 +25,14 @@ ROUNDING = 1e-12
 class Layout:
     """Where the positions of every gate stand in one flat vector.
 
-    The first `groups` names are groups, the others branches (one position each, may close).
+    The first `groups` names are groups, the others branches (one position each, may close). A gate
+    that closes takes `held` positions with it, of groups that nothing outside of the branch reads.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     groups: int
+    held: tuple[int, ...]
 
     @property
     def total(self) -> int:
@@ -43,7 +45,23 @@ def layout_of(analysis: Analysis) -> Layout:
     free = analysis.free_groups
     names = (*(g.name for g in free), *(b.name for b in analysis.branches))
     sizes = (*(g.size for g in free), *(1 for _ in analysis.branches))
-    return Layout(names, sizes, len(free))
+    return Layout(names, sizes, len(free), _held(analysis))
+
+
+def _held(analysis: Analysis) -> tuple[int, ...]:
+    """The positions in groups that have no parameter left without a branch, for every branch."""
+    branches = frozenset(branch.name for branch in analysis.branches)
+    around: dict[str, frozenset[str]] = {}
+    parameters = analysis.costs.polynomials["params"]
+    assert isinstance(parameters, Polynomial)
+    for _, names in parameters.terms:
+        for name in names:
+            around[name] = around.get(name, branches) & frozenset(names)
+    held = dict.fromkeys(branches, 0)
+    for group in analysis.free_groups:
+        for branch in around.get(group.name, ()):
+            held[branch] += group.size
+    return (*(1 for _ in analysis.free_groups), *(max(held[b.name], 1) for b in analysis.branches))
 
 
 class ArrayCost(Protocol):

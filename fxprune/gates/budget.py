@@ -146,6 +146,11 @@ class Budget:
         prices = self.prices(is_open).to(importance)
         return importance / prices[self._owners.to(prices.device)].clamp(min=1e-12)
 
+    def held(self, positions: Tensor) -> Tensor:
+        """How many positions each of these holds, of all: branches hold the groups inside them."""
+        held = torch.tensor(self.layout.held, dtype=positions.dtype, device=positions.device)
+        return held[self._owners.to(positions.device)]
+
     def choose(self, rank: Tensor, limit: Mapping[str, float]) -> Tensor:
         """Open positions by descending `rank` within `limit`; a flag per position.
 

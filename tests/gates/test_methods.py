@@ -173,3 +173,25 @@ def test_fused_optimizers_gradients_are_unscaled():
     method.scores.grad = torch.full_like(method.scores, 6.0)
     method.before_step(torch.tensor(2.0))
     assert torch.equal(method.importance, torch.full_like(method.importance, 9.0))
+
+
+def test_positions_are_ranked_by_the_root_of_importance_per_cost():
+    method = gate().fxprune_gates.method
+    layout, costs = method.budget.layout, method.budget.costs
+    method.importance.uniform_(1, 2)
+    rank = dict(zip(layout.names, torch.split(method.rank(), list(layout.sizes)), strict=True))
+    importance = torch.split(method.importance, list(layout.sizes))
+    (macs,) = costs.polynomials.values()
+    full, inner, branch = dict(costs.full), "body.0", "body+"
+    for name, held in ((inner, 1), (branch, full[inner])):
+        price = (macs(full) - macs({**full, name: full[name] - 1})) / macs(full)
+        expected = (importance[layout.names.index(name)] * held).sqrt() / price
+        torch.testing.assert_close(rank[name], expected)
+
+
+def test_branches_hold_the_groups_that_nothing_else_reads():
+    layout = gate().fxprune_gates.layout
+    held = dict(zip(layout.names, layout.held, strict=True))
+    sizes = dict(zip(layout.names, layout.sizes, strict=True))
+    assert held["body+"] == sizes["body.0"]
+    assert all(held[name] == 1 for name in layout.names[: layout.groups])

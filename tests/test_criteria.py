@@ -39,10 +39,10 @@ def importance(model, method, name="0", **settings):
     return fxprune.importance(gated, method, batches(1))[name]
 
 
-def test_magnitude_is_the_norm_of_the_filters_over_their_mean():
+def test_magnitude_is_the_norm_of_the_filters_over_the_largest():
     two = randomise(plain())
     norms = two[0].weight.detach().abs().sum((1, 2, 3)).double()
-    assert torch.allclose(importance(two, "magnitude"), norms / norms.mean())
+    assert torch.allclose(importance(two, "magnitude"), norms / norms.max())
 
 
 def test_group_norm_counts_makers_and_readers():
@@ -50,13 +50,13 @@ def test_group_norm_counts_makers_and_readers():
     squares = two[0].weight.detach().double().square().sum((1, 2, 3))
     squares += two[0].bias.detach().double().square()
     squares += two[2].weight.detach().double().square().sum((0, 2, 3))
-    assert torch.allclose(importance(two, "group_norm"), squares / squares.mean())
+    assert torch.allclose(importance(two, "group_norm"), squares / squares.max())
 
 
 def test_norm_scale_is_that_of_the_normalisation():
     residual = model()
     scale = residual.body[1].weight.detach().double().abs()
-    assert torch.allclose(importance(residual, "bn_scale", "body.0"), scale / scale.mean())
+    assert torch.allclose(importance(residual, "bn_scale", "body.0"), scale / scale.max())
 
 
 def test_parts_of_a_concatenation_are_ranked_by_their_own_columns():
@@ -73,7 +73,7 @@ def test_parts_of_a_concatenation_are_ranked_by_their_own_columns():
     squares = two.right.weight.detach().double().square().sum((1, 2, 3))
     squares += two.right.bias.detach().double().square()
     squares += two.head.weight[:, 4:].detach().double().square().sum((0, 2, 3))
-    assert torch.allclose(importance(two, "group_norm", "right"), squares / squares.mean())
+    assert torch.allclose(importance(two, "group_norm", "right"), squares / squares.max())
 
 
 def test_taylor_is_the_squared_gradient_of_the_gates():

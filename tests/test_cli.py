@@ -23,6 +23,7 @@ from fxprune.commands import torch_route
 from fxprune.commands.answers import EXIT_CODES
 from fxprune.commands.app import app
 from fxprune.commands.bars import PartBar
+from fxprune.record import record_of
 from fxprune.steps import stage, steps
 from tests.cli_models import residual
 from tests.models import images
@@ -119,9 +120,23 @@ def test_inspect_leaves_alone_what_is_ignored(source):
     assert not pins["stem.0"]
 
 
+def check_target_is_met_to_within_one_position(source, found):
+    """Half of the parameters are left, and no closed position would fit."""
+    if source.endswith(".onnx"):
+        analysis = fxprune.inspect_onnx(source)
+    else:
+        analysis = record_of(fxprune.prepare(*residual())).analysis
+    params = analysis.costs.polynomials["params"]
+    sizes = {name: sum(flags) for name, flags in found["keep_set"].items()}
+    most = found["before"]["params"] / 2
+    assert params(sizes) == found["after"]["params"] <= most
+    for name, flags in found["keep_set"].items():
+        assert all(flags) or params({**sizes, name: sizes[name] + 1}) > most
+
+
 def test_prune_writes_an_onnx_file_that_is_verified(source, tmp_path):
     found = answered("prune", source, tmp_path / "half.onnx", "--target", "params=.5")
-    assert 0.4 <= found["after"]["params"] / found["before"]["params"] <= 0.5
+    check_target_is_met_to_within_one_position(source, found)
     assert found["written"] == str(tmp_path / "half.onnx")
     assert found["verdict"] and all(c["error"] <= c["tolerance"] for c in found["verdict"])
     assert sum(map(sum, found["keep_set"].values())) < sum(map(len, found["keep_set"].values()))

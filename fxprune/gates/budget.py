@@ -105,6 +105,7 @@ class Budget:
         arrays = {name: on_arrays(costs.polynomials[name], index) for name in self.limit}
         self._filling = Filling(arrays, layout, self.round_to, least)
         self._owners = torch.from_numpy(self._filling.owners)
+        self.held = torch.tensor(layout.held)[self._owners]
 
     def relative(self, share: float) -> dict[str, float]:
         """The limits on the way: `share` = 0 is the full cost, 1 is the target."""
@@ -145,11 +146,6 @@ class Budget:
         """Importance divided by what a position costs at present."""
         prices = self.prices(is_open).to(importance)
         return importance / prices[self._owners.to(prices.device)].clamp(min=1e-12)
-
-    def held(self, positions: Tensor) -> Tensor:
-        """How many positions each of these holds, of all: branches hold the groups inside them."""
-        held = torch.tensor(self.layout.held, dtype=positions.dtype, device=positions.device)
-        return held[self._owners.to(positions.device)]
 
     def choose(self, rank: Tensor, limit: Mapping[str, float]) -> Tensor:
         """Open positions by descending `rank` within `limit`; a flag per position.

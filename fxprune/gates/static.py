@@ -22,9 +22,9 @@ class Static:
     gradient of a gate is the first-order effect of its position on the loss. Its square, averaged
     over steps, is the importance of the position (Molchanov et al. 2019, equation 8). The budget
     goes along a cubic from the full cost to the target (Zhu & Gupta 2017, equation 1), and the
-    positions with the least root of importance per cost close: many channels that do the same each
-    have a small gradient, but together, as their gradients agree, the sum of them. A branch is
-    taken for as many positions as it holds.
+    positions with the least root of importance per cost close: where channels act alike, closing
+    many has the effect of the sum of their gradients, not of their squares. A branch counts for as
+    many positions as it holds.
 
     Long schedules take these gradients on every fourth step only, the others then cost what a step
     without gates costs.
@@ -85,5 +85,5 @@ class StaticGates(Method):
 
     def rank(self) -> Tensor:
         """Root of the importance per cost."""
-        root = (self.importance * self.budget.held(self.importance)).sqrt()
+        root = (self.importance * self.budget.held.to(self.importance)).sqrt()
         return self.budget.per_price(root, self.is_open)

@@ -25,7 +25,7 @@ from fxprune.filling import layout_of
 from fxprune.folding import fold_as, plan_of
 from fxprune.frontends.torch_fx import Program, read_model
 from fxprune.gates.budget import renewed
-from fxprune.gates.method import Method
+from fxprune.gates.method import Method, is_distributed
 from fxprune.gates.module import PREFIX, Gates, held_by
 from fxprune.gating import method_for, with_gates
 from fxprune.passes.analyse import Analysis, analyse
@@ -187,7 +187,7 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 
 
 def _unsafe(gates: Gates) -> str:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if is_distributed():
         return "the training is distributed"
     if gates.copied:
         return "it was copied, perhaps to average its weights"

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from fxprune.errors import InputError
 from fxprune.gates.budget import Budget
-from fxprune.gates.method import Adam, Method, cubic, full_tensor, logit
+from fxprune.gates.method import Adam, Method, cubic, full_tensor, is_distributed, logit
 from fxprune.passes.condition import Condition
 
 _MEMORY = 0.95
@@ -259,7 +259,7 @@ def consensus_gap(agreement: Tensor) -> Tensor:
 
 def _reduced(value: Tensor) -> Tensor:
     """The mean over all processes."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not is_distributed():
         return value
     value = value.clone()
     dist.all_reduce(value)

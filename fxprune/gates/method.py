@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from fxprune.gates.budget import Budget
@@ -146,6 +147,11 @@ def full_tensor(value: Tensor) -> Tensor:
     """A tensor, gathered if it is sharded over processes."""
     gather = getattr(value, "full_tensor", None)
     return gather() if gather else value
+
+
+def is_distributed() -> bool:
+    """Whether several processes train together."""
+    return dist.is_available() and dist.is_initialized()
 
 
 class Settings(Protocol):

@@ -14,7 +14,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from fxprune.gates.method import Conditioned, Method
+from fxprune.gates.method import Conditioned, Method, is_distributed
 from fxprune.passes.axes import Axis, Prod, Space
 
 PREFIX = "fxprune_gates"
@@ -54,11 +54,18 @@ class Gates(nn.Module):
             return self._conditioned(features, name)
         values = self._values()
         parts = torch.split(values, list(self.layout.sizes))
-        if self.training and not self.method.learning:  # a part of every step, as DDP wants it
+        if self.training and not self.method.learning and self._part_of_every_step():
             idle = [0 * parameter.sum() for parameter in self.method.parameters()]
             parts = (parts[0] + torch.stack(idle).sum(), *parts[1:])
         masks = tuple(self.mask(axis, parts) for axis in self._axes)
         return masks + tuple(parts[place].reshape(()) for place in self._branches)
+
+    def _part_of_every_step(self) -> bool:
+        """Whether gates must be in the loss even where nothing is learned from it.
+
+        DDP waits for the gradient of every parameter; a frozen model alone has none.
+        """
+        return is_distributed() or self.method.freezes_model
 
     def _conditioned(self, features: Tensor, name: str) -> Tensor:
         place = self.layout.names.index(name)

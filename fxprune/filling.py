@@ -25,14 +25,14 @@ ROUNDING = 1e-12
 class Layout:
     """Where the positions of every gate stand in one flat vector.
 
-    The first `groups` names are groups, the others branches (one position each, may close). A gate
-    that closes takes `held` positions with it, of groups that nothing outside of the branch reads.
+    The first `groups` names are groups, the others branches (one position each, may close). `held`
+    are by gate the places of the groups that close with it, as nothing outside of it reads them.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     groups: int
-    held: tuple[int, ...]
+    held: tuple[tuple[int, ...], ...]
 
     @property
     def total(self) -> int:
@@ -48,8 +48,8 @@ def layout_of(analysis: Analysis) -> Layout:
     return Layout(names, sizes, len(free), _held(analysis))
 
 
-def _held(analysis: Analysis) -> tuple[int, ...]:
-    """The positions in groups that have no parameter left without a branch, for every branch."""
+def _held(analysis: Analysis) -> tuple[tuple[int, ...], ...]:
+    """For every branch the groups that have no parameter left without it."""
     branches = frozenset(branch.name for branch in analysis.branches)
     around: dict[str, frozenset[str]] = {}
     parameters = analysis.costs.polynomials["params"]
@@ -57,11 +57,11 @@ def _held(analysis: Analysis) -> tuple[int, ...]:
     for _, names in parameters.terms:
         for name in names:
             around[name] = around.get(name, branches) & frozenset(names)
-    held = dict.fromkeys(branches, 0)
-    for group in analysis.free_groups:
+    held: dict[str, list[int]] = {branch.name: [] for branch in analysis.branches}
+    for place, group in enumerate(analysis.free_groups):
         for branch in around.get(group.name, ()):
-            held[branch] += group.size
-    return (*(1 for _ in analysis.free_groups), *(max(held[b.name], 1) for b in analysis.branches))
+            held[branch].append(place)
+    return (*(() for _ in analysis.free_groups), *map(tuple, held.values()))
 
 
 class ArrayCost(Protocol):
@@ -191,7 +191,31 @@ class Filling:
 
         closed = order[: removable - _largest(within, removable)]
         counts = units.counts(self._sizes, closed, -1)
-        return units.open_without(closed, self._fill(units, closed[::-1], counts, limit))
+        is_open = np.ones(len(order), dtype=bool)
+        is_open[closed] = False
+        is_open[self._fill(units, closed[::-1], counts, limit)] = True
+        for branch in order[::-1]:
+            if not is_open[branch] and self.layout.held[units.owner[branch]]:
+                is_open = self._opened_thin(units, branch, is_open, limit)
+        return units.flags(is_open)
+
+    def _opened_thin(
+        self, units: "_Units", branch: int, is_open: np.ndarray, limit: Mapping[str, float]
+    ) -> np.ndarray:
+        """What is open once the closed `branch` is, with as much inside as fits; if it fits at all.
+
+        While a branch is closed all inside of it is free, so it may be too wide to be opened whole.
+        """
+        inside = np.isin(units.owner, self.layout.held[units.owner[branch]])
+        inside &= is_open & (units.rank < math.inf)
+        thin = is_open & ~inside
+        thin[branch] = True
+        counts = units.counts(np.zeros(len(self._sizes)), np.flatnonzero(thin), 1)
+        if not self._fits(counts, limit):
+            return is_open
+        waiting = units.worst_first()[::-1]
+        thin[self._fill(units, waiting[inside[waiting]], counts, limit)] = True
+        return thin
 
     def _fill(
         self, units: "_Units", waiting: np.ndarray, counts: np.ndarray, limit: Mapping[str, float]
@@ -262,13 +286,10 @@ class _Units:
         np.minimum.at(first, self.owner[waiting], np.arange(len(waiting)))
         return first
 
-    def open_without(self, closed: np.ndarray, opened: np.ndarray) -> np.ndarray:
-        """A flag per position."""
-        flags = np.ones(len(self.rank), dtype=bool)
-        flags[closed] = False
-        flags[opened] = True
+    def flags(self, is_open: np.ndarray) -> np.ndarray:
+        """A flag per position, from those of units."""
         result = np.empty(len(self.positions), dtype=bool)
-        result[self.positions] = flags[self.unit]
+        result[self.positions] = is_open[self.unit]
         return result
 
 

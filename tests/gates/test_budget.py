@@ -66,8 +66,14 @@ def settled(seed: int, model: nn.Module | None = None, **options):
 
 
 def closed_units(gated: nn.Module, rank: Tensor, round_to: int):
-    """Keep-sets in which one gate has opened its best closed positions."""
+    """Keep-sets in which one gate has opened its best closed positions, a branch also if thin."""
     keep = fxprune.keep_set(gated)
+    layout = gates_of(gated).method.budget.layout
+    for name, places in zip(layout.names, layout.held, strict=True):
+        if not keep[name].all() and places:
+            inside = [layout.names[place] for place in places]
+            thin = {group: torch.arange(len(keep[group])) < round_to for group in inside}
+            yield {**keep, **thin, name: torch.ones(1, dtype=torch.bool)}
     ranks = torch.split(rank, [len(flags) for flags in keep.values()])
     for (name, flags), values in zip(keep.items(), ranks, strict=True):
         order = [i for i in values.argsort(descending=True, stable=True).tolist() if not flags[i]]

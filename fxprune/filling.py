@@ -6,7 +6,8 @@ could open its best closed unit without breaking a limit.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from fxprune.errors import TargetError
 from fxprune.passes.analyse import Analysis
+from fxprune.passes.axes import Axis, Space, evaluate, spaces
 from fxprune.passes.cost import Costs
 from fxprune.passes.polynomials import Polynomial
 
@@ -27,12 +29,15 @@ class Layout:
 
     The first `groups` names are groups, the others branches (one position each, may close). `held`
     are by gate the places of the groups that close with it, as nothing outside of it reads them.
+    `seen` is in how many channels readers meet one of its positions: several readers, or a head of
+    several channels; for a branch, those of all that it holds.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     groups: int
     held: tuple[tuple[int, ...], ...]
+    seen: tuple[int, ...]
 
     @property
     def total(self) -> int:
@@ -45,7 +50,9 @@ def layout_of(analysis: Analysis) -> Layout:
     free = analysis.free_groups
     names = (*(g.name for g in free), *(b.name for b in analysis.branches))
     sizes = (*(g.size for g in free), *(1 for _ in analysis.branches))
-    return Layout(names, sizes, len(free), _held(analysis))
+    held, seen = _held(analysis), _seen(analysis)
+    inside = (sum(seen[place] * sizes[place] for place in places) for places in held[len(free) :])
+    return Layout(names, sizes, len(free), held, (*seen, *(number or 1 for number in inside)))
 
 
 def _held(analysis: Analysis) -> tuple[tuple[int, ...], ...]:
@@ -62,6 +69,29 @@ def _held(analysis: Analysis) -> tuple[tuple[int, ...], ...]:
         for branch in around.get(group.name, ()):
             held[branch].append(place)
     return (*(() for _ in analysis.free_groups), *map(tuple, held.values()))
+
+
+def _seen(analysis: Analysis) -> list[int]:
+    """For every group in how many channels readers meet one of its positions."""
+    types = analysis.types
+    axes = {(reader.node, reader.operand, reader.dim): reader.axis for reader in types.readers}
+    seen: Counter[Space] = Counter()
+    for axis in axes.values():
+        for space in set(spaces(axis)) - types.positional:
+            seen[space] += _channels(axis, space, types.positional)
+    return [seen[group.space] for group in analysis.free_groups]
+
+
+def _channels(axis: Axis, of: Space, positional: Collection[Space]) -> int:
+    """How many channels of `axis` one more position of a space would add."""
+
+    def channels(more: int) -> int:
+        def size_of(space: Space) -> int:
+            return 1 if space in positional else space.size + more * (space == of)
+
+        return int(evaluate(axis, size_of))
+
+    return channels(1) - channels(0)
 
 
 class ArrayCost(Protocol):

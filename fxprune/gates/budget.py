@@ -105,8 +105,7 @@ class Budget:
         arrays = {name: on_arrays(costs.polynomials[name], index) for name in self.limit}
         self._filling = Filling(arrays, layout, self.round_to, least)
         self._owners = torch.from_numpy(self._filling.owners)
-        held = [sum(layout.sizes[place] for place in places) or 1 for places in layout.held]
-        self.held = torch.tensor(held)[self._owners]
+        self.seen = torch.tensor(layout.seen)[self._owners]
 
     def relative(self, share: float) -> dict[str, float]:
         """The limits on the way: `share` = 0 is the full cost, 1 is the target."""

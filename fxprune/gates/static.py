@@ -23,8 +23,9 @@ class Static:
     over steps, is the importance of the position (Molchanov et al. 2019, equation 8). The budget
     goes along a cubic from the full cost to the target (Zhu & Gupta 2017, equation 1), and the
     positions with the least root of importance per cost close: where channels act alike, closing
-    many has the effect of the sum of their gradients, not of their squares. A branch counts for as
-    many positions as it holds.
+    many has the effect of the sum of their gradients, not of their squares. A gradient that is
+    itself a sum counts for its terms: a branch for all that it holds, a residual stream for each
+    of its readers.
 
     Long schedules take these gradients on every fourth step only, the others then cost what a step
     without gates costs.
@@ -85,5 +86,5 @@ class StaticGates(Method):
 
     def rank(self) -> Tensor:
         """Root of the importance per cost."""
-        root = (self.importance * self.budget.held.to(self.importance)).sqrt()
+        root = (self.importance * self.budget.seen.to(self.importance)).sqrt()
         return self.budget.per_price(root, self.is_open)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import fxprune
 from fxprune.gates.methods import METHODS
@@ -187,10 +188,38 @@ def test_positions_are_ranked_by_the_root_of_importance_per_cost():
     importance = torch.split(method.importance, list(layout.sizes))
     (macs,) = costs.polynomials.values()
     full, inner, branch = dict(costs.full), "body.0", "body+"
-    for name, held in ((inner, 1), (branch, full[inner])):
+    for name, seen in (("stem.0", 2), (inner, 1), (branch, full[inner])):
         price = (macs(full) - macs({**full, name: full[name] - 1})) / macs(full)
-        expected = (importance[layout.names.index(name)] * held).sqrt() / price
+        expected = (importance[layout.names.index(name)] * seen).sqrt() / price
         torch.testing.assert_close(rank[name], expected)
+
+
+class Heads(nn.Module):
+    """Three heads of four channels beside a skip; windows are flattened, then classified."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(8, 12)
+        self.q, self.k, self.v, self.out = (nn.Linear(12, 12) for _ in range(4))
+        self.head = nn.Linear(5 * 12, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        q, k, v = (
+            layer(x).unflatten(-1, (3, 4)).transpose(1, 2) for layer in (self.q, self.k, self.v)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.head((x + self.out(mixed.transpose(1, 2).flatten(2))).flatten(1))
+
+
+def test_channels_are_seen_by_readers_and_in_heads():
+    gated = fxprune.prepare(Heads(), torch.zeros(2, 5, 8))
+    layout = gated.fxprune_gates.layout
+    seen = dict(zip(layout.names, layout.seen, strict=True))
+    assert seen["stem"] == 3 + 5  # q, k, v, and once per window in the head
+    assert (seen["q/0"], seen["v/1"]) == (4, 3)  # channels of a head, heads of a channel
+    held = [sum(n * s for n, s in zip(layout.sizes[1:4], layout.seen[1:4], strict=True))]
+    assert layout.seen[layout.groups :] == tuple(held)
 
 
 def test_branches_hold_the_groups_that_nothing_else_reads():

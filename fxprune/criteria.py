@@ -93,8 +93,9 @@ def importance(
     - "magnitude": the L1 norm of the filter that makes a channel (Li et al. 2017, section 3.1)
     - "group_norm": the L2 norm of all weights that make or read it (Fang et al. 2023, equation 5)
     - "bn_scale": the factor that normalisation layers give it (Liu et al. 2017)
-    - "taylor": the mean over batches of the squared gradient of its gate, that is of the sum of
-      gradient times weight (Molchanov et al. 2019, equation 8), per cost
+    - "taylor": the root of the mean over batches of the squared gradient of its gate, that is of
+      the sum of gradient times weight (Molchanov et al. 2019, equation 8), per cost; a gradient
+      that is a sum over readers, or over what a branch holds, counts for its terms
     - "random": a random order, by torch's generator
 
     Norms and factors are divided by the largest of the group, so that groups compare: one with a
@@ -229,7 +230,7 @@ def _masked(x: Tensor, axes: tuple[Axis, ...], gates: Gates, parts: tuple[Tensor
 
 
 def _taylor(gated: nn.Module, gates: Gates, data: Iterable[Any], loss: Loss) -> Tensor:
-    """Squared gate gradients in evaluation mode, by the price of a position."""
+    """Gate gradients in evaluation mode, ranked as `static` ranks them."""
     trained = [p for p in gated.parameters() if p.requires_grad and p is not gates.method.scores]
     total, count = torch.zeros(gates.layout.total), 0
     try:
@@ -247,7 +248,7 @@ def _taylor(gated: nn.Module, gates: Gates, data: Iterable[Any], loss: Loss) -> 
             parameter.requires_grad_()
     if not count:
         raise InputError('method="taylor" got no batch: the data is empty (or used up)')
-    return gates.method.budget.per_price(total / count, torch.ones(gates.layout.total))
+    return gates.method.budget.effect_per_price(total / count, torch.ones(gates.layout.total))
 
 
 def _usual_loss(model: nn.Module, batch: Any) -> Tensor:

@@ -76,7 +76,7 @@ def test_parts_of_a_concatenation_are_ranked_by_their_own_columns():
     assert torch.allclose(importance(two, "group_norm", "right"), squares / squares.max())
 
 
-def test_taylor_is_the_squared_gradient_of_the_gates():
+def test_taylor_is_the_root_of_the_squared_gradient_of_the_gates():
     two = nn.Sequential(*plain(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     randomise(two)
     gated = fxprune.prepare(two, images(1))
@@ -88,7 +88,7 @@ def test_taylor_is_the_squared_gradient_of_the_gates():
         loss = F.cross_entropy(two[2](hidden).mean((2, 3)), y)
         squares[channel] = torch.autograd.grad(loss, scale)[0][channel].square()
     found = fxprune.importance(gated, "taylor", [(x, y)])["0"]
-    assert torch.allclose(found / found.sum(), squares / squares.sum(), rtol=1e-4)
+    assert torch.allclose(found / found.sum(), squares.sqrt() / squares.sqrt().sum(), rtol=1e-4)
 
 
 def test_taylor_leaves_modes_and_gradients_alone():

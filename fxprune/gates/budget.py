@@ -105,7 +105,7 @@ class Budget:
         arrays = {name: on_arrays(costs.polynomials[name], index) for name in self.limit}
         self._filling = Filling(arrays, layout, self.round_to, least)
         self._owners = torch.from_numpy(self._filling.owners)
-        self.seen = torch.tensor(layout.seen)[self._owners]
+        self._seen = torch.tensor(layout.seen)[self._owners]
 
     def relative(self, share: float) -> dict[str, float]:
         """The limits on the way: `share` = 0 is the full cost, 1 is the target."""
@@ -146,6 +146,14 @@ class Budget:
         """Importance divided by what a position costs at present."""
         prices = self.prices(is_open).to(importance)
         return importance / prices[self._owners.to(prices.device)].clamp(min=1e-12)
+
+    def effect_per_price(self, squares: Tensor, is_open: Tensor) -> Tensor:
+        """Root of the mean squared gradients of gates, times the terms of each, per price.
+
+        Channels of one layer act alike, so closing many has the effect of the sum of their
+        gradients, not of the squares; a gradient that is itself a sum counts for its terms.
+        """
+        return self.per_price((squares * self._seen.to(squares)).sqrt(), is_open)
 
     def choose(self, rank: Tensor, limit: Mapping[str, float]) -> Tensor:
         """Open positions by descending `rank` within `limit`; a flag per position.

@@ -86,5 +86,4 @@ class StaticGates(Method):
 
     def rank(self) -> Tensor:
         """Root of the importance per cost."""
-        root = (self.importance * self.budget.seen.to(self.importance)).sqrt()
-        return self.budget.per_price(root, self.is_open)
+        return self.budget.effect_per_price(self.importance, self.is_open)

@@ -14,6 +14,8 @@ from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import ONE, Axis, Space, evaluate, spaces
 from fxprune.passes.cost import homes_of
 
+_CONVOLUTIONS = ("conv", "conv_transpose")
+"""Their results end in positions of images, behind the channels."""
 UNREAD = "unread"
 """Stands for the operator of parameters that nothing reads."""
 
@@ -118,15 +120,19 @@ class _Figures:
         return sum(math.prod(self._shape(v)) for v in parameters if not self._is_removed(v))
 
     def width(self, node: Node) -> int:
-        """The size of the last axis of the result that parameters make, else of channels."""
+        """The size of the last axis of the result that parameters make, else of its last axis.
+
+        What `node` computes decides, not what surrounds it: after folding that may be gone.
+        """
         if node.name in self.removed:
             return 0
         read = [v for v in node.inputs if v is not None and v.kind is Kind.PARAMETER]
         own = {s for v in read for axis in self._axes.get(v.name, ()) for s in spaces(axis)} - {ONE}
         made = self._axes[node.outputs[0].name]
-        plain = [axis for axis in made if not self._positional.issuperset(spaces(axis))]
+        if node.op in _CONVOLUTIONS:
+            made = tuple(axis for axis in made if not self._positional.issuperset(spaces(axis)))
         channels = [axis for axis in made if not own.isdisjoint(spaces(axis))]
-        return self._size((ONE, *made, *plain, *channels)[-1])
+        return self._size((ONE, *made, *channels)[-1])
 
     def _is_removed(self, parameter: Value) -> bool:
         readers = [node.name for node in self._users.get(parameter.name, ())]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
+from torch import nn
 from torch.optim import SGD
 
 import fxprune
@@ -274,6 +275,33 @@ def test_costs_of_layers_add_up_and_are_those_of_the_folded_layers(network, data
         assert total == sum(getattr(layer, f"{cost}_before") for layer in anew)
     kept = [layer.width_after for layer in before if layer.macs_after]
     assert kept == [layer.width_before for layer in anew if layer.macs_before]
+
+
+class Scores(nn.Module):
+    """A convolution over the sequence, which a fold can remove, then scores of keys."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 6)
+        self.inner = nn.Conv1d(6, 6, 3, padding=1)
+        self.query = nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = x + self.inner(x.transpose(1, 2)).transpose(1, 2)
+        return torch.einsum("bnd,bmd->bnm", self.query(x), self.query(x))
+
+
+def test_widths_do_not_depend_on_what_folding_removes():
+    """Positions of a sequence are those of an image only as long as there is a convolution."""
+    x = torch.randn(2, 5, 3)
+    gated = fxprune.prepare(Scores(), x, target=1.0)
+    (branch,) = record_of(gated).analysis.branches
+    fxprune.set_keep_set(gated, {branch.name: [False]})
+    anew = layers_of(analyse(read_model(fxprune.fold(gated), (x,)).ir), {})
+    before = layers_of(record_of(gated).analysis, {branch.name: 0})
+    scores = {layer.op: layer.width_after for layer in before}["einsum"]
+    assert {layer.op: layer.width_before for layer in anew}["einsum"] == scores
 
 
 # Folding again --------------------------------------------------------------------------------

@@ -129,9 +129,9 @@ class _Figures:
         read = [v for v in node.inputs if v is not None and v.kind is Kind.PARAMETER]
         own = {s for v in read for axis in self._axes.get(v.name, ()) for s in spaces(axis)} - {ONE}
         made = self._axes[node.outputs[0].name]
-        if node.op in _CONVOLUTIONS:
-            made = tuple(axis for axis in made if not self._positional.issuperset(spaces(axis)))
         channels = [axis for axis in made if not own.isdisjoint(spaces(axis))]
+        if not channels and node.op in _CONVOLUTIONS:
+            channels = [a for a in made if not self._positional.issuperset(spaces(a))]
         return self._size((ONE, *made, *channels)[-1])
 
     def _is_removed(self, parameter: Value) -> bool:

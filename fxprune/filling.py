@@ -7,7 +7,7 @@ could open its best closed unit without breaking a limit.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from fxprune.errors import TargetError
 from fxprune.passes.analyse import Analysis
-from fxprune.passes.axes import Axis, Space, evaluate, spaces
+from fxprune.passes.axes import Axis, Space, Sum, evaluate
 from fxprune.passes.cost import Costs
 from fxprune.passes.polynomials import Polynomial
 
@@ -77,21 +77,27 @@ def _seen(analysis: Analysis) -> list[int]:
     axes = {(reader.node, reader.operand, reader.dim): reader.axis for reader in types.readers}
     seen: Counter[Space] = Counter()
     for axis in axes.values():
-        for space in set(spaces(axis)) - types.positional:
-            seen[space] += _channels(axis, space, types.positional)
+        for space, channels in _channels(axis, types.positional):
+            seen[space] += channels
     return [seen[group.space] for group in analysis.free_groups]
 
 
-def _channels(axis: Axis, of: Space, positional: Collection[Space]) -> int:
-    """How many channels of `axis` one more position of a space would add."""
-
-    def channels(more: int) -> int:
-        def size_of(space: Space) -> int:
-            return 1 if space in positional else space.size + more * (space == of)
-
-        return int(evaluate(axis, size_of))
-
-    return channels(1) - channels(0)
+def _channels(axis: Axis, positional: Collection[Space]) -> Iterator[tuple[Space, int]]:
+    """For every leaf that is made of channels, how many of `axis` one of its positions is."""
+    if isinstance(axis, Space):
+        if axis not in positional:
+            yield axis, 1
+    elif isinstance(axis, Sum):
+        for part in axis.parts:
+            yield from _channels(part, positional)
+    else:
+        numbers = [
+            evaluate(factor, lambda space: 1 if space in positional else space.size)
+            for factor in axis.factors
+        ]
+        for place, factor in enumerate(axis.factors):
+            others = math.prod(numbers[:place] + numbers[place + 1 :])
+            yield from ((space, others * one) for space, one in _channels(factor, positional))
 
 
 class ArrayCost(Protocol):
@@ -224,8 +230,9 @@ class Filling:
         is_open = np.ones(len(order), dtype=bool)
         is_open[closed] = False
         is_open[self._fill(units, closed[::-1], counts, limit)] = True
-        for branch in order[::-1]:
-            if not is_open[branch] and self.layout.held[units.owner[branch]]:
+        branches = closed[units.owner[closed] >= self.layout.groups]
+        for branch in branches[::-1]:
+            if not is_open[branch]:
                 is_open = self._opened_thin(units, branch, is_open, limit)
         return units.flags(is_open)
 

@@ -51,6 +51,7 @@ def prepare(
     ignore: Iterable[str | nn.Module] = (),
     leaf: Iterable[str | nn.Module] = (),
     scope: str = "",
+    scatter: bool = False,
     method: str | Settings = "static",
     shrink_every: int = 0,
 ) -> Any:
@@ -91,6 +92,9 @@ def prepare(
         scope: the name of the only part to prepare, where the rest cannot be traced. The result
             is then a copy of the whole model with that part gated; every verb accepts it. With it,
             `example_inputs` are those of the whole model, which is run once on them.
+        scatter: whether a branch may write only some of the channels that it is added to. The sum
+            then keeps all of its channels, and is folded to an `index_add`, which costs about as
+            much as the addition.
         method: how gates learn: "static", "consensus", "autobot" or "hard_concrete", or one of
             `Static`, `Consensus`, `AutoBot`, `HardConcrete` with settings.
         shrink_every: after this many steps, again and again until the target is reached, closed
@@ -112,6 +116,7 @@ def prepare(
         options: dict[str, Any] = {"ignore": ignore, "leaf": leaf, "round_to": round_to}
         options |= {"target": target, "steps": steps, "total_steps": total_steps}
         options |= {"least": least, "method": method, "shrink_every": shrink_every}
+        options |= {"scatter": scatter}
         return _prepare_part(model, scope, example_inputs, **options)
     check_finite(model)
     settings = settings_of(method)
@@ -121,7 +126,9 @@ def prepare(
     ignored = ignored_parameters(model, ignore)
     leaves = tuple(_paths_of(model, leaf, "leaf"))
     program = read_model(model, examples, frozenset(leaves))
-    analysis = analyse(program.ir, ignored)
+    analysis = analyse(program.ir, ignored, scatter)
+    if not settings.branches:
+        analysis = analysis.only([g.name for g in analysis.groups], "")
     _check_prunable(model, analysis)
     modules = [path for path, _ in model.named_modules() if path]
     latency = cache(lambda: measure_latency(model, analysis, round_to))
@@ -141,6 +148,7 @@ def prepare(
         analysis=analysis,
         ignored=tuple(ignored),
         leaves=leaves,
+        scatter=scatter,
         history=previous.history if previous else (),
         costs_before=previous.costs_before if previous else None,
         targets=wanted,

@@ -37,6 +37,7 @@ def prune(
     ignore: Iterable[str | nn.Module] = (),
     leaf: Iterable[str | nn.Module] = (),
     scope: str = "",
+    scatter: bool = False,
 ) -> Any:
     """A smaller model at once, without training; it can be trained further or prepared again.
 
@@ -75,6 +76,7 @@ def prune(
         ignore=ignore,
         leaf=leaf,
         scope=scope,
+        scatter=scatter,
     )
     reach_target(gated, importance(gated, method, data, loss))
     if correct and data is not None:

@@ -90,7 +90,7 @@ def apply_step(
         KeepSetError: the model has no such groups.
     """
     program = read_model(model, examples, frozenset(step.leaves))
-    analysis = analyse(program.ir, step.ignored)
+    analysis = analyse(program.ir, step.ignored, step.scatter)
     previous = record_of(model)
     record = Record(
         source,
@@ -99,6 +99,7 @@ def apply_step(
         analysis,
         step.ignored,
         step.leaves,
+        step.scatter,
         previous.history if previous else (),
         previous.costs_before if previous else None,
     )
@@ -137,7 +138,7 @@ def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]
         folded,
         replace(
             record,
-            history=(*record.history, Step(kept, record.ignored, record.leaves)),
+            history=(*record.history, Step(kept, record.ignored, record.leaves, record.scatter)),
             costs_before=record.costs_before or costs.at(costs.full),
         ),
     )

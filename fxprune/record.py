@@ -32,6 +32,7 @@ class Step:
     kept: Mapping[str, tuple[int, ...]]
     ignored: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
+    scatter: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Record:
     analysis: Analysis
     ignored: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
+    scatter: bool = False
     history: tuple[Step, ...] = ()
     costs_before: Mapping[str, int] | None = None
     targets: Mapping[str, float] | None = None

@@ -69,7 +69,7 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     assert smaller is not None
     program, leaves = _traced_again(folded, record)
     ignored = tuple(name for name in record.ignored if name in dict(folded.named_parameters()))
-    analysis = analyse(program.ir, ignored)
+    analysis = analyse(program.ir, ignored, record.scatter)
     origins = carried(record.analysis, analysis, {k: v.tolist() for k, v in keep.items()})
     if not origins:
         return 0

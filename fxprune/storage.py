@@ -150,6 +150,7 @@ def _description(folded: nn.Module, record: Record, aliases: Mapping[str, str]) 
             {
                 "ignored": list(step.ignored),
                 "leaves": list(step.leaves),
+                "scatter": step.scatter,
                 "kept": {k: list(v) for k, v in step.kept.items()},
             }
             for step in record.history
@@ -183,7 +184,7 @@ def _step(item: Any) -> Step:
     try:
         kept = {str(k): tuple(int(i) for i in v) for k, v in item["kept"].items()}
         ignored, leaves = (tuple(map(str, item[name])) for name in ("ignored", "leaves"))
-        return Step(kept, ignored, leaves)
+        return Step(kept, ignored, leaves, bool(item["scatter"]))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"malformed keep-set in the checkpoint: {error}") from error
 

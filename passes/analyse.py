@@ -40,12 +40,16 @@ class Analysis:
         return replace(self, groups=groups, branches=branches, costs=costs)
 
 
-def analyse(graph: Graph, ignored: Collection[str] = ()) -> Analysis:
-    """Analyse a graph; what the parameters called `ignored` produce is left alone."""
-    types = infer(graph, ignored)
+def analyse(graph: Graph, ignored: Collection[str] = (), scatter: bool = False) -> Analysis:
+    """Analyse a graph; what the parameters called `ignored` produce is left alone.
+
+    With `scatter`, branches may have fewer channels than what they are added to.
+    """
+    found = find_branches(graph)
+    types = infer(graph, ignored, {place for b in found for place in b.places} if scatter else ())
     groups = find_groups(graph, types)
     owners = {n.name for n in graph.nodes for v in n.inputs if v is not None and v.name in ignored}
-    branches = tuple(b for b in find_branches(graph) if owners.isdisjoint(b.nodes))
+    branches = tuple(branch for branch in found if owners.isdisjoint(branch.nodes))
     return Analysis(
         graph, types, groups, branches, cost_polynomials(graph, types, groups, branches)
     )

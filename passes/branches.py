@@ -13,6 +13,7 @@ import networkx as nx
 from fxprune.ir import Graph, Kind, Node, Value
 
 _ROOT = "network input"
+_ADDITIONS = ("add", "index_add")
 
 
 Place = tuple[str, int]
@@ -118,7 +119,7 @@ class _Search:
 
     def __init__(self, graph: Graph, running: set[str]) -> None:
         """`running` are the nodes of the mode that is looked at."""
-        self._additions = [n for n in graph.nodes if n.op == "add" and n.name in running]
+        self._additions = [n for n in graph.nodes if n.op in _ADDITIONS and n.name in running]
         self._producers = graph.producers()
         self._readers: dict[str, set[str]] = {
             name: {reader for user in users for reader in _readers(user) if reader in running}
@@ -146,6 +147,8 @@ class _Search:
 
     def _candidates(self, addition: Node) -> list[_Candidate]:
         """The removable operands of one addition."""
+        if addition.op == "index_add":
+            return self._scattered(addition)
         operands = [value for value in addition.inputs if value is not None]
         if len(operands) < 2 or any(v.shape != addition.outputs[0].shape for v in operands):
             return []
@@ -162,6 +165,17 @@ class _Search:
             for index, cone in enumerate(cones)
             if index != skip and cone and self._goes_around(cone, around)
         ]
+
+    def _scattered(self, addition: Node) -> list[_Candidate]:
+        """What is added to some positions of the first operand, which stays."""
+        whole, _, part = addition.inputs
+        assert whole is not None and part is not None
+        if whole is part or not self._depends_on_input(part):
+            return []
+        cone = self._cone(part, addition, {whole.name})
+        around = {whole.name} | self._entries(self._cone(whole, addition, {part.name}))
+        fits = cone and self._goes_around(cone, around)
+        return [_Candidate((addition.name, 2), tuple(cone))] if fits else []
 
     def _depends_on_input(self, value: Value) -> bool:
         producer = self._producers.get(value.name)

@@ -1,10 +1,11 @@
 """Given a keep-set, which edits make the model physically smaller?
 
-Slices of parameters, new values of literals, additions that lose operands. The plan is computed
+Slices of parameters, new values of literals, additions that lose operands or get narrow ones. The
+plan is computed
 from the types alone, so it serves every front end.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fxprune.errors import KeepSetError
@@ -61,6 +62,19 @@ class DropOperand:
 
 
 @dataclass(frozen=True, slots=True)
+class ScatterOperand:
+    """Let addition `node` add operand number `operand` to positions `kept` of axis `dim` only."""
+
+    node: str
+    operand: int
+    dim: int
+    kept: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.node}: add operand {self.operand} to {len(self.kept)} of axis {self.dim}"
+
+
+@dataclass(frozen=True, slots=True)
 class FoldPlan:
     """Every edit that turns a model into a folded one; `removed` nodes are not needed any more."""
 
@@ -68,9 +82,10 @@ class FoldPlan:
     literals: tuple[SetLiteral, ...]
     drops: tuple[DropOperand, ...]
     removed: tuple[str, ...]
+    scatters: tuple[ScatterOperand, ...] = ()
 
     def __str__(self) -> str:
-        lines = map(str, (*self.slices, *self.literals, *self.drops))
+        lines = map(str, (*self.slices, *self.literals, *self.drops, *self.scatters))
         return "\n".join((*lines, *(f"{name}: remove" for name in self.removed)))
 
 
@@ -114,13 +129,16 @@ def plan_fold(
     }
     closed = [b for b in branches if b.name in keep and not keep[b.name][0]]
     removed = dict.fromkeys(name for branch in closed for name in branch.nodes)
+    drops = tuple(
+        DropOperand(*place) for b in closed for place in b.places if place[0] not in removed
+    )
+    gone = {*removed, *(drop.node for drop in drops)}
     return FoldPlan(
         slices=_slices(graph, types, kept),
         literals=_literals(types, kept, removed),
-        drops=tuple(
-            DropOperand(*place) for b in closed for place in b.places if place[0] not in removed
-        ),
+        drops=drops,
         removed=tuple(removed),
+        scatters=_scatters(graph, types, kept, gone),
     )
 
 
@@ -137,6 +155,22 @@ def _size(space: Space, kept: Kept) -> int:
     return sum(kept[space]) if space in kept else space.size
 
 
+def _scatters(
+    graph: Graph, types: Types, kept: Kept, gone: Collection[str]
+) -> tuple[ScatterOperand, ...]:
+    """Additions that get an operand narrower than they are."""
+    additions = {n.name for n in graph.nodes if n.op == "add"} - set(gone)
+    return tuple(
+        ScatterOperand(reader.node, reader.operand, reader.dim, _indices(reader.axis, kept))
+        for reader in types.readers
+        if reader.node in additions and _changes(reader.axis, kept)
+    )
+
+
+def _indices(axis: Axis, kept: Kept) -> tuple[int, ...]:
+    return tuple(i for i, flag in enumerate(kept_flags(axis, kept)) if flag)
+
+
 def _slices(graph: Graph, types: Types, kept: Kept) -> tuple[Slice, ...]:
     indices: dict[Axis, tuple[int, ...]] = {}
     slices = []
@@ -145,8 +179,7 @@ def _slices(graph: Graph, types: Types, kept: Kept) -> tuple[Slice, ...]:
             if not _changes(axis, kept):
                 continue
             if axis not in indices:
-                flags = kept_flags(axis, kept)
-                indices[axis] = tuple(i for i, flag in enumerate(flags) if flag)
+                indices[axis] = _indices(axis, kept)
             slices.append(Slice(parameter.name, dim, indices[axis]))
     return tuple(slices)
 

@@ -2,8 +2,8 @@
 
 A reader that contracts gets a mask on the operand it mixes (a parameter wherever there is one, so
 the work is weight-sized); a reader that takes statistics is replaced by its masked form; an
-addition gets a scalar on each removable operand. Nothing else needs a gate: a closed channel that
-is only carried is never seen.
+addition gets a scalar on each removable operand, and a mask on each that is scattered. Nothing else
+needs a gate: a closed channel that is only carried is never seen.
 """
 
 from collections.abc import Collection, Iterable
@@ -14,7 +14,7 @@ from fxprune.passes.axes import Axis, Space, spaces
 from fxprune.passes.branches import Branch
 from fxprune.passes.condition import Condition
 from fxprune.passes.groups import Group
-from fxprune.passes.infer import Reading, Types
+from fxprune.passes.infer import Reader, Reading, Types
 from fxprune.passes.operators import OPERATORS
 
 
@@ -91,6 +91,7 @@ def plan_gates(
     branches = [branch for branch in branches if branch.name not in conditioned]
     masks: list[MaskOperand] = []
     forms: list[MaskedForm] = []
+    scattered: list[Reader] = []
     seen: set[tuple[str, int, int]] = set()
     for reader in types.readers:
         key = (reader.node, reader.operand, reader.dim)
@@ -99,28 +100,49 @@ def plan_gates(
         seen.add(key)
         if reader.reading is Reading.CONTRACT:
             masks.append(MaskOperand(reader.node, reader.operand, reader.dim, reader.axis))
-        else:
+        elif reader.reading is Reading.NORMALISE:
             forms.append(MaskedForm(reader.node, reader.dim, reader.axis))
-    replaced = {form.node for form in forms}
-    scalars = _gate_branches(graph, branches, replaced)
+        else:
+            scattered.append(reader)
+    ends = _Ends(graph, replaced={form.node for form in forms})
+    masks.extend(mask for reader in scattered for mask in ends.masked(types, reader))
+    scalars = tuple(
+        GateBranch(*ends.scaled(addition, operand), branch.name)
+        for branch in branches
+        for addition, operand in branch.places
+    )
     return GatePlan(tuple(masks), tuple(forms), scalars, conditions)
 
 
-def _gate_branches(
-    graph: Graph, branches: Iterable[Branch], replaced: Collection[str]
-) -> tuple[GateBranch, ...]:
-    nodes = {node.name: node for node in graph.nodes}
-    producers, users = graph.producers(), graph.users()
-    gates = []
-    for branch, (addition, operand) in ((b, place) for b in branches for place in b.places):
-        value = nodes[addition].inputs[operand]
+class _Ends:
+    """Where the last operator of a branch can be scaled instead of what it returns."""
+
+    def __init__(self, graph: Graph, replaced: Collection[str]) -> None:
+        """Nodes that are `replaced` stay as they are."""
+        self._nodes = {node.name: node for node in graph.nodes}
+        self._producers, self._users = graph.producers(), graph.users()
+        self._replaced = replaced
+
+    def scaled(self, addition: str, operand: int) -> tuple[str, tuple[int, ...]]:
+        """The node and the operands of it to scale, so that an operand of an addition is."""
+        value = self._nodes[addition].inputs[operand]
         assert value is not None
-        last = producers[value.name]
-        alone = len(users[value.name]) == 1 and last.name not in replaced
-        scaled = _linear_operands(last) if alone else ()
-        place = (last.name, scaled) if scaled else (addition, (operand,))
-        gates.append(GateBranch(*place, branch.name))
-    return tuple(gates)
+        last = self._producers.get(value.name)
+        alone = last and len(self._users[value.name]) == 1 and last.name not in self._replaced
+        scaled = _linear_operands(last) if last and alone else ()
+        return (last.name, scaled) if last and scaled else (addition, (operand,))
+
+    def masked(self, types: Types, reader: Reader) -> list[MaskOperand]:
+        """Where to mask, so that what `reader` sees is masked."""
+        name, operands = self.scaled(reader.node, reader.operand)
+        inputs = self._nodes[name].inputs
+        axes = [types.axes[value.name] for i in operands if (value := inputs[i])]
+        if any(own.count(reader.axis) != 1 for own in axes):  # unclear which one it makes
+            return [MaskOperand(reader.node, reader.operand, reader.dim, reader.axis)]
+        return [
+            MaskOperand(name, operand, own.index(reader.axis), reader.axis)
+            for operand, own in zip(operands, axes, strict=True)
+        ]
 
 
 def _linear_operands(node: Node) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ class Reading(Enum):
 
     CONTRACT = "contract"  # a weighted sum: a closed position must contribute zero
     NORMALISE = "normalise"  # statistics: a closed position must not be counted
+    SCATTER = "scatter"  # written into a wider array: a closed position must add zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,10 @@ class Types:
 
 @dataclass(slots=True)
 class Inference:
-    """The state of one walk; rules state facts through its methods."""
+    """The state of one walk; rules state facts through its methods.
+
+    `scattered` are operands of additions that may lose positions which the sum keeps.
+    """
 
     unifier: Unifier = field(default_factory=Unifier)
     axes: dict[str, tuple[Axis, ...]] = field(default_factory=dict)
@@ -103,6 +107,7 @@ class Inference:
     contractions: list[Contraction] = field(default_factory=list)
     literals: list[Literal] = field(default_factory=list)
     positional: list[Axis] = field(default_factory=list)
+    scattered: Collection[tuple[str, int]] = ()
 
     def type_of(self, value: Value) -> tuple[Axis, ...]:
         """The axes of a value; a value that nobody computed gets free spaces (a parameter)."""
@@ -130,6 +135,10 @@ class Inference:
         """Forbid any change of `axis`."""
         self.unifier.pin(axis, reason)
 
+    def may_change(self, axis: Axis) -> bool:
+        """Whether some part of `axis` is not pinned by now."""
+        return any(not self.unifier.reason(space) for space in spaces(self.resolve(axis)))
+
     def literal(self, node: Node, slot: tuple[str, int], axis: Axis, frozen: bool = False) -> None:
         """State that a literal of `node` is the size of `axis`."""
         self.literals.append(Literal(node.name, slot, axis, frozen))
@@ -153,14 +162,18 @@ class Inference:
         return tuple(tuple(self.fresh(n, pin=reason) for n in out.shape) for out in node.outputs)
 
 
-def infer(graph: Graph, ignored: Collection[str] = ()) -> Types:
+def infer(
+    graph: Graph, ignored: Collection[str] = (), scattered: Collection[tuple[str, int]] = ()
+) -> Types:
     """Infer what the axes of every value are made of.
+
+    The operands `scattered` of additions (node, number) may lose channels that the sum keeps.
 
     Requires: nodes in execution order.
     Ensures: `Types.check`; the axes of graph inputs and outputs are pinned, and so is what the
     parameters called `ignored` produce (their first axis).
     """
-    state = Inference()
+    state = Inference(scattered=frozenset(scattered))
     for parameter in graph.parameters:
         if parameter.name in ignored and parameter.shape:
             state.pin(state.type_of(parameter)[0], "ignored by the caller")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from fxprune.ir import Node, Value
+from fxprune.ir import Kind, Node, Value
 from fxprune.passes.axes import Axis, concat, product
 
 if TYPE_CHECKING:
@@ -23,6 +23,51 @@ def elementwise(state: "Inference", node: Node) -> OutputTypes:
     """Operands broadcast from the right; axes that are not stretched are equal."""
     types = [state.type_of(value) for value in node.inputs if value]
     return (broadcast(state, node, types, node.outputs[0].shape),)
+
+
+def add(state: "Inference", node: Node) -> OutputTypes:
+    """As element-wise; an operand that is scattered has channels of its own.
+
+    Then the sum keeps all of its own, and reads that operand along them.
+    """
+    operands = [value for value in node.inputs if value]
+    scattered = [i for i in range(len(operands)) if (node.name, i) in state.scattered]
+    whole = [state.type_of(v) for i, v in enumerate(operands) if i not in scattered]
+    axes = broadcast(state, node, whole, node.outputs[0].shape)
+    for operand in scattered:
+        own = state.type_of(operands[operand])
+        free = [dim for dim, axis in enumerate(own) if axis.size > 1 and state.may_change(axis)]
+        scatter(state, node, operand, axes, free[0] if len(free) == 1 else None)
+    return (axes,)
+
+
+def scatter(
+    state: "Inference", node: Node, operand: int, axes: tuple[Axis, ...], along: int | None
+) -> None:
+    """Axes of an operand are those that it is added to, but `along` one those may be wider."""
+    from fxprune.passes.infer import Reading
+
+    value = node.inputs[operand]
+    assert value is not None
+    for dim, (own, axis) in enumerate(zip(state.type_of(value), axes, strict=True)):
+        if dim != along:
+            state.unify(axis, own, node)
+            continue
+        state.pin(axis, f"written in part by {node.place}")
+        state.read(node, operand, dim, Reading.SCATTER)
+
+
+def index_add(state: "Inference", node: Node) -> OutputTypes:
+    """Operand 2 is added where operand 1 says along `dim`; an index the model owns is sliced."""
+    (dim,) = _ints(node, "dim")
+    whole, index, part = node.inputs
+    assert whole is not None and index is not None and part is not None
+    axes, own = state.type_of(whole), state.type_of(part)
+    state.unify(state.type_of(index)[0], own[dim], node)
+    if index.kind is not Kind.PARAMETER:
+        state.pin(own[dim], f"written where {node.place} computes")
+    scatter(state, node, 2, axes, dim)
+    return (axes,)
 
 
 def broadcast(
@@ -401,7 +446,8 @@ def _ints(node: Node, name: str) -> tuple[int, ...]:
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "add": elementwise,
+        "add": add,
+        "index_add": index_add,
         "elementwise": elementwise,
         "reshape": reshape,
         "permute": permute,

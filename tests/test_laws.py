@@ -56,14 +56,14 @@ def examples(count):
     return settings(max_examples=count, suppress_health_check=SLOW_DATA)
 
 
-def prepared(network):
+def prepared(network, scatter=False):
     """Gated for a target that every keep-set meets."""
-    return fxprune.prepare(network, network.inputs, target=1.0)
+    return fxprune.prepare(network, network.inputs, target=1.0, scatter=scatter)
 
 
 def pruned(network, data):
     """Gated and folded under a keep-set of Hypothesis' choice."""
-    gated = prepared(network)
+    gated = prepared(network, scatter=data.draw(st.booleans(), "scatter"))
     fxprune.set_keep_set(gated, data.draw(keep_sets(gated), "keep-set"))
     return gated, fxprune.fold(gated)
 

@@ -19,7 +19,7 @@ from fxprune.frontends.torch_spellings import NAMES, Changes, Resized, bare_name
 from fxprune.gates.module import PREFIX
 from fxprune.passes.axes import Axis
 from fxprune.passes.condition import Condition
-from fxprune.passes.fold import FoldPlan, SetLiteral, Slice
+from fxprune.passes.fold import FoldPlan, ScatterOperand, SetLiteral, Slice
 from fxprune.passes.gate import GateBranch, GatePlan, MaskedForm, MaskOperand
 
 # Gating ---------------------------------------------------------------------------------------
@@ -363,6 +363,8 @@ def fold_model(
     written = _overwritten_memory(model, graph)
     for drop in plan.drops:
         _drop_operand(nodes[drop.node], drop.operand, nodes[drop.node] in written)
+    for scatter in plan.scatters:
+        _scatter_operand(model, nodes[scatter.node], scatter)
     before = _used(graph)
     remove_dead(graph)
     for path in before - _used(graph):
@@ -471,6 +473,30 @@ def _drop_operand(node: fx.Node, operand: int, written: bool) -> None:
         copied.meta["value"] = other.meta["value"]
         other = copied
     node.replace_all_uses_with(other)
+
+
+def _scatter_operand(model: nn.Module, node: fx.Node, scatter: ScatterOperand) -> None:
+    """An addition becomes an `index_add`; the index is a buffer of the model."""
+    part, whole = argument(node, scatter.operand), argument(node, 1 - scatter.operand)
+    name = f"{node.name}_index"
+    while hasattr(model, name):
+        name += "_"
+    device = next((p.device for p in model.parameters() if not p.is_meta), None)
+    model.register_buffer(name, torch.tensor(scatter.kept, device=device))
+    with node.graph.inserting_before(node):
+        index = node.graph.get_attr(name)
+        arguments = (whole, scatter.dim, index, part)
+        added = node.graph.call_function(add_scattered, arguments)
+    added.meta["value"] = node.meta["value"]
+    node.replace_all_uses_with(added)
+
+
+def add_scattered(whole: Tensor, dim: int, index: Tensor, part: Tensor) -> Tensor:
+    """`part` added to some positions of `dim`; of two data types the wider one, as in a sum."""
+    if whole.dtype != part.dtype:
+        wider = torch.promote_types(whole.dtype, part.dtype)
+        whole, part = whole.to(wider), part.to(wider)
+    return torch.index_add(whole, dim, index, part)
 
 
 def _used(graph: fx.Graph) -> set[str]:

@@ -349,6 +349,8 @@ def _variant(spelling: Spelling, arguments: Mapping[str, Any]) -> str:
         return f"scaled {spelling.op}"
     if spelling.op == "reduce" and isinstance(arguments.get("dim"), Tensor):
         return "elementwise"
+    if spelling.op == "index_add" and arguments["alpha"] != 1:
+        return "scaled index_add"
     if spelling.op == "add" and arguments["alpha"] != 1:
         return "elementwise"  # without one operand the other would lose its factor
     return spelling.op

@@ -673,6 +673,9 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "index_select": Spelling(
             "gather", "input dim index", "input index", lambda call: {"dims": (call.dim(),)}
         ),
+        "index_add": Spelling(
+            "index_add", "input dim index source alpha=1", "input index source", _dim
+        ),
         "gather": Spelling("take_along", "input dim index", "input index", _dim),
         "take_along_dim": Spelling("take_along", "input index dim", "input index", _dim),
         "topk": Spelling("ranked", "input k dim=-1", attributes=_dim),

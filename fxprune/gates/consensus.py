@@ -15,6 +15,7 @@ k_i whether the keep-set has it.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
@@ -54,6 +55,8 @@ class Consensus:
     Raises:
         InputError: a weight is out of range.
     """
+
+    branches: ClassVar[bool] = True
 
     activation_weight: float = 2.0
     polarisation_weight: float = 1.0

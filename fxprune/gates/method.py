@@ -157,6 +157,10 @@ def is_distributed() -> bool:
 class Settings(Protocol):
     """The settings of a method; `build` makes it for a model."""
 
+    @property
+    def branches(self) -> bool:
+        """Whether there are gates for whole branches."""
+
     def build(self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()) -> Method:
         """The method with the gates that `budget` chooses among, to end after `steps` steps.
 

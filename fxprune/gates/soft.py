@@ -6,6 +6,7 @@ schedule the best ones are rounded up to 1 until the target is met, and training
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ class AutoBot:
             the steps on; 1 is the paper's constant.
         opening: the value of every gate at the start.
         frozen: whether the gates alone learn.
+        branches: whether whole branches have gates as well; the paper closes channels.
     """
 
     lr: float = 0.5
@@ -48,6 +50,7 @@ class AutoBot:
     sharpening: float = 30.0
     opening: float = 0.9
     frozen: bool = True
+    branches: bool = False
 
     def build(
         self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()
@@ -69,6 +72,8 @@ class HardConcrete:
         temperature: beta of the paper.
         stretch: gamma and zeta of the paper.
     """
+
+    branches: ClassVar[bool] = True
 
     lr: float = 0.1
     cost_weight: float = 6.0

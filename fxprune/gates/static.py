@@ -1,6 +1,7 @@
 """Static gates: importance from gradients, closed one by one while the budget shrinks."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -36,6 +37,8 @@ class Static:
     Raises:
         InputError: `warmup` is out of range.
     """
+
+    branches: ClassVar[bool] = True
 
     warmup: float = 0.1
 

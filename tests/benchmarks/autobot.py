@@ -110,7 +110,7 @@ def ours(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace,
         EXAMPLE,
         target={"flops": FLOPS},
         steps=BATCHES if method == "autobot" else max(1, int(options.ramp * BATCHES)),
-        ignore=stream(model) if method == "autobot" else (),
+        scatter=method == "autobot",
         method=settings,
     )
     train(gated, model, row, data, options, lr)

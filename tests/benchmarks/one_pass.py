@@ -155,6 +155,7 @@ def gated(bench: Bench) -> Iterator[Row]:
             target=target,
             steps=max(1, int(options.ramp * steps)),
             method=options.method,
+            scatter=options.scatter,
             shrink_every=options.shrink_every,
         )
         curve = bench.train(model, options.epochs, options.lr)
@@ -200,6 +201,7 @@ def main() -> None:
     add("--lr", type=float, default=0.1, help="highest learning rate")
     add("--peer-lr", type=float, default=0.05, help="the same after Torch-Pruning's pruning")
     add("--method", default="static")
+    add("--scatter", action="store_true", help="let branches write some channels only")
     add("--ramp", type=float, default=0.3, help="share of the steps after which the target is met")
     add("--shrink-every", type=int, default=195, help="steps; 0 for never")
     add("--seed", type=int, default=0)

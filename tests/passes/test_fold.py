@@ -3,9 +3,10 @@
 import pytest
 
 from fxprune.errors import KeepSetError
+from fxprune.passes.analyse import analyse
 from fxprune.passes.fold import plan_fold
 from tests.passes.example import example
-from tests.passes.written import lines
+from tests.passes.written import graph_of, lines
 
 HALF = {"a": [True] * 4 + [False] * 4, "b": [True, False] * 3}
 
@@ -45,6 +46,42 @@ def test_kept_positions_are_those_of_the_keep_set():
     assert kept["c.weight", 1] == (0, 2, 4)
     flat = [channel * 36 + pixel for channel in (0, 1, 2, 3, *range(8, 13)) for pixel in range(36)]
     assert kept["h.weight", 1] == tuple(flat)
+
+
+SCATTERED = """
+    s[2, 4] = linear(x[2, 3], s.weight[4, 3])
+    a[2, 4] = linear(s, m.a.weight[4, 4], m.a.bias[4])
+    c[2, 4] = add(s, a)
+    d[2, 3] = linear(c, d.weight[3, 4])
+    """
+
+
+@pytest.mark.parametrize(
+    ("keep", "expected"),
+    [
+        (
+            {"m.a": [True, False, False, True]},
+            """
+            m.a.weight: keep 2 of axis 0
+            m.a.bias: keep 2 of axis 0
+            c: add operand 1 to 2 of axis 1
+            """,
+        ),
+        (
+            {"m.a": [True, False, False, True], "m+": [False]},
+            """
+            m.a.weight: keep 2 of axis 0
+            m.a.bias: keep 2 of axis 0
+            c: drop operand 1
+            a: remove
+            """,
+        ),
+        ({"m.a": [True] * 4}, ""),
+    ],
+)
+def test_scattered_operands_are_added_to_what_they_keep(keep, expected):
+    a = analyse(graph_of(SCATTERED), scatter=True)
+    assert str(plan_fold(a.graph, a.types, a.groups, a.branches, keep)) == lines(expected)
 
 
 def test_closed_branch_goes_with_everything_only_it_needs():

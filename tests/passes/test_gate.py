@@ -6,8 +6,8 @@ from tests.passes.example import example
 from tests.passes.written import graph_of, lettered, lines
 
 
-def plan_of(text):
-    a = analyse(graph_of(text))
+def plan_of(text, scatter=False):
+    a = analyse(graph_of(text), scatter=scatter)
     return lettered(plan_gates(a.graph, a.types, a.groups, a.branches))
 
 
@@ -74,6 +74,38 @@ def test_branch_that_ends_in_weight_and_bias_is_gated_there():
         """
         )
         == "a: operand 1, 2 times gate of m+"
+    )
+
+
+def test_scattered_channels_are_masked_where_the_branch_ends_in_weight_and_bias():
+    text = """
+        s[2, 4] = linear(x[2, 3], s.weight[4, 3])
+        a[2, 4] = linear(s, m.a.weight[4, 4], m.a.bias[4])
+        c[2, 4] = add(s, a)
+        d[2, 3] = linear(c, d.weight[3, 4])
+        """
+    assert plan_of(text, scatter=True) == lines(
+        """
+        a: mask operand 1 along 0 by a:4
+        a: mask operand 2 along 0 by a:4
+        a: operand 1, 2 times gate of m+
+        """
+    )
+
+
+def test_scattered_channels_are_masked_at_the_addition_elsewhere():
+    text = """
+        s[2, 4] = linear(x[2, 3], s.weight[4, 3])
+        a[2, 4] = linear(s, m.a.weight[4, 4])
+        b[2, 4] = elementwise(a)
+        c[2, 4] = add(s, b)
+        d[2, 3] = linear(c, d.weight[3, 4])
+        """
+    assert plan_of(text, scatter=True) == lines(
+        """
+        c: mask operand 1 along 1 by a:4
+        c: operand 1 times gate of m+
+        """
     )
 
 

@@ -9,6 +9,7 @@ import re
 import pytest
 
 from fxprune.passes import structural
+from fxprune.passes.axes import spaces
 from fxprune.passes.infer import infer
 from tests.passes.written import facts, graph_of, lines
 
@@ -36,6 +37,32 @@ CASES = {
             y: a:2 b:4
             """,
             [],
+        ),
+    ],
+    "index_add": [
+        (
+            "what is added has channels of its own, counted by the index",
+            "y[2, 4] = index_add(a.x[2, 4], b.running[3], c.y[2, 3]) {'dim': 1}",
+            """
+            a.x: a:2 4!
+            c.y: a:2 b:3
+            b.running: b:3
+            y: a:2 4!
+            y reads 2:1 b:3 (scatter)
+            """,
+            ["written in part by y (index_add)"],
+        ),
+        (
+            "where the index is computed, nothing can be left out",
+            "y[2, 4] = index_add(a.x[2, 4], i[3], c.y[2, 3]) {'dim': 1}",
+            """
+            i: 3!
+            a.x: a:2 4!
+            c.y: a:2 3!
+            y: a:2 4!
+            y reads 2:1 b:3 (scatter)
+            """,
+            ["network input", "written in part by y (index_add)"],
         ),
     ],
     "reshape": [
@@ -538,6 +565,30 @@ CASES = {
 def apart(line):
     """The line in a graph that returns something else, so that its axes are not pinned by that."""
     return graph_of(f"o[1] = constant()\n{line}", outputs=("o",))
+
+
+@pytest.mark.parametrize("operand", [0, 1])
+def test_scattered_operand_of_an_addition_has_channels_of_its_own(operand):
+    summands = ["s", "x"] if operand else ["x", "s"]
+    text = f"""
+        s[2, 4] = linear(i[2, 3], s.weight[4, 3])
+        x[2, 4] = linear(s, x.weight[4, 4])
+        y[2, 4] = add({", ".join(summands)})
+        z[2, 3] = linear(y, z.weight[3, 4])
+        """
+    types = infer(graph_of(text), scattered=[("y", operand)])
+    assert not any(space in types.pins for space in spaces(types.axes["x"][1]))
+    assert types.axes["y"] == types.axes["s"]
+    assert types.pins[types.axes["y"][1]] == "written in part by y (add)"
+    assert f"y reads {operand}:1 {types.axes['x'][1]} (scatter)" in [
+        f"{r.node} reads {r.operand}:{r.dim} {r.axis} ({r.reading.value})" for r in types.readers
+    ]
+
+
+def test_operand_with_two_axes_that_may_change_is_not_scattered():
+    types = infer(apart("y[2, 4] = add(a.x[2, 4], b.y[2, 4])"), scattered=[("y", 1)])
+    assert types.axes["a.x"] == types.axes["b.y"]
+    assert not types.readers
 
 
 @pytest.mark.parametrize("rule", structural.RULES)

@@ -288,6 +288,16 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         ),
         "first:8",
     ),
+    "index_add": (
+        lambda: between(
+            lambda m, x: m.last(m.wide(x).index_add(1, m.places, m.mid(x))),
+            10,
+            wide=nn.Conv2d(8, 10, 1),
+            mid=nn.Conv2d(8, 6, 1),
+            places=nn.Buffer(torch.tensor([9, 0, 4, 2, 5, 8])),
+        ),
+        "mid:6 first:8 index_add+:1",
+    ),
     "pad": (
         lambda: between(lambda m, x: m.last(F.pad(x, (0, 0, 0, 0, 2, 1))), 11),
         "first:8 last.weight:1[0:2]:2",

@@ -360,7 +360,7 @@ def test_prepare_and_fold_leave_their_input_alone(network, data, training):
 @given(drawn(), st.data())
 def test_same_plan_twice(network, data):
     gated, folded = pruned(network, data)
-    other = prepared(copy.deepcopy(network))
+    other = prepared(copy.deepcopy(network), record_of(gated).scatter)
     fxprune.set_keep_set(other, fxprune.keep_set(gated))
     assert plans(gated) == plans(other)
     assert str(folded.graph) == str(fxprune.fold(other).graph)

@@ -197,7 +197,7 @@ def _attended(form: Form, parts: dict[str, str], lengths: tuple[int, int]) -> li
         return [
             "q, k = F.elu(q) + 1, F.elu(k) + 1",
             "total = (q * k.sum(2, keepdim=True)).sum(-1, True)",
-            "y = q @ (k.transpose(-2, -1) @ v) / total",
+            "y = q @ (k.transpose(-2, -1) @ v) / (total + 1e-6)",
         ]
     if form.compute == "cosine":
         return [

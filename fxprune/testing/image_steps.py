@@ -343,6 +343,24 @@ def channel_slice(draw: DrawFn, place: Place) -> Step:
     )
 
 
+def channel_scatter(draw: DrawFn, place: Place) -> Step:
+    """A layer that adds to some channels, in any order."""
+    written = draw(st.permutations(range(place.channels)))
+    written = written[: draw(st.integers(1, place.channels))]
+    return spelled(
+        draw,
+        place,
+        [
+            "x = x.index_add(1, self.places, self.conv(x))",
+            "x = torch.index_add(x, dim=1, index=self.places, source=self.conv(x))",
+        ],
+        {
+            "conv": f"nn.Conv{place.dims}d({place.channels}, {len(written)}, 1)",
+            "places": f"torch.tensor({written})",
+        },
+    )
+
+
 def channel_padding(draw: DrawFn, place: Place) -> Step:
     """Channels of a constant, before and after."""
     before, after = draw(st.integers(0, 3)), draw(st.integers(1, 3))

@@ -193,6 +193,7 @@ IMAGE_OPS: Mapping[str, Kind] = MappingProxyType(
         "squeeze_excitation": Kind(squeeze_excitation, always),
         "channel_shuffle": Kind(steps.channel_shuffle, several, result="view"),
         "channel_slice": Kind(steps.channel_slice, always, result="view"),
+        "channel_scatter": Kind(steps.channel_scatter, always),
         "channel_padding": Kind(steps.channel_padding, _small),
         "pixel_shuffle": Kind(steps.pixel_shuffle, _shuffles_to_pixels, keeps_size=False),
         "pixel_unshuffle": Kind(steps.pixel_unshuffle, _shuffles_to_channels, keeps_size=False),

@@ -5,7 +5,9 @@
 Castells & Yeom (arXiv 2111.09635) train gates for 200 batches of 64 CIFAR-10 images with frozen
 weights. Every row here sees the same images in the same order, and is tested as it is then:
 
-    METHOD                  fxprune: gates and weights in one ordinary loop (autobot: gates only)
+    METHOD                  fxprune: gates and weights in one ordinary loop
+    autobot                 fxprune: gates only, also on what blocks write into the residual stream
+    autobot:inner           the same without these; autobot:branches has gates for whole blocks too
     refit:CRITERION         fxprune: positions closed by a criterion, weights refitted on
                             the first batches, then the same loop
     peer:magnitude          Torch-Pruning prunes by group magnitude, then trains on all batches
@@ -25,6 +27,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -103,15 +106,19 @@ def ours(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace,
     """Gates and weights together, or gates alone."""
     start = time.monotonic()
     torch.manual_seed(options.seed)
-    method = row.partition("+")[0]
-    settings = fxprune.AutoBot(frozen=False) if method == "joint" else method
+    method, _, variant = row.partition("+")[0].partition(":")
+    settings: dict[str, Any] = {
+        "joint": fxprune.AutoBot(frozen=False),
+        "autobot": fxprune.AutoBot(branches=variant == "branches"),
+    }
     gated = fxprune.prepare(
         model,
         EXAMPLE,
         target={"flops": FLOPS},
         steps=BATCHES if method == "autobot" else max(1, int(options.ramp * BATCHES)),
-        scatter=method == "autobot",
-        method=settings,
+        scatter=method == "autobot" and variant != "inner",
+        ignore=stream(model) if variant == "inner" else (),
+        method=settings.get(method, method),
     )
     train(gated, model, row, data, options, lr)
     folded = fxprune.fold(gated)
@@ -119,7 +126,7 @@ def ours(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace,
 
 
 def stream(model: nn.Module) -> list[str]:
-    """The layers that write the residual stream, which AutoBot leaves whole."""
+    """The layers that write the residual stream."""
     return ["conv1", *(name for name, _ in model.named_modules() if name.endswith("conv2"))]
 
 

@@ -5,6 +5,7 @@
     MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 \\
         python -m tests.benchmarks.speed --step          # a gated training step against a plain one
     python -m tests.benchmarks.speed --shrink            # a training that shrinks to half
+    python -m tests.benchmarks.speed --scatter           # branches that write some channels only
 
 Every figure is a ratio within one run, the candidates taking turns: of medians, the median of
 ratios (`--step`), or of totals (`--shrink`). With the two variables the process keeps freed memory;
@@ -16,14 +17,17 @@ import copy
 import json
 import random
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch_pruning as tp
+from onnxruntime import InferenceSession, SessionOptions
 from torch import Tensor, nn
 
 import fxprune
@@ -165,7 +169,8 @@ def step(depth: int, method: str, runs: int, batch: int = 128) -> dict[str, Any]
         f"gated {ratios['gated']:.3f} times   a plain copy {ratios['copy']:.3f} times",
         flush=True,
     )
-    return {"depth": depth, "method": method, **found, "ratio": ratios["gated"], "runs": runs}
+    ratios = {f"{name}_ratio": ratio for name, ratio in ratios.items()}
+    return {"depth": depth, "method": method, **found, **ratios, "runs": runs}
 
 
 def _ratio(times: list[float], plain: list[float]) -> float:
@@ -210,6 +215,47 @@ def shrinking(
     return [{**times, "round_to": round_to, "ratio": ratio}]
 
 
+def scattering(runs: int, batch: int = 8) -> list[dict[str, Any]]:
+    """Evaluations of ResNet-56, whole, and at half of its MACs with streams left as they are.
+
+    Once all of a block's output is kept, once a block may write some channels only. One thread.
+    """
+    torch.set_num_threads(1)
+    model, images = CifarResNet(56).eval(), torch.randn(batch, 3, 32, 32)
+    stream = ["conv1", *(name for name, _ in model.named_modules() if name.endswith("conv2"))]
+    models = {
+        "whole": model,
+        "inner": fxprune.prune(model, images, ignore=stream),
+        "scatter": fxprune.prune(model, images, scatter=True),
+    }
+    calls: dict[str, Callable[[], Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, each in models.items():
+            session = _session(fxprune.export_onnx(each, Path(folder) / f"{name}.onnx", images))
+            calls[f"{name} torch"] = partial(each, images)
+            calls[f"{name} onnxruntime"] = partial(session.run, None, {"x": images.numpy()})
+        times: dict[str, list[float]] = {name: [] for name in calls}
+        with torch.inference_mode():
+            for _ in range(runs + 1):
+                for name, call in calls.items():
+                    times[name].append(seconds(call))
+    rows = []
+    for name in models:
+        row: dict[str, Any] = {"model": name}
+        for runtime in ("torch", "onnxruntime"):
+            own, reference = times[f"{name} {runtime}"][1:], times[f"whole {runtime}"][1:]
+            row[runtime] = statistics.median(a / b for a, b in zip(own, reference, strict=True))
+        print(f"{name:8} torch {row['torch']:.2f}   ONNX Runtime {row['onnxruntime']:.2f}")
+        rows.append(row)
+    return rows
+
+
+def _session(path: Path) -> InferenceSession:
+    options = SessionOptions()
+    options.intra_op_num_threads = 1
+    return InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
@@ -217,6 +263,7 @@ def main() -> None:
     parser.add_argument("--depth", action="store_true")
     parser.add_argument("--step", action="store_true")
     parser.add_argument("--shrink", action="store_true")
+    parser.add_argument("--scatter", action="store_true")
     parser.add_argument("--round-to", type=int, default=1, help="channels, for --shrink")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -227,6 +274,8 @@ def main() -> None:
         rows = steps(options.runs)
     elif options.shrink:
         rows = shrinking(options.round_to)
+    elif options.scatter:
+        rows = scattering(options.runs)
     else:
         rows = families(options.runs)
     if options.json:

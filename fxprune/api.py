@@ -92,9 +92,9 @@ def prepare(
         scope: the name of the only part to prepare, where the rest cannot be traced. The result
             is then a copy of the whole model with that part gated; every verb accepts it. With it,
             `example_inputs` are those of the whole model, which is run once on them.
-        scatter: whether a branch may write only some of the channels that it is added to. The sum
-            then keeps all of its channels, and is folded to an `index_add`, which costs about as
-            much as the addition.
+        scatter: whether a residual branch may write only some channels of what it is added to. The
+            sum then keeps all of its own, and is folded to an `index_add`, so that this saves MACs
+            rather than time. Gates act on the last weights of the branch.
         method: how gates learn: "static", "consensus", "autobot" or "hard_concrete", or one of
             `Static`, `Consensus`, `AutoBot`, `HardConcrete` with settings.
         shrink_every: after this many steps, again and again until the target is reached, closed
@@ -113,10 +113,10 @@ def prepare(
     """
     check_model(model)
     if scope:
-        options: dict[str, Any] = {"ignore": ignore, "leaf": leaf, "round_to": round_to}
+        options: dict[str, Any] = {"ignore": ignore, "leaf": leaf, "scatter": scatter}
         options |= {"target": target, "steps": steps, "total_steps": total_steps}
-        options |= {"least": least, "method": method, "shrink_every": shrink_every}
-        options |= {"scatter": scatter}
+        options |= {"round_to": round_to, "least": least}
+        options |= {"method": method, "shrink_every": shrink_every}
         return _prepare_part(model, scope, example_inputs, **options)
     check_finite(model)
     settings = settings_of(method)

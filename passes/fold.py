@@ -1,8 +1,7 @@
 """Given a keep-set, which edits make the model physically smaller?
 
 Slices of parameters, new values of literals, additions that lose operands or get narrow ones. The
-plan is computed
-from the types alone, so it serves every front end.
+plan is computed from the types alone, so it serves every front end.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence

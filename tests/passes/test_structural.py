@@ -330,6 +330,16 @@ CASES = {
             """,
             ["network input", "indexed by position in y (gather)"],
         ),
+        (
+            "so is an index that the model owns, which others may read too",
+            "y[2, 5] = gather(a.x[2, 7], b.running[5]) {'dims': (1,)}",
+            """
+            a.x: a:2 7!
+            b.running: 5!
+            y: a:2 5!
+            """,
+            ["indexed by position in y (gather)"],
+        ),
     ],
     "take_along": [
         (

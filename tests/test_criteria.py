@@ -34,6 +34,17 @@ def test_one_call_meets_the_target_and_leaves_the_model_alone(method):
     assert folded(images(2)).shape == (2, 5)
 
 
+def test_every_group_keeps_its_least_share():
+    narrow = nn.Sequential(nn.Conv2d(3, 10, 1), nn.ReLU(), nn.Conv2d(10, 8, 3), nn.Conv2d(8, 5, 1))
+    with torch.no_grad():
+        narrow[0].weight[0] *= 1000  # by its largest, all others look small
+    free, kept = (
+        fxprune.prune(narrow, images(1), target=0.4, least=x).get_submodule("0").out_channels
+        for x in (0.0, 0.4)
+    )
+    assert free < 4 == kept
+
+
 def importance(model, method, name="0", **settings):
     gated = fxprune.prepare(model, images(1), **settings)
     return fxprune.importance(gated, method, batches(1))[name]

@@ -35,7 +35,9 @@ class AutoBot:
         binary_weight: gamma of the paper.
         rounding: the share of the steps after which the forward pass sees rounded gates, straight
             through, and the learning rate falls to a tenth; 1 for never, as in the paper. Gates
-            that are soft to the end lose accuracy when they are rounded then.
+            that are soft to the end lose accuracy when they are rounded then. From there on
+            positions are ranked by the means of their gates, so that the last batch does not
+            decide.
         sharpening: how many times `binary_weight` has grown by the last step, from three fifths of
             the steps on; 1 is the paper's constant.
         opening: the value of every gate at the start.
@@ -135,9 +137,11 @@ class AutoBotGates(SoftGates):
     """The state of the method `AutoBot`."""
 
     settings: AutoBot
+    summed: Tensor
 
     def __init__(self, budget: Budget, steps: int, settings: AutoBot) -> None:
         super().__init__(budget, steps, settings, logit(settings.opening))
+        self.register_buffer("summed", torch.zeros(budget.layout.total))
         self.freezes_model = settings.frozen
         self.rounded = False
 
@@ -145,6 +149,16 @@ class AutoBotGates(SoftGates):
         """Say also whether the next forward sees rounded gates."""
         super().plan()
         self.rounded = self._since(self.settings.rounding) > 0
+
+    def learn(self, gradient: Tensor) -> None:
+        """As soft gates do; those that the forward pass rounds are summed up."""
+        super().learn(gradient)
+        if self.rounded:
+            self.summed += torch.sigmoid(self.logits)
+
+    def rank(self) -> Tensor:
+        """The means of rounded gates, up to a factor; of those that are not yet, the logits."""
+        return self.summed if bool(self.summed.any()) else self.logits
 
     def rate(self) -> float:
         """The learning rate falls while the forward pass sees rounded gates."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxprune
@@ -78,6 +79,20 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 def images(batch: int = 2, seed: int = 0, size: tuple[int, ...] = IMAGE) -> Tensor:
     """Random images in the default precision."""
     return torch.randn(batch, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, first: int = 0
+) -> list[float]:
+    """Some steps in float64 on four images, other ones at every step; the losses."""
+    losses = []
+    for step in range(first, first + steps):
+        loss = F.cross_entropy(model(images(4, seed=step).double()), torch.arange(4))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
 
 
 def half(gated: nn.Module, seed: int = 0, branches: float = 0.8) -> dict[str, Tensor]:

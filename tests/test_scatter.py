@@ -12,7 +12,7 @@ from fxprune.backends.torch_fx import add_scattered
 from fxprune.gates.methods import METHODS
 from fxprune.record import record_of
 from fxprune.testing import assert_costs, assert_rewrite_equivalent
-from tests.models import images, randomise
+from tests.models import images, randomise, train
 
 
 class Stream(nn.Module):
@@ -142,17 +142,6 @@ def test_shrinking_changes_nothing_that_is_kept():
             assert list(index_adds(gated).values()) == list(WRITTEN.values())
         losses.append(first + train(gated, optimizer, 3, first=2))
     assert torch.allclose(*map(torch.tensor, losses), rtol=1e-10)
-
-
-def train(gated, optimizer, steps, first=0):
-    losses = []
-    for step in range(first, first + steps):
-        loss = F.cross_entropy(gated(images(4, seed=step).double()), torch.arange(4))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
 
 
 def test_exported_file_agrees(tmp_path):

@@ -6,12 +6,11 @@ import logging
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import fxprune
-from tests.models import Residual, images, randomise
+from tests.models import Residual, images, randomise, train
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01),
@@ -25,18 +24,6 @@ OPTIMIZERS = {
 def gate(**settings):
     model = randomise(Residual()).double().train()
     return fxprune.prepare(model, images(1).double(), **{"target": 0.4, "steps": 5, **settings})
-
-
-def train(gated, optimizer, steps, first=0):
-    """Some steps; the losses."""
-    losses = []
-    for step in range(first, first + steps):
-        loss = F.cross_entropy(gated(images(4, seed=step).double()), torch.arange(4))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    return losses
 
 
 def size(model):

@@ -286,9 +286,13 @@ def gather(state: "Inference", node: Node) -> OutputTypes:
     dims = _ints(node, "dims")
     axes, output = state.type_of(_operand(node)), node.outputs[0]
     reason = f"indexed by position in {node.place}"
-    indices = (axis for value in node.inputs[1:] if value for axis in state.type_of(value))
-    for axis in (*(axes[dim] for dim in dims), *indices):
-        state.pin(axis, reason)
+    for dim in dims:
+        state.pin(axes[dim], reason)
+    for index in filter(None, node.inputs[1:]):
+        for axis in state.type_of(index):
+            state.pin(axis, reason)
+            if index.kind is Kind.PARAMETER:  # a table of positions is no news to anybody
+                state.positional.append(axis)
     first, new = dims[0], len(output.shape) - len(axes) + len(dims)
     inserted = tuple(state.fresh(n, pin=reason) for n in output.shape[first : first + new])
     return ((*axes[:first], *inserted, *axes[first + len(dims) :]),)

@@ -222,7 +222,7 @@ SYSTEMS: Mapping[str, Case] = MappingProxyType(
             blocks.Deductive,
             "encode:10 ask:10 scorer.phi.0:12 scorer.phi.2:12 scorer.rho.0:10 "
             "stopper_transformation:10",
-            pinned="pairs:1:2",
+            pinned="pairs:6 pairs:1:2",
             inputs=lambda: (images(3, size=(3, 6)), images(3, seed=1, size=(6,))),
         ),
     }

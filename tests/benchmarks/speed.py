@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 import fxprune
 from examples.cifar_resnet import CifarResNet
+from tests.benchmarks.autobot import stream
 from tests.vision import torchvision
 
 MODELS = (
@@ -222,10 +223,9 @@ def scattering(runs: int, batch: int = 8) -> list[dict[str, Any]]:
     """
     torch.set_num_threads(1)
     model, images = CifarResNet(56).eval(), torch.randn(batch, 3, 32, 32)
-    stream = ["conv1", *(name for name, _ in model.named_modules() if name.endswith("conv2"))]
     models = {
         "whole": model,
-        "inner": fxprune.prune(model, images, ignore=stream),
+        "inner": fxprune.prune(model, images, ignore=stream(model)),
         "scatter": fxprune.prune(model, images, scatter=True),
     }
     calls: dict[str, Callable[[], Any]] = {}

@@ -1,11 +1,11 @@
 """Gates put into a model whose groups are known."""
 
-import torch
 from torch import nn
 
 from fxprune.backends.torch_fx import insert_gates, mask_axes, mask_branches
 from fxprune.backends.torch_module import TracedModule
 from fxprune.frontends.torch_fx import Program
+from fxprune.frontends.torch_meta import device_of
 from fxprune.gates.budget import Budget
 from fxprune.gates.method import Method, Settings
 from fxprune.gates.module import Gates
@@ -23,7 +23,7 @@ def with_gates(
     )
     names = {group.space: group.name for group in analysis.free_groups}
     gates = Gates(method, mask_axes(plan), mask_branches(plan), names)
-    gates.train(model.training).to(_device(model))
+    gates.train(model.training).to(device_of(model))
     gated = insert_gates(model, program, plan, gates)
     if method.freezes_model:
         gated.freeze()
@@ -34,7 +34,3 @@ def method_for(settings: Settings, analysis: Analysis, budget: Budget, steps: in
     """The method that a user asked for, with the gates of a model."""
     conditions = plan_conditions(analysis.graph, analysis.types, analysis.groups, analysis.branches)
     return settings.build(budget, steps, conditions)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))

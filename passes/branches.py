@@ -147,35 +147,33 @@ class _Search:
 
     def _candidates(self, addition: Node) -> list[_Candidate]:
         """The removable operands of one addition."""
-        if addition.op == "index_add":
-            return self._scattered(addition)
-        operands = [value for value in addition.inputs if value is not None]
-        if len(operands) < 2 or any(v.shape != addition.outputs[0].shape for v in operands):
+        operands = self._operands(addition)
+        if not operands or not all(map(self._depends_on_input, operands.values())):
             return []
-        if operands[0] is operands[1] or not all(map(self._depends_on_input, operands)):
-            return []
-        cones = [
-            self._cone(value, addition, {other.name for other in operands if other is not value})
-            for value in operands
-        ]
-        skip = min(range(len(cones)), key=lambda index: len(cones[index]))
+        names = {value.name for value in operands.values()}
+        cones = {
+            index: self._cone(value, addition, names - {value.name})
+            for index, value in operands.items()
+        }
+        # what is added to positions of a whole is the branch, whatever made the whole
+        skip = 0 if addition.op == "index_add" else min(cones, key=lambda index: len(cones[index]))
         around = {operands[skip].name} | self._entries(cones[skip])
         return [
             _Candidate((addition.name, index), tuple(cone))
-            for index, cone in enumerate(cones)
+            for index, cone in cones.items()
             if index != skip and cone and self._goes_around(cone, around)
         ]
 
-    def _scattered(self, addition: Node) -> list[_Candidate]:
-        """What is added to some positions of the first operand, which stays."""
-        whole, _, part = addition.inputs
-        assert whole is not None and part is not None
-        if whole is part or not self._depends_on_input(part):
-            return []
-        cone = self._cone(part, addition, {whole.name})
-        around = {whole.name} | self._entries(self._cone(whole, addition, {part.name}))
-        fits = cone and self._goes_around(cone, around)
-        return [_Candidate((addition.name, 2), tuple(cone))] if fits else []
+    def _operands(self, addition: Node) -> dict[int, Value]:
+        """What is added up, by place: values of the shape of the sum, or a whole and a part."""
+        if addition.op == "index_add":
+            whole, _, part = addition.inputs
+            assert whole is not None and part is not None
+            return {0: whole, 2: part} if whole is not part else {}
+        operands = {index: v for index, v in enumerate(addition.inputs) if v is not None}
+        shapes = {value.shape for value in operands.values()} | {addition.outputs[0].shape}
+        distinct = len(set(operands.values())) == len(operands) > 1
+        return operands if distinct and len(shapes) == 1 else {}
 
     def _depends_on_input(self, value: Value) -> bool:
         producer = self._producers.get(value.name)

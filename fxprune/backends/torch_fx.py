@@ -14,6 +14,7 @@ from fxprune.errors import InternalError
 from fxprune.frontends.torch_fx import Program, index_items
 from fxprune.frontends.torch_in_place import memory_origins, overwritten, set_item
 from fxprune.frontends.torch_leaves import torch_base
+from fxprune.frontends.torch_meta import device_of
 from fxprune.frontends.torch_modes import remove_dead
 from fxprune.frontends.torch_spellings import NAMES, Changes, Resized, bare_name, module_spelling
 from fxprune.gates.module import PREFIX
@@ -481,8 +482,7 @@ def _scatter_operand(model: nn.Module, node: fx.Node, scatter: ScatterOperand) -
     name = f"{node.name}_index"
     while hasattr(model, name):
         name += "_"
-    device = next((p.device for p in model.parameters() if not p.is_meta), None)
-    model.register_buffer(name, torch.tensor(scatter.kept, device=device))
+    model.register_buffer(name, torch.tensor(scatter.kept, device=device_of(model)))
     with node.graph.inserting_before(node):
         index = node.graph.get_attr(name)
         arguments = (whole, scatter.dim, index, part)

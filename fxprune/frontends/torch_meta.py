@@ -47,7 +47,7 @@ class MetaModules:
 
     def _for_real(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run a copy of a module that needs values (kept whole by `leaf=`) on zeros."""
-        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        device = device_of(module)
 
         def zeros(value: Any) -> Any:
             if isinstance(value, Tensor):
@@ -101,3 +101,8 @@ def _conv_shape(module: nn.Conv2d, shape: tuple[int, ...]) -> tuple[int, ...] | 
     )
     sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in windows]
     return (shape[0], module.out_channels, *sizes) if min(sizes) > 0 else None
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes: where its first parameter is, or else the CPU."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))

@@ -21,7 +21,7 @@ from torch.utils._device import _device_constructors
 
 from fxprune.errors import FxpruneError
 from fxprune.frontends.torch_in_place import set_item, works_in_place
-from fxprune.frontends.torch_meta import MetaModules
+from fxprune.frontends.torch_meta import MetaModules, device_of
 from fxprune.frontends.torch_numbers import TracedNumber, plain_number, traced_number
 from fxprune.frontends.torch_regions import enter_autocast, exit_autocast
 from fxprune.frontends.torch_spellings import NAMES, bare_name_of
@@ -75,7 +75,7 @@ class Recorder(TorchFunctionMode):
         self.branched_on_mode = False
         self.paused = False
         self.batch = 0
-        self.device = next((p.device for p in root.parameters()), torch.device("cpu"))
+        self.device = device_of(root)
         self._modules = dict(root.named_modules())
         self._paths = {id(module): name for name, module in self._modules.items()}
         self._names = {id(tensor): name for name, tensor in _tensors(root)}

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxprune.frontends.torch_meta import device_of
 from fxprune.gates.point_costs import PointCost
 from fxprune.ir import Graph, Node
 from fxprune.passes.analyse import Analysis
@@ -240,7 +241,7 @@ def measure_latency(model: nn.Module, analysis: Analysis, round_to: int = 1) -> 
     }
     distinct = {key: path for path, key in reversed(keys.items())}
     _log.info("timing %d distinct layers of %d", len(distinct), len(layers))
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = device_of(model)
     clock = _Clock(device, _SECONDS / max(len(distinct) * _WIDTHS**2, 1))
     with torch.inference_mode():
         tables = {

@@ -1,6 +1,6 @@
 """One training: how good is the folded network beside the alternatives of its size?
 
-    python -m tests.benchmarks.one_pass --row dense gated narrow peer --json one_pass.json
+    python -m tests.benchmarks.one_pass --row dense gated narrow inner peer --json one_pass.json
     python -m tests.benchmarks.one_pass --data uoft-cs/cifar100 --target 0.5
     python -m tests.benchmarks.one_pass --depth 56 --weights cifar10_resnet56.safetensors --epochs 5
 
@@ -9,10 +9,12 @@ Every row gets the same data, augmentation, number of epochs in all, optimizer a
     dense   the whole network
     gated   prepared, trained once, folded
     narrow  a network whose widths are scaled uniformly until it has no more MACs than the target
+    inner   the same for the widths inside of blocks only: residual streams are whole
     peer    Torch-Pruning: two thirds of the epochs dense, pruned by group magnitude, then the rest
 
-With pretrained weights all rows but `narrow` start from them, and the peer prunes at once. There
-are none for `narrow`: it starts from scratch.
+With pretrained weights all rows but `narrow` and `inner` start from them, and the peer prunes at
+once. There are none for those two, which start from scratch. With `--teacher` all rows but `dense`
+learn from a trained network as well, such as the one that `--row dense --write FILE` leaves.
 
 Finished rows are appended to the JSON file one by one. Forward passes run in bfloat16 by default,
 which halves the time on a CPU that has it.
@@ -27,6 +29,7 @@ from typing import Any
 
 import torch
 import torch_pruning as tp
+from safetensors.torch import save_file
 from torch import nn
 
 import fxprune
@@ -75,6 +78,9 @@ class Bench:
         self.data: Cifar = load(options.data)
         self.classes = int(self.data.test.labels.max()) + 1
         self.macs, _ = count(CifarResNet(options.depth, self.classes))
+        self.teacher: nn.Module | None = None
+        if options.teacher is not None:
+            self.teacher = pretrained(options.depth, options.teacher, self.classes).eval()
 
     def network(self, widths: tuple[int, int, int] = WIDTHS) -> CifarResNet:
         """A fresh network, the same for the same seed."""
@@ -89,7 +95,9 @@ class Bench:
         torch.manual_seed(options.seed)
         return pretrained(options.depth, options.weights, self.classes)
 
-    def train(self, model: nn.Module, epochs: int, lr: float) -> tuple[float, ...]:
+    def train(
+        self, model: nn.Module, epochs: int, lr: float, teacher: nn.Module | None
+    ) -> tuple[float, ...]:
         """Train as every row is trained; test accuracy by epoch."""
         options = self.options
         history = train(
@@ -99,6 +107,7 @@ class Bench:
             lr=lr,
             seed=options.seed * 1000,
             autocast=torch.bfloat16 if options.bfloat16 else None,
+            teacher=teacher,
         )
         return tuple(epoch.test_accuracy for epoch in history)
 
@@ -123,7 +132,9 @@ class Bench:
 def dense(bench: Bench) -> Iterator[Row]:
     start = time.monotonic()
     model = bench.whole()
-    curve = bench.train(model, bench.options.epochs, bench.options.lr)
+    curve = bench.train(model, bench.options.epochs, bench.options.lr, None)
+    if bench.options.write is not None:
+        save_file(model.state_dict(), bench.options.write)
     yield bench.row("dense", 1.0, model, start, curve)
 
 
@@ -131,7 +142,7 @@ def narrow(bench: Bench) -> Iterator[Row]:
     for target in bench.options.target:
         start = time.monotonic()
         model = bench.network(narrowed(bench, target))
-        curve = bench.train(model, bench.options.epochs, bench.options.lr)
+        curve = bench.train(model, bench.options.epochs, bench.options.lr, bench.teacher)
         yield bench.row("narrow", target, model, start, curve)
 
 
@@ -141,6 +152,30 @@ def narrowed(bench: Bench, target: float) -> tuple[int, int, int]:
         first, second, third = (max(1, round(width * thousandths / 1000)) for width in WIDTHS)
         if count(bench.network((first, second, third)))[0] <= target * bench.macs:
             return first, second, third
+    raise ValueError(f"no network is as small as {target}")
+
+
+def inner(bench: Bench) -> Iterator[Row]:
+    for target in bench.options.target:
+        start = time.monotonic()
+        model = thinned(bench, target)
+        curve = bench.train(model, bench.options.epochs, bench.options.lr, bench.teacher)
+        yield bench.row("inner", target, model, start, curve)
+
+
+def thinned(bench: Bench, target: float) -> nn.Module:
+    """The widest uniform scaling inside of blocks that needs no more MACs than the target."""
+    gated = fxprune.prepare(bench.network(), EXAMPLE, target=1.0)
+    shares = range(WIDTHS[-1], 0, -1)
+    for share in shares:
+        keep = fxprune.keep_set(gated)
+        for name, flags in keep.items():
+            if name.startswith("layer") and name.endswith("conv1"):
+                keep[name] = torch.arange(len(flags)) < round(len(flags) * share / len(shares))
+        fxprune.set_keep_set(gated, keep)
+        folded = fxprune.fold(gated)
+        if count(folded)[0] <= target * bench.macs:
+            return folded
     raise ValueError(f"no network is as small as {target}")
 
 
@@ -158,7 +193,7 @@ def gated(bench: Bench) -> Iterator[Row]:
             scatter=options.scatter,
             shrink_every=options.shrink_every,
         )
-        curve = bench.train(model, options.epochs, options.lr)
+        curve = bench.train(model, options.epochs, options.lr, bench.teacher)
         yield bench.row("gated", target, fxprune.fold(model), start, curve)
 
 
@@ -167,7 +202,7 @@ def peer(bench: Bench) -> Iterator[Row]:
     start = time.monotonic()
     model = bench.whole()
     epochs = 0 if options.weights else round(DENSE_SHARE * options.epochs)
-    curve = bench.train(model, epochs, options.lr) if epochs else ()
+    curve = bench.train(model, epochs, options.lr, bench.teacher) if epochs else ()
     first = time.monotonic() - start
     state = {name: value.clone() for name, value in model.state_dict().items()}
     for target in options.target:
@@ -177,7 +212,7 @@ def peer(bench: Bench) -> Iterator[Row]:
         job = Job("magnitude", "inner", options.peer_lr, options.epochs, target)
         pruner: tp.pruner.BasePruner = magnitude(pruned, job)
         prune_until(pruner, pruned, macs=int(target * bench.macs))
-        rest = bench.train(pruned, options.epochs - epochs, options.peer_lr)
+        rest = bench.train(pruned, options.epochs - epochs, options.peer_lr, bench.teacher)
         yield bench.row("peer", target, pruned, start - first, (*curve, *rest))
 
 
@@ -185,6 +220,7 @@ ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "dense": dense,
     "gated": gated,
     "narrow": narrow,
+    "inner": inner,
     "peer": peer,
 }
 
@@ -204,6 +240,8 @@ def main() -> None:
     add("--scatter", action="store_true", help="let branches write some channels only")
     add("--ramp", type=float, default=0.3, help="share of the steps after which the target is met")
     add("--shrink-every", type=int, default=195, help="steps; 0 for never")
+    add("--teacher", type=Path, help="safetensors file of a network to learn from")
+    add("--write", type=Path, help="safetensors file for the weights that dense ends with")
     add("--seed", type=int, default=0)
     add("--bfloat16", action=argparse.BooleanOptionalAction, default=True)
     add("--json", type=Path, default=Path("one_pass.json"))

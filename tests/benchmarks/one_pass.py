@@ -134,7 +134,8 @@ def dense(bench: Bench) -> Iterator[Row]:
     model = bench.whole()
     curve = bench.train(model, bench.options.epochs, bench.options.lr, None)
     if bench.options.write is not None:
-        save_file(model.state_dict(), bench.options.write)
+        state = {name: value.contiguous() for name, value in model.state_dict().items()}
+        save_file(state, bench.options.write)
     yield bench.row("dense", 1.0, model, start, curve)
 
 

@@ -14,7 +14,8 @@ weights. Every row here sees the same images in the same order, and is tested as
     peer:taylor             Torch-Pruning's Taylor pruner, likewise
 
 `+distillation` after a row's name trains with the unpruned network as teacher, `+features` with
-what it writes into its residual stream as well, weighted by `--features`.
+what it writes into its residual stream as well, weighted by `--features`. `+refit` after `autobot`
+refits the weights behind what the gates have closed, on the first batches.
 
 Each row can be given several learning rates; all are reported. Finished rows are appended to the
 JSON file one by one.
@@ -46,6 +47,7 @@ BATCHES, BATCH_SIZE = 200, 64
 FLOPS, FULL_FLOPS = 55_840_000, 126_554_816
 FEATURES = "+features"
 TEACHERS = ("+distillation", FEATURES)
+REFIT = "+refit"
 ROWS = ("refit:group_norm", "static", "autobot", "peer:magnitude", "peer:taylor")
 
 
@@ -74,6 +76,11 @@ class Row:
 def batches(data: Cifar, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The images that every row sees."""
     return itertools.islice(data.train_batches(BATCH_SIZE, seed=seed), BATCHES)
+
+
+def first_batches(data: Cifar, options: argparse.Namespace) -> list[tuple[Tensor, Tensor]]:
+    """Those that weights are refitted on."""
+    return list(itertools.islice(batches(data, options.seed), options.calibration))
 
 
 def train(
@@ -121,8 +128,11 @@ def ours(row: str, model: CifarResNet, data: Cifar, options: argparse.Namespace,
         method=settings.get(method, method),
     )
     train(gated, model, row, data, options, lr)
-    folded = fxprune.fold(gated)
-    return result(row, lr, options.seed, model, folded, folded, data, start)
+    before = folded = fxprune.fold(gated)
+    if row.endswith(REFIT):
+        fxprune.refit(gated, first_batches(data, options), ridge=options.ridge)
+        folded = fxprune.fold(gated)
+    return result(row, lr, options.seed, model, before, folded, data, start)
 
 
 def stream(model: nn.Module) -> list[str]:
@@ -138,7 +148,7 @@ def refitted(
     torch.manual_seed(options.seed)
     criterion = row.partition("+")[0].removeprefix("refit:")
     gated = fxprune.prepare(model, EXAMPLE, target={"flops": FLOPS}, ignore=stream(model))
-    some = list(itertools.islice(batches(data, options.seed), options.calibration))
+    some = first_batches(data, options)
     fxprune.reach_target(gated, fxprune.importance(gated, criterion, some))
     fxprune.refit(gated, some, ridge=options.ridge)
     folded = fxprune.fold(gated)

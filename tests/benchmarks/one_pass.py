@@ -139,29 +139,32 @@ def dense(bench: Bench) -> Iterator[Row]:
     yield bench.row("dense", 1.0, model, start, curve)
 
 
-def narrow(bench: Bench) -> Iterator[Row]:
-    for target in bench.options.target:
-        start = time.monotonic()
-        model = bench.network(narrowed(bench, target))
-        curve = bench.train(model, bench.options.epochs, bench.options.lr, bench.teacher)
-        yield bench.row("narrow", target, model, start, curve)
+def built(
+    name: str,
+    build: Callable[[Bench, float], nn.Module],
+    finish: Callable[[nn.Module], nn.Module] = lambda model: model,
+) -> Callable[[Bench], Iterator[Row]]:
+    """The rows of networks that are built for a target and trained in one go."""
+
+    def rows(bench: Bench) -> Iterator[Row]:
+        options = bench.options
+        for target in options.target:
+            start = time.monotonic()
+            model = build(bench, target)
+            curve = bench.train(model, options.epochs, options.lr, bench.teacher)
+            yield bench.row(name, target, finish(model), start, curve)
+
+    return rows
 
 
-def narrowed(bench: Bench, target: float) -> tuple[int, int, int]:
+def narrowed(bench: Bench, target: float) -> nn.Module:
     """The widest uniform scaling of the stages that needs no more MACs than the target."""
     for thousandths in range(1000, 0, -1):
         first, second, third = (max(1, round(width * thousandths / 1000)) for width in WIDTHS)
-        if count(bench.network((first, second, third)))[0] <= target * bench.macs:
-            return first, second, third
+        model = bench.network((first, second, third))
+        if count(model)[0] <= target * bench.macs:
+            return model
     raise ValueError(f"no network is as small as {target}")
-
-
-def inner(bench: Bench) -> Iterator[Row]:
-    for target in bench.options.target:
-        start = time.monotonic()
-        model = thinned(bench, target)
-        curve = bench.train(model, bench.options.epochs, bench.options.lr, bench.teacher)
-        yield bench.row("inner", target, model, start, curve)
 
 
 def thinned(bench: Bench, target: float) -> nn.Module:
@@ -180,22 +183,19 @@ def thinned(bench: Bench, target: float) -> nn.Module:
     raise ValueError(f"no network is as small as {target}")
 
 
-def gated(bench: Bench) -> Iterator[Row]:
+def prepared(bench: Bench, target: float) -> nn.Module:
+    """The whole network with gates that reach the target in the first part of the training."""
     options = bench.options
     steps = options.epochs * -(-len(bench.data.train) // 128)
-    for target in options.target:
-        start = time.monotonic()
-        model = fxprune.prepare(
-            bench.whole(),
-            EXAMPLE,
-            target=target,
-            steps=max(1, int(options.ramp * steps)),
-            method=options.method,
-            scatter=options.scatter,
-            shrink_every=options.shrink_every,
-        )
-        curve = bench.train(model, options.epochs, options.lr, bench.teacher)
-        yield bench.row("gated", target, fxprune.fold(model), start, curve)
+    return fxprune.prepare(
+        bench.whole(),
+        EXAMPLE,
+        target=target,
+        steps=max(1, int(options.ramp * steps)),
+        method=options.method,
+        scatter=options.scatter,
+        shrink_every=options.shrink_every,
+    )
 
 
 def peer(bench: Bench) -> Iterator[Row]:
@@ -219,9 +219,9 @@ def peer(bench: Bench) -> Iterator[Row]:
 
 ROWS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "dense": dense,
-    "gated": gated,
-    "narrow": narrow,
-    "inner": inner,
+    "gated": built("gated", prepared, fxprune.fold),
+    "narrow": built("narrow", narrowed),
+    "inner": built("inner", thinned),
     "peer": peer,
 }
 

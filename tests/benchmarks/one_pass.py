@@ -133,10 +133,10 @@ def dense(bench: Bench) -> Iterator[Row]:
     start = time.monotonic()
     model = bench.whole()
     curve = bench.train(model, bench.options.epochs, bench.options.lr, None)
+    yield bench.row("dense", 1.0, model, start, curve)
     if bench.options.write is not None:
         state = {name: value.contiguous() for name, value in model.state_dict().items()}
         save_file(state, bench.options.write)
-    yield bench.row("dense", 1.0, model, start, curve)
 
 
 def built(

@@ -14,6 +14,7 @@ for g_i the mean decision on position i over a batch, w_i the share of position 
 k_i whether the keep-set has it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -127,8 +128,7 @@ class ConsensusGates(Method):
         self.register_buffer("agreement", torch.ones(layout.total))
         self.register_buffer("probability", torch.full((layout.total,), settings.opening))
         self.register_buffer("gap", torch.zeros(()))
-        self.adam = Adam(layout.total, settings.lr)
-        self.adams = nn.ModuleList(Adam(p.shape, settings.lr) for p in self.deciders.parameters())
+        self.adam = Adam(sum(tensor.numel() for tensor in self._learned()), settings.lr)
         self._features: dict[str, Tensor] = {}
 
     def gates(self) -> Tensor:
@@ -138,10 +138,12 @@ class ConsensusGates(Method):
         return _binary(self.logits + (self.scores - self.scores.detach()))
 
     def decide(self, name: str, features: Tensor) -> Tensor:
-        """Decisions of shape (samples, positions), with the gradient of their probabilities."""
+        """Decisions of shape (samples, positions), with the gradient of their probabilities.
+
+        None reaches the features: the gate networks learn from them, the model not for them.
+        """
         with torch.autocast(features.device.type, enabled=False):
-            features = features.to(self.logits.dtype)
-            self._features[name] = features.detach()
+            self._features[name] = features = features.detach().to(self.logits.dtype)
             return _binary(self.deciders[self._order.index(name)](features))
 
     def figures(self) -> dict[str, float]:
@@ -163,40 +165,31 @@ class ConsensusGates(Method):
 
     def before_step(self, scale: Tensor | None = None, skipped: bool = False) -> None:
         """Add the gradients of all terms, and let Adam move the gates."""
-        gradient, self.scores.grad = self.scores.grad, None
+        taken = [parameter.grad for parameter in (self.scores, *self.deciders.parameters())]
+        for parameter in self.parameters():
+            parameter.grad = None
         if not self.learning or self.done or skipped:
-            for parameter in self.deciders.parameters():
-                parameter.grad = None
             return
-        scores = torch.zeros_like(self.logits, requires_grad=True)
-        parameters = list(self.deciders.parameters())
-        if any(hasattr(parameter, "full_tensor") for parameter in parameters):
+        learned = self._learned()
+        if any(hasattr(tensor, "full_tensor") for tensor in learned):
             raise InputError(
                 "gates of the method consensus do not learn in a sharded model: train it with "
                 "DistributedDataParallel, or choose another method"
             )
+        scores = torch.zeros_like(self.logits, requires_grad=True)
         with torch.enable_grad():
             decisions, probabilities = self._means(self.logits + scores)
             added = torch.autograd.grad(
-                self.penalty(decisions), [scores, *parameters], allow_unused=True
+                self.penalty(decisions), [scores, *learned[1:]], allow_unused=True
             )
         self._remember(decisions, probabilities)
-        adams = (self.adam, *self.adams)
-        for adam, own, target, more in zip(
-            adams,
-            (gradient, *(p.grad for p in parameters)),
-            (self.logits, *parameters),
-            added,
-            strict=True,
-        ):
-            total = torch.zeros_like(target) if more is None else _reduced(more)
-            if own is not None:
-                total = total + full_tensor(own) / (1 if scale is None else scale)
-            if bool(torch.isfinite(total).all()):
-                with torch.no_grad():
-                    target += adam.step(total)
-        for parameter in parameters:
-            parameter.grad = None
+        gradient = _flat(taken, learned) / (1 if scale is None else scale)
+        gradient = gradient + _reduced(_flat(added, learned))
+        if bool(torch.isfinite(gradient).all()):
+            steps = torch.split(self.adam.step(gradient), [tensor.numel() for tensor in learned])
+            with torch.no_grad():
+                for tensor, step in zip(learned, steps, strict=True):
+                    tensor += step.view_as(tensor)
 
     def after_step(self) -> None:
         """As ever; what the samples disagree about when all is decided is kept as `gap`."""
@@ -226,6 +219,10 @@ class ConsensusGates(Method):
             + self.settings.polarisation_weight * polarisation
             + self.settings.consensus_weight * consensus
         )
+
+    def _learned(self) -> list[Tensor]:
+        """What Adam moves: the logits, then the parameters of the gate networks."""
+        return [self.logits, *self.deciders.parameters()]
 
     def _weights(self) -> Tensor:
         prices = self.budget.per_price(torch.ones_like(self.logits), self.is_open).reciprocal()
@@ -258,6 +255,16 @@ def _binary(logits: Tensor) -> Tensor:
 def consensus_gap(agreement: Tensor) -> Tensor:
     """The largest share of samples that the majority overrules at any position."""
     return torch.minimum(agreement, 1 - agreement).max()
+
+
+def _flat(gradients: Iterable[Tensor | None], learned: list[Tensor]) -> Tensor:
+    """Gradients by `learned` in one vector, zeros where there is none."""
+    return torch.cat(
+        [
+            torch.zeros_like(tensor).view(-1) if own is None else full_tensor(own).reshape(-1)
+            for own, tensor in zip(gradients, learned, strict=True)
+        ]
+    )
 
 
 def _reduced(value: Tensor) -> Tensor:

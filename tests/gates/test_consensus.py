@@ -65,6 +65,15 @@ def test_decisions_differ_by_sample_and_are_binary():
     assert not bool((decisions == decisions[0]).all())
 
 
+def test_the_model_does_not_learn_for_the_gate_networks():
+    method = gate().fxprune_gates.method
+    features = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
+    with torch.no_grad():
+        method.deciders[0].outer.weight.normal_(std=3.0)
+    method.decide("body.0", features).sum().backward()
+    assert features.grad is None and method.deciders[0].inner.weight.grad.any()
+
+
 def test_gated_sample_computes_what_it_computes_alone():
     """A gate of one sample acts on that sample only (in evaluation, batch statistics aside)."""
     gated = gate().eval()

@@ -85,6 +85,21 @@ CASES = {
         """,
         [],
     ),
+    "what is added to some positions is the branch": (
+        """
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        b[2, 3] = linear(x, m.b.weight[3, 4])
+        c[2, 4] = index_add(a, m.running[3], b) {'dim': 1}
+        """,
+        ["m+: operand 2 of c, 1 nodes"],
+    ),
+    "what is added to positions of a parameter is no branch": (
+        """
+        a[2, 3] = linear(x[2, 4], m.a.weight[3, 4])
+        b[2, 4] = index_add(m.p[2, 4], m.running[3], a) {'dim': 1}
+        """,
+        [],
+    ),
     "a sum with what depends on parameters alone has none": (
         """
         p[2, 4] = expand(m.p[1, 4])

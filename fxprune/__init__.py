@@ -13,17 +13,7 @@ from fxprune import errors as errors
 from fxprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from fxprune.api import (
-        GroupInfo,
-        groups,
-        keep_set,
-        parameter_groups,
-        prepare,
-        reach_target,
-        set_keep_set,
-    )
-    from fxprune.criteria import importance, prune
-    from fxprune.distillation import FeatureDistillation, distillation_loss
+    from fxprune.agreement import Verdict
     from fxprune.errors import (
         CheckpointError,
         FxpruneError,
@@ -36,53 +26,66 @@ if TYPE_CHECKING:
         TraceError,
         VerificationError,
     )
-    from fxprune.export import export_onnx
-    from fxprune.folding import fold
-    from fxprune.footprint import TrainingCost, training_cost
-    from fxprune.gates.consensus import Consensus
-    from fxprune.gates.soft import AutoBot, HardConcrete
-    from fxprune.gates.static import Static
-    from fxprune.onnx_pruning import OnnxResult, fold_onnx, inspect_onnx, prune_onnx
-    from fxprune.onnx_verification import verify_onnx
+    from fxprune.onnx.prune import OnnxResult, fold_onnx, inspect_onnx, prune_onnx
+    from fxprune.onnx.quantize import Quantization, quantize
+    from fxprune.onnx.verify import verify_onnx
     from fxprune.pages.figures import write_figures
     from fxprune.pages.writing import write_report
     from fxprune.passes.operators import register_operator
-    from fxprune.quantization import Quantization, quantize
-    from fxprune.refitting import refit
     from fxprune.reporting import report
     from fxprune.reports import Report
-    from fxprune.shrinking import shrink
-    from fxprune.storage import load, save
-    from fxprune.verdicts import Verdict
-    from fxprune.verification import verify
+    from fxprune.torch.criteria import importance
+    from fxprune.torch.distillation import FeatureDistillation, distillation_loss
+    from fxprune.torch.export import export_onnx
+    from fxprune.torch.fold import fold
+    from fxprune.torch.footprint import TrainingCost, training_cost
+    from fxprune.torch.gates.consensus import Consensus
+    from fxprune.torch.gates.soft import AutoBot, HardConcrete
+    from fxprune.torch.gates.static import Static
+    from fxprune.torch.keep_sets import (
+        GroupInfo,
+        groups,
+        keep_set,
+        parameter_groups,
+        reach_target,
+        set_keep_set,
+    )
+    from fxprune.torch.prepare import prepare
+    from fxprune.torch.prune import prune
+    from fxprune.torch.refit import refit
+    from fxprune.torch.shrink import shrink
+    from fxprune.torch.storage import load, save
+    from fxprune.torch.verify import verify
 
 _HOMES = {
-    "fxprune.api": ("GroupInfo groups keep_set parameter_groups prepare reach_target set_keep_set"),
-    "fxprune.criteria": "importance prune",
-    "fxprune.distillation": "FeatureDistillation distillation_loss",
+    "fxprune.torch.prepare": (
+        "GroupInfo groups keep_set parameter_groups prepare reach_target set_keep_set"
+    ),
+    "fxprune.torch.criteria": "importance prune",
+    "fxprune.torch.distillation": "FeatureDistillation distillation_loss",
     "fxprune.errors": (
         "CheckpointError FxpruneError InputError InternalError KeepSetError MissingExtraError "
         "NothingToPruneError TargetError TraceError VerificationError"
     ),
-    "fxprune.folding": "fold",
-    "fxprune.footprint": "TrainingCost training_cost",
-    "fxprune.gates.consensus": "Consensus",
-    "fxprune.gates.soft": "AutoBot HardConcrete",
-    "fxprune.gates.static": "Static",
+    "fxprune.torch.fold": "fold",
+    "fxprune.torch.footprint": "TrainingCost training_cost",
+    "fxprune.torch.gates.consensus": "Consensus",
+    "fxprune.torch.gates.soft": "AutoBot HardConcrete",
+    "fxprune.torch.gates.static": "Static",
     "fxprune.pages.figures": "write_figures",
     "fxprune.pages.writing": "write_report",
     "fxprune.passes.operators": "register_operator",
-    "fxprune.verdicts": "Verdict",
-    "fxprune.verification": "verify",
-    "fxprune.export": "export_onnx",
-    "fxprune.storage": "load save",
-    "fxprune.onnx_pruning": "OnnxResult fold_onnx inspect_onnx prune_onnx",
-    "fxprune.onnx_verification": "verify_onnx",
-    "fxprune.quantization": "Quantization quantize",
-    "fxprune.refitting": "refit",
+    "fxprune.agreement": "Verdict",
+    "fxprune.torch.verify": "verify",
+    "fxprune.torch.export": "export_onnx",
+    "fxprune.torch.storage": "load save",
+    "fxprune.onnx.prune": "OnnxResult fold_onnx inspect_onnx prune_onnx",
+    "fxprune.onnx.verify": "verify_onnx",
+    "fxprune.onnx.quantize": "Quantization quantize",
+    "fxprune.torch.refit": "refit",
     "fxprune.reporting": "report",
     "fxprune.reports": "Report",
-    "fxprune.shrinking": "shrink",
+    "fxprune.torch.shrink": "shrink",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = [

@@ -17,11 +17,11 @@ def report(subject: Any, *, latency: bool = True) -> Report:
     Raises:
         InputError: the subject is none of these.
     """
-    home = sys.modules.get("fxprune.onnx_pruning")  # where it was never imported, nothing is one
+    home = sys.modules.get("fxprune.onnx.prune")  # where it was never imported, nothing is one
     if home is not None and isinstance(subject, home.OnnxResult):
-        from fxprune.onnx_reporting import report_result
+        from fxprune.onnx.measuring import report_result
 
         return report_result(subject, latency=latency)
-    from fxprune.measuring import report_module
+    from fxprune.torch.measuring import report_module
 
     return report_module(subject, latency=latency)

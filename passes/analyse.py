@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from fxprune.ir import Graph
 from fxprune.passes.branches import Branch, find_branches
 from fxprune.passes.cost import Costs, cost_polynomials
+from fxprune.passes.facts import Types
 from fxprune.passes.groups import Group, find_groups
-from fxprune.passes.infer import Types, infer
+from fxprune.passes.infer import infer
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from fxprune.ir import Graph, Kind, Node, Value
 from fxprune.passes.axes import Axis, spaces
 from fxprune.passes.branches import Branch
+from fxprune.passes.facts import Reading, Types
 from fxprune.passes.groups import Group
-from fxprune.passes.infer import Reading, Types
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,15 @@ there is one, so that masking it is weight-sized work.
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fxprune.ir import Kind, Node
 from fxprune.passes.axes import Axis, concat, product
+from fxprune.passes.facts import Inference, Reading
 from fxprune.passes.structural import OutputTypes, Rule, broadcast
 
-if TYPE_CHECKING:
-    from fxprune.passes.infer import Inference
 
-
-def matmul(state: "Inference", node: Node) -> OutputTypes:
+def matmul(state: Inference, node: Node) -> OutputTypes:
     """`torch.matmul`: vectors, matrices, and stacks of matrices that broadcast."""
     left, right = _types(state, node)
     if not left or not right:
@@ -34,7 +32,7 @@ def matmul(state: "Inference", node: Node) -> OutputTypes:
     return ((*stack, *rows, *columns),)
 
 
-def gemm(state: "Inference", node: Node) -> OutputTypes:
+def gemm(state: Inference, node: Node) -> OutputTypes:
     """A product of two matrices, each as it is or transposed, plus an array stretched to it."""
     left, right, *added = _types(state, node)
     rows, inner = (1, 0) if node.attributes["transA"] else (0, 1)
@@ -46,7 +44,7 @@ def gemm(state: "Inference", node: Node) -> OutputTypes:
     return (broadcast(state, node, [result, *added], node.outputs[0].shape),)
 
 
-def baddbmm(state: "Inference", node: Node) -> OutputTypes:
+def baddbmm(state: Inference, node: Node) -> OutputTypes:
     """A stack of products of matrices, added to an array that is stretched to it."""
     added, left, right = _types(state, node)
     shape = node.outputs[0].shape
@@ -57,7 +55,7 @@ def baddbmm(state: "Inference", node: Node) -> OutputTypes:
     return (broadcast(state, node, [(stack, left[1], right[2]), added], shape),)
 
 
-def einsum(state: "Inference", node: Node) -> OutputTypes:
+def einsum(state: Inference, node: Node) -> OutputTypes:
     """`terms` holds the letters of every operand, `output` those of the result."""
     terms: Any = node.attributes["terms"]
     output: Any = node.attributes["output"]
@@ -104,7 +102,7 @@ def _letters(term: str, rank: int) -> tuple[str, ...]:
     return (*before, *(str(hidden - 1 - i) for i in range(hidden)), *after)
 
 
-def cosine(state: "Inference", node: Node) -> OutputTypes:
+def cosine(state: Inference, node: Node) -> OutputTypes:
     """The cosine of two arrays along `dim`: a scaled contraction that reads both of them."""
     types = _types(state, node)
     dim = _int(node, "dim")
@@ -119,7 +117,7 @@ def cosine(state: "Inference", node: Node) -> OutputTypes:
     return ((*axes[:dim], *axes[dim + 1 :]),)
 
 
-def embedding_bag(state: "Inference", node: Node) -> OutputTypes:
+def embedding_bag(state: Inference, node: Node) -> OutputTypes:
     """Rows of a table (the second operand), summed or averaged by bag."""
     bags, table = _types(state, node)[:2]
     state.pin(table[0], f"indexed by position in {node.place}")
@@ -129,7 +127,7 @@ def embedding_bag(state: "Inference", node: Node) -> OutputTypes:
     return ((count, table[1]),)
 
 
-def attention(state: "Inference", node: Node) -> OutputTypes:
+def attention(state: Inference, node: Node) -> OutputTypes:
     """softmax(q k^T) v over the last two axes; the others are stacked, or grouped heads (`gqa`).
 
     What is attended to is compared with one another, so it is pinned. The scale stays that of the
@@ -160,7 +158,7 @@ def attention(state: "Inference", node: Node) -> OutputTypes:
     return ((*stack, rows, features),)
 
 
-def recurrent(state: "Inference", node: Node) -> OutputTypes:
+def recurrent(state: Inference, node: Node) -> OutputTypes:
     """LSTM, GRU and RNN: input, `states` initial states, then the weights layer by layer.
 
     All layers share their hidden units, because their states are stacked in one array. `gates` is
@@ -187,7 +185,7 @@ def recurrent(state: "Inference", node: Node) -> OutputTypes:
     return ((*sequence[:-1], layer_input), *((*initial,) for initial in rest[:states]))
 
 
-def recurrent_layer(state: "Inference", node: Node) -> OutputTypes:
+def recurrent_layer(state: Inference, node: Node) -> OutputTypes:
     """One recurrent layer, its directions stacked: sequence, weights of input and state, biases,
     lengths, initial states, peepholes. A weight stacks `gates` arrays; a bias those of both.
     """
@@ -219,7 +217,7 @@ def recurrent_layer(state: "Inference", node: Node) -> OutputTypes:
     return ((time, *final), final, final)[: len(node.outputs)]
 
 
-def recurrent_cell(state: "Inference", node: Node) -> OutputTypes:
+def recurrent_cell(state: Inference, node: Node) -> OutputTypes:
     """One step of an RNN: input, `states` states, the weights of both, then their biases."""
     states = _int(node, "states")
     step, *rest = _types(state, node)
@@ -231,7 +229,7 @@ def recurrent_cell(state: "Inference", node: Node) -> OutputTypes:
 
 
 def _cell(
-    state: "Inference",
+    state: Inference,
     node: Node,
     step: tuple[Axis, ...],
     hidden: Axis,
@@ -249,7 +247,7 @@ def _cell(
         state.contracted(node, (*step[:-1], own[offset][0], read))
 
 
-def weight_norm(state: "Inference", node: Node) -> OutputTypes:
+def weight_norm(state: Inference, node: Node) -> OutputTypes:
     """Every slice along `dim` is scaled to a length, so the other axes are contracted."""
     dim = _int(node, "dim")
     weight, length = _types(state, node)
@@ -261,9 +259,8 @@ def weight_norm(state: "Inference", node: Node) -> OutputTypes:
     return (weight,)
 
 
-def _read(state: "Inference", node: Node, places: Sequence[tuple[int, int]]) -> None:
+def _read(state: Inference, node: Node, places: Sequence[tuple[int, int]]) -> None:
     """A contraction is read at one place: at a parameter if there is one, else at the last."""
-    from fxprune.passes.infer import Reading
 
     def rank(place: tuple[int, int]) -> tuple[bool, int]:
         value = node.inputs[place[0]]
@@ -275,7 +272,7 @@ def _read(state: "Inference", node: Node, places: Sequence[tuple[int, int]]) -> 
         state.read(node, operand, dim, Reading.CONTRACT)
 
 
-def _types(state: "Inference", node: Node) -> list[tuple[Axis, ...]]:
+def _types(state: Inference, node: Node) -> list[tuple[Axis, ...]]:
     return [state.type_of(value) for value in node.inputs if value is not None]
 
 

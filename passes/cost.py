@@ -22,8 +22,8 @@ from typing import Any, Protocol
 from fxprune.ir import Graph, Kind, Node
 from fxprune.passes.axes import Axis
 from fxprune.passes.branches import Branch
+from fxprune.passes.facts import Types
 from fxprune.passes.groups import Group
-from fxprune.passes.infer import Types
 from fxprune.passes.peak import enclosing_branches, peak_points
 from fxprune.passes.polynomials import Maximum, Monomials, Sizes, add_to, polynomial, times
 

@@ -11,8 +11,8 @@ from fxprune.errors import KeepSetError
 from fxprune.ir import Graph
 from fxprune.passes.axes import Axis, Kept, Prod, Space, evaluate, kept_flags, spaces
 from fxprune.passes.branches import Branch
+from fxprune.passes.facts import Types
 from fxprune.passes.groups import Group
-from fxprune.passes.infer import Types
 
 KeepSet = Mapping[str, Sequence[bool]]
 """By name: for a group a flag per position, for a branch a single flag."""

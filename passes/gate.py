@@ -13,8 +13,8 @@ from fxprune.ir import Graph, Kind, Node
 from fxprune.passes.axes import Axis, Space, spaces
 from fxprune.passes.branches import Branch
 from fxprune.passes.condition import Condition
+from fxprune.passes.facts import Reader, Reading, Types
 from fxprune.passes.groups import Group
-from fxprune.passes.infer import Reader, Reading, Types
 from fxprune.passes.operators import OPERATORS
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from fxprune.ir import Graph
 from fxprune.passes.axes import Axis, Prod, Space
-from fxprune.passes.infer import Types
+from fxprune.passes.facts import Types
 
 _Place = tuple[str, int, str]
 """Parameter, dimension, and the path to a space within the type of that axis."""

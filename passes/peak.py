@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 from fxprune.ir import Graph, Node, Value
 from fxprune.passes.branches import Branch
-from fxprune.passes.infer import Types
+from fxprune.passes.facts import Types
 from fxprune.passes.polynomials import ONE, Monomials, Sizes, add_to, times
 
 VIEWS = frozenset({"identity", "reshape", "permute", "expand"})

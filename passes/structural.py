@@ -7,25 +7,23 @@ gets the inference state and a node and returns the axes of its outputs.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fxprune.ir import Kind, Node, Value
 from fxprune.passes.axes import Axis, concat, product
-
-if TYPE_CHECKING:
-    from fxprune.passes.infer import Inference
+from fxprune.passes.facts import Inference, Reading
 
 OutputTypes = tuple[tuple[Axis, ...], ...]
-Rule = Callable[["Inference", Node], OutputTypes]
+Rule = Callable[[Inference, Node], OutputTypes]
 
 
-def elementwise(state: "Inference", node: Node) -> OutputTypes:
+def elementwise(state: Inference, node: Node) -> OutputTypes:
     """Operands broadcast from the right; axes that are not stretched are equal."""
     types = [state.type_of(value) for value in node.inputs if value]
     return (broadcast(state, node, types, node.outputs[0].shape),)
 
 
-def add(state: "Inference", node: Node) -> OutputTypes:
+def add(state: Inference, node: Node) -> OutputTypes:
     """As element-wise; an operand that is scattered has channels of its own.
 
     Then the sum keeps all of its own, and reads that operand along them.
@@ -42,11 +40,9 @@ def add(state: "Inference", node: Node) -> OutputTypes:
 
 
 def scatter(
-    state: "Inference", node: Node, operand: int, axes: tuple[Axis, ...], along: int | None
+    state: Inference, node: Node, operand: int, axes: tuple[Axis, ...], along: int | None
 ) -> None:
     """Axes of an operand are those that it is added to, but `along` one those may be wider."""
-    from fxprune.passes.infer import Reading
-
     value = node.inputs[operand]
     assert value is not None
     for dim, (own, axis) in enumerate(zip(state.type_of(value), axes, strict=True)):
@@ -57,7 +53,7 @@ def scatter(
         state.read(node, operand, dim, Reading.SCATTER)
 
 
-def index_add(state: "Inference", node: Node) -> OutputTypes:
+def index_add(state: Inference, node: Node) -> OutputTypes:
     """Operand 2 is added where operand 1 says along `dim`; an index the model owns is sliced."""
     (dim,) = _ints(node, "dim")
     whole, index, part = node.inputs
@@ -71,7 +67,7 @@ def index_add(state: "Inference", node: Node) -> OutputTypes:
 
 
 def broadcast(
-    state: "Inference", node: Node, operands: Sequence[tuple[Axis, ...]], shape: Sequence[int]
+    state: Inference, node: Node, operands: Sequence[tuple[Axis, ...]], shape: Sequence[int]
 ) -> tuple[Axis, ...]:
     """The axes of operands stretched to `shape`, aligned from the right."""
     axes: list[Axis | None] = [None] * len(shape)
@@ -87,7 +83,7 @@ def broadcast(
     return tuple(axis or state.fresh(1) for axis in axes)
 
 
-def reshape(state: "Inference", node: Node) -> OutputTypes:
+def reshape(state: Inference, node: Node) -> OutputTypes:
     """Input and output axes are grouped by equal cumulative size; groups are equal products."""
     value, output = _operand(node), node.outputs[0]
     if 0 in output.shape:
@@ -106,7 +102,7 @@ def reshape(state: "Inference", node: Node) -> OutputTypes:
     return (tuple(axes),)
 
 
-def _follow_shape(state: "Inference", node: Node, axes: Sequence[Axis]) -> None:
+def _follow_shape(state: Inference, node: Node, axes: Sequence[Axis]) -> None:
     """Where a second operand says which shape the result has, both have the same axes."""
     for other in filter(None, node.inputs[1:]):
         for left, right in zip(axes, state.type_of(other), strict=True):
@@ -143,18 +139,18 @@ def _regroup(
     return groups
 
 
-def permute(state: "Inference", node: Node) -> OutputTypes:
+def permute(state: Inference, node: Node) -> OutputTypes:
     """Output axis `i` is input axis `order[i]`."""
     axes = state.type_of(_operand(node))
     return (tuple(axes[dim] for dim in _ints(node, "order")),)
 
 
-def identity(state: "Inference", node: Node) -> OutputTypes:
+def identity(state: Inference, node: Node) -> OutputTypes:
     """The output is the input: clone, contiguous, dropout, type casts."""
     return (state.type_of(_operand(node)),)
 
 
-def cat(state: "Inference", node: Node) -> OutputTypes:
+def cat(state: Inference, node: Node) -> OutputTypes:
     """Along `dim` the operands are concatenated; other axes are equal."""
     (dim,) = _ints(node, "dim")
     types = [state.type_of(value) for value in node.inputs if value and math.prod(value.shape)]
@@ -167,7 +163,7 @@ def cat(state: "Inference", node: Node) -> OutputTypes:
     return ((*first[:dim], joined, *first[dim + 1 :]),)
 
 
-def stack(state: "Inference", node: Node) -> OutputTypes:
+def stack(state: Inference, node: Node) -> OutputTypes:
     """All axes are equal; a new one, pinned, counts the operands."""
     (dim,) = _ints(node, "dim")
     first, *others = [state.type_of(value) for value in node.inputs if value]
@@ -178,7 +174,7 @@ def stack(state: "Inference", node: Node) -> OutputTypes:
     return ((*first[:dim], new, *first[dim:]),)
 
 
-def split(state: "Inference", node: Node) -> OutputTypes:
+def split(state: Inference, node: Node) -> OutputTypes:
     """Consecutive pieces along `dim`; their sizes are literals."""
     (dim,) = _ints(node, "dim")
     axes = state.type_of(_operand(node))
@@ -191,7 +187,7 @@ def split(state: "Inference", node: Node) -> OutputTypes:
     return tuple(outputs)
 
 
-def glu(state: "Inference", node: Node) -> OutputTypes:
+def glu(state: Inference, node: Node) -> OutputTypes:
     """Along `dim` the second half gates the first: both halves are one axis."""
     (dim,) = _ints(node, "dim")
     axes = state.type_of(_operand(node))
@@ -200,7 +196,7 @@ def glu(state: "Inference", node: Node) -> OutputTypes:
     return ((*axes[:dim], left, *axes[dim + 1 :]),)
 
 
-def prelu(state: "Inference", node: Node) -> OutputTypes:
+def prelu(state: Inference, node: Node) -> OutputTypes:
     """One slope for everything, or one per position of the second axis."""
     value, slope = node.inputs
     assert value is not None and slope is not None, node
@@ -211,7 +207,7 @@ def prelu(state: "Inference", node: Node) -> OutputTypes:
     return (axes,)
 
 
-def quantise(state: "Inference", node: Node) -> OutputTypes:
+def quantise(state: Inference, node: Node) -> OutputTypes:
     """One scale and zero point for everything, or one per position of `dim`."""
     (dim,) = _ints(node, "dim")
     axes, *scales = (state.type_of(value) for value in node.inputs if value)
@@ -223,7 +219,7 @@ def quantise(state: "Inference", node: Node) -> OutputTypes:
     return (axes,)
 
 
-def unbind(state: "Inference", node: Node) -> OutputTypes:
+def unbind(state: Inference, node: Node) -> OutputTypes:
     """One output per position of `dim`, which is pinned."""
     (dim,) = _ints(node, "dim")
     axes = state.type_of(_operand(node))
@@ -231,12 +227,12 @@ def unbind(state: "Inference", node: Node) -> OutputTypes:
     return tuple((*axes[:dim], *axes[dim + 1 :]) for _ in node.outputs)
 
 
-def slice_(state: "Inference", node: Node) -> OutputTypes:
+def slice_(state: Inference, node: Node) -> OutputTypes:
     """Per axis a `(start, stop, step)`; unit steps cut the axis, others pin it."""
     return (_cut(state, node),)
 
 
-def overwrite(state: "Inference", node: Node) -> OutputTypes:
+def overwrite(state: Inference, node: Node) -> OutputTypes:
     """`x[ranges] = value`: the value is stretched to the part, and the rest stays.
 
     Axes `positions` are indexed by a number, so the value lacks them.
@@ -253,7 +249,7 @@ def overwrite(state: "Inference", node: Node) -> OutputTypes:
     return (whole,)
 
 
-def _cut(state: "Inference", node: Node) -> tuple[Axis, ...]:
+def _cut(state: Inference, node: Node) -> tuple[Axis, ...]:
     axes: list[Axis] = []
     ranges: Any = node.attributes["ranges"]
     for dim, (axis, (start, stop, step)) in enumerate(
@@ -273,7 +269,7 @@ def _cut(state: "Inference", node: Node) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
-def select(state: "Inference", node: Node) -> OutputTypes:
+def select(state: Inference, node: Node) -> OutputTypes:
     """One position of `dim` is taken; the axis disappears and is pinned."""
     (dim,) = _ints(node, "dim")
     axes = state.type_of(_operand(node))
@@ -281,7 +277,7 @@ def select(state: "Inference", node: Node) -> OutputTypes:
     return ((*axes[:dim], *axes[dim + 1 :]),)
 
 
-def gather(state: "Inference", node: Node) -> OutputTypes:
+def gather(state: Inference, node: Node) -> OutputTypes:
     """Consecutive axes `dims` are indexed by arrays: they and what replaces them are pinned."""
     dims = _ints(node, "dims")
     axes, output = state.type_of(_operand(node)), node.outputs[0]
@@ -298,7 +294,7 @@ def gather(state: "Inference", node: Node) -> OutputTypes:
     return ((*axes[:first], *inserted, *axes[first + len(dims) :]),)
 
 
-def take_along(state: "Inference", node: Node) -> OutputTypes:
+def take_along(state: Inference, node: Node) -> OutputTypes:
     """Axis `dim` is indexed by an array of the result's shape; the others are the same axes."""
     (dim,) = _ints(node, "dim")
     axes, index = (state.type_of(value) for value in node.inputs if value)
@@ -312,7 +308,7 @@ def take_along(state: "Inference", node: Node) -> OutputTypes:
     return (index,)
 
 
-def ranked(state: "Inference", node: Node) -> OutputTypes:
+def ranked(state: Inference, node: Node) -> OutputTypes:
     """Positions along `dim` are put in order, all or the first ones (sort, topk)."""
     (dim,) = _ints(node, "dim")
     axes, reason = state.type_of(_operand(node)), f"put in order by {node.place}"
@@ -321,7 +317,7 @@ def ranked(state: "Inference", node: Node) -> OutputTypes:
     return ((*axes[:dim], new, *axes[dim + 1 :]),) * len(node.outputs)
 
 
-def windows(state: "Inference", node: Node) -> OutputTypes:
+def windows(state: Inference, node: Node) -> OutputTypes:
     """Axis `dim` becomes the number of windows; their positions are a new last axis."""
     (dim,) = _ints(node, "dim")
     axes, shape = state.type_of(_operand(node)), node.outputs[0].shape
@@ -331,7 +327,7 @@ def windows(state: "Inference", node: Node) -> OutputTypes:
     return ((*axes[:dim], count, *axes[dim + 1 :], inside),)
 
 
-def pad(state: "Inference", node: Node) -> OutputTypes:
+def pad(state: Inference, node: Node) -> OutputTypes:
     """`widths[dim] = (before, after)`; constant padding adds positions, other modes pin."""
     axes: list[Axis] = []
     widths: Any = node.attributes["widths"]
@@ -353,7 +349,7 @@ def pad(state: "Inference", node: Node) -> OutputTypes:
     return (tuple(axes),)
 
 
-def expand(state: "Inference", node: Node) -> OutputTypes:
+def expand(state: Inference, node: Node) -> OutputTypes:
     """Axes of one position are repeated; the others are kept."""
     axes, output = state.type_of(_operand(node)), node.outputs[0]
     missing = len(output.shape) - len(axes)
@@ -366,7 +362,7 @@ def expand(state: "Inference", node: Node) -> OutputTypes:
     return (tuple(result),)
 
 
-def tile(state: "Inference", node: Node) -> OutputTypes:
+def tile(state: Inference, node: Node) -> OutputTypes:
     """Axis `dim` is repeated `repeats[dim]` times as a whole."""
     axes, output = state.type_of(_operand(node)), node.outputs[0]
     missing = len(output.shape) - len(axes)
@@ -377,7 +373,7 @@ def tile(state: "Inference", node: Node) -> OutputTypes:
     return (tuple(result),)
 
 
-def repeat_interleave(state: "Inference", node: Node) -> OutputTypes:
+def repeat_interleave(state: Inference, node: Node) -> OutputTypes:
     """Every position of axis `dim` is repeated `repeats` times in a row."""
     if "dim" not in node.attributes:
         return state.opaque(node, f"repeated by number in {node.place}")
@@ -387,10 +383,8 @@ def repeat_interleave(state: "Inference", node: Node) -> OutputTypes:
     return ((*axes[:dim], product(axes[dim], new), *axes[dim + 1 :]),)
 
 
-def reduce(state: "Inference", node: Node) -> OutputTypes:
+def reduce(state: Inference, node: Node) -> OutputTypes:
     """Axes `dims` are reduced. `reading` says how; without it they are pinned."""
-    from fxprune.passes.infer import Reading
-
     axes, dims = state.type_of(_operand(node)), _ints(node, "dims")
     reading = node.attributes.get("reading")
     for dim in dims:
@@ -406,7 +400,7 @@ def reduce(state: "Inference", node: Node) -> OutputTypes:
     return (kept,) * len(node.outputs)
 
 
-def along(state: "Inference", node: Node) -> OutputTypes:
+def along(state: Inference, node: Node) -> OutputTypes:
     """Positions of `dims` are compared or mixed (softmax, cumsum, roll): these are pinned."""
     axes = state.type_of(_operand(node))
     for dim in _ints(node, "dims"):
@@ -414,14 +408,14 @@ def along(state: "Inference", node: Node) -> OutputTypes:
     return tuple(axes for _ in node.outputs)
 
 
-def size(state: "Inference", node: Node) -> OutputTypes:
+def size(state: Inference, node: Node) -> OutputTypes:
     """The model asks for a size: it is told the original one for ever."""
     for dim, axis in enumerate(state.type_of(_operand(node))):
         state.literal(node, ("value", dim), axis, frozen=True)
     return ()
 
 
-def fill(state: "Inference", node: Node) -> OutputTypes:
+def fill(state: Inference, node: Node) -> OutputTypes:
     """An array of one value: its sizes are whatever its readers need."""
     axes = tuple(map(state.fresh, node.outputs[0].shape))
     for dim, axis in enumerate(axes):
@@ -429,7 +423,7 @@ def fill(state: "Inference", node: Node) -> OutputTypes:
     return (axes,)
 
 
-def constant(state: "Inference", node: Node) -> OutputTypes:
+def constant(state: Inference, node: Node) -> OutputTypes:
     """An array made from literals: pinned."""
     return tuple(
         tuple(state.fresh(n, pin=f"made by {node.place}") for n in output.shape)

@@ -35,9 +35,8 @@ from torch import nn
 from torch.optim import SGD
 
 import fxprune
-from fxprune.drafts import draft_of
+from fxprune.files import draft_of
 from fxprune.passes.analyse import Analysis
-from fxprune.record import record_of
 from fxprune.testing import (
     OPS,
     Network,
@@ -49,8 +48,9 @@ from fxprune.testing import (
     networks,
     onnx_models,
 )
-from fxprune.testing.onnx_counting import count_onnx_macs
-from fxprune.testing.rounding import allowed_errors, converted, least_error, run
+from fxprune.testing.onnx.counting import count_onnx_macs
+from fxprune.testing.torch.rounding import allowed_errors, converted, least_error, run
+from fxprune.torch.record import record_of
 
 NETWORKS = 20
 """Networks between two states on disk."""

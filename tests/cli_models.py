@@ -3,7 +3,7 @@
 import numpy as np
 from torch import Tensor, nn
 
-from tests.models import Residual, images, plain, randomise
+from tests.torch.models import Residual, images, plain, randomise
 
 
 def residual() -> tuple[nn.Module, Tensor]:

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.storage import DESCRIPTION, WEIGHTS
 from fxprune.testing import assert_unchanged
-from tests.models import Residual, images, plain, randomise
+from fxprune.torch.storage import DESCRIPTION, WEIGHTS
+from tests.torch.models import Residual, images, plain, randomise
 
 
 class Convs(nn.Module):

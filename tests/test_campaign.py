@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import fxprune
-from fxprune.record import record_of
 from fxprune.testing import assert_costs
+from fxprune.torch.record import record_of
 from tests import campaign
 from tests.campaign import KEEP_SETS, Summary, main
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import fxprune
-from tests.models import Residual, images, randomise
 from tests.test_packaging import ROOT, modules_on_disk
+from tests.torch.models import Residual, images, randomise
 
 README = (ROOT / "README.md").read_text()
 MODULES = sorted(name.removesuffix(".__init__") for name in modules_on_disk())
@@ -42,7 +42,7 @@ def test_examples_in_docstrings_run(name):
 
 def test_the_main_verb_and_the_notation_have_examples():
     names = [test.name for module in MODULES for test in examples_in(module)]
-    assert {"fxprune.api.prepare", "fxprune.passes.operators.parse"} <= set(names)
+    assert {"fxprune.torch.prepare.prepare", "fxprune.passes.operators.parse"} <= set(names)
 
 
 def test_check_of_doctests_finds_a_wrong_one():

@@ -13,10 +13,10 @@ from typing import Any
 
 import typer
 
+from fxprune.agreement import Verdict
 from fxprune.commands.bars import Announce, announcing
 from fxprune.errors import FxpruneError, InternalError, NothingToPruneError, VerificationError
 from fxprune.reports import Report
-from fxprune.verdicts import Verdict
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 the models differ, 2 an argument or a file does not fit, "

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from fxprune.steps import STEPS_LOG
+from fxprune.progress import STEPS_LOG
 
 Announce = Callable[[str, float], None]
 """Says what the job does from here on, and about what share of it is done."""
@@ -36,7 +36,7 @@ def announcing() -> Iterator[Announce]:
 
 
 class PartBar(logging.Handler):
-    """A bar that records of `fxprune.steps` move; it is there while there is something to do."""
+    """A bar that records of `fxprune.progress` move; it is there while there is something to do."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__()

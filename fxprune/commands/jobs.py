@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fxprune.agreement import Verdict
 from fxprune.commands.answers import Answer, about
 from fxprune.reports import Report
-from fxprune.verdicts import Verdict
 
 
 @dataclass(frozen=True, slots=True)

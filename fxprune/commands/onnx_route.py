@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import fxprune
+from fxprune.agreement import Verdict
 from fxprune.commands.answers import Answer
 from fxprune.commands.arguments import imported
 from fxprune.commands.bars import Announce
 from fxprune.commands.jobs import Pruned, Ranking, Source
-from fxprune.drafts import check_place
 from fxprune.errors import InputError
-from fxprune.frontends.onnx_loading import load_onnx
-from fxprune.onnx_pruning import OnnxResult
+from fxprune.files import check_place
+from fxprune.onnx.frontend.loading import load_onnx
+from fxprune.onnx.prune import OnnxResult
 from fxprune.passes.analyse import Analysis
-from fxprune.verdicts import Verdict
 
 
 def inspect(source: Source) -> tuple[str, Analysis]:

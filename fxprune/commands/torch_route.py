@@ -10,19 +10,20 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.api import ignored_parameters
-from fxprune.checks import check_model
+from fxprune.agreement import Verdict
 from fxprune.commands.arguments import imported
 from fxprune.commands.bars import Announce
 from fxprune.commands.jobs import Pruned, Ranking, Source
 from fxprune.errors import InputError
-from fxprune.frontends.torch_examples import check_examples
-from fxprune.frontends.torch_fx import read_model
 from fxprune.passes.analyse import Analysis, analyse
-from fxprune.record import gated_record
-from fxprune.storage import WEIGHTS
-from fxprune.verdicts import Verdict
-from fxprune.verification import compare_modules, compare_onnx, random_inputs
+from fxprune.torch.checks import check_model
+from fxprune.torch.exported import compare_onnx
+from fxprune.torch.frontend.examples import check_examples, random_inputs
+from fxprune.torch.frontend.program import read_model
+from fxprune.torch.prepare import ignored_parameters
+from fxprune.torch.record import gated_record
+from fxprune.torch.storage import WEIGHTS
+from fxprune.torch.verify import compare_modules
 
 _BATCHES = (1, 2, 5)
 _BATCH = 32

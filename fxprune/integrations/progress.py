@@ -4,8 +4,8 @@ import logging
 
 from torch import nn
 
-from fxprune.measuring import costs_of
-from fxprune.record import gated_record, traced_part
+from fxprune.torch.measuring import costs_of
+from fxprune.torch.record import gated_record, traced_part
 
 _log = logging.getLogger("fxprune")
 

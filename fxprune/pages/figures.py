@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fxprune.drafts import draft_of
 from fxprune.errors import MissingExtraError
+from fxprune.files import draft_of
 from fxprune.pages.charts import Points, Profile, Scatter, costs, scatter, widths
 from fxprune.pages.writing import described
 

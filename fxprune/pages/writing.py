@@ -10,12 +10,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from fxprune.drafts import draft_of
+from fxprune.agreement import Verdict
+from fxprune.files import draft_of
 from fxprune.pages.charts import Points, costs, scatter, ticks, widths
 from fxprune.pages.environment import environment
 from fxprune.reporting import report
 from fxprune.reports import Report, Row
-from fxprune.verdicts import Verdict
 
 
 def write_report(

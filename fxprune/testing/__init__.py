@@ -7,7 +7,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fxprune.testing.checkers import (
+    from fxprune.testing.keeping import keep_sets
+    from fxprune.testing.onnx.checkers import (
+        assert_onnx_rewrite_equivalent,
+        assert_onnxruntime_agrees,
+    )
+    from fxprune.testing.onnx.graphs import Drawing, OnnxModel
+    from fxprune.testing.onnx.models import ONNX_OPS, onnx_models
+    from fxprune.testing.torch.checkers import (
         assert_close,
         assert_costs,
         assert_idempotent,
@@ -16,29 +23,22 @@ if TYPE_CHECKING:
         assert_same_state,
         assert_unchanged,
     )
-    from fxprune.testing.counting import count_macs
-    from fxprune.testing.keeping import keep_sets
-    from fxprune.testing.onnx_checkers import (
-        assert_onnx_rewrite_equivalent,
-        assert_onnxruntime_agrees,
-    )
-    from fxprune.testing.onnx_drawing import Drawing, OnnxModel
-    from fxprune.testing.onnx_networks import ONNX_OPS, onnx_models
-    from fxprune.testing.torch_networks import OPS, Network, inputs, networks
-    from fxprune.testing.weights import randomise
+    from fxprune.testing.torch.counting import count_macs
+    from fxprune.testing.torch.networks import OPS, Network, inputs, networks
+    from fxprune.testing.torch.weights import randomise
 
 _HOMES = {
-    "checkers": (
+    "torch.checkers": (
         "assert_close assert_costs assert_idempotent assert_no_mutation assert_rewrite_equivalent "
         "assert_same_state assert_unchanged"
     ),
-    "counting": "count_macs",
+    "torch.counting": "count_macs",
     "keeping": "keep_sets",
-    "torch_networks": "OPS Network inputs networks",
-    "onnx_checkers": "assert_onnx_rewrite_equivalent assert_onnxruntime_agrees",
-    "onnx_drawing": "Drawing OnnxModel",
-    "onnx_networks": "ONNX_OPS onnx_models",
-    "weights": "randomise",
+    "torch.networks": "OPS Network inputs networks",
+    "onnx.checkers": "assert_onnx_rewrite_equivalent assert_onnxruntime_agrees",
+    "onnx.graphs": "Drawing OnnxModel",
+    "onnx.models": "ONNX_OPS onnx_models",
+    "torch.weights": "randomise",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 

@@ -19,7 +19,7 @@ import fxprune
 from examples.cifar_data import Cifar, load
 from examples.cifar_resnet import pretrained
 from examples.cifar_train import predictions, train
-from fxprune.record import gates_of
+from fxprune.torch.record import gates_of
 from tests.benchmarks.cifar10_peers import EXAMPLE
 
 

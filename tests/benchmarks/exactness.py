@@ -4,7 +4,7 @@
     python -m tests.benchmarks.exactness resnet18 --no-onnx --json exactness.json
 
 Each model gets random statistics, scales and biases and a random keep-set of about half of its
-channels. tests/test_torchvision.py asserts on the same figures.
+channels. tests/torch/test_torchvision.py asserts on the same figures.
 """
 
 import argparse
@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.testing.checkers import assert_costs
-from tests.models import assert_equal, half, relative_error, tensors_in
+from fxprune.testing.torch.checkers import assert_costs
+from tests.torch.models import assert_equal, half, relative_error, tensors_in
 from tests.vision import torchvision
 
 SIZES: Mapping[str, int] = MappingProxyType(

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import fxprune
 from examples.cifar_resnet import CifarResNet
-from fxprune.gates.latency import Latency, measure_latency
-from fxprune.record import gated_record
+from fxprune.torch.budget.latency import Latency, measure_latency
+from fxprune.torch.record import gated_record
 from tests.vision import torchvision
 
 

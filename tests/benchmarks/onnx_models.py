@@ -32,10 +32,10 @@ from rich.table import Table
 from torch import nn
 
 import fxprune
-from fxprune.frontends.onnx_file import OnnxProgram, read_onnx
+from fxprune.onnx.frontend.program import OnnxProgram, read_onnx
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.axes import Axis, Space, Sum
-from fxprune.record import gated_record
+from fxprune.torch.record import gated_record
 from tests.benchmarks.apart import found_apart
 from tests.benchmarks.exactness import random_images, randomise_statistics
 from tests.vision import torchvision

@@ -24,7 +24,7 @@ from rich.table import Table
 import fxprune
 from examples.cifar_data import Cifar, load
 from examples.cifar_resnet import pretrained
-from fxprune.onnx_criteria import METHODS
+from fxprune.onnx.criteria import METHODS
 from tests.benchmarks.quantization import measured
 from tests.vision import torchvision
 

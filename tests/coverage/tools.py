@@ -26,9 +26,11 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
-from fxprune.measuring import costs_of
-from fxprune.verification import compare_onnx, in_precision, relative_error, tensors_in
-from tests.models import randomise
+from fxprune.torch.exported import compare_onnx
+from fxprune.torch.frontend.nests import tensors_in
+from fxprune.torch.measuring import costs_of
+from fxprune.torch.precision import in_precision, relative_error
+from tests.torch.models import randomise
 
 Build = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
 """Makes a model and example inputs for it."""
@@ -98,7 +100,7 @@ def _exactness(gated: nn.Module, folded: nn.Module, inputs: tuple[Any, ...]) -> 
 def _shares(gated: nn.Module, folded: nn.Module, model: nn.Module) -> dict[str, float]:
     """Shares of the original: parameters of which an axis is free, parameters and MACs kept."""
     from fxprune.passes.axes import spaces
-    from fxprune.record import record_of
+    from fxprune.torch.record import record_of
 
     record = record_of(gated)
     assert record is not None

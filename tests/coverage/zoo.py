@@ -120,7 +120,7 @@ def _configurations() -> dict[str, dict[str, Any]]:
 def _transformers(name: str) -> Example:
     import transformers
 
-    from fxprune.frontends.torch_examples import check_examples
+    from fxprune.torch.frontend.examples import check_examples
 
     logging.disable(logging.WARNING)
     entry = _configurations()[name]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 import fxprune
-from fxprune.drafts import draft_of
+from fxprune.files import draft_of
 from fxprune.testing import assert_rewrite_equivalent, randomise
 from tests.forking import fork, one_thread
 

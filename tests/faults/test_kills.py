@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fxprune
-from fxprune.backends import torch_module
+from fxprune.torch.backend import module as torch_module
 from tests.faults.cycles import leaks
 from tests.faults.kills import SCENARIOS, STEPS, Scenario, kill, killed, train, versions
 

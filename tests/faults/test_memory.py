@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.frontends.torch_recorder import Recorder
-from tests.models import Auxiliary, Residual, images
+from fxprune.torch.frontend.recorder import Recorder
+from tests.torch.models import Auxiliary, Residual, images
 
 MEASURE = """
 import resource, sys, threading, torch

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fxprune
-from fxprune.frontends.onnx_loading import load_onnx
+from fxprune.onnx.frontend.loading import load_onnx
 from tests.benchmarks.apart import found_apart
 from tests.foreign.collecting import SHAPES, collect
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from fxprune.drafts import draft_of
+from fxprune.files import draft_of
 from tests.mutation.killers import killer_of, names_by_distance
 from tests.mutation.table import SABOTAGES
 

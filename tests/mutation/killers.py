@@ -1,8 +1,8 @@
 """What should notice a sabotage: laws on drawn networks, samples of ONNX operators, unit tests.
 
-The bodies of the laws are those of `tests/test_laws.py`. The networks are drawn once, some around
-every kind of step. A sabotage is tried in a child process, which ends at the first failure; what
-has failed must pass in another child without the sabotage.
+The bodies of the laws are those of `tests/torch/test_laws.py`. The networks are drawn once, some
+around every kind of step. A sabotage is tried in a child process, which ends at the first failure;
+what has failed must pass in another child without the sabotage.
 """
 
 import copy
@@ -24,11 +24,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from fxprune.testing import OPS, Network, networks
-from tests import test_laws as laws
-from tests import test_onnx_pruning
 from tests.forking import fork
-from tests.frontends.test_onnx_spellings import SAMPLES, test_masked_and_folded_models_agree
 from tests.mutation.table import Sabotage
+from tests.onnx import test_prune as test_onnx_pruning
+from tests.onnx.frontend.test_spellings import SAMPLES, test_masked_and_folded_models_agree
+from tests.torch import test_laws as laws
 
 LAWS = (
     laws.test_gated_equals_folded,
@@ -44,8 +44,8 @@ AROUND = {f"{dims} {op}": (dims, op) for dims in PLAIN for op in OPS[dims]}  # t
 TESTS = Path(__file__).parent.parent
 FILES = (
     *(f"tests/passes/{file.name}" for file in sorted(TESTS.glob("passes/test_*.py"))),
-    "tests/frontends/test_torch_in_place.py",
-    *(f"tests/test_onnx_pruning.py::{test}" for test in vars(test_onnx_pruning) if "test_" in test),
+    "tests/torch/frontend/test_in_place.py",
+    *(f"tests/onnx/test_prune.py::{test}" for test in vars(test_onnx_pruning) if "test_" in test),
 )
 NAMES = (*AROUND, *(f"onnx {op_type}" for op_type in SAMPLES), *FILES)
 """All that can notice something: steps of networks, operators of ONNX, files of tests, tests."""

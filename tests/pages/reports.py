@@ -2,7 +2,7 @@
 
 from fxprune.passes.layers import Layer
 from fxprune.reports import Report, Row
-from fxprune.verification import Comparison, Verdict
+from fxprune.torch.verify import Comparison, Verdict
 
 HOSTILE = "<script>alert('&')</script>$x_{$"
 POINTS = [(0.3, 84.0, "small"), (0.5, 86.0, HOSTILE), (0.5, 85.0), (0.7, 85.5)]

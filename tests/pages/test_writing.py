@@ -12,8 +12,8 @@ from fxprune.errors import InputError
 from fxprune.pages.environment import environment
 from fxprune.pages.writing import short
 from fxprune.reports import Report
-from tests.models import Residual, images, randomise
 from tests.pages.reports import HOSTILE, POINTS, VERDICT, report
+from tests.torch.models import Residual, images, randomise
 
 VOID = {"meta", "link", "img", "br", "hr", "wbr"}
 

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from examples.cifar_resnet import CifarResNet
-from fxprune.frontends.torch_fx import read_model
 from fxprune.passes.analyse import analyse
 from fxprune.passes.cost import cost_polynomials
 from fxprune.passes.polynomials import Polynomial
+from fxprune.torch.frontend.program import read_model
 from tests.passes.example import example
 from tests.vision import torchvision
 

@@ -5,7 +5,8 @@ import pytest
 from fxprune.errors import InternalError
 from fxprune.ir import Kind, Node, Value
 from fxprune.passes.axes import spaces
-from fxprune.passes.infer import Inference, infer
+from fxprune.passes.facts import Inference
+from fxprune.passes.infer import infer
 from fxprune.passes.operators import OPERATORS
 from tests.passes.written import facts, graph_of, lettered, lines
 

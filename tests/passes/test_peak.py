@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor, fx, nn
 
 import fxprune
-from fxprune.frontends.torch_fx import read_model
-from fxprune.measuring import costs_of
 from fxprune.passes.analyse import analyse
 from fxprune.testing import keep_sets, networks
-from tests.models import Residual, half, images, randomise
+from fxprune.torch.frontend.program import read_model
+from fxprune.torch.measuring import costs_of
 from tests.passes.written import graph_of
+from tests.torch.models import Residual, half, images, randomise
 from tests.vision import torchvision
 
 WATCHED = """

@@ -15,7 +15,7 @@ from string import ascii_lowercase
 
 from fxprune.ir import Graph, Kind, Node, Value
 from fxprune.passes.axes import Axis, Unifier, spaces
-from fxprune.passes.infer import Types
+from fxprune.passes.facts import Types
 
 _LINE = re.compile(r"(?P<left>.*?) = (?P<op>[\w.]+)\((?P<right>.*?)\)\s*(?P<attributes>\{.*\})?$")
 _VALUE = re.compile(r"(?P<name>[\w.]+|-)(?:\[(?P<shape>[\d, ]*)\])?")

@@ -16,8 +16,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import fxprune
-from tests.models import Residual, images
 from tests.recipes.training import BATCH, SETTINGS, Plain, begin, loss_of, sgd
+from tests.torch.models import Residual, images
 
 STEPS = 14
 METHODS_BY_KIND = {"ddp": list(SETTINGS), "fsdp": [m for m in SETTINGS if m != "consensus"]}

@@ -12,7 +12,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.checkpoint import checkpoint
 
 import fxprune
-from tests.models import Residual, assert_equal, half, images, randomise
 from tests.recipes.training import (
     SETTINGS,
     Plain,
@@ -25,6 +24,7 @@ from tests.recipes.training import (
     sgd,
     train,
 )
+from tests.torch.models import Residual, assert_equal, half, images, randomise
 
 # Accumulation and schedules -------------------------------------------------------------------
 

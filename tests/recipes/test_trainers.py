@@ -27,7 +27,6 @@ from transformers import (
 
 import fxprune
 from fxprune.integrations import lightning, transformers
-from tests.models import assert_equal, images
 from tests.recipes.training import (
     BATCH,
     SETTINGS,
@@ -38,6 +37,7 @@ from tests.recipes.training import (
     loss_of,
     sgd,
 )
+from tests.torch.models import assert_equal, images
 
 STEPS = 14
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import fxprune
-from fxprune.gates.methods import METHODS
-from tests.models import Residual, images, randomise
+from fxprune.torch.gates.methods import METHODS
+from tests.torch.models import Residual, images, randomise
 
 BATCH = 8
 

@@ -1,1 +1,0 @@
-"""Plans carried out on a copy of a framework's model."""

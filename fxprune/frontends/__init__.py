@@ -1,1 +1,0 @@
-"""From a framework's model to the graph that passes read."""

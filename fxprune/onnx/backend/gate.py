@@ -1,0 +1,65 @@
+"""Gates at their readers in a copy of an ONNX model: what a folded file is compared with.
+
+The masked file has every weight of the original. It computes the same as the folded one by another
+way: closed positions are multiplied by zero where they are read. Gates may also be numbers in
+between, which tells how much the outputs depend on them.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx_ir
+
+from fxprune.onnx.backend.masked_forms import MASKED_FORMS, Place, mask_operand
+from fxprune.onnx.frontend.program import OnnxProgram, name_of
+from fxprune.passes.axes import Axis, Space, Sum, spaces
+from fxprune.passes.gate import GatePlan
+
+
+def mask_program(
+    program: OnnxProgram,
+    plan: GatePlan,
+    gates: Mapping[Space, np.ndarray],
+    branches: Mapping[str, float],
+) -> onnx_ir.Model:
+    """A copy in which everything is read as far as its gate is open.
+
+    Args:
+        program: the model.
+        plan: where gates act.
+        gates: a number for every position of spaces; those that are left out are open, and change
+            no bit.
+        branches: a number for branches, by name; those that are left out are open.
+    """
+    model = program.model.clone()
+    nodes = {name_of(node): node for node in model.graph}
+    ops = {node.name: node.op for node in program.ir.nodes}
+    for mask in plan.masks:
+        if not gates.keys() & set(spaces(mask.axis)):
+            continue
+        numbers = _mask_of(mask.axis, gates)
+        mask_operand(Place(nodes[mask.node], program), mask.operand, mask.dim, numbers)
+    for gate in plan.branches:
+        for operand in gate.operands if gate.branch in branches else ():
+            number = np.array([branches[gate.branch]])
+            mask_operand(Place(nodes[gate.node], program), operand, 0, number)
+    gated = {form.node for form in plan.forms if gates.keys() & set(spaces(form.axis))}
+    forms: dict[str, dict[int, np.ndarray]] = {}
+    for form in plan.forms:
+        if form.node in gated:
+            forms.setdefault(form.node, {})[form.dim] = _mask_of(form.axis, gates)
+    for name, by_dim in forms.items():
+        MASKED_FORMS[ops[name]](Place(nodes[name], program), by_dim)
+    return model
+
+
+def _mask_of(axis: Axis, gates: Mapping[Space, np.ndarray]) -> np.ndarray:
+    """A number for every position of an axis."""
+    if isinstance(axis, Space):
+        return gates.get(axis, np.ones(axis.size))
+    if isinstance(axis, Sum):
+        return np.concatenate([np.ones(0), *(_mask_of(part, gates) for part in axis.parts)])
+    mask = np.ones(1)
+    for factor in axis.factors:
+        mask = np.multiply.outer(mask, _mask_of(factor, gates)).ravel()
+    return mask

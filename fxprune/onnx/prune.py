@@ -1,0 +1,267 @@
+"""ONNX files made smaller without torch and without training."""
+
+import gc
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir
+
+from fxprune.agreement import Verdict
+from fxprune.errors import InputError
+from fxprune.onnx.backend.fold import fold_program
+from fxprune.onnx.backend.gate import mask_program
+from fxprune.onnx.backend.saving import save_onnx
+from fxprune.onnx.choose import choose, plan_of
+from fxprune.onnx.frontend.data import takes_any_number
+from fxprune.onnx.frontend.program import OnnxProgram, read_onnx
+from fxprune.onnx.frontend.session import Feeds, weight_bytes
+from fxprune.onnx.refit import refitted
+from fxprune.onnx.verify import verify_onnx
+from fxprune.passes.analyse import Analysis, analyse
+from fxprune.passes.axes import Kept, spaces
+from fxprune.passes.fold import KeepSet
+from fxprune.passes.gate import plan_gates
+from fxprune.progress import stage
+from fxprune.reports import metadata
+from fxprune.targets import Target
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxResult:
+    """A smaller model and how it came about.
+
+    `model` is the folded model, `source` what the caller gave, of `bytes_before` bytes of weights,
+    `analysis` the facts about that, `verdict` what comparing the folded model with the masked
+    source found.
+    """
+
+    model: onnx_ir.Model
+    source: Any
+    bytes_before: int
+    analysis: Analysis
+    keep_set: Mapping[str, tuple[bool, ...]]
+    costs_before: Mapping[str, int]
+    costs_after: Mapping[str, int]
+    verdict: Verdict
+
+    def __str__(self) -> str:
+        rows = (
+            f"{name}: {self.costs_before[name]:,} -> {after:,}"
+            for name, after in self.costs_after.items()
+        )
+        return "\n".join((*rows, str(self.verdict)))
+
+
+def inspect_onnx(
+    source: Any,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    ignore: Iterable[str] = (),
+) -> Analysis:
+    """What is known about an ONNX model: groups, pins with reasons, branches, costs.
+
+    Args:
+        source: a path, bytes, a ModelProto or an onnx_ir.Model.
+        shapes: shapes of inputs by name, where what the file leaves open matters.
+        ignore: initialisers to leave alone, by name or beginning of it.
+
+    Raises:
+        InputError, CheckpointError: the file is no valid model.
+    """
+    program = read_onnx(source, shapes)
+    return analyse(program.ir, _ignored(program, ignore))
+
+
+def prune_onnx(
+    source: Any,
+    output: str | Path | None = None,
+    *,
+    target: Target = 0.5,
+    method: str = "group_norm",
+    data: Any = None,
+    correct: bool = False,
+    round_to: int = 1,
+    ignore: Iterable[str] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> OnnxResult:
+    """Prune an ONNX model at once; the file appears only once ONNX Runtime has verified it.
+
+    Args:
+        source: a path, bytes, a ModelProto or an onnx_ir.Model; it stays as it is.
+        output: the file to write; None writes nothing.
+        target: as for `prepare`: a share of the MACs to keep, or shares or numbers by cost; here
+            "latency" and "latency_ms" are measured with ONNX Runtime, which takes some seconds.
+        method: how positions are ranked, see `onnx_importance`.
+        data: batches of inputs, for methods that need some and for `correct`: a .npz file, a folder
+            of images, or an iterable of arrays or mappings. The file is verified on them, too.
+        correct: whether to solve the weights behind closed positions anew on `data`, see
+            `refitted`.
+        round_to: positions are kept in multiples of this.
+        ignore: initialisers to leave alone, by name or beginning of it.
+        shapes: shapes of inputs by name, where what the file leaves open matters.
+
+    Raises:
+        InputError, CheckpointError: an argument does not fit, or the file is no valid model.
+        NothingToPruneError: everything is pinned; TargetError: no keep-set reaches the target.
+        VerificationError: the smaller model computes something else.
+    """
+    if correct and data is None:
+        raise InputError("correct=True needs data: some hundred samples")
+    stage("reading")
+    program = read_onnx(source, shapes, data)
+    analysis = analyse(program.ir, _ignored(program, ignore))
+    stage("ranking")
+    keep = choose(program, analysis, target, method, program.feeds or None, round_to)
+    if correct:
+        masked = masked_model(program, analysis, keep)
+        program, _ = refitted(program, analysis, masked, _kept(analysis, keep), program.feeds)
+    folded, verdict = _verified(program, analysis, keep, shapes)
+    bytes_before = weight_bytes(program.model)
+    del program  # with its weights, which may be many; graphs of onnx_ir go with the cycles
+    gc.collect()
+    return _result(source, bytes_before, folded, verdict, analysis, keep, output)
+
+
+def fold_onnx(
+    source: Any,
+    keep_set: KeepSet,
+    output: str | Path | None = None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> OnnxResult:
+    """Make an ONNX model smaller by a keep-set of your own.
+
+    Args:
+        source: a path, bytes, a ModelProto or an onnx_ir.Model; it stays as it is.
+        keep_set: by group a flag per position, by branch one flag; what is left out stays.
+        output: the file to write; None writes nothing.
+        shapes: shapes of inputs by name, where what the file leaves open matters.
+
+    Raises:
+        KeepSetError: the model has no such groups; otherwise as `prune_onnx`.
+    """
+    program = read_onnx(source, shapes)
+    analysis = analyse(program.ir)
+    folded, verdict = _verified(program, analysis, keep_set, shapes)
+    bytes_before = weight_bytes(program.model)
+    return _result(source, bytes_before, folded, verdict, analysis, keep_set, output)
+
+
+def _ignored(program: OnnxProgram, ignore: Iterable[str]) -> tuple[str, ...]:
+    """Parameters whose name is, or begins with, one of those given."""
+    found: dict[str, None] = {}
+    for start in (ignore,) if isinstance(ignore, str) else ignore:
+        names = [
+            name
+            for name, initializer in program.initializers.items()
+            if initializer == start or initializer.startswith(f"{start}.")
+        ]
+        if not names:
+            raise InputError(f"ignore: no initialiser is called {start!r} or lies in it")
+        found.update(dict.fromkeys(names))
+    return tuple(found)
+
+
+def _verified(
+    program: OnnxProgram,
+    analysis: Analysis,
+    keep: KeepSet,
+    shapes: Mapping[str, Sequence[int]] | None,
+) -> tuple[onnx_ir.Model, Verdict]:
+    """The folded model, with weights of its own, and what comparing it found."""
+    stage("folding")
+    folded = fold_program(program, plan_of(analysis, keep))
+    masked = masked_model(program, analysis, keep)
+    values = _unchanged(program, analysis, keep)
+    verdict = verify_onnx(
+        masked,
+        folded,
+        inputs=_few_samples(program),
+        shapes=shapes,
+        batch_sizes=() if program.feeds else (1, 2),
+        values=values,
+        what="masked == folded",
+    )
+    for value in folded.graph.initializers.values():
+        tensor = value.const_value
+        assert tensor is not None
+        if not isinstance(tensor, onnx_ir.ExternalTensor | onnx_ir.StringTensor):
+            value.const_value = onnx_ir.Tensor(tensor.numpy().copy(), tensor.dtype, name=value.name)
+    return folded, verdict
+
+
+def _result(
+    source: Any,
+    bytes_before: int,
+    folded: onnx_ir.Model,
+    verdict: Verdict,
+    analysis: Analysis,
+    keep: KeepSet,
+    output: str | Path | None,
+) -> OnnxResult:
+    """What the caller gets, written to a file if there is one to write."""
+    full = analysis.costs.full
+    sizes = {name: sum(keep[name]) if name in keep else size for name, size in full.items()}
+    result = OnnxResult(
+        model=folded,
+        source=source,
+        bytes_before=bytes_before,
+        analysis=analysis,
+        keep_set={name: tuple(map(bool, flags)) for name, flags in keep.items()},
+        costs_before=analysis.costs.at(full),
+        costs_after=analysis.costs.at(sizes),
+        verdict=verdict,
+    )
+    folded.metadata_props.update(metadata(result.costs_after, result.costs_before))
+    if output is not None:
+        stage("writing")
+        save_onnx(folded, output)
+    return result
+
+
+def _few_samples(program: OnnxProgram) -> list[Feeds]:
+    """One and two samples of the data, if there is some and the model takes any number."""
+    if not program.feeds:
+        return []
+    first = program.feeds[0]
+    if not takes_any_number(program.model.graph.inputs):
+        return [first]
+    return [{name: feed[:count] for name, feed in first.items()} for count in (1, 2)]
+
+
+def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeepSet) -> list[str]:
+    """The last values that have the same axes in both models; outputs may be saturated."""
+    changed = {g.space for g in analysis.groups if g.name in keep and not all(keep[g.name])}
+    closed = [b for b in analysis.branches if b.name in keep and not keep[b.name][0]]
+    gone = {name for b in closed for name in (*b.nodes, *(addition for addition, _ in b.places))}
+    outputs = {value.name for value in program.model.graph.outputs}
+    users = analysis.graph.users()
+    names = [
+        value.name
+        for node in analysis.graph.nodes
+        if node.name in program.nodes and node.name not in gone
+        for value in node.outputs
+        if value.name in users and value.name not in outputs
+        if not any(s in changed for axis in analysis.types.axes[value.name] for s in spaces(axis))
+    ]
+    return names[-_COMPARED_VALUES:]
+
+
+_COMPARED_VALUES = 4
+"""How many values are compared beside the outputs."""
+
+
+def masked_model(program: OnnxProgram, analysis: Analysis, keep: KeepSet) -> onnx_ir.Model:
+    """The original with what a keep-set closes masked where it is read."""
+    plan = plan_gates(program.ir, analysis.types, analysis.groups, analysis.branches)
+    gates = {space: np.array(flags, float) for space, flags in _kept(analysis, keep).items()}
+    closed = [b.name for b in analysis.branches if b.name in keep and not keep[b.name][0]]
+    return mask_program(program, plan, gates, dict.fromkeys(closed, 0.0))
+
+
+def _kept(analysis: Analysis, keep: KeepSet) -> Kept:
+    """A flag for every position of the groups that a keep-set names."""
+    return {group.space: tuple(keep[group.name]) for group in analysis.groups if group.name in keep}

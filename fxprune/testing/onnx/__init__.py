@@ -1,0 +1,1 @@
+"""Random ONNX models, and checkers of rewrites. It needs no torch."""

@@ -1,0 +1,1 @@
+"""Random torch networks, their inputs, and checkers of rewrites."""

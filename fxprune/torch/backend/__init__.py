@@ -1,0 +1,1 @@
+"""Plans carried out on copies of modules: gates inserted, models folded."""

@@ -1,0 +1,246 @@
+"""A fold plan carried out on a copy of a module."""
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.passes.fold import FoldPlan, ScatterOperand, SetLiteral, Slice
+from fxprune.torch.backend.copying import clone_tensor
+from fxprune.torch.backend.literals import Changes, Resized, write_literals
+from fxprune.torch.backend.module import TracedModule, copy_graph
+from fxprune.torch.backend.operands import argument, operands_of
+from fxprune.torch.frontend.in_place import memory_origins, overwritten, set_item
+from fxprune.torch.frontend.meta import device_of
+from fxprune.torch.frontend.modes import remove_dead
+from fxprune.torch.frontend.program import Program, index_items
+from fxprune.torch.frontend.spellings import bare_name
+
+
+def fold_model(
+    model: nn.Module, program: Program, plan: FoldPlan, class_name: str = ""
+) -> TracedModule:
+    """Carry out a fold plan on `model`, our own module tree that still shares its tensors.
+
+    Ensures: the result shares no tensor; no module remains that only removed nodes called.
+    """
+    graph, copies = copy_graph(program.graph)
+    nodes = {node.name: copies[node] for node in copies}
+    for name, changes in _changes_by_node(plan.literals).items():
+        _write_literals(model, nodes[name], changes)
+    written = _overwritten_memory(model, graph)
+    for drop in plan.drops:
+        _drop_operand(nodes[drop.node], drop.operand, nodes[drop.node] in written)
+    for scatter in plan.scatters:
+        _scatter_operand(model, nodes[scatter.node], scatter)
+    before = _used(graph)
+    remove_dead(graph)
+    for path in before - _used(graph):
+        _delete(model, path)
+    own_parameters(model, program, plan.slices)
+    return TracedModule(model, graph, class_name)
+
+
+def _changes_by_node(literals: Iterable[SetLiteral]) -> dict[str, dict[tuple[str, int], Resized]]:
+    grouped: dict[str, dict[tuple[str, int], Resized]] = {}
+    for literal in literals:
+        grouped.setdefault(literal.node, {})[literal.slot] = Resized(literal.value, literal.old)
+    return grouped
+
+
+def _write_literals(model: nn.Module, node: fx.Node, changes: Changes) -> None:
+    if node.op == "call_module":
+        _write_attributes(model.get_submodule(str(node.target)), changes)
+    elif bare_name(node) in ("size", "shape"):
+        _freeze_sizes(node, {dim: value for (_, dim), value in changes.items()})
+    elif bare_name(node) == "getitem" or node.target is set_item:
+        _write_ranges(node, changes)
+    else:
+        write_literals(node, changes)
+
+
+def _write_attributes(module: nn.Module, changes: Changes) -> None:
+    for (name, index), value in changes.items():
+        old = getattr(module, name, None)
+        if isinstance(old, tuple):
+            setattr(module, name, (*old[:index], int(value), *old[index + 1 :]))
+        elif old is not None:
+            setattr(module, name, int(value))
+
+
+def _freeze_sizes(node: fx.Node, sizes: Mapping[int, int]) -> None:
+    """Answer a question for a size with the original number."""
+    value = node.meta["value"]
+    if isinstance(value, int):
+        asked = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
+        rank = node.args[0].meta["value"].dim()  # type: ignore[union-attr]
+        if isinstance(asked, int) and asked % rank in sizes:
+            _replace_by_constant(node, sizes[asked % rank])
+        return
+    users = list(node.users)
+    with node.graph.inserting_after(node):
+        items: list[Any] = [
+            sizes[dim] if dim in sizes else node.graph.call_function(operator.getitem, (node, dim))
+            for dim in range(len(value))
+        ]
+    for item, number in zip(items, value, strict=True):
+        if isinstance(item, fx.Node):
+            item.meta["value"] = number
+    last = next((item for item in items if isinstance(item, fx.Node)), node)
+    with node.graph.inserting_after(last):
+        frozen = node.graph.call_function(tuple, (items,))
+    frozen.meta["value"] = value
+    for user in users:
+        index = user.args[1] if bare_name(user) == "getitem" else None
+        if isinstance(index, int) and index % len(value) in sizes:
+            _replace_by_constant(user, sizes[index % len(value)])
+        elif not isinstance(index, int):
+            user.replace_input_with(node, frozen)
+
+
+def _replace_by_constant(node: fx.Node, value: int) -> None:
+    def swap(item: fx.Node) -> Any:
+        return value if item is node else item
+
+    for user in list(node.users):
+        user.args = fx.map_arg(user.args, swap)
+        user.kwargs = fx.map_arg(user.kwargs, swap)
+
+
+def _write_ranges(node: fx.Node, changes: Changes) -> None:
+    """Write the bounds of every axis that changes, counted from the front."""
+    shape = node.args[0].meta["value"].shape  # type: ignore[union-attr]
+    items = index_items(node.args[1], len(shape))
+    dims = [place for place, item in enumerate(items) if item is not None]
+    for dim in sorted({dim for slot, dim in changes if slot == "size"}):
+        item = fx.map_arg(items[dims[dim]], lambda bound: bound.meta["value"])
+        start, stop, _ = item.indices(shape[dim])
+        if item == slice(None):
+            continue
+        items[dims[dim]] = slice(
+            changes.get(("start", dim), start), changes.get(("stop", dim), stop), item.step
+        )
+    node.args = (node.args[0], tuple(items), *node.args[2:])
+
+
+def _overwritten_memory(model: nn.Module, graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose result some later operator may write into."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    origins = memory_origins(modules, graph)
+    written = {origins[operand] for n in graph.nodes if (operand := overwritten(modules, n))}
+    return {node for node in graph.nodes if origins[node] in written}
+
+
+def _drop_operand(node: fx.Node, operand: int, written: bool) -> None:
+    """An addition goes on as its other operand, or as a copy if the sum is written into."""
+    others = [index for index in range(len(operands_of(node))) if index != operand]
+    other = argument(node, others[0])
+    if written:
+        with node.graph.inserting_before(node):
+            copied = node.graph.call_function(torch.clone, (other,))
+        copied.meta["value"] = other.meta["value"]
+        other = copied
+    node.replace_all_uses_with(other)
+
+
+def _scatter_operand(model: nn.Module, node: fx.Node, scatter: ScatterOperand) -> None:
+    """An addition becomes an `index_add`; the index is a buffer of the model."""
+    part, whole = argument(node, scatter.operand), argument(node, 1 - scatter.operand)
+    name = f"{node.name}_index"
+    while hasattr(model, name):
+        name += "_"
+    model.register_buffer(name, torch.tensor(scatter.kept, device=device_of(model)))
+    with node.graph.inserting_before(node):
+        index = node.graph.get_attr(name)
+        arguments = (whole, scatter.dim, index, part)
+        added = node.graph.call_function(add_scattered, arguments)
+    added.meta["value"] = node.meta["value"]
+    node.replace_all_uses_with(added)
+
+
+def add_scattered(whole: Tensor, dim: int, index: Tensor, part: Tensor) -> Tensor:
+    """`part` added to some positions of `dim`; of two data types the wider one, as in a sum."""
+    if whole.dtype != part.dtype:
+        wider = torch.promote_types(whole.dtype, part.dtype)
+        whole, part = whole.to(wider), part.to(wider)
+    return torch.index_add(whole, dim, index, part)
+
+
+def _used(graph: fx.Graph) -> set[str]:
+    """The modules that a graph calls and the tensors that it reads."""
+    return {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+
+
+def _delete(model: nn.Module, path: str) -> None:
+    """Delete a module, parameter or buffer and the containers that it leaves empty."""
+    while path:
+        parent, _, name = path.rpartition(".")
+        try:
+            owner = model.get_submodule(parent)
+        except AttributeError:
+            return  # went with a module that holds it
+        for container in (owner._modules, owner._parameters, owner._buffers):
+            container.pop(name, None)
+        if owner._modules or owner._parameters or owner._buffers:
+            return
+        path = parent
+
+
+def own_parameters(model: nn.Module, program: Program, slices: Iterable[Slice]) -> None:
+    """Give a model tensors of its own: kept positions where a slice says so, else clones.
+
+    A tensor that goes by several names is replaced under all of them, and in lists of its module,
+    as recurrent layers have.
+    """
+    by_name = by_parameter(slices)
+    replaced: dict[int, Tensor] = {}
+    for name, aliases in program.aliases.items():
+        new: Tensor | None = None
+        for alias in aliases:
+            container, leaf = _place(model, alias)
+            if container is None:
+                continue  # removed with its branch
+            if new is None:
+                items = by_name.get(name)
+                new = sliced(container[leaf], items) if items else clone_tensor(container[leaf])
+                replaced[id(container[leaf])] = new
+            container[leaf] = new
+    for module in model.modules():
+        for value in module.__dict__.values():
+            if isinstance(value, list):
+                value[:] = [replaced.get(id(item), item) for item in value]
+
+
+def _place(model: nn.Module, name: str) -> tuple[dict[str, Any] | None, str]:
+    """The container that holds a parameter or buffer (None if it is gone) and its key there."""
+    parent, _, leaf = name.rpartition(".")
+    try:
+        owner = model.get_submodule(parent)
+    except AttributeError:
+        return None, leaf
+    for container in (owner._parameters, owner._buffers):
+        if leaf in container:
+            return container, leaf
+    return None, leaf
+
+
+def by_parameter(slices: Iterable[Slice]) -> dict[str, list[Slice]]:
+    """The slices of each parameter that has some."""
+    by_name: dict[str, list[Slice]] = {}
+    for item in slices:
+        by_name.setdefault(item.parameter, []).append(item)
+    return by_name
+
+
+def sliced(tensor: Tensor, slices: Iterable[Slice]) -> Tensor:
+    """The kept positions of a parameter or buffer, as one of its kind."""
+    with torch.no_grad():
+        result = tensor.detach()
+        for item in slices:
+            index = torch.tensor(item.kept, device=tensor.device)
+            result = result.index_select(item.dim, index)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(result, requires_grad=tensor.requires_grad)
+    return result

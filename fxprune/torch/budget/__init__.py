@@ -1,0 +1,1 @@
+"""What gates that learn may cost: targets, prices, predicted latency."""

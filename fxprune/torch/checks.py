@@ -1,0 +1,47 @@
+"""Is this a model that can be worked with?"""
+
+import math
+
+import torch
+from torch import nn
+
+from fxprune.errors import InputError
+from fxprune.torch.gates.module import Gates
+from fxprune.torch.wrapping import check_whole, unwrapped
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise InputError unless `model` is a plain module with values."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if any(isinstance(module, Gates) for module in model.modules()):
+        raise InputError("the model is gated already: pass the original or a folded one")
+    if unwrapped(model) is not model:
+        inner = type(unwrapped(model)).__name__
+        raise InputError(
+            f"the model is a {inner} that is already wrapped in {type(model).__name__}: prepare "
+            f"the {inner}, then wrap what prepare returns"
+        )
+    check_whole(model, "prepare the model first, then shard what prepare returns")
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    if lazy := [name for name, p in tensors if nn.parameter.is_lazy(p)]:
+        raise InputError(f"{lazy[0]} has no shape yet: run the model once before preparing it")
+    if meta := [name for name, p in tensors if p.is_meta]:
+        raise InputError(
+            f"{meta[0]} is on the meta device, so it has no values: load the weights before "
+            "preparing the model (model.to_empty(device='cpu'), then load_state_dict)"
+        )
+
+
+def check_finite(model: nn.Module) -> None:
+    """Parameters are finite and buffers are numbers (a mask may hold -inf)."""
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point() and math.isnan(buffer.sum()) and bool(buffer.isnan().any()):
+            raise InputError(f"{name} holds NaN: restore a sound checkpoint first")
+    for name, parameter in model.named_parameters():
+        values = parameter.detach()
+        if not math.isfinite(values.sum()) and not bool(torch.isfinite(values).all()):
+            raise InputError(
+                f"{name} holds NaN or infinite values: masking would spread them; restore "
+                "a sound checkpoint first"
+            )

@@ -1,0 +1,112 @@
+"""A folded model as an ONNX file: dynamic batch, one file while it is small, checked, verified."""
+
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.errors import FxpruneError, InputError
+from fxprune.files import check_place, draft_of
+from fxprune.onnx.backend.saving import write_onnx
+from fxprune.reports import metadata
+from fxprune.torch.exported import compare_onnx
+from fxprune.torch.frontend.examples import check_examples, random_inputs
+from fxprune.torch.gates.module import PREFIX
+from fxprune.torch.measuring import costs_of
+from fxprune.torch.record import record_of
+
+
+def export_onnx(
+    model: nn.Module, path: str | Path, example_inputs: Any = None, *, opset: int = 18
+) -> Path:
+    """Write a model as ONNX; the file appears only once ONNX Runtime agrees with the model.
+
+    The batch axis is dynamic. The file carries no paths of this machine; its `metadata_props`
+    hold the version, the costs before and after, and the targets.
+
+    Args:
+        model: a folded module, or any plain one.
+        path: the file to write; its folder must exist.
+        example_inputs: as in `prepare`; a folded module knows its own.
+        opset: the ONNX operator set version.
+
+    Raises:
+        InputError: the model is still gated, or the folder is missing.
+        VerificationError: ONNX Runtime computes something else.
+        FxpruneError: torch's exporter cannot express the model.
+    """
+    path = Path(path)
+    if PREFIX in dict(model.named_children()):
+        raise InputError("the model is gated: export fxprune.fold(gated)")
+    check_place(path)
+    record = record_of(model)
+    examples = record.examples if record and example_inputs is None else None
+    examples = examples or check_examples(model, example_inputs)
+    training = model.training
+    trained = [p for p in model.parameters() if p.requires_grad]
+    model.eval().requires_grad_(False)  # with gradients torch's exporter trips over attention
+    try:
+        with draft_of(path) as draft:
+            _write(model, random_inputs(examples, (2,), seed=0)[0], draft, opset)
+            compare_onnx(model, draft, random_inputs(examples, (1, 3), seed=1))
+    finally:
+        model.train(training)
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    return path
+
+
+def _write(model: nn.Module, inputs: tuple[Any, ...], path: Path, opset: int) -> None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = _quietly(model, inputs, opset)
+    except Exception as error:
+        reason = _first_cause(error)
+        raise FxpruneError(f"torch.onnx.export cannot express this model: {reason}") from error
+    program.model.metadata_props.clear()
+    program.model.metadata_props.update(_metadata(model))
+    write_onnx(program.model, path)
+
+
+def _quietly(model: nn.Module, inputs: tuple[Any, ...], opset: int) -> Any:
+    """torch's exporter without its progress messages."""
+    shapes = {value.shape[0] for value in inputs if isinstance(value, Tensor) and value.dim()}
+    dynamic = None
+    if len(shapes) == 1:
+        batch = torch.export.Dim("batch")
+        dynamic = tuple(
+            {0: batch} if isinstance(value, Tensor) and value.dim() else None for value in inputs
+        )
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        program = torch.onnx.export(
+            model, inputs, dynamo=True, verbose=False, opset_version=opset, dynamic_shapes=dynamic
+        )
+    finally:
+        logger.setLevel(level)
+    assert program is not None
+    return program
+
+
+def _first_cause(error: BaseException) -> str:
+    """Why it failed; what the exporter wraps around that is advice to its authors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
+
+
+def _metadata(model: nn.Module) -> Mapping[str, str]:
+    record = record_of(model)
+    if record is None:
+        return metadata({}, {})
+    targets = json.dumps(dict(record.targets or {}))
+    before = record.costs_before or {}
+    return metadata(costs_of(model), before, source=record.source, targets=targets)

@@ -1,0 +1,177 @@
+"""Gated models made physically smaller."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, overload
+
+from torch import nn
+from torch.optim import Optimizer
+
+from fxprune.errors import KeepSetError
+from fxprune.passes.analyse import analyse
+from fxprune.passes.fold import FoldPlan, plan_fold
+from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.backend.fold import fold_model
+from fxprune.torch.backend.module import TracedModule, own_state
+from fxprune.torch.backend.optimizer import fold_optimizer
+from fxprune.torch.checks import check_finite
+from fxprune.torch.frontend.program import read_model
+from fxprune.torch.gates.module import PREFIX, Gates
+from fxprune.torch.record import Record, Step, attach, gated_record, record_of, traced_part
+from fxprune.torch.wrapping import GATHER, check_whole, unwrapped
+
+_log = logging.getLogger("fxprune")
+
+
+@overload
+def fold(gated: nn.Module) -> Any: ...
+@overload
+def fold(gated: nn.Module, *, optimizer: Optimizer) -> tuple[Any, Optimizer]: ...
+
+
+def fold(gated: nn.Module, *, optimizer: Optimizer | None = None) -> Any | tuple[Any, Optimizer]:
+    """A physically smaller module that computes what `gated.eval()` computes.
+
+    The result is an ordinary module without any gate: it can be trained further, exported, copied,
+    compiled and prepared again. `gated` stays as it is.
+
+    Args:
+        gated: what `prepare` returned, trained; what torch wrapped around it (torch.compile,
+            DistributedDataParallel, AveragedModel) is left out.
+        optimizer: SGD, Adam or AdamW over the parameters of `gated`; with it, the pair of the
+            folded module and an optimizer of the same kind, settings and (sliced) state.
+
+    Raises:
+        InputError: `gated` is not gated or it is sharded, or the optimizer is of another kind.
+    """
+    gates, record = gated_record(gated)
+    keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
+    gated = unwrapped(gated)
+    path, part = traced_part(gated)
+    check_whole(part, GATHER)
+    check_finite(part)
+    _warn_if_unfinished(gates)
+    folded: nn.Module = _fold(part, record, keep)
+    if path:
+        folded = with_part(gated, path, folded)
+    if optimizer is None:
+        return folded
+    prefix = f"{path}." if path else ""
+    slices = [
+        replace(item, parameter=prefix + item.parameter) for item in plan_of(record, keep).slices
+    ]
+    return folded, fold_optimizer(optimizer, gated, folded, slices)
+
+
+def fold_as(gated: nn.Module, keep: Mapping[str, Any] | None) -> TracedModule:
+    """Fold under a keep-set (None: the present one) without changing the gates."""
+    gates, record = gated_record(gated)
+    chosen = gates.keep_set() if keep is None else keep
+    flags = {name: [bool(flag) for flag in value] for name, value in chosen.items()}
+    return _fold(traced_part(gated)[1], record, flags)
+
+
+def apply_step(
+    model: nn.Module, step: Step, examples: tuple[Any, ...], source: str
+) -> TracedModule:
+    """Repeat a recorded fold on a model that was never gated.
+
+    Raises:
+        KeepSetError: the model has no such groups.
+    """
+    program = read_model(model, examples, frozenset(step.leaves))
+    analysis = analyse(program.ir, step.ignored, step.scatter)
+    previous = record_of(model)
+    record = Record(
+        source,
+        examples,
+        program,
+        analysis,
+        step.ignored,
+        step.leaves,
+        step.scatter,
+        previous.history if previous else (),
+        previous.costs_before if previous else None,
+    )
+    full = analysis.costs.full
+    keep: dict[str, list[bool]] = {}
+    for name, kept in step.kept.items():
+        if name not in full or any(index >= full[name] for index in kept):
+            raise KeepSetError(f"the model has no group {name!r} with these positions")
+        keep[name] = [index in set(kept) for index in range(full[name])]
+    return _finish(
+        fold_model(copy_module(model, share_tensors=True), program, plan_of(record, keep)),
+        record,
+        keep,
+    )
+
+
+def _fold(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> TracedModule:
+    folded = fold_model(
+        _without_gates(gated), record.program, plan_of(record, keep), type(gated).__name__
+    )
+    folded.thaw()
+    return _finish(folded, record, keep)
+
+
+def plan_of(record: Record, keep: Mapping[str, Any]) -> FoldPlan:
+    """What folding under a keep-set does."""
+    analysis = record.analysis
+    return plan_fold(record.program.ir, analysis.types, analysis.groups, analysis.branches, keep)
+
+
+def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]) -> TracedModule:
+    """Attach what the folded module remembers."""
+    costs = record.analysis.costs
+    kept = {name: tuple(i for i, flag in enumerate(flags) if flag) for name, flags in keep.items()}
+    attach(
+        folded,
+        replace(
+            record,
+            history=(*record.history, Step(kept, record.ignored, record.leaves, record.scatter)),
+            costs_before=record.costs_before or costs.at(costs.full),
+        ),
+    )
+    return folded
+
+
+def _without_gates(gated: nn.Module) -> nn.Module:
+    """The module tree of a gated module without the gates; tensors are shared."""
+    root = nn.Module()
+    root.__dict__ = own_state(gated)
+    root.__dict__["_modules"] = {k: v for k, v in gated._modules.items() if k != PREFIX}
+    return copy_module(root, share_tensors=True)
+
+
+def with_part(model: nn.Module, path: str, part: nn.Module) -> nn.Module:
+    """A copy of a model with another module at `path`."""
+    parent, _, name = path.rpartition(".")
+    owner = model.get_submodule(parent)
+    original = owner._modules[name]
+    owner._modules[name] = None  # what is replaced need not be copied
+    try:
+        copy = copy_module(model)
+    finally:
+        owner._modules[name] = original
+    copy.get_submodule(parent)._modules[name] = part
+    return copy
+
+
+def _warn_if_unfinished(gates: Gates) -> None:
+    method = gates.method
+    done = int(method.steps_done)
+    if done >= method.steps:
+        return
+    if done == 0:
+        _log.warning(
+            "the gates have not seen one optimizer step, so everything is open: build the "
+            "optimizer from the parameters of the gated module"
+        )
+        return
+    _log.warning(
+        "folding after %d of %d steps, before the target is reached: train on, prepare with "
+        "fewer steps, or call fxprune.reach_target(gated)",
+        done,
+        method.steps,
+    )

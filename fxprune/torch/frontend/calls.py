@@ -1,0 +1,78 @@
+"""Which calls does a recorder see, and what are they called?"""
+
+import operator
+from collections.abc import Mapping
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from fxprune.torch.frontend.nests import leaves_of
+
+
+def attribute_read(func: Any) -> str | None:
+    """The attribute that a call of a getter reads."""
+    if getattr(func, "__name__", "") == "__get__":
+        return str(func.__self__.__name__)
+    return None
+
+
+def is_method(func: Any) -> bool:
+    """Whether `func` is a method of tensors; some operators go by the name of one."""
+    name = getattr(func, "__name__", "")
+    operator_of = getattr(func, "__module__", "") == "torch._tensor" and hasattr(Tensor, name)
+    return operator_of or getattr(Tensor, name, None) is func
+
+
+VALUE_SHAPED = ("nonzero", "unique", "_unique2", "_return_output", "masked_select", "argwhere")
+"""Functions whose results have shapes that depend on values."""
+
+
+def is_number(tensor: Tensor) -> bool:
+    return tensor.dim() == 0 and not tensor.is_floating_point()
+
+
+def plain_index(index: Any) -> Any:
+    items = index if isinstance(index, tuple) else (index,)
+    return [(i.start, i.stop, i.step) if isinstance(i, slice) else i for i in items]
+
+
+def types_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.dtype]:
+    return [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
+
+
+def holds_arrays(index: Any) -> bool:
+    return any(isinstance(item, Tensor | list) for item in leaves_of([index]))
+
+
+def as_operator(func: Any, args: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+    """`Tensor.__getitem__` and its like as functions of the operator module."""
+    name = func.__name__.strip("_").replace("rdiv", "rtruediv")
+    if found := getattr(operator, func.__name__, None):
+        return found, args
+    if name.startswith("r") and (found := getattr(operator, f"__{name[1:]}__", None)):
+        return found, args[::-1]
+    return func, args
+
+
+def is_python(func: Any) -> bool:
+    return isinstance(func, FunctionType) and func.__module__ == "torch.nn.functional"
+
+
+def entered(func: FunctionType) -> FunctionType:
+    """A Python function of torch.nn that runs its body instead of asking to be recorded whole."""
+    blind = {name: never for name in func.__globals__ if name.startswith("has_torch_function")}
+    entered = FunctionType(
+        func.__code__, {**func.__globals__, **blind}, func.__name__, func.__defaults__
+    )
+    entered.__kwdefaults__ = func.__kwdefaults__
+    return entered
+
+
+def never(*args: Any) -> bool:
+    return False
+
+
+def target_name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))

@@ -1,0 +1,136 @@
+"""One run of a forward under the recorder: arguments in, nodes out."""
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxprune.errors import InputError
+from fxprune.torch.frontend.recorder import Recorder
+from fxprune.torch.frontend.watch import watched
+
+FIXED = "fxprune_fixed"
+"""Key in a placeholder's meta: the value of an argument that the trace takes for granted."""
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is traced: a model, one input per argument, its mode, and paths not to be entered."""
+
+    model: nn.Module
+    inputs: tuple[Any, ...]
+    mode: bool
+    leaves: frozenset[str] = frozenset()
+
+    @property
+    def batch(self) -> int:
+        """The batch size that all inputs share; 0 if they do not."""
+        sizes = {x.shape[0] for x in self.inputs if isinstance(x, Tensor) and x.dim()}
+        return sizes.pop() if len(sizes) == 1 else 0
+
+    def with_batch(self, batch: int) -> "Subject":
+        """The same with inputs of another batch size, without data."""
+        return replace(self, inputs=tuple(_resized(x, batch) for x in self.inputs))
+
+
+def _resized(value: Any, batch: int) -> Any:
+    if isinstance(value, Tensor) and value.dim():
+        return value.new_empty((batch, *value.shape[1:]), device="meta")
+    return value
+
+
+def record(subject: Subject, floats: torch.dtype | None = None) -> Recorder:
+    """Run forward once; `floats` stands in for the type of the model's parameters."""
+    recorder = Recorder(subject.model, subject.mode, floats)
+    recorder.batch = subject.batch
+    args, kwargs = _placeholders(recorder, subject.model, subject.inputs)
+    with watched(recorder, subject.model, subject.leaves):
+        result = subject.model.forward(*args, **kwargs)
+    recorder.graph.output(_returned(recorder, result))
+    recorder.let_go()
+    return recorder
+
+
+def _placeholders(
+    recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...]
+) -> tuple[list[Any], dict[str, Any]]:
+    """One placeholder per argument of forward; returns what forward is called with."""
+    named = named_arguments(model)
+    signature = inspect.signature(model.forward).parameters.values()
+    rest = next((p.name for p in signature if p.kind is p.VAR_POSITIONAL), None)
+    required = sum(p.default is p.empty for p in named)
+    if len(inputs) < max(required, 1) or (len(inputs) > len(named) and rest is None):
+        raise InputError(
+            f"{type(model).__name__} takes {', '.join(p.name for p in named)}, but there are "
+            f"{len(inputs)} example_inputs: pass a tuple with one entry per argument"
+        )
+    names = [p.name for p in named]
+    names += [f"{rest}_{i}" for i in range(len(inputs) - len(named))]
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for index, name in enumerate(names):
+        default = named[index].default if index < len(named) else inspect.Parameter.empty
+        value = inputs[index] if index < len(inputs) else default
+        optional = () if default is inspect.Parameter.empty else (default,)
+        if optional and not isinstance(default, _PLAIN):
+            optional = (None,)
+        node, argument = recorder.input(name, value, optional)
+        if not holds_tensor(value):
+            node.meta[FIXED] = value
+        if value is default:
+            continue  # forward knows its own defaults
+        by_name = index < len(named) and named[index].kind is inspect.Parameter.KEYWORD_ONLY
+        if len(args) == index and not by_name:
+            args.append(argument)
+        else:
+            kwargs[name] = argument
+    return args, kwargs
+
+
+def named_arguments(model: nn.Module) -> list[inspect.Parameter]:
+    """The parameters of forward that have a name of their own, in order."""
+    signature = inspect.signature(model.forward).parameters.values()
+    return [p for p in signature if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+
+
+def _returned(recorder: Recorder, value: Any) -> Any:
+    """What forward returns, as nodes; containers of other classes are made by calling the class."""
+    if isinstance(value, Mapping):
+        items = {key: _returned(recorder, item) for key, item in value.items()}
+        if is_dataclass(value):
+            return _made(recorder, type(value), (), items)
+        if isinstance(value, OrderedDict):
+            return _made(recorder, OrderedDict, (items,), {})
+        return items
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return _made(recorder, type(value), tuple(_returned(recorder, x) for x in value), {})
+    if isinstance(value, list | tuple):
+        return type(value)(_returned(recorder, item) for item in value)
+    if isinstance(value, (Tensor, *_PLAIN)):
+        return recorder.to_nodes(value)
+    raise TypeError(
+        f"its forward returns a {type(value).__name__}, which a graph cannot hold: let it return "
+        "tensors (for a transformers decoder set model.config.use_cache = False)"
+    )
+
+
+def _made(recorder: Recorder, kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
+    node = recorder.graph.call_function(kind, args, kwargs)
+    made: Any = (args[0] if issubclass(kind, Mapping) else args) if args else kwargs
+    node.meta["value"] = fx.map_arg(made, lambda item: item.meta["value"])
+    return node
+
+
+def holds_tensor(value: Any) -> bool:
+    """Whether there is a tensor in a nested value."""
+    if isinstance(value, Mapping):
+        return any(map(holds_tensor, value.values()))
+    return isinstance(value, Tensor) or (
+        isinstance(value, list | tuple) and any(map(holds_tensor, value))
+    )

@@ -1,0 +1,108 @@
+"""What shape does a module return? Modules run on the meta device, the frequent ones by formula."""
+
+import copy
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from fxprune.torch.frontend.module_spellings import module_spelling
+
+
+class MetaModules:
+    """Runs modules without data; keeps one meta tensor for every tensor it was shown.
+
+    `types` replaces types of data by others.
+    """
+
+    def __init__(self, types: Mapping[torch.dtype, torch.dtype]) -> None:
+        self._twins: dict[int, Tensor] = {}
+        self._types = types
+
+    def twin(self, tensor: Tensor) -> Tensor:
+        """A meta tensor like `tensor`, which must outlive this object."""
+        if id(tensor) not in self._twins:
+            self._twins[id(tensor)] = self.like(tensor.detach())
+        return self._twins[id(tensor)]
+
+    def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What the module returns for meta tensors."""
+        if not kwargs and len(args) == 1 and _is_float(args[0]):
+            shape = _module_shape(module, tuple(args[0].shape))
+            if shape is not None:
+                return args[0].new_empty(shape)
+        tensors = itertools.chain(module.named_parameters(), module.named_buffers())
+        state = {name: self.twin(tensor) for name, tensor in tensors}
+        if not state:
+            return module(*args, **kwargs)
+        try:
+            return torch.func.functional_call(module, state, args, dict(kwargs))
+        except (RuntimeError, NotImplementedError):
+            if module_spelling(type(module)) is not None:
+                raise
+            return self._for_real(module, args, kwargs)
+
+    def _for_real(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run a copy of a module that needs values (kept whole by `leaf=`) on zeros."""
+        device = device_of(module)
+
+        def zeros(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return torch.zeros(value.shape, dtype=value.dtype, device=device)
+            return value
+
+        with torch.random.fork_rng():
+            inputs = tree_map(zeros, (args, dict(kwargs)))
+            return self.like(copy.deepcopy(module)(*inputs[0], **inputs[1]))
+
+    def like(self, value: Any) -> Any:
+        """The same structure with meta tensors."""
+        if isinstance(value, Tensor):
+            dtype = self._types.get(value.dtype, value.dtype)
+            return torch.empty(value.shape, dtype=dtype, device="meta")
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*map(self.like, value))
+        if isinstance(value, list | tuple):
+            return type(value)(map(self.like, value))
+        if isinstance(value, Mapping):
+            return {key: self.like(item) for key, item in value.items()}
+        return value
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+_SAME_SHAPE = (nn.modules.batchnorm._BatchNorm, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish,
+               nn.Hardsigmoid, nn.Sigmoid, nn.GELU, nn.Dropout, nn.Identity)  # fmt: skip
+
+
+def _module_shape(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """The output shape of the modules that make up most of a CNN; None for the others."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return shape if len(shape) > 1 and shape[1] == module.num_features else None
+    if isinstance(module, _SAME_SHAPE):
+        return shape
+    if type(module) is nn.Conv2d and len(shape) == 4 and shape[1] == module.in_channels:
+        return _conv_shape(module, shape)
+    if type(module) is nn.Linear and shape and shape[-1] == module.in_features:
+        return (*shape[:-1], module.out_features)
+    return None
+
+
+def _conv_shape(module: nn.Conv2d, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    if isinstance(module.padding, str):
+        return None
+    windows = zip(
+        shape[2:], module.padding, module.dilation, module.kernel_size, module.stride, strict=True
+    )
+    sizes = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in windows]
+    return (shape[0], module.out_channels, *sizes) if min(sizes) > 0 else None
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes: where its first parameter is, or else the CPU."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))

@@ -1,0 +1,492 @@
+"""Every torch call of a forward, written down while it runs on tensors without data.
+
+A `TorchFunctionMode` sees each call that a model's Python makes: functions, methods, operators,
+attributes of tensors, factories. The tensors are real ones on the meta device, so `isinstance`,
+shapes, types and all control flow that depends on them work as always; the graph gets a node per
+call. Where Python asks for a value (`if mask.any():`), it is computed if it depends on constants
+and shapes alone; a trace that followed the values of one example would be wrong for others.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._device import _device_constructors
+
+from fxprune.errors import FxpruneError
+from fxprune.torch.frontend.calls import (
+    VALUE_SHAPED,
+    as_operator,
+    attribute_read,
+    entered,
+    holds_arrays,
+    is_method,
+    is_number,
+    is_python,
+    plain_index,
+    target_name,
+    types_in,
+)
+from fxprune.torch.frontend.in_place import set_item, works_in_place
+from fxprune.torch.frontend.meta import MetaModules, device_of
+from fxprune.torch.frontend.nests import leaves_of, mapped, rebuilt
+from fxprune.torch.frontend.numbers import TracedNumber, plain_number, traced_number
+from fxprune.torch.frontend.regions import enter_autocast, exit_autocast
+from fxprune.torch.frontend.spellings import NAMES, bare_name_of
+from fxprune.torch.frontend.values import CONSTANT, KnownValues, UndecidedError
+
+EFFECTS = (torch._C._set_grad_enabled, enter_autocast, exit_autocast)
+"""Functions that are called for what they do, not for what they return."""
+
+_len, _range = len, range  # Python's own
+_VALUES = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy", "equal",
+           "__contains__", "allclose", "is_nonzero", "__complex__")  # fmt: skip
+_ANSWERED = ("__repr__", "__str__", "__format__", "__len__", "__dir__", "__hash__", "register_hook",
+             "requires_grad_", "retain_grad", "is_floating_point", "is_complex")  # fmt: skip
+
+
+class CallError(FxpruneError):
+    """A torch call of the model fails on the example inputs."""
+
+    def __init__(self, place: str, message: object) -> None:
+        super().__init__(str(message))
+        self.place = place
+
+
+class TrainingFlag:
+    """What a module under trace sees as its `training`: a node, or a bool where Python asks."""
+
+    def __init__(self, node: fx.Node, mode: bool, on_branch: Callable[[], None]) -> None:
+        self.node = node
+        self.mode = mode
+        self._on_branch = on_branch
+
+    def __bool__(self) -> bool:
+        self._on_branch()
+        return self.mode
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self) == other
+
+    def __hash__(self) -> int:
+        return hash(bool(self))
+
+
+class Recorder(TorchFunctionMode):
+    """Records into `graph` what runs under it; every node gets `meta["value"]`."""
+
+    def __init__(self, root: nn.Module, mode: bool, stand_in: torch.dtype | None = None) -> None:
+        """`stand_in` replaces the floating type of the model, to see what depends on it."""
+        super().__init__()
+        self.graph = fx.Graph()
+        self.mode = mode
+        self.branched_on_mode = False
+        self.paused = False
+        self.batch = 0
+        self.device = device_of(root)
+        self._modules = dict(root.named_modules())
+        self._paths = {id(module): name for name, module in self._modules.items()}
+        self._names = {id(tensor): name for name, tensor in _tensors(root)}
+        self._nodes: dict[int, fx.Node] = {}
+        self._alive: list[Any] = []  # a tensor that is gone could lend its id to another
+        self._attributes: dict[str, fx.Node] = {}
+        self.loses_numbers = False
+        self.compares_batch = False
+        self._views: dict[int, tuple[Tensor, Any]] = {}  # x[index] of which array, and where
+        self._grad_modes: list[tuple[bool, fx.Node]] = []
+        self._sizes: dict[tuple[fx.Node, int], Any] = {}
+        self._known = KnownValues(self._modules, self.device, self.number_lost)
+        self.floats = next(
+            (p.dtype for p in root.parameters() if p.is_floating_point()), torch.float32
+        )
+        self.reads_types: dict[torch.dtype, fx.Node] = {}
+        self.writes_types: dict[fx.Node, fx.Node] = {}
+        self._meta = MetaModules({self.floats: stand_in} if stand_in else {})
+
+    def let_go(self) -> None:
+        """Forget the model, which would else live until Python looks for cycles of references."""
+        self._modules.clear()
+        self._alive.clear()
+        self._views.clear()
+
+    # What the graph starts from --------------------------------------------------------------
+
+    def input(self, name: str, value: Any, default: tuple[Any, ...] = ()) -> tuple[fx.Node, Any]:
+        """A placeholder, and what forward is to be called with."""
+        node = self.graph.create_node("placeholder", name, default, {})
+        return node, self._introduce(node, self._meta.like(value))
+
+    def _introduce(self, node: fx.Node, value: Any) -> Any:
+        """Let the tensors in `value`, which `node` computes, be known; they are returned."""
+        node.meta["value"] = plain_number(value)
+        if isinstance(value, Tensor):
+            self._nodes[id(value)] = node
+            self._alive.append(value)
+            return value
+        if isinstance(value, Mapping):
+            return {k: self._introduce(self._item(node, k), v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            parts = [self._introduce(self._item(node, i), item) for i, item in enumerate(value)]
+            return rebuilt(value, parts)
+        return value
+
+    def _item(self, node: fx.Node, key: Any) -> fx.Node:
+        return self.graph.call_function(operator.getitem, (node, key))
+
+    def path_of(self, module: nn.Module) -> str | None:
+        """Where a module is in the model, if it is."""
+        return self._paths.get(id(module))
+
+    def training_flag(self, module: nn.Module) -> Any:
+        """What a module under trace sees as its `training`."""
+        path = self._paths.get(id(module))
+        if self.paused or path is None:
+            return module.__dict__["training"]
+        node = self._attribute(f"{path}.training" if path else "training", self.mode)
+        return TrainingFlag(node, self.mode, self._branch)
+
+    def number_lost(self) -> None:
+        """Python has made a number of its own out of one of the trace."""
+        self.loses_numbers = True
+
+    def size_compared(self, size: int) -> None:
+        """Python has compared a size, which may be that of the batch."""
+        self.compares_batch |= size == self.batch and not self.paused
+
+    def _branch(self) -> None:
+        self.branched_on_mode = True
+
+    def _attribute(self, name: str, value: Any) -> fx.Node:
+        if name not in self._attributes:
+            node = self.graph.create_node("get_attr", name, (), {})
+            node.meta["value"] = value
+            self._attributes[name] = node
+        return self._attributes[name]
+
+    def _tensor_node(self, tensor: Tensor) -> fx.Node:
+        """The node of a tensor: computed, or one that the model owns, or a constant."""
+        node = self._nodes.get(id(tensor))
+        if node is not None:
+            return node
+        if tensor.is_meta:
+            raise FxpruneError("a tensor was made by a call that torch does not show to tracers")
+        self._alive.append(tensor)
+        name = self._names.get(id(tensor))
+        if name is None:
+            name = f"_fxprune_constant{len(self._attributes)}"
+            node = self._attribute(name, self._meta.twin(tensor))
+            node.meta[CONSTANT] = tensor.detach().clone()
+        else:
+            node = self._attribute(name, self._meta.twin(tensor))
+        self._nodes[id(tensor)] = node
+        return node
+
+    # Calls ------------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if self.paused:
+            return func(*args, **kwargs)
+        attribute = attribute_read(func)
+        if attribute is not None:
+            return self._read(args[0], attribute)
+        name = getattr(func, "__name__", str(func))
+        if name == "size" and isinstance(args[0], Tensor):
+            return self._size(*args, **kwargs)
+        if name in ("numel", "nelement"):
+            return math.prod(self._size(args[0]))
+        if name in _VALUES:
+            return self._value(func, args, kwargs)
+        if name in _ANSWERED:
+            return func(*self._to_meta(args), **self._to_meta(kwargs))
+        if name in ("__reduce_ex__", "__deepcopy__") and isinstance(args[0], Tensor):
+            raise TypeError("its forward copies a tensor by Python's copy module: use x.clone()")
+        if name == "__iter__":
+            return iter(args[0].unbind(0))
+        if name == "__setitem__":
+            if not self._is_part(*args):
+                self.call(set_item, args, kwargs)
+            return None
+        if name.startswith("__"):
+            func, args = as_operator(func, args)
+        if is_python(func) and bare_name_of(func) not in NAMES:
+            with self:
+                return entered(func)(*args, **kwargs)
+        return self.call(func, args, kwargs)
+
+    def _is_part(self, whole: Tensor, index: Any, value: Any) -> bool:
+        """Whether `value` is `whole[index]`: `x[i] += 1` puts back what was changed in place."""
+        known, place = self._views.get(id(value), (None, None))
+        return known is whole and plain_index(place) == plain_index(index)
+
+    def call(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Record one call and compute its result without data."""
+        with self._pause():
+            return self._call(func, args, kwargs)
+
+    def _call(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if func is torch._C._set_grad_enabled:
+            return self._set_grad_mode(*args)
+        arguments, keywords = self.to_nodes(args), self.to_nodes(kwargs)
+        if is_method(func):
+            node = self.graph.call_method(func.__name__, arguments, keywords)
+        else:
+            node = self.graph.call_function(func, arguments, keywords)
+        if self.floats in self.reads_types and self.floats in types_in(args, kwargs):
+            self.writes_types[node] = self.reads_types[self.floats]
+        target = self._overwritten(node, args, kwargs)
+        result = self._compute(node, lambda: self._run(func, args, kwargs))
+        if target is not None:
+            return self._renew(target, node)
+        if not any(isinstance(item, Tensor) for item in leaves_of(result)):
+            self.graph.erase_node(node)
+            return result
+        if isinstance(result, list | tuple) and len(result) == self.batch:
+            self.loses_numbers = True  # perhaps it took the batch apart
+        result = self._introduce(node, self._apart(result, (args, kwargs)))
+        if func is operator.getitem and not holds_arrays(args[1]):
+            self._views[id(result)] = args
+        return result
+
+    def _set_grad_mode(self, mode: bool) -> None:
+        """`set_grad_enabled`: the call that changes the mode back restores that of the caller."""
+        written: Any = mode
+        if mode != torch.is_grad_enabled():
+            if self._grad_modes and self._grad_modes[-1][0] == mode:
+                _, written = self._grad_modes.pop()
+            else:
+                self._grad_modes.append((not mode, self._note(torch.is_grad_enabled)))
+        self._note(torch._C._set_grad_enabled, written)
+        torch._C._set_grad_enabled(mode)
+
+    def _note(self, func: Callable[..., Any], *args: Any) -> fx.Node:
+        """A node for a call that is no computation."""
+        node = self.graph.call_function(func, args)
+        node.meta["value"] = None
+        return node
+
+    @contextmanager
+    def grad_region(self, mode: bool) -> Iterator[None]:
+        """Record where a region with or without gradients begins and ends."""
+        before = self._note(torch.is_grad_enabled)
+        self._note(torch._C._set_grad_enabled, mode)
+        with self._pause():
+            outside = torch.is_grad_enabled()
+            torch._C._set_grad_enabled(mode)
+        try:
+            yield
+        finally:
+            self._note(torch._C._set_grad_enabled, before)
+            with self._pause():
+                torch._C._set_grad_enabled(outside)
+
+    @contextmanager
+    def autocast(self, region: torch.autocast) -> Iterator[None]:
+        """Record where a region with autocast begins and ends."""
+        device: Any = region.device
+        device = (device == self.device.type and self._device_node()) or device
+        settings = (device, region.fast_dtype, region._enabled, region._cache_enabled)
+        entered = self._note(enter_autocast, *settings)
+        yield
+        self._note(exit_autocast, entered)
+
+    def _apart(self, result: Any, operands: Any) -> Any:
+        """A result that is no object that went in, so that each keeps its own node."""
+        given = [self._meta_of(x) for x in leaves_of(operands) if isinstance(x, Tensor)]
+        if isinstance(result, Tensor):
+            return result.detach() if any(result is x for x in given) else result
+        return mapped(result, lambda item: self._apart(item, operands))
+
+    def _overwritten(self, node: fx.Node, args: Any, kwargs: Any) -> Tensor | None:
+        """The tensor that a call writes its result into; its present node keeps its shape."""
+        if not works_in_place(self._modules, node):
+            return None
+        target = kwargs.get("out", args[0] if args else kwargs.get("input"))
+        if not isinstance(target, Tensor):
+            return None
+        self._tensor_node(target).meta["value"] = self._meta_of(target).detach()
+        return target
+
+    def _renew(self, target: Tensor, node: fx.Node) -> Tensor:
+        """What was overwritten is from now on what `node` computed."""
+        node.meta["value"] = self._meta_of(target).detach()
+        self._nodes[id(target)] = node
+        if id(target) in self._views:  # what it was cut from has changed as well
+            whole, index = self._views[id(target)]
+            self.call(set_item, (whole, index, target), {})
+        return target
+
+    def call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Record the call of a leaf module."""
+        with self._pause():
+            path = self._paths[id(module)]
+            node = self.graph.call_module(path, self.to_nodes(args), self.to_nodes(kwargs))
+            arguments, keywords = self._to_meta(args), self._to_meta(kwargs)
+            target = self._overwritten(node, args, kwargs)
+            result = self._compute(node, lambda: self._meta.call(module, arguments, keywords))
+            if target is not None:
+                return self._renew(target, node)
+            return self._introduce(node, self._apart(result, (arguments, keywords)))
+
+    def _compute(self, node: fx.Node, function: Callable[[], Any]) -> Any:
+        try:
+            with self._pause(), torch.no_grad():
+                return function()
+        except UndecidedError:
+            raise
+        except Exception as error:
+            raise CallError(f"{node.name} ({target_name(node)})", error) from error
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        arguments, keywords = self._to_meta(args), dict(self._to_meta(kwargs))
+        if func in _device_constructors():
+            keywords["device"] = "meta"
+        name = getattr(func, "__name__", "")
+        if name in ("cpu", "cuda", "xpu", "pin_memory") and isinstance(arguments[0], Tensor):
+            return arguments[0].detach()
+        try:
+            return func(*arguments, **keywords)
+        except (RuntimeError, NotImplementedError) as error:
+            if "meta" not in str(error).lower():
+                raise
+            # A tensor stands where a number is needed, as in x[:n] with a tensor n, or the shape
+            # of the result depends on values, as that of nonzero.
+            if getattr(func, "__name__", "") in VALUE_SHAPED:
+                return self._meta.like(self._value(func, args, kwargs))
+            return func(*self._with_numbers(args), **self._with_numbers(kwargs))
+
+    def _with_numbers(self, value: Any) -> Any:
+        """As `_to_meta`, with the values of the tensors that are single integers."""
+        if isinstance(value, Tensor) and is_number(value):
+            return self._known.of(self._tensor_node(value)).item()
+        if isinstance(value, Mapping | list | tuple | slice):
+            return mapped(value, self._with_numbers)
+        return self._to_meta(value)
+
+    # Questions --------------------------------------------------------------------------------
+
+    def _read(self, tensor: Tensor, name: str) -> Any:
+        if name == "shape":
+            return self._size(tensor)
+        with self._pause():
+            if name == "device":
+                return self.device if tensor.is_meta else tensor.device
+            if name == "is_meta":
+                return False
+            if name == "dtype":
+                dtype = self._meta_of(tensor).dtype
+                self.reads_types[dtype] = self._tensor_node(tensor)
+                return dtype
+            if not tensor.is_meta and name == "requires_grad":
+                return tensor.requires_grad
+            result = getattr(self._meta_of(tensor), name)
+        if not isinstance(result, Tensor):
+            return result
+        node = self.graph.call_function(getattr, (self._tensor_node(tensor), name))
+        return self._introduce(node, self._apart(result, tensor))
+
+    def _size(self, tensor: Tensor, dim: int | None = None) -> Any:
+        """The sizes of computed tensors are nodes, those of parameters plain numbers."""
+        with self._pause():
+            shape = tensor.size()
+        node = self._nodes.get(id(tensor))
+        if node is not None and node.op != "get_attr":
+            shape = torch.Size([self._axis_size(node, i, n) for i, n in enumerate(shape)])
+        return shape if dim is None else shape[dim]
+
+    def _axis_size(self, node: fx.Node, dim: int, size: int) -> Any:
+        if (node, dim) not in self._sizes:
+            number = self.graph.call_method("size", (node, dim))
+            self._sizes[node, dim] = traced_number(size, number, self)
+        return self._sizes[node, dim]
+
+    def length(self, thing: Any, /) -> Any:
+        """`len`: that of a computed tensor is a node."""
+        if isinstance(thing, Tensor) and not self.paused and thing.dim():
+            return self._size(thing, 0)
+        return _len(thing)
+
+    def spy_on_range(self) -> Any:
+        """`range`, which is noted where it is over a size."""
+        recorder = self
+
+        class Spy(type):
+            def __instancecheck__(cls, thing: Any) -> bool:
+                return isinstance(thing, _range)
+
+            def __call__(cls, *bounds: Any) -> Any:
+                recorder.loses_numbers |= any(isinstance(n, TracedNumber) for n in bounds)
+                return _range(*bounds)
+
+        return Spy("range", (), {})
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        """Let torch calls through unseen."""
+        before, self.paused = self.paused, True
+        try:
+            yield
+        finally:
+            self.paused = before
+
+    def _value(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Answer a question about values."""
+        with self._pause():
+            real = [
+                self._known.of(self._tensor_node(x)) if isinstance(x, Tensor) else plain_number(x)
+                for x in args
+            ]
+            return func(*real, **kwargs)
+
+    # Arguments --------------------------------------------------------------------------------
+
+    def _meta_of(self, tensor: Tensor) -> Tensor:
+        if tensor.is_meta:
+            return tensor
+        return self._meta.twin(tensor)
+
+    def _to_meta(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._meta_of(value)
+        if isinstance(value, TracedNumber):
+            return plain_number(value)
+        if isinstance(value, TrainingFlag):
+            return value.mode
+        if isinstance(value, torch.device):
+            return torch.device("meta")
+        return mapped(value, self._to_meta)
+
+    def to_nodes(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._tensor_node(value)
+        if isinstance(value, TracedNumber | TrainingFlag):
+            return value.node
+        if isinstance(value, torch.device) and value == self.device:
+            return self._device_node() or value
+        if type(value).__module__ == "numpy" and hasattr(value, "item"):
+            return value.item()
+        if isinstance(value, tuple):
+            return tuple(map(self.to_nodes, value))
+        return mapped(value, self.to_nodes)
+
+    def _device_node(self) -> fx.Node | None:
+        """The device of the first tensor that comes in, wherever the model runs later."""
+        for node in self.graph.nodes:
+            if node.op == "placeholder" and isinstance(node.meta["value"], Tensor):
+                if "device" not in self._attributes:
+                    device = self.graph.call_function(getattr, (node, "device"))
+                    device.meta["value"] = torch.device("meta")
+                    self._attributes["device"] = device
+                return self._attributes["device"]
+        return None
+
+
+def _tensors(root: nn.Module) -> list[tuple[str, Tensor]]:
+    return [*root.named_parameters(), *root.named_buffers()]

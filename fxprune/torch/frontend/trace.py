@@ -1,0 +1,114 @@
+"""How does a torch module compute? A torch.fx graph of it, with a value on every node.
+
+The model's own forward runs once on tensors without data while a `Recorder` writes down every call.
+Nothing is computed, no statistics move, no random numbers are drawn, and the model is as it was
+afterwards. `self.training` stays live: where it is passed on it becomes a node of the graph, and
+where the model branches on it both modes are traced and merged.
+"""
+
+import traceback
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from fxprune.errors import InputError, TraceError
+from fxprune.torch.frontend.follow import record_and_follow
+from fxprune.torch.frontend.forward import Subject
+from fxprune.torch.frontend.in_place import follow_in_place
+from fxprune.torch.frontend.modes import is_training_flag, merge, remove_dead
+from fxprune.torch.frontend.recorder import CallError, Recorder
+from fxprune.torch.frontend.spellings import NAMES, bare_name
+from fxprune.torch.frontend.values import UndecidedError
+from fxprune.torch.frontend.watch import told_of_trace
+
+EXAMPLE_BATCH = 2
+"""The batch size of the example run where the user's examples have one."""
+
+
+def trace(
+    model: nn.Module, inputs: tuple[Any, ...], leaves: frozenset[str] = frozenset()
+) -> fx.Graph:
+    """The torch.fx graph of a model on example inputs, one per argument of its forward.
+
+    Every node has `meta["value"]`: a meta tensor, a container of them, or a Python value. A model
+    that branches on `self.training` gets one graph that returns the pair of both results, marked
+    by `MODES` in the meta of its output node. Modules at the paths `leaves` are not entered.
+
+    Raises:
+        InputError: the model does not accept the inputs.
+        TraceError: the model's Python cannot be traced.
+    """
+    subject = Subject(model, inputs, model.training, leaves)
+    if subject.batch == 1:
+        try:
+            return _trace(subject.with_batch(EXAMPLE_BATCH))
+        except (InputError, TraceError):
+            pass  # a model for single samples
+    return _trace(subject)
+
+
+def _trace(subject: Subject) -> fx.Graph:
+    graph, branched = _trace_mode(subject)
+    if not branched:
+        return graph
+    other, _ = _trace_mode(replace(subject, mode=not subject.mode))
+    return merge(*((graph, other) if subject.mode else (other, graph)))
+
+
+def _trace_mode(subject: Subject) -> tuple[fx.Graph, bool]:
+    name, shapes = type(subject.model).__name__, _shapes(subject.inputs)
+    try:
+        recorder = _attempt(subject)
+    except CallError as error:
+        raise InputError(
+            f"{name} fails at {error.place} on example inputs of shape {shapes}: {error}\n"
+            f"  {_line_of(error)}\nPass example_inputs that the model accepts."
+        ) from error
+    except InputError:
+        raise
+    except Exception as error:
+        raise TraceError(
+            f"{name} cannot be traced: {error}\n  {_line_of(error)}\n"
+            f"on example inputs of shape {shapes}. Pass example_inputs that the model takes, keep "
+            "the part whose control flow depends on values whole (leaf=), prepare another part of "
+            "the model (scope=), or move that control flow out of forward."
+        ) from error
+    graph = recorder.graph
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            node.meta["training_flag"] = is_training_flag(node)
+    _name_no_first_operand(graph)
+    follow_in_place(subject.model, graph)
+    remove_dead(graph)
+    return graph, recorder.branched_on_mode
+
+
+def _attempt(subject: Subject) -> Recorder:
+    """Run forward as it is; where that needs to know values, as libraries run it under a trace."""
+    try:
+        return record_and_follow(subject)
+    except (CallError, UndecidedError):
+        with told_of_trace():
+            return record_and_follow(subject)
+
+
+def _shapes(inputs: tuple[Any, ...]) -> str:
+    return ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
+
+
+def _line_of(error: BaseException) -> str:
+    """The line of the model where an error comes from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "/torch/" not in f.filename and "/fxprune/" not in f.filename]
+    return f"at {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "in its forward"
+
+
+def _name_no_first_operand(graph: fx.Graph) -> None:
+    """Put first operands given by name (`torch.relu(input=x)`) where everybody looks for them."""
+    for node in graph.nodes:
+        spelling = NAMES.get(bare_name(node)) if node.op == "call_function" else None
+        first = spelling.signature.split()[0] if spelling else ""
+        if not node.args and first in node.kwargs:
+            rest = {name: value for name, value in node.kwargs.items() if name != first}
+            node.args, node.kwargs = (node.kwargs[first],), rest

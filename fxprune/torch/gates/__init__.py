@@ -1,0 +1,1 @@
+"""Gates that learn, and the methods by which they do."""

@@ -1,0 +1,203 @@
+"""How gates learn: what every method is.
+
+A method says how gates look to autograd, what it does with their gradients, and how it ranks
+positions; the budget then opens the best ones. All positions (those of every group, then all
+branches) stand in one flat vector.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fxprune.passes.condition import Condition
+from fxprune.torch.budget.budget import Budget
+
+_STAGES = 250
+"""How often the budget shrinks on its way to the target, at most twice that many times."""
+
+
+class Method(nn.Module):
+    """A gating method; it lives in tensors, so it is saved, moved and averaged with the model.
+
+    It is asked for gates in every training forward, and told of every step of the optimizer that
+    holds `scores`. `scores` never changes: it only carries gradients to the method, which reach
+    it reduced over ranks, unscaled and accumulated like those of any parameter.
+    """
+
+    freezes_model = False
+    """Whether the model's own parameters and statistics stay as they are."""
+
+    conditions: tuple[Condition, ...] = ()
+    """The gates that depend on the sample."""
+
+    scores: nn.Parameter
+    is_open: Tensor
+    steps_done: Tensor
+
+    def __init__(self, budget: Budget, steps: int, settings: "Settings") -> None:
+        super().__init__()
+        total = budget.layout.total
+        self.budget = budget
+        self.steps = steps
+        self.settings = settings
+        self.learning = True
+        self.scores = nn.Parameter(torch.zeros(total))
+        self.register_buffer("is_open", torch.ones(total))
+        self.register_buffer("steps_done", torch.zeros((), dtype=torch.long))
+
+    def gates(self) -> Tensor:
+        """Gate values of a training forward, in [0, 1]; with a gradient while `learning`."""
+        raise NotImplementedError
+
+    def rank(self) -> Tensor:
+        """Which positions to keep: the higher the better."""
+        raise NotImplementedError
+
+    def learn(self, gradient: Tensor) -> None:
+        """Take the gradient of the loss by `scores`."""
+        raise NotImplementedError
+
+    def share(self) -> float:
+        """How much of the way to the target the budget has gone."""
+        return 1.0
+
+    def figures(self) -> dict[str, float]:
+        """What a report should say of this method."""
+        return {}
+
+    @property
+    def done(self) -> bool:
+        """Whether the keep-set is final."""
+        return int(self.steps_done) >= self.steps
+
+    def before_step(self, scale: Tensor | None = None, skipped: bool = False) -> None:
+        """Take the gradients that reached the gates; the optimizer leaves `scores` alone.
+
+        `scale` is what a fused optimizer is still to divide gradients by; nothing is learned from
+        gradients of a step that is `skipped`.
+        """
+        gradient, self.scores.grad = self.scores.grad, None
+        if gradient is not None and self.learning and not self.done and not skipped:
+            gradient = full_tensor(gradient) if scale is None else full_tensor(gradient) / scale
+            if bool(torch.isfinite(gradient).all()):
+                self.learn(gradient)
+
+    def after_step(self) -> None:
+        """Advance the schedule until the target is reached; from then on the keep-set stays."""
+        if self.done:
+            return
+        self.steps_done += 1
+        done = int(self.steps_done)
+        if done % max(self.steps // _STAGES, 1) == 0 or done == self.steps:
+            self._choose()
+        self.plan()
+
+    def settle(self, rank: Tensor | None = None) -> None:
+        """Close the lowest-ranked positions until the target is met, and stop learning."""
+        self.steps_done.fill_(self.steps)
+        self._choose(rank)
+        self.plan()
+
+    def keep(self, is_open: Tensor) -> None:
+        """Open exactly these positions, and stop learning."""
+        self.is_open.copy_(is_open)
+        self.steps_done.fill_(self.steps)
+        self.plan()
+
+    def plan(self) -> None:
+        """Say whether the next step takes gradients."""
+        self.learning = not self.done
+
+    def _choose(self, rank: Tensor | None = None) -> None:
+        share = 1.0 if self.done else self.share()
+        rank = self.rank() if rank is None else rank
+        self.is_open.copy_(self.budget.choose(rank, self.budget.relative(share)))
+
+    def carry(self, other: "Method", kept: Tensor) -> None:
+        """Go on where `other` stands, of whose positions those at the indices `kept` are left."""
+        own = dict(self.named_buffers())
+        for name, value in other.named_buffers():
+            if name in own and value.shape == (other.budget.layout.total,):
+                own[name].copy_(value[kept])
+            elif name in own and not value.dim():
+                own[name].copy_(value)
+        self.plan()
+
+    def check_carry(self) -> None:
+        """Raise InputError if these gates cannot go on in a smaller model."""
+
+    def _load_from_state_dict(self, state: Mapping[str, Any], *args: Any) -> None:
+        super()._load_from_state_dict(state, *args)
+        self.plan()
+
+
+@runtime_checkable
+class Conditioned(Protocol):
+    """A method with gates that depend on the sample."""
+
+    def decide(self, name: str, features: Tensor) -> Tensor:
+        """The gate `name` for features of shape (samples, channels): (samples, positions)."""
+
+
+def full_tensor(value: Tensor) -> Tensor:
+    """A tensor, gathered if it is sharded over processes."""
+    gather = getattr(value, "full_tensor", None)
+    return gather() if gather else value
+
+
+def is_distributed() -> bool:
+    """Whether several processes train together."""
+    return dist.is_available() and dist.is_initialized()
+
+
+class Settings(Protocol):
+    """The settings of a method; `build` makes it for a model."""
+
+    @property
+    def branches(self) -> bool:
+        """Whether there are gates for whole branches."""
+
+    def build(self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()) -> Method:
+        """The method with the gates that `budget` chooses among, to end after `steps` steps.
+
+        `conditions` are the gates that may depend on the sample.
+        """
+
+
+def cubic(done: int, steps: int) -> float:
+    """The sparsity schedule of Zhu & Gupta 2017, equation 1: fast first, slow at the end."""
+    return 1 - (1 - min(done / steps, 1)) ** 3
+
+
+class Adam(nn.Module):
+    """Kingma & Ba 2015 on one tensor: gates learn at their own rate, whatever trains the model."""
+
+    first: Tensor
+    second: Tensor
+    count: Tensor
+
+    def __init__(self, size: int | tuple[int, ...], lr: float) -> None:
+        super().__init__()
+        self.lr = lr
+        self.register_buffer("first", torch.zeros(size))
+        self.register_buffer("second", torch.zeros(size))
+        self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    def step(self, gradient: Tensor) -> Tensor:
+        """What to add to the tensor."""
+        self.count += 1
+        self.first.lerp_(gradient, 0.1)
+        self.second.lerp_(gradient.square(), 0.001)
+        count = int(self.count)
+        mean = self.first / (1 - 0.9**count)
+        scale = (self.second / (1 - 0.999**count)).sqrt() + 1e-8
+        return -self.lr * mean / scale
+
+
+def logit(share: float) -> float:
+    """The inverse of the sigmoid."""
+    return math.log(share / (1 - share))

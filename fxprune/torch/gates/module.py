@@ -1,0 +1,166 @@
+"""The module in a gated model that turns gates into masks for its readers."""
+
+import copy
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fxprune.passes.axes import Axis, Prod, Space
+from fxprune.torch.gates.hooks import live
+from fxprune.torch.gates.method import Conditioned, Method, is_distributed
+
+PREFIX = "fxprune_gates"
+"""Where the gates live in a gated model, and the prefix of their state_dict keys."""
+
+
+class Gates(nn.Module):
+    """All gates of a model. Called, it returns one mask per axis, then one scalar per branch."""
+
+    def __init__(
+        self,
+        method: Method,
+        axes: tuple[Axis, ...],
+        branches: tuple[str, ...],
+        names: Mapping[Space, str],
+    ) -> None:
+        """Masks are wanted of `axes` and `branches`; `names` are those of groups in the axes."""
+        super().__init__()
+        self.method = method
+        self.layout = method.budget.layout
+        self._axes = axes
+        self._branches = tuple(self.layout.names.index(name) for name in branches)
+        self._places = {space: self.layout.names.index(name) for space, name in names.items()}
+        self._shown: Tensor | None = None
+        self._deciding = False
+        self._owner: weakref.ref[nn.Module] | None = None
+        self.shrink_every = 0
+        self.followers: tuple[Callable[[Gates, Optimizer], None], ...] = ()
+        self._family = object()
+        live.add(self)
+
+    def forward(self, features: Tensor | None = None, name: str = "") -> Any:
+        """Masks in the order of the axes, then scalars in the order of the branches.
+
+        Given `features` of shape (samples, channels), the one gate `name`: of shape (positions,),
+        or (samples, positions) where it depends on the sample.
+        """
+        if features is not None:
+            return self._conditioned(features, name)
+        values = self._values()
+        parts = torch.split(values, list(self.layout.sizes))
+        if self.training and not self.method.learning and self._part_of_every_step():
+            idle = [0 * parameter.sum() for parameter in self.method.parameters()]
+            parts = (parts[0] + torch.stack(idle).sum(), *parts[1:])
+        masks = tuple(self.mask(axis, parts) for axis in self._axes)
+        return masks + tuple(parts[place].reshape(()) for place in self._branches)
+
+    def _part_of_every_step(self) -> bool:
+        """Whether gates must be in the loss even where nothing is learned from it.
+
+        DDP waits for the gradient of every parameter; a frozen model alone has none.
+        """
+        return is_distributed() or self.method.freezes_model
+
+    def _conditioned(self, features: Tensor, name: str) -> Tensor:
+        place = self.layout.names.index(name)
+        learns = (self.training or self._deciding) and self.method.learning
+        if learns and self._shown is None:
+            assert isinstance(self.method, Conditioned)
+            return self.method.decide(name, features)
+        return torch.split(self._values(), list(self.layout.sizes))[place]
+
+    def _values(self) -> Tensor:
+        if self._shown is not None:
+            return self._shown
+        learns = self.training or self._deciding
+        return self.method.gates() if learns else self._open().to(self.method.is_open)
+
+    @contextmanager
+    def showing(self, values: Tensor) -> Iterator[None]:
+        """Let the model see these gates, whatever the method says."""
+        self._shown = values
+        try:
+            yield
+        finally:
+            self._shown = None
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Let gates act in evaluation as they do while they learn: dynamic gates by the sample."""
+        self._deciding = True
+        try:
+            yield
+        finally:
+            self._deciding = False
+
+    def holds(self, space: Space) -> bool:
+        """Whether a space is a free group."""
+        return space in self._places
+
+    def mask(self, axis: Axis, parts: tuple[Tensor, ...]) -> Tensor:
+        """The gates of an axis, from those of every group."""
+        if isinstance(axis, Space):
+            place = self._places.get(axis)
+            return parts[0].new_ones(axis.size) if place is None else parts[place]
+        if isinstance(axis, Prod):
+            mask, *others = (self.mask(factor, parts) for factor in axis.factors)
+            for other in others:
+                mask = torch.outer(mask, other).flatten()
+            return mask
+        return torch.cat([self.mask(part, parts) for part in axis.parts])
+
+    def _open(self) -> Tensor:
+        """What is open, also where a moving average of weights has averaged the flags."""
+        return self.method.is_open.detach() > 0.5
+
+    def keep_set(self) -> dict[str, Tensor]:
+        """The open positions by name."""
+        flags = self._open().cpu()
+        return dict(
+            zip(self.layout.names, torch.split(flags, list(self.layout.sizes)), strict=True)
+        )
+
+    def set_keep_set(self, keep: Mapping[str, Any]) -> None:
+        """Open exactly what `keep` says from now on; names that it leaves out stay as they are."""
+        current = self.keep_set()
+        new = {name: torch.as_tensor(keep.get(name, current[name])).bool() for name in current}
+        self.method.keep(torch.cat([new[name].reshape(-1) for name in self.layout.names]))
+
+    @property
+    def owner(self) -> nn.Module | None:
+        """The gated module that these gates are in, if it is alive."""
+        return self._owner() if self._owner else None
+
+    def belong_to(self, owner: nn.Module) -> None:
+        """Let these gates know the gated module that they are in."""
+        self._owner = weakref.ref(owner)
+
+    @property
+    def copied(self) -> bool:
+        """Whether a copy of these gates is alive."""
+        return any(other is not self and other._family is self._family for other in live)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_owner": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        live.add(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Gates":
+        clone = Gates.__new__(Gates)
+        memo[id(self)] = clone
+        clone.__dict__ = {
+            name: value if name in _SHARED else copy.deepcopy(value, memo)
+            for name, value in self.__getstate__().items()
+        }
+        live.add(clone)
+        return clone
+
+
+_SHARED = ("layout", "_axes", "_branches", "_places", "_family")

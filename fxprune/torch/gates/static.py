@@ -1,0 +1,92 @@
+"""Static gates: importance from gradients, closed one by one while the budget shrinks."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fxprune.errors import InputError
+from fxprune.passes.condition import Condition
+from fxprune.torch.budget.budget import Budget
+from fxprune.torch.gates.method import Method, cubic
+
+_GRADIENTS = 250
+_LONGEST_PAUSE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """One gate per position; the least important ones close while the budget shrinks.
+
+    The forward pass sees the hard keep-set, the backward pass goes straight through, so the
+    gradient of a gate is the first-order effect of its position on the loss. Its square, averaged
+    over steps, is the importance of the position (Molchanov et al. 2019, equation 8). The budget
+    goes along a cubic from the full cost to the target (Zhu & Gupta 2017, equation 1), and the
+    positions with the least root of importance per cost close: where channels act alike, closing
+    many has the effect of the sum of their gradients, not of their squares. A gradient that is
+    itself a sum counts for its terms: a branch for all that it holds, a residual stream for each
+    of its readers.
+
+    Long schedules take these gradients on every fourth step only, the others then cost what a step
+    without gates costs.
+
+    Args:
+        warmup: the share of the steps that only collect importance, in [0, 1).
+
+    Raises:
+        InputError: `warmup` is out of range.
+    """
+
+    branches: ClassVar[bool] = True
+
+    warmup: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise InputError(f"warmup is {self.warmup}: give a share of the steps in [0, 1)")
+
+    def build(
+        self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()
+    ) -> "StaticGates":
+        """The gates of a model."""
+        return StaticGates(budget, steps, self)
+
+
+class StaticGates(Method):
+    """The state of the method `Static`."""
+
+    settings: Static
+    importance: Tensor
+    taken: Tensor
+
+    def __init__(self, budget: Budget, steps: int, settings: Static) -> None:
+        super().__init__(budget, steps, settings)
+        self.register_buffer("importance", torch.zeros(budget.layout.total))
+        self.register_buffer("taken", torch.zeros((), dtype=torch.long))
+
+    def gates(self) -> Tensor:
+        """The keep-set, with the gradient of `scores` where one is taken."""
+        if not self.learning:
+            return self.is_open.detach()
+        return self.is_open + (self.scores - self.scores.detach())
+
+    def learn(self, gradient: Tensor) -> None:
+        """Average the squared gradients."""
+        self.taken += 1
+        momentum = min(0.99, 1 - 1 / int(self.taken))
+        self.importance.lerp_(gradient.detach().square(), 1 - momentum)
+
+    def plan(self) -> None:
+        """Long schedules need no gradient on every step."""
+        pause = min(max(self.steps // _GRADIENTS, 1), _LONGEST_PAUSE)
+        self.learning = not self.done and int(self.steps_done) % pause == 0
+
+    def share(self) -> float:
+        """Fast first, slow at the end."""
+        start = int(self.settings.warmup * self.steps)
+        return cubic(max(int(self.steps_done) - start, 0), self.steps - start)
+
+    def rank(self) -> Tensor:
+        """Root of the importance per cost."""
+        return self.budget.effect_per_price(self.importance, self.is_open)

@@ -1,0 +1,90 @@
+"""What does a gated or folded module cost here and now: exactly, in bytes, and in milliseconds?"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from fxprune.errors import InputError
+from fxprune.reports import Report, costs_at, describe
+from fxprune.timing import median_ms
+from fxprune.torch.fold import fold_as
+from fxprune.torch.frontend.examples import random_inputs
+from fxprune.torch.frontend.modes import in_evaluation
+from fxprune.torch.gates.module import PREFIX
+from fxprune.torch.record import Record, gates_of, is_gated, record_of, traced_part
+
+_SECONDS = 1.0
+
+
+def report_module(module: nn.Module, *, latency: bool) -> Report:
+    """The report of a gated or folded module.
+
+    Raises:
+        InputError: the module is neither.
+    """
+    part = traced_part(module)[1] if isinstance(module, nn.Module) else module
+    record = record_of(part)
+    if record is None:
+        raise InputError(f"expected a gated or folded module, got {type(part).__name__}")
+    gated = is_gated(part)
+    described = describe(record.source, record.analysis, sizes_of(part, record))
+    return replace(
+        described,
+        before=record.costs_before or described.before,
+        latency_ms=_latencies(part, record, gated) if latency else {},
+        file_bytes=_file_bytes(part, gated),
+        figures=gates_of(part).method.figures() if gated else {},
+    )
+
+
+def costs_of(module: nn.Module) -> dict[str, int]:
+    """The exact costs of a gated or folded module under its keep-set."""
+    record = record_of(module)
+    assert record is not None
+    return costs_at(record.analysis, sizes_of(module, record))
+
+
+def sizes_of(module: nn.Module, record: Record) -> dict[str, int]:
+    """How many positions of every group and branch are kept."""
+    if is_gated(module):
+        return {name: int(flags.sum()) for name, flags in gates_of(module).keep_set().items()}
+    return {name: len(kept) for name, kept in record.history[-1].kept.items()}
+
+
+def _file_bytes(module: nn.Module, gated: bool) -> dict[str, int]:
+    """Bytes of the tensors that a checkpoint holds, each counted once."""
+    if not gated:
+        return {"after": _bytes(module)}
+    return {"before": _bytes(module), "after": _bytes(fold_as(module, None))}
+
+
+def _bytes(module: nn.Module) -> int:
+    state = module.state_dict()
+    own = (tensor for name, tensor in state.items() if not name.startswith(f"{PREFIX}."))
+    sizes = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in own}
+    return sum(sizes.values())
+
+
+def _latencies(module: nn.Module, record: Record, gated: bool) -> dict[str, float]:
+    """Median milliseconds of evaluating one sample, of the model as it was and as it would fold."""
+    if not gated:
+        return _medians({"after": module}, record.examples)
+    everything = {name: torch.ones(size) for name, size in record.analysis.costs.full.items()}
+    models = {"before": fold_as(module, everything), "after": fold_as(module, None)}
+    return _medians(models, record.examples)
+
+
+def _medians(models: Mapping[str, nn.Module], examples: tuple[Any, ...]) -> dict[str, float]:
+    """Median milliseconds of one evaluation of a single sample."""
+    inputs = random_inputs(examples, (1,), seed=0)[0]
+    with torch.no_grad(), ExitStack() as stack:
+        for model in models.values():
+            stack.enter_context(in_evaluation(model))
+        return median_ms(
+            {name: partial(model, *inputs) for name, model in models.items()}, _SECONDS
+        )

@@ -1,0 +1,202 @@
+"""The verbs: prepare a model, look at its groups and keep-set."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.errors import InputError, NothingToPruneError
+from fxprune.filling import layout_of
+from fxprune.passes.analyse import Analysis, analyse
+from fxprune.targets import Target, least_positions, limits, steps_to_target
+from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.budget.budget import Budget
+from fxprune.torch.budget.latency import measure_latency
+from fxprune.torch.checks import check_finite, check_model
+from fxprune.torch.fold import with_part
+from fxprune.torch.frontend.examples import check_examples, inputs_of_part
+from fxprune.torch.frontend.program import read_model
+from fxprune.torch.gates.method import Settings
+from fxprune.torch.gates.methods import settings_of
+from fxprune.torch.gating import method_for, with_gates
+from fxprune.torch.record import Record, attach, record_of
+from fxprune.torch.shrink import shrink_on_steps
+
+
+def prepare(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    target: Target = 0.5,
+    steps: int | float = 1000,
+    total_steps: int | None = None,
+    round_to: int = 1,
+    least: float | Mapping[str, float] = 0.0,
+    ignore: Iterable[str | nn.Module] = (),
+    leaf: Iterable[str | nn.Module] = (),
+    scope: str = "",
+    scatter: bool = False,
+    method: str | Settings = "static",
+    shrink_every: int = 0,
+) -> Any:
+    """Turn a model into one that learns, in its normal training, what it can do without.
+
+    The result computes the very bits of `model`, has its state_dict keys (and gates under
+    `fxprune_gates`), and trains in an unchanged loop: build the optimizer from its parameters.
+
+    >>> import torch, fxprune
+    >>> model = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 3)
+    ... )
+    >>> gated = fxprune.prepare(model, torch.randn(1, 3, 8, 8), target=0.5)
+    >>> [(group.name, group.size) for group in fxprune.groups(gated) if not group.pin]
+    [('0', 16)]
+
+    Args:
+        model: any traceable module; it is copied and stays as it is.
+        example_inputs: what `forward` takes: a tensor, a tuple, or a mapping by name. If missing,
+            it is inferred from the model's configuration or first layer, and a log line says what
+            was assumed.
+        target: the share of the multiply-accumulates to keep, in (0, 1], or a mapping from
+            "macs", "params", "flops" (as thop and AutoBot count them), "memory" (elements of all
+            arrays) and "peak" (elements alive at one time) to shares (up to 1) or absolute numbers
+            (above 1). "latency" is a share and "latency_ms" a number of milliseconds of a
+            predicted time per sample: an estimate from layers that are timed on this machine now,
+            which takes seconds. The path of a module maps to a target for what is inside it:
+            `{"macs": 0.5, "layer1": {"params": 0.8}}`.
+        steps: optimizer steps until the target is reached, or the fraction of `total_steps` after
+            which it is; train on afterwards.
+        total_steps: optimizer steps of the whole training, for a fraction.
+        round_to: every group keeps a multiple of this many positions (or all of them).
+        least: the share of its positions that every group keeps at least, or shares by the path
+            of the module that a group is made in.
+        ignore: names of modules, or modules, whose outputs stay as they are.
+        leaf: names of modules, or modules, that tracing does not enter: for a part whose Python
+            cannot be traced. What goes into it and comes out of it keeps its channels.
+        scope: the name of the only part to prepare, where the rest cannot be traced. The result
+            is then a copy of the whole model with that part gated; every verb accepts it. With it,
+            `example_inputs` are those of the whole model, which is run once on them.
+        scatter: whether a residual branch may write only some channels of what it is added to. The
+            sum then keeps all of its own, and is folded to an `index_add`, so that this saves MACs
+            rather than time. Gates act on the last weights of the branch.
+        method: how gates learn: "static", "consensus", "autobot" or "hard_concrete", or one of
+            `Static`, `Consensus`, `AutoBot`, `HardConcrete` with settings.
+        shrink_every: after this many steps, again and again until the target is reached, closed
+            positions are removed for good (see `shrink`), which makes the rest of the training
+            cheaper; 0 for never. Does nothing, with a warning, where that is not safe: in
+            distributed training, if the model was copied (to average weights), with optimizers
+            whose state is not by element.
+
+    Returns:
+        A gated module (a `torch.fx.GraphModule`), or with `scope` a module like `model`.
+
+    Raises:
+        InputError: an argument does not fit; TargetError for the target.
+        TraceError: the model's Python cannot be traced.
+        NothingToPruneError: every channel is pinned; the message says why.
+    """
+    check_model(model)
+    if scope:
+        options: dict[str, Any] = {"ignore": ignore, "leaf": leaf, "scatter": scatter}
+        options |= {"target": target, "steps": steps, "total_steps": total_steps}
+        options |= {"round_to": round_to, "least": least}
+        options |= {"method": method, "shrink_every": shrink_every}
+        return _prepare_part(model, scope, example_inputs, **options)
+    check_finite(model)
+    settings = settings_of(method)
+    _check_settings(round_to, shrink_every)
+    steps = steps_to_target(steps, total_steps)
+    examples = check_examples(model, example_inputs)
+    ignored = ignored_parameters(model, ignore)
+    leaves = tuple(_paths_of(model, leaf, "leaf"))
+    program = read_model(model, examples, frozenset(leaves))
+    analysis = analyse(program.ir, ignored, scatter)
+    if not settings.branches:
+        analysis = analysis.only([g.name for g in analysis.groups], "")
+    _check_prunable(model, analysis)
+    modules = [path for path, _ in model.named_modules() if path]
+    latency = cache(lambda: measure_latency(model, analysis, round_to))
+    costs, wanted = limits(target, analysis, modules, lambda path: latency().inside(path))
+    layout = layout_of(analysis)
+    sizes = {group.name: group.size for group in analysis.free_groups}
+    kept = least_positions(least, sizes, modules)
+    budget = Budget(costs, layout, wanted, round_to, kept)
+    gated = with_gates(
+        copy_module(model), program, analysis, method_for(settings, analysis, budget, steps)
+    )
+    previous = record_of(model)
+    record = Record(
+        source=previous.source if previous else type(model).__qualname__,
+        examples=tuple(_described(value) for value in examples),
+        program=program,
+        analysis=analysis,
+        ignored=tuple(ignored),
+        leaves=leaves,
+        scatter=scatter,
+        history=previous.history if previous else (),
+        costs_before=previous.costs_before if previous else None,
+        targets=wanted,
+    )
+    attach(gated, record)
+    if shrink_every:
+        shrink_on_steps(gated, shrink_every)
+    return gated
+
+
+def _prepare_part(model: nn.Module, scope: str, example_inputs: Any, **options: Any) -> nn.Module:
+    """A copy of a model in which one part is gated."""
+    if scope not in dict(model.named_modules()):
+        raise InputError(f"scope: the model has no module {scope!r}")
+    part = model.get_submodule(scope)
+    inputs = None if example_inputs is None else inputs_of_part(model, part, example_inputs)
+    return with_part(model, scope, prepare(part, inputs, **options))
+
+
+def _check_settings(round_to: int, shrink_every: int) -> None:
+    if not isinstance(round_to, int) or round_to < 1:
+        raise InputError(f"round_to is {round_to!r}: give a positive integer such as 8")
+    if not isinstance(shrink_every, int) or shrink_every < 0:
+        raise InputError(
+            f"shrink_every is {shrink_every!r}: give a number of steps, or 0 for never"
+        )
+
+
+def ignored_parameters(model: nn.Module, ignore: Iterable[str | nn.Module]) -> list[str]:
+    """The parameters of ignored modules."""
+    ignored: dict[str, None] = {}
+    for path in _paths_of(model, ignore, "ignore"):
+        names = [name for name, _ in model.named_parameters()]
+        ignored.update(dict.fromkeys(n for n in names if f"{n}.".startswith(f"{path}.")))
+    return list(ignored)
+
+
+def _paths_of(model: nn.Module, items: Iterable[str | nn.Module], argument: str) -> Iterator[str]:
+    """The paths of modules (or parameters) given by name or as they are."""
+    modules = dict(model.named_modules())
+    paths = {id(module): path for path, module in modules.items()}
+    known = {*modules, *(name for name, _ in model.named_parameters())}
+    for item in [items] if isinstance(items, str | nn.Module) else items:
+        path = item if isinstance(item, str) else paths.get(id(item))
+        if path is None:
+            raise InputError(f"{argument}: this {type(item).__name__} is not a part of the model")
+        if path not in known:
+            close = ", ".join(sorted(name for name in modules if name)[:10])
+            raise InputError(f"{argument}: the model has no module {path!r}; it has {close}, ...")
+        yield path
+
+
+def _check_prunable(model: nn.Module, analysis: Analysis) -> None:
+    if analysis.free_groups or analysis.branches:
+        return
+    reasons = "\n".join(f"  {g.name} ({g.size}): {g.pin}" for g in analysis.groups[:10])
+    raise NothingToPruneError(
+        f"nothing in {type(model).__name__} can be pruned; what was found:\n"
+        f"{reasons or '  no layer with channels'}"
+    )
+
+
+def _described(value: Any) -> Any:
+    """An example input without its data."""
+    return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value

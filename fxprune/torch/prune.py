@@ -1,0 +1,76 @@
+"""Pruning without training, in one call."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from fxprune.errors import InputError
+from fxprune.targets import Target
+from fxprune.torch.criteria import Loss, check_method, importance
+from fxprune.torch.fold import fold
+from fxprune.torch.keep_sets import reach_target
+from fxprune.torch.prepare import prepare
+from fxprune.torch.refit import refit
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    target: Target = 0.5,
+    method: str = "group_norm",
+    data: Iterable[Any] | None = None,
+    loss: Loss | None = None,
+    correct: bool = False,
+    round_to: int = 1,
+    least: float | Mapping[str, float] = 0.0,
+    ignore: Iterable[str | nn.Module] = (),
+    leaf: Iterable[str | nn.Module] = (),
+    scope: str = "",
+    scatter: bool = False,
+) -> Any:
+    """A smaller model at once, without training; it can be trained further or prepared again.
+
+    >>> import torch, fxprune
+    >>> model = torch.nn.Sequential(
+    ...     torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU(), torch.nn.Conv2d(16, 4, 3)
+    ... )
+    >>> fxprune.prune(model, torch.randn(1, 3, 8, 8), target=0.5, method="magnitude").get_submodule(
+    ...     "0"
+    ... )
+    Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+
+    Args:
+        model: as for `prepare`, like the arguments that are not named here.
+        method: how positions are ranked, see `importance`.
+        data: batches, for "taylor" and `correct`.
+        loss: for "taylor", see `importance`.
+        correct: whether to solve the weights behind closed positions anew on `data`, see `refit`.
+
+    Returns:
+        What `fold` returns.
+
+    Raises:
+        InputError: an argument does not fit; TargetError, TraceError and NothingToPruneError as
+            `prepare` does.
+    """
+    check_method(method, data)
+    if correct and data is None:
+        raise InputError("correct=True needs data: some hundred samples")
+    data = None if data is None else list(data)
+    gated = prepare(
+        model,
+        example_inputs,
+        target=target,
+        round_to=round_to,
+        least=least,
+        ignore=ignore,
+        leaf=leaf,
+        scope=scope,
+        scatter=scatter,
+    )
+    reach_target(gated, importance(gated, method, data, loss))
+    if correct and data is not None:
+        refit(gated, data)
+    return fold(gated)

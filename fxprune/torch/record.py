@@ -1,0 +1,103 @@
+"""What a gated or folded module remembers about itself, kept in its `meta`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fxprune.errors import InputError
+from fxprune.passes.analyse import Analysis
+from fxprune.torch.frontend.program import Program
+from fxprune.torch.gates.module import PREFIX, Gates
+from fxprune.torch.wrapping import unwrapped
+
+_KEY = "fxprune"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One fold: the keep-set as tuples of kept indices, and how the groups were found."""
+
+    kept: Mapping[str, tuple[int, ...]]
+    ignored: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
+    scatter: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The facts behind a module.
+
+    `history` lists the folds since the original constructor; `costs_before` are those of the
+    module before the first fold.
+    """
+
+    source: str
+    examples: tuple[Any, ...]
+    program: Program
+    analysis: Analysis
+    ignored: tuple[str, ...] = ()
+    leaves: tuple[str, ...] = ()
+    scatter: bool = False
+    history: tuple[Step, ...] = ()
+    costs_before: Mapping[str, int] | None = None
+    targets: Mapping[str, float] | None = None
+
+
+def attach(module: nn.Module, record: Record) -> None:
+    """Let a traced module remember its record."""
+    meta: dict[str, Any] = module.meta  # type: ignore[assignment]
+    meta[_KEY] = record
+
+
+def record_of(module: nn.Module) -> Record | None:
+    """The record of a module, None if fxprune did not make it."""
+    meta = getattr(module, "meta", None)
+    return meta.get(_KEY) if isinstance(meta, dict) else None
+
+
+def traced_part(module: nn.Module) -> tuple[str, nn.Module]:
+    """The gated or folded module in `module`, and its path: itself, or the one that `scope` named.
+
+    Raises:
+        InputError: there are several.
+    """
+    module = unwrapped(module)
+    if record_of(module) is not None:
+        return "", module
+    parts = [(path, part) for path, part in module.named_modules() if record_of(part) is not None]
+    if len(parts) > 1:
+        paths = ", ".join(path for path, _ in parts)
+        raise InputError(f"several parts were prepared ({paths}): pass one of them")
+    return parts[0] if parts else ("", module)
+
+
+def is_gated(module: nn.Module) -> bool:
+    """Whether a traced module has its gates: if not, it is folded."""
+    return hasattr(module, PREFIX)
+
+
+def gates_of(gated: nn.Module) -> Gates:
+    """The gates of a gated module.
+
+    Raises:
+        InputError: the module has none.
+    """
+    _, gated = traced_part(gated)
+    gates = getattr(gated, PREFIX, None)
+    if not isinstance(gates, Gates):
+        kind = "a folded module" if record_of(gated) else f"a plain {type(gated).__name__}"
+        raise InputError(f"expected what fxprune.prepare returns, got {kind}")
+    return gates
+
+
+def gated_record(gated: nn.Module) -> tuple[Gates, Record]:
+    """Gates and record of a gated module.
+
+    Raises:
+        InputError: the module is not gated.
+    """
+    gates, record = gates_of(gated), record_of(traced_part(gated)[1])
+    assert record is not None
+    return gates, record

@@ -1,0 +1,218 @@
+"""A folded model on disk: weights and keep-set, no code, no pickle.
+
+    folder/model.safetensors   the weights; its header holds the description as well
+    folder/fxprune.json        the description for people: keep-set, versions, costs
+
+The weights file alone is a complete checkpoint, and it is put in place in one step, so a folder
+holds the old checkpoint or the new one, never a half.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, fx, nn
+
+from fxprune.errors import CheckpointError, InputError, KeepSetError
+from fxprune.files import draft_of
+from fxprune.torch.checks import check_model
+from fxprune.torch.fold import apply_step
+from fxprune.torch.measuring import costs_of
+from fxprune.torch.record import Record, Step, is_gated, record_of, traced_part
+from fxprune.version import __version__
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "fxprune.json"
+_FORMAT = 1
+_COMPARED = ("macs", "params")
+_SCALARS = (bool, int, float, str, type(None))
+
+
+def save(folded: nn.Module, folder: str | Path) -> Path:
+    """Save a folded module; `load` brings it back onto the original constructor.
+
+    Args:
+        folded: what `fold` returned (trained further or not).
+        folder: where to write; it is made if it does not exist.
+
+    Raises:
+        InputError: the module is not folded, its example inputs cannot be written as JSON, or the
+            folder cannot be written; what stood there before stays.
+    """
+    record = record_of(folded)
+    if record is None or not record.history or is_gated(folded):
+        part, _ = traced_part(folded)
+        raise InputError(
+            f"save takes the part that was folded: model.get_submodule({part!r})"
+            if part
+            else "save takes what fxprune.fold returned; fold the gated module first"
+        )
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    tensors, aliases = _unique(folded.state_dict())
+    text = json.dumps(_description(folded, record, aliases), indent=1)
+    try:
+        with draft_of(folder / WEIGHTS) as draft:
+            save_file(tensors, draft, {"fxprune": text})
+        with draft_of(folder / DESCRIPTION) as draft:
+            draft.write_text(text)
+    except SafetensorError as error:
+        raise InputError(f"cannot write {folder / WEIGHTS}: {error}") from error
+    return folder
+
+
+def load(folder: str | Path, model: nn.Module) -> fx.GraphModule:
+    """A saved folded module, rebuilt from the original constructor.
+
+    Args:
+        folder: what `save` wrote.
+        model: the model as its original constructor makes it; its weights do not matter. It stays
+            as it is.
+
+    Raises:
+        CheckpointError: the files are missing, truncated or foreign, or belong to another model.
+        InputError: `model` is no module, is gated, or has no values (meta device, lazy).
+    """
+    check_model(model)
+    path = Path(folder) / WEIGHTS
+    description, tensors = _read(path)
+    folded: Any = model
+    examples = tuple(_example(item) for item in _field(description, "examples", list))
+    source = _field(description, "source", str)
+    for item in _field(description, "history", list):
+        step = _step(item)
+        try:
+            folded = apply_step(folded, step, examples, source)
+        except (KeepSetError, InputError) as error:
+            raise CheckpointError(
+                f"{path} belongs to another model than this {type(model).__name__} (it was made "
+                f"from {source}): {error}"
+            ) from error
+    _check_same_model(path, description, folded, source)
+    for alias, name in _field(description, "aliases", dict).items():
+        if name not in tensors:
+            raise CheckpointError(f"{path} lacks the tensor {name}, which {alias} shares")
+        tensors[alias] = tensors[name]
+    try:
+        folded.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path} does not fit this {type(model).__name__}: {error}"
+        ) from error
+    return folded  # type: ignore[no-any-return]
+
+
+def _check_same_model(
+    path: Path, description: Mapping[str, Any], folded: nn.Module, source: str
+) -> None:
+    """The original had the size it had when the checkpoint was made."""
+    record = record_of(folded)
+    if record is None:
+        raise CheckpointError(f"the description in {path} has an empty history")
+    before = record.costs_before or {}
+    for name, value in _field(description, "costs_before", dict).items():
+        if name in _COMPARED and before.get(name) != value:
+            raise CheckpointError(
+                f"{path} belongs to another model: it was made from a {source} with {value} "
+                f"{name}, this one has {before.get(name)}"
+            )
+
+
+def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors stored once, and the names that share one."""
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    known: dict[tuple[int, tuple[int, ...]], str] = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tuple(tensor.shape))
+        if tensor.numel() and key in known:
+            aliases[name] = known[key]
+            continue
+        known[key] = name
+        tensors[name] = tensor.detach().cpu().contiguous()
+    return tensors, aliases
+
+
+def _description(folded: nn.Module, record: Record, aliases: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "fxprune": __version__,
+        "torch": torch.__version__,
+        "source": record.source,
+        "examples": [_described(value) for value in record.examples],
+        "history": [
+            {
+                "ignored": list(step.ignored),
+                "leaves": list(step.leaves),
+                "scatter": step.scatter,
+                "kept": {k: list(v) for k, v in step.kept.items()},
+            }
+            for step in record.history
+        ],
+        "aliases": dict(aliases),
+        "costs": costs_of(folded),
+        "costs_before": dict(record.costs_before or {}),
+        "targets": dict(record.targets or {}),
+    }
+
+
+def _described(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+    if isinstance(value, _SCALARS):
+        return {"value": value}
+    raise InputError(f"an example input of type {type(value).__name__} cannot be saved as JSON")
+
+
+def _example(item: Any) -> Any:
+    if isinstance(item, dict) and "value" in item:
+        return item["value"]
+    try:
+        dtype = getattr(torch, item["dtype"])
+        return torch.empty([int(n) for n in item["shape"]], dtype=dtype, device="meta")
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"malformed example input in the checkpoint: {item!r}") from error
+
+
+def _step(item: Any) -> Step:
+    try:
+        kept = {str(k): tuple(int(i) for i in v) for k, v in item["kept"].items()}
+        ignored, leaves = (tuple(map(str, item[name])) for name in ("ignored", "leaves"))
+        return Step(kept, ignored, leaves, bool(item["scatter"]))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(f"malformed keep-set in the checkpoint: {error}") from error
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint at {path}: save makes {WEIGHTS} in a folder")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from error
+    if "fxprune" not in metadata:
+        raise CheckpointError(f"{path} was not written by fxprune.save: it has no keep-set")
+    try:
+        description = json.loads(metadata["fxprune"])
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"the description in {path} is not JSON: {error}") from error
+    if not isinstance(description, dict) or description.get("format") != _FORMAT:
+        raise CheckpointError(
+            f"{path} has a format that this fxprune does not know: update fxprune"
+        )
+    return description, tensors
+
+
+def _field(description: Mapping[str, Any], name: str, kind: type) -> Any:
+    value = description.get(name)
+    if not isinstance(value, kind):
+        raise CheckpointError(f"the checkpoint's description lacks {name!r}")
+    return value

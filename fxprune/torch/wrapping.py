@@ -1,0 +1,36 @@
+"""What torch wraps around a model for training, and how to get at what is inside."""
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from fxprune.errors import InputError
+
+GATHER = (
+    "call torch.distributed.checkpoint.state_dict.get_model_state_dict(sharded, "
+    "options=StateDictOptions(full_state_dict=True)) in every process, load the result into a "
+    "gated model that is not sharded (prepared in the same way), and pass that"
+)
+"""What to do with a gated model that is sharded."""
+
+
+_WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
+
+
+_COMPILED = "_orig_mod"  # where torch.compile keeps what it compiles
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The user's model inside of what torch wraps around it for training."""
+    while isinstance(module, _WRAPPERS) or isinstance(getattr(module, _COMPILED, None), nn.Module):
+        module = module.module if isinstance(module, _WRAPPERS) else getattr(module, _COMPILED)
+    return module
+
+
+def check_whole(module: nn.Module, advice: str) -> None:
+    """Raise InputError, with what to do, where tensors of a module are sharded over processes."""
+    sharded = [name for name, part in module.named_modules() if hasattr(type(part), "unshard")]
+    sharded += [name for name, p in module.named_parameters() if hasattr(p, "full_tensor")]
+    if sharded:
+        place = sharded[0] or type(module).__name__
+        raise InputError(f"{place} is sharded over processes: {advice}")

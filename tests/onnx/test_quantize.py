@@ -1,0 +1,187 @@
+"""Quantised files: how small, how close, and never one that does not work."""
+
+import logging
+
+import numpy as np
+import onnx
+import onnx_ir
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import fxprune
+from fxprune.errors import InputError, VerificationError
+from fxprune.onnx import quantize as quantization
+from fxprune.onnx.frontend.loading import load_onnx
+
+
+def network(opset: int = 17) -> onnx.ModelProto:
+    """Convolution, batch norm, convolution, mean over pixels, linear: [n, 3, 8, 8] -> [n, 5]."""
+    rng = np.random.default_rng(0)
+    shapes = {"a": (32, 3, 3, 3), "b": (64, 32, 3, 3), "c": (5, 64), "d": (5,)}
+    arrays = {name: rng.normal(0, 0.2, shape) for name, shape in shapes.items()}
+    arrays |= {name: rng.uniform(0.5, 1.5, 32) for name in ("scale", "shift", "mean", "variance")}
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["1"], pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["1", "scale", "shift", "mean", "variance"], ["2"]),
+        helper.make_node("Relu", ["2"], ["3"]),
+        helper.make_node("Conv", ["3", "b"], ["4"]),
+        helper.make_node("Relu", ["4"], ["5"]),
+        helper.make_node("GlobalAveragePool", ["5"], ["6"]),
+        helper.make_node("Flatten", ["6"], ["7"]),
+        helper.make_node("Gemm", ["7", "c", "d"], ["y"], transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "network",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5])],
+        [numpy_helper.from_array(value.astype(np.float32), k) for k, value in arrays.items()],
+    )
+    imports = [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8 if opset > 9 else 4)
+
+
+def samples(number: int = 4) -> list[np.ndarray]:
+    rng = np.random.default_rng(1)
+    return [rng.normal(size=(8, 3, 8, 8)).astype(np.float32) for _ in range(number)]
+
+
+def outputs(model: onnx.ModelProto | str, x: np.ndarray) -> np.ndarray:
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else model
+    return onnxruntime.InferenceSession(source).run(None, {"x": x})[0]
+
+
+@pytest.mark.parametrize("calibration", [None, samples()], ids=["dynamic", "static"])
+def test_a_quantised_file_is_small_and_close(calibration, tmp_path):
+    proto = network()
+    found = fxprune.quantize(proto, tmp_path / "small.onnx", calibration=calibration)
+    assert proto == network()
+    assert [file.name for file in tmp_path.iterdir()] == ["small.onnx"]
+    assert found.bytes_after == found.path.stat().st_size
+    assert found.size_ratio < 0.35
+    assert found.scheme == ("dynamic" if calibration is None else "static")
+    x = np.random.default_rng(2).normal(size=(64, 3, 8, 8)).astype(np.float32)
+    expected, got = outputs(proto, x), outputs(str(found.path), x)
+    error = np.sqrt(np.square(expected - got).mean() / np.square(expected).mean())
+    assert 0 < error < 0.1
+    assert found.error == pytest.approx(error, rel=1)
+    assert found.agreement > 0.9
+    assert (expected.argmax(1) == got.argmax(1)).mean() > 0.9
+
+
+def test_weights_have_a_scale_per_channel_and_batch_norms_are_folded(tmp_path):
+    path = fxprune.quantize(network(), tmp_path / "q.onnx", calibration=samples()).path
+    model = onnx.load(path)
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    kinds = [node.op_type for node in model.graph.node]
+    assert "BatchNormalization" not in kinds
+    weights = [
+        (stored[node.input[0]], stored[node.input[1]])
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored
+    ]
+    scales = {tuple(weight.dims): tuple(scale.dims) for weight, scale in weights}
+    assert scales[32, 3, 3, 3] == (32,)
+    assert scales[64, 32, 3, 3] == (64,)
+    assert {w.data_type for w, _ in weights if len(w.dims) > 1} == {TensorProto.INT8}
+
+
+def test_old_operators_are_converted(tmp_path):
+    found = fxprune.quantize(network(opset=9), tmp_path / "q.onnx", calibration=samples())
+    assert found.agreement > 0.9
+    assert load_onnx(found.path).opset_imports[""] >= 13
+
+
+def test_biases_of_one_row_are_quantised(tmp_path):
+    proto = network()
+    bias = next(tensor for tensor in proto.graph.initializer if tensor.name == "d")
+    bias.dims[:] = [1, 5]  # as exporters of Keras and scikit-learn write them
+    found = fxprune.quantize(proto, tmp_path / "q.onnx", calibration=samples())
+    assert found.agreement > 0.9
+
+
+def test_calibration_from_a_file(tmp_path):
+    np.savez(tmp_path / "data.npz", x=np.concatenate(samples()))
+    found = fxprune.quantize(
+        onnx_ir.from_proto(network()), tmp_path / "q.onnx", calibration=tmp_path / "data.npz"
+    )
+    assert found.samples == 32
+    assert found.agreement > 0.9
+
+
+def test_nothing_is_said_and_logging_stays_as_it_was(tmp_path, capfd, caplog, monkeypatch):
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
+    fxprune.quantize(network(), tmp_path / "q.onnx", calibration=samples())
+    fxprune.quantize(network(), tmp_path / "d.onnx")
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+    logging.getLogger("probe").warning("still heard")
+    assert [record.message for record in caplog.records] == ["still heard"]
+
+
+def test_a_summary_in_one_line(tmp_path):
+    found = fxprune.quantize(network(), tmp_path / "q.onnx", calibration=samples())
+    assert str(found).startswith("q.onnx: static 8-bit, 0.02 MB, 0.28 of 0.08 MB; the ")
+    assert "of 32 samples, relative error" in str(found)
+
+
+def sabotaged(before, after, *_):
+    """A quantiser that forgets the sign of a weight."""
+    model = onnx.load(before)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "c")
+    weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), "c"))
+    onnx.save(model, after)
+
+
+def broken(before, after, *_):
+    """A quantiser that leaves what is no number."""
+    model = onnx.load(before)
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == "d")
+    weight.CopyFrom(numpy_helper.from_array(np.full(5, np.nan, np.float32), "d"))
+    onnx.save(model, after)
+
+
+@pytest.mark.parametrize(
+    ("quantiser", "message"),
+    [
+        (sabotaged, "computes something else: relative error"),
+        (broken, "values that are not finite"),
+    ],
+)
+def test_a_file_that_computes_something_else_is_not_written(
+    quantiser, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(quantization, "_quantize_static", quantiser)
+    (tmp_path / "q.onnx").write_text("the old one")
+    with pytest.raises(VerificationError, match=message):
+        fxprune.quantize(network(), tmp_path / "q.onnx", calibration=samples())
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["the old one"]
+
+
+def test_what_is_quantised_is_not_quantised_again(tmp_path):
+    path = fxprune.quantize(network(), tmp_path / "q.onnx", calibration=samples()).path
+    with pytest.raises(InputError, match="the model is quantised already: it has"):
+        fxprune.quantize(path, tmp_path / "again.onnx")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"calibration": []}, "data holds no batches"),
+        ({"calibration": [np.zeros((2, 3, 9, 9))]}, "but the model takes"),
+        ({"output": "no/such/folder/q.onnx"}, "there is no folder"),
+    ],
+)
+def test_what_cannot_be_done_is_said_and_nothing_is_written(arguments, message, tmp_path):
+    output = tmp_path / arguments.pop("output", "q.onnx")
+    with pytest.raises(InputError, match=message):
+        fxprune.quantize(network(), output, **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_shapes_of_random_inputs_can_be_given(tmp_path):
+    proto = network()
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    found = fxprune.quantize(proto, tmp_path / "q.onnx", shapes={"x": (6, 3, 12, 8)})
+    assert found.samples == 6

@@ -58,34 +58,36 @@ if TYPE_CHECKING:
     from fxprune.torch.verify import verify
 
 _HOMES = {
-    "fxprune.torch.prepare": (
-        "GroupInfo groups keep_set parameter_groups prepare reach_target set_keep_set"
-    ),
-    "fxprune.torch.criteria": "importance prune",
-    "fxprune.torch.distillation": "FeatureDistillation distillation_loss",
+    "fxprune.agreement": "Verdict",
     "fxprune.errors": (
         "CheckpointError FxpruneError InputError InternalError KeepSetError MissingExtraError "
         "NothingToPruneError TargetError TraceError VerificationError"
     ),
+    "fxprune.onnx.prune": "OnnxResult fold_onnx inspect_onnx prune_onnx",
+    "fxprune.onnx.quantize": "Quantization quantize",
+    "fxprune.onnx.verify": "verify_onnx",
+    "fxprune.pages.figures": "write_figures",
+    "fxprune.pages.writing": "write_report",
+    "fxprune.passes.operators": "register_operator",
+    "fxprune.reporting": "report",
+    "fxprune.reports": "Report",
+    "fxprune.torch.criteria": "importance",
+    "fxprune.torch.distillation": "FeatureDistillation distillation_loss",
+    "fxprune.torch.export": "export_onnx",
     "fxprune.torch.fold": "fold",
     "fxprune.torch.footprint": "TrainingCost training_cost",
     "fxprune.torch.gates.consensus": "Consensus",
     "fxprune.torch.gates.soft": "AutoBot HardConcrete",
     "fxprune.torch.gates.static": "Static",
-    "fxprune.pages.figures": "write_figures",
-    "fxprune.pages.writing": "write_report",
-    "fxprune.passes.operators": "register_operator",
-    "fxprune.agreement": "Verdict",
-    "fxprune.torch.verify": "verify",
-    "fxprune.torch.export": "export_onnx",
-    "fxprune.torch.storage": "load save",
-    "fxprune.onnx.prune": "OnnxResult fold_onnx inspect_onnx prune_onnx",
-    "fxprune.onnx.verify": "verify_onnx",
-    "fxprune.onnx.quantize": "Quantization quantize",
+    "fxprune.torch.keep_sets": (
+        "GroupInfo groups keep_set parameter_groups reach_target set_keep_set"
+    ),
+    "fxprune.torch.prepare": "prepare",
+    "fxprune.torch.prune": "prune",
     "fxprune.torch.refit": "refit",
-    "fxprune.reporting": "report",
-    "fxprune.reports": "Report",
     "fxprune.torch.shrink": "shrink",
+    "fxprune.torch.storage": "load save",
+    "fxprune.torch.verify": "verify",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = [

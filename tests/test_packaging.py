@@ -5,6 +5,7 @@
 
 import ast
 import graphlib
+import importlib
 import os
 import re
 import subprocess
@@ -15,6 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+
+import fxprune
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -246,6 +249,15 @@ def test_layering_check_allows_what_points_down():
 
 
 # What an import does
+
+
+def test_public_names_are_where_type_checkers_are_told():
+    tree = ast.parse((ROOT / "fxprune" / "__init__.py").read_text())
+    told = next(node for node in tree.body if isinstance(node, ast.If))
+    homes = {a.name: node.module for node in told.body for a in node.names}
+    assert homes == fxprune._HOME
+    assert set(homes) == set(fxprune.__all__)
+    assert all(getattr(importlib.import_module(home), name) for name, home in homes.items())
 
 
 def run_python(code: str) -> subprocess.CompletedProcess[str]:

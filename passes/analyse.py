@@ -1,9 +1,10 @@
 """Everything that is known about a graph before anything is changed: the facts behind all plans."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from fxprune.ir import Graph
+from fxprune.passes.axes import Space
 from fxprune.passes.branches import Branch, find_branches
 from fxprune.passes.cost import Costs, cost_polynomials
 from fxprune.passes.facts import Types
@@ -39,6 +40,15 @@ class Analysis:
         branches = tuple(branch for branch in self.branches if branch.name in names)
         costs = cost_polynomials(self.graph, self.types, groups, branches)
         return replace(self, groups=groups, branches=branches, costs=costs)
+
+    def pinning(self, reasons: Mapping[Space, str]) -> "Analysis":
+        """The same with the groups of some spaces pinned."""
+        groups = tuple(
+            group if group.pin else replace(group, pin=reasons.get(group.space, ""))
+            for group in self.groups
+        )
+        costs = cost_polynomials(self.graph, self.types, groups, self.branches)
+        return replace(self, groups=groups, costs=costs)
 
 
 def analyse(graph: Graph, ignored: Collection[str] = (), scatter: bool = False) -> Analysis:

@@ -125,8 +125,9 @@ def kept_flags(axis: Axis, kept: Kept) -> list[bool]:
 class Unifier:
     """Solves equations between axes: a substitution of spaces, and pins with their reasons."""
 
-    def __init__(self) -> None:
-        self._count = 0
+    def __init__(self, first: int = 0) -> None:
+        """`first` is the largest number of a space that is known already."""
+        self._count = first
         self._bound: dict[Space, Axis] = {}
         self._pins: dict[Space, str] = {}
 

@@ -10,32 +10,40 @@ from types import MappingProxyType
 
 from fxprune.ir import Graph, Kind, Node, Value
 from fxprune.passes import contractions, structural
-from fxprune.passes.axes import Axis, product, spaces
+from fxprune.passes.axes import Axis, Unifier, product, spaces
 from fxprune.passes.facts import Contraction, Inference, Literal, Reader, Reading, Types
 from fxprune.passes.operators import OPERATORS, Operand, Operator, Term
 
 
 def infer(
-    graph: Graph, ignored: Collection[str] = (), scattered: Collection[tuple[str, int]] = ()
+    graph: Graph,
+    ignored: Collection[str] = (),
+    scattered: Collection[tuple[str, int]] = (),
+    given: Mapping[str, tuple[Axis, ...]] = MappingProxyType({}),
 ) -> Types:
     """Infer what the axes of every value are made of.
 
     The operands `scattered` of additions (node, number) may lose channels that the sum keeps.
+    `given` are the axes of inputs and parameters of a part of a larger graph, as found there.
 
     Requires: nodes in execution order.
     Ensures: `Types.check`; the axes of graph inputs and outputs are pinned, and so is what the
     parameters called `ignored` produce (their first axis).
     """
-    state = Inference(scattered=frozenset(scattered))
+    known = (space.id for axes in given.values() for axis in axes for space in spaces(axis))
+    state = Inference(
+        unifier=Unifier(max(known, default=0)), axes=dict(given), scattered=frozenset(scattered)
+    )
     for parameter in graph.parameters:
         if parameter.name in ignored and parameter.shape:
             state.pin(state.type_of(parameter)[0], "ignored by the caller")
     for value in graph.inputs:
-        state.axes[value.name] = tuple(state.fresh(n, pin="network input") for n in value.shape)
+        pinned = tuple(state.fresh(n, pin="network input") for n in value.shape)
+        state.axes.setdefault(value.name, pinned)
     for node in graph.nodes:
         for value, axes in zip(node.outputs, _apply(state, node), strict=True):
             state.axes[value.name] = axes
-    for value in graph.outputs:
+    for value in graph.outputs if not given else ():
         for axis in state.type_of(value):
             state.pin(axis, "network output")
     types = _resolved(state)

@@ -19,6 +19,7 @@ from fxprune.torch.frontend.examples import check_examples, random_inputs
 from fxprune.torch.gates.module import PREFIX
 from fxprune.torch.measuring import costs_of
 from fxprune.torch.record import record_of
+from fxprune.torch.recorded import recorded
 
 
 def export_onnx(
@@ -52,7 +53,7 @@ def export_onnx(
     model.eval().requires_grad_(False)  # with gradients torch's exporter trips over attention
     try:
         with draft_of(path) as draft:
-            _write(model, random_inputs(examples, (2,), seed=0)[0], draft, opset)
+            _write(recorded(model), random_inputs(examples, (2,), seed=0)[0], draft, opset)
             compare_onnx(model, draft, random_inputs(examples, (1, 3), seed=1))
     finally:
         model.train(training)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, overload
 
-from torch import nn
+from torch import fx, nn
 from torch.optim import Optimizer
 
 from fxprune.errors import KeepSetError
@@ -13,8 +13,10 @@ from fxprune.passes.analyse import analyse
 from fxprune.passes.fold import FoldPlan, plan_fold
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.fold import fold_model
-from fxprune.torch.backend.module import TracedModule, own_state
+from fxprune.torch.backend.in_kind import rewritten
+from fxprune.torch.backend.module import TracedModule, kind_of, of_own_kind, own_state
 from fxprune.torch.backend.optimizer import fold_optimizer
+from fxprune.torch.backend.parts import Fold
 from fxprune.torch.checks import check_finite
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.gates.module import PREFIX, Gates
@@ -52,7 +54,7 @@ def fold(gated: nn.Module, *, optimizer: Optimizer | None = None) -> Any | tuple
     check_whole(part, GATHER)
     check_finite(part)
     _warn_if_unfinished(gates)
-    folded: nn.Module = _fold(part, record, keep)
+    folded = _in_kind(part, record, keep, _fold(part, record, keep))
     if path:
         folded = with_part(gated, path, folded)
     if optimizer is None:
@@ -72,9 +74,7 @@ def fold_as(gated: nn.Module, keep: Mapping[str, Any] | None) -> TracedModule:
     return _fold(traced_part(gated)[1], record, flags)
 
 
-def apply_step(
-    model: nn.Module, step: Step, examples: tuple[Any, ...], source: str
-) -> TracedModule:
+def apply_step(model: nn.Module, step: Step, examples: tuple[Any, ...], source: str) -> nn.Module:
     """Repeat a recorded fold on a model that was never gated.
 
     Raises:
@@ -100,11 +100,10 @@ def apply_step(
         if name not in full or any(index >= full[name] for index in kept):
             raise KeepSetError(f"the model has no group {name!r} with these positions")
         keep[name] = [index in set(kept) for index in range(full[name])]
-    return _finish(
-        fold_model(copy_module(model, share_tensors=True), program, plan_of(record, keep)),
-        record,
-        keep,
-    )
+    copied = copy_module(model, share_tensors=True)
+    folded = _finish(fold_model(copied, program, plan_of(record, keep)), record, keep)
+    full = copy_module(model, share_tensors=True)
+    return _as_own(full, type(model), record, keep, folded)
 
 
 def _fold(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> TracedModule:
@@ -134,6 +133,32 @@ def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]
         ),
     )
     return folded
+
+
+def _in_kind(
+    gated: nn.Module, record: Record, keep: Mapping[str, list[bool]], folded: TracedModule
+) -> nn.Module:
+    """The folded model as one of the user's own class, if that can be proved; else as it is."""
+    full = _without_gates(gated)
+    return _as_own(full, kind_of(gated), record, keep, folded)
+
+
+def _as_own(
+    full: nn.Module,
+    kind: type[nn.Module] | None,
+    record: Record,
+    keep: Mapping[str, list[bool]],
+    folded: TracedModule,
+) -> nn.Module:
+    plan = plan_of(record, keep)
+    if kind is None or issubclass(kind, fx.GraphModule) or plan.scatters:
+        return folded
+    full.__class__ = kind
+    small = of_own_kind(folded, kind)
+    fold = Fold(
+        full, record.examples, frozenset(record.leaves), record.program, record.analysis, keep, plan
+    )
+    return small if rewritten(fold, small, folded._graph) else folded
 
 
 def _without_gates(gated: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.frontend.nests import tensors_in
+from fxprune.torch.recorded import recorded
 
 
 def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -15,7 +16,10 @@ def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     A traced module that casts to float32 by name would else be no more exact than that.
     """
-    clone = copy.deepcopy(module).to(dtype).eval()
+    clone = copy.deepcopy(module)
+    if dtype is torch.float64:
+        clone = recorded(clone)
+    clone = clone.to(dtype).eval()
     if isinstance(clone, TracedModule) and dtype is torch.float64:
         clone.replace_literals(torch.float32, torch.float64)
     return clone

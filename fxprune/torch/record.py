@@ -12,7 +12,7 @@ from fxprune.torch.frontend.program import Program
 from fxprune.torch.gates.module import PREFIX, Gates
 from fxprune.torch.wrapping import unwrapped
 
-_KEY = "fxprune"
+_KEY = "_fxprune_record"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +44,19 @@ class Record:
     costs_before: Mapping[str, int] | None = None
     targets: Mapping[str, float] | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Record":
+        return self  # nothing in it changes
+
 
 def attach(module: nn.Module, record: Record) -> None:
-    """Let a traced module remember its record."""
-    meta: dict[str, Any] = module.meta  # type: ignore[assignment]
-    meta[_KEY] = record
+    """Let a module remember its record."""
+    module.__dict__[_KEY] = record
 
 
 def record_of(module: nn.Module) -> Record | None:
     """The record of a module, None if fxprune did not make it."""
-    meta = getattr(module, "meta", None)
-    return meta.get(_KEY) if isinstance(meta, dict) else None
+    record = getattr(module, "__dict__", {}).get(_KEY)
+    return record if isinstance(record, Record) else None
 
 
 def traced_part(module: nn.Module) -> tuple[str, nn.Module]:

@@ -24,11 +24,11 @@ from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.backend.optimizer import folded_state
 from fxprune.torch.budget.budget import renewed
 from fxprune.torch.fold import fold_as, plan_of
-from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.gates.method import Method, is_distributed
 from fxprune.torch.gates.module import PREFIX, Gates
 from fxprune.torch.gating import method_for, with_gates
-from fxprune.torch.record import Record, attach, gated_record, gates_of, record_of, traced_part
+from fxprune.torch.record import attach, gated_record, gates_of, record_of, traced_part
+from fxprune.torch.recorded import recorded_program
 
 _log = logging.getLogger("fxprune")
 
@@ -64,7 +64,7 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     folded = fold_as(part, None)
     smaller = record_of(folded)
     assert smaller is not None
-    program, leaves = _traced_again(folded, record)
+    program, leaves = recorded_program(folded, record)
     ignored = tuple(name for name in record.ignored if name in dict(folded.named_parameters()))
     analysis = analyse(program.ir, ignored, record.scatter)
     origins = carried(record.analysis, analysis, {k: v.tolist() for k, v in keep.items()})
@@ -95,12 +95,6 @@ def _check_tensors(optimizer: Optimizer, part: nn.Module) -> None:
                     f"cannot shrink the state {key!r} of {type(optimizer).__name__}: it has not "
                     "the shape of its parameter; fold after the training"
                 )
-
-
-def _traced_again(folded: nn.Module, record: Record) -> tuple[Program, tuple[str, ...]]:
-    modules = dict(folded.named_modules())
-    leaves = tuple(path for path in record.leaves if path in modules)
-    return read_model(folded, record.examples, frozenset(leaves)), leaves
 
 
 def _carried(old: Method, analysis: Analysis, origins: Mapping[str, Origin]) -> Method:

@@ -27,6 +27,7 @@ from fxprune.torch.precision import (
     samples_in,
 )
 from fxprune.torch.record import Record, gated_record, record_of, traced_part
+from fxprune.torch.recorded import recorded
 from fxprune.torch.wrapping import GATHER, check_whole
 
 _log = logging.getLogger("fxprune")
@@ -110,7 +111,7 @@ def first_difference(
     gated: nn.Module, folded: nn.Module, inputs: tuple[Any, ...], tolerance: float
 ) -> str:
     """Where two models begin to differ: values of one, cut to what is kept, against the other."""
-    record = record_of(gated)
+    record, folded = record_of(gated), recorded(folded)
     if record is None or not isinstance(gated, fx.GraphModule):
         return "no layer can be named: the gated model has no record"
     if not isinstance(folded, fx.GraphModule):

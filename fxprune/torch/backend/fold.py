@@ -26,6 +26,16 @@ def fold_model(
 
     Ensures: the result shares no tensor; no module remains that only removed nodes called.
     """
+    graph = edited_graph(model, program, plan)
+    own_parameters(model, program, plan.slices)
+    return TracedModule(model, graph, class_name)
+
+
+def edited_graph(model: nn.Module, program: Program, plan: FoldPlan) -> fx.Graph:
+    """The graph of a program with all edits of a plan, and layers of `model` that know their sizes.
+
+    Ensures: no module remains that only removed nodes called.
+    """
     graph, copies = copy_graph(program.graph)
     nodes = {node.name: copies[node] for node in copies}
     for name, changes in _changes_by_node(plan.literals).items():
@@ -39,8 +49,7 @@ def fold_model(
     remove_dead(graph)
     for path in before - _used(graph):
         _delete(model, path)
-    own_parameters(model, program, plan.slices)
-    return TracedModule(model, graph, class_name)
+    return graph
 
 
 def _changes_by_node(literals: Iterable[SetLiteral]) -> dict[str, dict[tuple[str, int], Resized]]:
@@ -174,18 +183,14 @@ def _used(graph: fx.Graph) -> set[str]:
 
 
 def _delete(model: nn.Module, path: str) -> None:
-    """Delete a module, parameter or buffer and the containers that it leaves empty."""
-    while path:
-        parent, _, name = path.rpartition(".")
-        try:
-            owner = model.get_submodule(parent)
-        except AttributeError:
-            return  # went with a module that holds it
-        for container in (owner._modules, owner._parameters, owner._buffers):
-            container.pop(name, None)
-        if owner._modules or owner._parameters or owner._buffers:
-            return
-        path = parent
+    """Delete a layer, parameter or buffer; the modules around it stay, since code calls them."""
+    parent, _, name = path.rpartition(".")
+    try:
+        owner = model.get_submodule(parent)
+    except AttributeError:
+        return  # went with a module that holds it
+    for container in (owner._modules, owner._parameters, owner._buffers):
+        container.pop(name, None)
 
 
 def own_parameters(model: nn.Module, program: Program, slices: Iterable[Slice]) -> None:

@@ -9,6 +9,7 @@ import copy
 import functools
 import inspect
 import linecache
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -26,6 +27,20 @@ from fxprune.torch.gates.module import PREFIX, Gates
 
 _FROZEN = "_fxprune_frozen"
 _CONTAINERS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
+_CLASS = "fxprune_class"
+_OF_GRAPHS = [
+    "_code",
+    "_create_node_hooks",
+    "_deepcopy_hooks",
+    "_erase_node_hooks",
+    "_lineno_map",
+    "_prologue_start",
+    "_replace_hooks",
+    "_tracer_cls",
+    "_tracer_extras",
+    "shape_env",
+]
+"""What torch.fx keeps on its modules."""
 _CALLS = ("_compiled_call_impl", "forward", "_original_forward")
 _HOOKS = ("_forward_", "_backward_", "_state_dict_", "_load_state_dict_")
 
@@ -45,6 +60,7 @@ class TracedModule(fx.GraphModule):
             if name.startswith(_HOOKS):
                 self.__dict__[name] = value
         self.training = root.training
+        self.meta[_CLASS] = kind_of(root) or type(root)
         if isinstance(gates := self._modules.get(PREFIX), Gates):
             gates.belong_to(self)
 
@@ -132,7 +148,7 @@ class TracedModule(fx.GraphModule):
             own_state(self),
             pack_graph(self._graph),
             type(self).__name__,
-            dict(self.meta),
+            {name: value for name, value in self.meta.items() if _can_be_named(value)},
         )
 
 
@@ -141,6 +157,22 @@ def _forget(files: Iterable[str]) -> None:
     for file in files:
         linecache.cache.pop(file, None)
         _loader.eval_cache.pop(file, None)
+
+
+def kind_of(module: nn.Module) -> type[nn.Module] | None:
+    """The class of the model that a traced module was made from, where it is known."""
+    return getattr(module, "meta", {}).get(_CLASS)
+
+
+def of_own_kind(folded: TracedModule, kind: type[nn.Module]) -> nn.Module:
+    """A module of the class that a traced module was made from, with its state."""
+    module = kind.__new__(kind)
+    module.__dict__ = {
+        name: value
+        for name, value in own_state(folded).items()
+        if name not in _OF_GRAPHS and not name.startswith(CONSTANT)
+    }
+    return module
 
 
 def own_state(module: nn.Module) -> dict[str, Any]:
@@ -153,6 +185,16 @@ def own_state(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in module.__dict__.items() if name not in left_out}
 
 
+def _can_be_named(value: Any) -> bool:
+    """Whether something can be pickled: a class that is found under its name."""
+    if not isinstance(value, type):
+        return True
+    home: Any = sys.modules.get(value.__module__)
+    for name in value.__qualname__.split("."):
+        home = getattr(home, name, None)
+    return home is value
+
+
 def _rebuilt(
     state: dict[str, Any], rows: list[Row], class_name: str, meta: dict[str, Any]
 ) -> TracedModule:
@@ -161,6 +203,17 @@ def _rebuilt(
     module = TracedModule(root, unpack_graph(rows), class_name)
     module.meta = meta
     return module
+
+
+def forward_of(root: nn.Module, graph: fx.Graph) -> Callable[..., Any]:
+    """What runs a graph as the forward of `root`: in its mode, and for the arguments of the trace."""
+    if MODES in graph.output_node().meta:
+        train, evaluation = (_forward_of(root, select_mode(graph, mode)) for mode in (True, False))
+        forward = _dispatch(train, evaluation)
+    else:
+        forward = _forward_of(root, graph)
+    fixed = _fixed_arguments(graph)
+    return _guarded(forward, fixed) if fixed else forward
 
 
 def _forward_of(root: nn.Module, graph: fx.Graph) -> Callable[..., Any]:

@@ -3,7 +3,7 @@
 import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -21,12 +21,18 @@ _PLAIN = (bool, int, float, str, type(None))
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is traced: a model, one input per argument, its mode, and paths not to be entered."""
+    """What is traced: a model, one input per argument, its mode, paths not to be entered.
+
+    `extras` are arguments for the `**kwargs` of forward; `alike` says whether inputs
+    that are one object are one input.
+    """
 
     model: nn.Module
     inputs: tuple[Any, ...]
     mode: bool
     leaves: frozenset[str] = frozenset()
+    extras: Mapping[str, Any] = field(default_factory=dict)
+    alike: bool = False
 
     @property
     def batch(self) -> int:
@@ -49,7 +55,12 @@ def record(subject: Subject, floats: torch.dtype | None = None) -> Recorder:
     """Run forward once; `floats` stands in for the type of the model's parameters."""
     recorder = Recorder(subject.model, subject.mode, floats)
     recorder.batch = subject.batch
-    args, kwargs = _placeholders(recorder, subject.model, subject.inputs)
+    args, kwargs = _placeholders(recorder, subject)
+    for name, value in subject.extras.items():
+        default = None if holds_tensor(value) else value
+        node, kwargs[name] = recorder.input(name, value, (default,))
+        if not holds_tensor(value):
+            node.meta[FIXED] = value
     with watched(recorder, subject.model, subject.leaves):
         result = subject.model.forward(*args, **kwargs)
     recorder.graph.output(_returned(recorder, result))
@@ -57,10 +68,10 @@ def record(subject: Subject, floats: torch.dtype | None = None) -> Recorder:
     return recorder
 
 
-def _placeholders(
-    recorder: Recorder, model: nn.Module, inputs: tuple[Any, ...]
-) -> tuple[list[Any], dict[str, Any]]:
+def _placeholders(recorder: Recorder, subject: Subject) -> tuple[list[Any], dict[str, Any]]:
     """One placeholder per argument of forward; returns what forward is called with."""
+    model, inputs = subject.model, subject.inputs
+    known: dict[int, Any] = {}
     named = named_arguments(model)
     signature = inspect.signature(model.forward).parameters.values()
     rest = next((p.name for p in signature if p.kind is p.VAR_POSITIONAL), None)
@@ -83,6 +94,8 @@ def _placeholders(
         node, argument = recorder.input(name, value, optional)
         if not holds_tensor(value):
             node.meta[FIXED] = value
+        elif subject.alike:
+            argument = known.setdefault(id(value), argument)
         if value is default:
             continue  # forward knows its own defaults
         by_name = index < len(named) and named[index].kind is inspect.Parameter.KEYWORD_ONLY

@@ -3,13 +3,13 @@
 A graph that has both results returns them as a pair, marked by `MODES` in the meta of its output.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import fx, nn
 
-from fxprune.torch.frontend.recorder import EFFECTS
+from fxprune.torch.frontend.recorder import EFFECTS, OwnedGraph
 from fxprune.torch.frontend.values import CONSTANT
 
 MODES = "fxprune_modes"
@@ -42,7 +42,7 @@ def remove_dead(graph: fx.Graph) -> None:
 
 def merge(train: fx.Graph, evaluation: fx.Graph) -> fx.Graph:
     """One graph that computes both results; what both modes compute alike is there once."""
-    merged = fx.Graph()
+    merged = OwnedGraph()
     known: dict[Any, fx.Node] = {}
     results = []
     for graph in (train, evaluation):
@@ -59,8 +59,17 @@ def merge(train: fx.Graph, evaluation: fx.Graph) -> fx.Graph:
             if key not in known:
                 known[key] = merged.node_copy(node, copies.__getitem__)
             copies[node] = known[key]
+        merged.calls.update(_copied_calls(graph, copies))
     merged.output(tuple(results)).meta[MODES] = True
     return merged
+
+
+def _copied_calls(graph: fx.Graph, copies: Mapping[fx.Node, fx.Node]) -> dict[str, list[Any]]:
+    """The calls of modules, with nodes of the copy where it has them."""
+    return {
+        path: fx.map_arg(given, lambda node: copies.get(node, node))
+        for path, given in getattr(graph, "calls", {}).items()
+    }
 
 
 def select_mode(graph: fx.Graph, training: bool) -> fx.Graph:

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from torch import fx
 
+from fxprune.torch.frontend.origins import OwnInt
+
 
 class Watcher(Protocol):
     """Who hears what Python does with the numbers of a trace."""
@@ -73,7 +75,7 @@ def traced_number(value: Any, node: fx.Node, watcher: Watcher) -> Any:
 
 def plain_number(value: Any) -> Any:
     """A number without its history."""
-    if isinstance(value, TracedInt):
+    if isinstance(value, TracedInt | OwnInt):
         return int.__int__(value)
     return float.__float__(value) if isinstance(value, TracedFloat) else value
 
@@ -85,7 +87,7 @@ def _record(function: Callable[..., Any], *operands: Any) -> Any:
         first.watcher.number_lost()  # as in [x] * n
         return NotImplemented
     result = function(*map(plain_number, operands))
-    arguments = tuple(x.node if isinstance(x, TracedNumber) else x for x in operands)
+    arguments = tuple(x.node if isinstance(x, TracedNumber) else plain_number(x) for x in operands)
     node = first.node.graph.call_function(function, arguments)
     return traced_number(result, node, first.watcher)
 

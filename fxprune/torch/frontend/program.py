@@ -46,30 +46,52 @@ class Program:
     graph: fx.Graph
     ir: Graph
     aliases: Mapping[str, tuple[str, ...]]
+    calls: "Mapping[str, tuple[CallOf, ...]]"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpacked, (pack_graph(self.graph), self.ir, self.aliases)
+        return _unpacked, (pack_graph(self.graph), self.ir, self.aliases, self.calls)
 
 
-def _unpacked(rows: list[Row], ir: Graph, aliases: Mapping[str, tuple[str, ...]]) -> Program:
-    return Program(unpack_graph(rows), ir, aliases)
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An array that a module is called with: what passes know it as, if they do; one without data."""
+
+    value: Value | None
+    example: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class CallOf:
+    """One call of a module that was entered; arrays are `Given`, numbers those of the example."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+def _unpacked(rows: list[Row], *rest: Any) -> Program:
+    return Program(unpack_graph(rows), *rest)
 
 
 def read_model(
-    model: nn.Module, example_inputs: tuple[Any, ...], leaves: frozenset[str] = frozenset()
+    model: nn.Module,
+    example_inputs: tuple[Any, ...],
+    leaves: frozenset[str] = frozenset(),
+    extras: Mapping[str, Any] | None = None,
 ) -> Program:
     """Trace a model and translate it; the model is as it was afterwards.
 
-    Modules at the paths `leaves` stay whole; what goes in and out of them is pinned.
+    Modules at the paths `leaves` stay whole; what goes in and out of them is pinned. A part of a
+    model has `extras`, arguments for the `**kwargs` of its forward.
 
     Raises:
         TraceError: the model's Python cannot be traced.
         InputError: the model does not accept the example inputs.
     """
-    graph = trace(model, example_inputs, leaves)
+    graph = trace(model, example_inputs, leaves, extras)
     _warn_of_lost_hooks(model, graph)
     translation = _Translation(model, graph)
-    return Program(graph, translation.graph(), translation.aliases)
+    ir = translation.graph()
+    return Program(graph, ir, translation.aliases, translation.calls())
 
 
 def _warn_of_lost_hooks(model: nn.Module, graph: fx.Graph) -> None:
@@ -131,6 +153,21 @@ class _Translation:
             batch=batch.pop() if len(batch) == 1 else 1,
             training=tuple(_flat(self._outputs[0])) if len(self._outputs) == 2 else (),
         )
+
+    def calls(self) -> dict[str, tuple[CallOf, ...]]:
+        """How every module that was entered is called."""
+        recorded: Mapping[str, list[Any]] = getattr(self._fx, "calls", {})
+        return {
+            path: tuple(CallOf(*fx.map_arg(call, self._given)) for call in calls)
+            for path, calls in recorded.items()
+            if all(map(_is_plain, calls))
+        }
+
+    def _given(self, node: fx.Node) -> Any:
+        value, example = self._values.get(node), node.meta.get("value")
+        if not isinstance(example, Tensor):
+            return example
+        return Given(value if isinstance(value, Value) else None, example)
 
     def _translate(self, node: fx.Node) -> Any:
         result = node.meta.get("value")
@@ -325,6 +362,15 @@ class _Translation:
         if not (plain and together) or any(concrete[i].dtype == torch.bool for i in dims):
             return self._emit(node, "getitem", (value, *arrays), result)
         return self._emit(node, "gather", (value, *arrays), result, dims=tuple(dims))
+
+
+def _is_plain(given: Any) -> bool:
+    """Whether arguments are arrays, numbers, names, and containers of those."""
+    if isinstance(given, Mapping):
+        return all(map(_is_plain, given.values()))
+    if isinstance(given, list | tuple):
+        return all(map(_is_plain, given))
+    return isinstance(given, fx.Node | bool | int | float | str | torch.dtype | type(None))
 
 
 def _holds_array(item: Any) -> bool:

@@ -36,6 +36,7 @@ from fxprune.torch.frontend.in_place import set_item, works_in_place
 from fxprune.torch.frontend.meta import MetaModules, device_of
 from fxprune.torch.frontend.nests import leaves_of, mapped, rebuilt
 from fxprune.torch.frontend.numbers import TracedNumber, plain_number, traced_number
+from fxprune.torch.frontend.origins import OwnInt, origins_in
 from fxprune.torch.frontend.regions import enter_autocast, exit_autocast
 from fxprune.torch.frontend.spellings import NAMES, bare_name_of
 from fxprune.torch.frontend.values import CONSTANT, KnownValues, UndecidedError
@@ -50,12 +51,36 @@ _ANSWERED = ("__repr__", "__str__", "__format__", "__len__", "__dir__", "__hash_
              "requires_grad_", "retain_grad", "is_floating_point", "is_complex")  # fmt: skip
 
 
+OWNER, ORIGINS = "fxprune_owner", "fxprune_origins"
+"""Keys in a node's meta: the path of the module whose code makes the call, and where the numbers in
+the call come from."""
+
+
+class OwnedGraph(fx.Graph):
+    """A graph whose nodes know whose code makes them, and which knows the calls of modules.
+
+    `calls` has for every module that was entered the arguments of each call, as nodes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.owner = ""
+        self.calls: dict[str, list[Any]] = {}
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """As ever."""
+        node = super().create_node(*args, **kwargs)
+        node.meta[OWNER] = self.owner
+        return node
+
+
 class CallError(FxpruneError):
     """A torch call of the model fails on the example inputs."""
 
-    def __init__(self, place: str, message: object) -> None:
+    def __init__(self, place: str, message: object, owner: str = "") -> None:
         super().__init__(str(message))
         self.place = place
+        self.owner = owner
 
 
 class TrainingFlag:
@@ -83,7 +108,7 @@ class Recorder(TorchFunctionMode):
     def __init__(self, root: nn.Module, mode: bool, stand_in: torch.dtype | None = None) -> None:
         """`stand_in` replaces the floating type of the model, to see what depends on it."""
         super().__init__()
-        self.graph = fx.Graph()
+        self.graph = OwnedGraph()
         self.mode = mode
         self.branched_on_mode = False
         self.paused = False
@@ -149,6 +174,22 @@ class Recorder(TorchFunctionMode):
             return module.__dict__["training"]
         node = self._attribute(f"{path}.training" if path else "training", self.mode)
         return TrainingFlag(node, self.mode, self._branch)
+
+    @contextmanager
+    def inside(self, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
+        """Let calls be those of the module at `path`, which is called with these arguments."""
+        with self._pause():
+            given = self.to_nodes(args), self.to_nodes(dict(kwargs))
+        self.graph.calls.setdefault(path, []).append(given)
+        before, self.graph.owner = self.graph.owner, path
+        try:
+            yield
+        except Exception as error:
+            if not getattr(error, "owner", ""):
+                error.owner = path  # type: ignore[attr-defined]
+            raise
+        finally:
+            self.graph.owner = before
 
     def number_lost(self) -> None:
         """Python has made a number of its own out of one of the trace."""
@@ -239,6 +280,8 @@ class Recorder(TorchFunctionMode):
             node = self.graph.call_method(func.__name__, arguments, keywords)
         else:
             node = self.graph.call_function(func, arguments, keywords)
+        if origins := origins_in(args, kwargs):
+            node.meta[ORIGINS] = origins
         if self.floats in self.reads_types and self.floats in types_in(args, kwargs):
             self.writes_types[node] = self.reads_types[self.floats]
         target = self._overwritten(node, args, kwargs)
@@ -342,7 +385,8 @@ class Recorder(TorchFunctionMode):
         except UndecidedError:
             raise
         except Exception as error:
-            raise CallError(f"{node.name} ({target_name(node)})", error) from error
+            place = f"{node.name} ({target_name(node)})"
+            raise CallError(place, error, node.meta[OWNER]) from error
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         arguments, keywords = self._to_meta(args), dict(self._to_meta(kwargs))
@@ -455,7 +499,7 @@ class Recorder(TorchFunctionMode):
     def _to_meta(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             return self._meta_of(value)
-        if isinstance(value, TracedNumber):
+        if isinstance(value, TracedNumber | OwnInt):
             return plain_number(value)
         if isinstance(value, TrainingFlag):
             return value.mode
@@ -468,6 +512,8 @@ class Recorder(TorchFunctionMode):
             return self._tensor_node(value)
         if isinstance(value, TracedNumber | TrainingFlag):
             return value.node
+        if isinstance(value, OwnInt):
+            return plain_number(value)
         if isinstance(value, torch.device) and value == self.device:
             return self._device_node() or value
         if type(value).__module__ == "numpy" and hasattr(value, "item"):

@@ -8,6 +8,7 @@ where the model branches on it both modes are traced and merged.
 
 import os
 import traceback
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,26 +26,31 @@ from fxprune.torch.frontend.spellings import NAMES, bare_name
 from fxprune.torch.frontend.values import UndecidedError
 from fxprune.torch.frontend.watch import told_of_trace
 
-_LIBRARIES = tuple(os.path.dirname(library.__file__) + os.sep for library in (torch, errors))
+_LIBRARIES = tuple(os.path.dirname(str(library.__file__)) + os.sep for library in (torch, errors))
 """Whose lines are not the model's."""
 EXAMPLE_BATCH = 2
 """The batch size of the example run where the user's examples have one."""
 
 
 def trace(
-    model: nn.Module, inputs: tuple[Any, ...], leaves: frozenset[str] = frozenset()
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    leaves: frozenset[str] = frozenset(),
+    extras: Mapping[str, Any] | None = None,
 ) -> fx.Graph:
     """The torch.fx graph of a model on example inputs, one per argument of its forward.
 
     Every node has `meta["value"]`: a meta tensor, a container of them, or a Python value. A model
     that branches on `self.training` gets one graph that returns the pair of both results, marked
-    by `MODES` in the meta of its output node. Modules at the paths `leaves` are not entered.
+    by `MODES` in the meta of its output node. Modules at the paths `leaves` are not entered. A part of
+    a model has `extras`, arguments for its `**kwargs`, and inputs that are one object are one.
 
     Raises:
         InputError: the model does not accept the inputs.
         TraceError: the model's Python cannot be traced.
     """
-    subject = Subject(model, inputs, model.training, leaves)
+    alike = extras is not None
+    subject = Subject(model, inputs, model.training, leaves, extras or {}, alike)
     if subject.batch == 1:
         try:
             return _trace(subject.with_batch(EXAMPLE_BATCH))

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from fxprune.passes.operators import OPERATORS
 from fxprune.torch.frontend.leaves import is_leaf
+from fxprune.torch.frontend.origins import remembering
 from fxprune.torch.frontend.recorder import Recorder
 from fxprune.torch.frontend.spellings import NAMES
 
@@ -29,7 +30,13 @@ def watched(recorder: Recorder, model: nn.Module, leaves: Collection[str]) -> It
 
     `leaves` are the paths of modules that are not to be entered.
     """
-    with _restored(model), _live_training(recorder), _watched_calls(recorder, leaves), recorder:
+    with (
+        _restored(model),
+        remembering(model),
+        _live_training(recorder),
+        _watched_calls(recorder, leaves),
+        recorder,
+    ):
         yield
 
 
@@ -88,8 +95,11 @@ def _watched_calls(recorder: Recorder, leaves: Collection[str]) -> Iterator[None
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         path = None if recorder.paused else recorder.path_of(module)
-        if path is None or not (path in leaves or is_leaf(module)):
+        if path is None:
             return original(module, *args, **kwargs)
+        if not (path in leaves or is_leaf(module)):
+            with recorder.inside(path, args, kwargs):
+                return original(module, *args, **kwargs)
         return recorder.call_module(module, args, kwargs)
 
     with ExitStack() as stack:

@@ -1,0 +1,222 @@
+"""Which attributes of modules must change so that their own code makes what a fold plan says?
+
+A literal in a call comes from attributes (`frontend/origins.py`), so a plan's literals are
+equations between attributes and new sizes. Those that name one are solved first, products then.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import fx, nn
+
+from fxprune.passes.axes import Axis, Space, spaces
+from fxprune.passes.facts import Literal
+from fxprune.passes.fold import SetLiteral
+from fxprune.torch.frontend.origins import Attribute, Origin, Place
+from fxprune.torch.frontend.recorder import ORIGINS, OWNER
+from fxprune.torch.frontend.spellings import NAMES, bare_name
+
+Values = dict[Attribute, int]
+"""New values of attributes."""
+
+
+def solved(nodes: Mapping[str, fx.Node], literals: Iterable[SetLiteral]) -> Values:
+    """New values of attributes, as far as literals tell them; contradictions keep the first."""
+    equations = [
+        (origin, literal.value)
+        for literal in literals
+        if (origin := _origin(nodes[literal.node], literal)) is not None
+    ]
+    values: Values = {}
+    for _ in range(len(equations) + 1):
+        before = len(values)
+        for origin, value in equations:
+            _solve(origin, value, values)
+        if len(values) == before:
+            break
+    return values
+
+
+def owners_without(
+    model: nn.Module, nodes: Mapping[str, fx.Node], literals: Iterable[SetLiteral], values: Values
+) -> dict[str, str]:
+    """The modules in whose code a literal stands that no attribute makes what a plan says; why."""
+    return {
+        str(nodes[literal.node].meta[OWNER]): f"no attribute says {literal}"
+        for literal in literals
+        if not _is_expressed(model, nodes[literal.node], literal, values)
+    }
+
+
+def _is_expressed(model: nn.Module, node: fx.Node, literal: SetLiteral, values: Values) -> bool:
+    """Whether a literal follows its attributes; one that code computes from sizes may well."""
+    if node.op == "call_module":
+        return True
+    if literal.slot[0] == "scale":
+        return not _takes_scale(node)
+    origin = _origin(node, literal)
+    if origin is not None:
+        return _evaluated(model, origin, values) == literal.value
+    return not any(_is_number(node, place) for place in _places(node, *literal.slot))
+
+
+def _is_number(node: fx.Node, place: Place) -> bool:
+    """Whether a plain number stands at a place in a call."""
+    item: Any = node.args if place[0] == "args" else node.kwargs
+    for step in place[1:]:
+        if isinstance(item, slice):
+            item = getattr(item, str(step), None)
+        elif isinstance(item, Mapping):
+            item = item.get(step)
+        elif isinstance(item, list | tuple) and isinstance(step, int) and step < len(item):
+            item = item[step]
+        else:
+            return False
+    return type(item) is int and item > 1
+
+
+def _evaluated(model: nn.Module, origin: Origin, values: Values) -> int:
+    if isinstance(origin, int):
+        return origin
+    if isinstance(origin, Attribute):
+        return values[origin] if origin in values else _kept_in(model, origin)
+    left = _evaluated(model, origin.left, values)
+    return int(_COMPUTE[origin.op](left, _evaluated(model, origin.right, values)))
+
+
+def _kept_in(model: nn.Module, attribute: Attribute) -> int:
+    holder: Any = model.get_submodule(attribute.path)
+    for name in attribute.names:
+        holder = _item(holder, name)
+    return int(holder)
+
+
+def _solve(origin: Origin, value: int, values: Values) -> None:
+    """Learn the value of the one attribute of an equation that is not known yet."""
+    if isinstance(origin, Attribute):
+        values.setdefault(origin, value)
+        return
+    if isinstance(origin, int):
+        return
+    left, right = _known(origin.left, values), _known(origin.right, values)
+    if (left is None) == (right is None):
+        return
+    other = origin.right if left is not None else origin.left
+    known = left if left is not None else right
+    assert known is not None
+    if origin.op == "mul" and known and value % known == 0:
+        _solve(other, value // known, values)
+    elif origin.op == "add":
+        _solve(other, value - known, values)
+    elif origin.op == "sub":
+        _solve(other, known - value if left is not None else value + known, values)
+    elif origin.op == "floordiv" and right is not None:
+        _solve(other, value * known, values)
+
+
+def _known(origin: Origin, values: Values) -> int | None:
+    if isinstance(origin, int):
+        return origin
+    if isinstance(origin, Attribute):
+        return values.get(origin)
+    left, right = _known(origin.left, values), _known(origin.right, values)
+    if left is None or right is None:
+        return None
+    return _COMPUTE[origin.op](left, right)
+
+
+_COMPUTE: Mapping[str, Callable[[int, int], int]] = {
+    "mul": lambda a, b: a * b,
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "floordiv": lambda a, b: a // b if b else 0,
+}
+
+
+def write(model: nn.Module, values: Values) -> None:
+    """Write new values where modules keep them."""
+    for attribute, value in values.items():
+        holder: Any = model.get_submodule(attribute.path)
+        for name in attribute.names[:-1]:
+            holder = _item(holder, name)
+        last = attribute.names[-1]
+        if isinstance(last, int):  # an item of a tuple or list
+            owner: Any = model.get_submodule(attribute.path)
+            for name in attribute.names[:-2]:
+                owner = _item(owner, name)
+            items = [*_item(owner, attribute.names[-2])]
+            items[last] = value
+            kind = type(_item(owner, attribute.names[-2]))
+            owner.__dict__[attribute.names[-2]] = kind(items)
+        else:
+            holder.__dict__[last] = value
+
+
+def _item(holder: Any, name: str | int) -> Any:
+    return holder[name] if isinstance(name, int) else holder.__dict__[name]
+
+
+def _origin(node: fx.Node, literal: SetLiteral | Literal) -> Origin | None:
+    origins: Mapping[Place, Origin] = node.meta.get(ORIGINS, {})
+    if not origins:
+        return None
+    return next((origins[p] for p in _places(node, *literal.slot) if p in origins), None)
+
+
+def _places(node: fx.Node, slot: str, index: int) -> list[Place]:
+    """Where a literal may stand in a call, one by one or in a tuple."""
+    name = bare_name(node)
+    if name in ("split", "chunk", "tensor_split"):
+        return [("args", 1, index), ("args", 1), ("kwargs", "split_size_or_sections", index)]
+    if name == "getitem":
+        return [] if slot == "size" else [("args", 1, index, slot), ("args", 1, slot)]
+    if name == "unflatten":
+        dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
+        index -= int(dim) % node.args[0].meta["value"].dim()  # type: ignore[union-attr]
+        return [("args", 2, index), ("kwargs", "sizes", index)]
+    spelling = NAMES.get(name)
+    signature = (
+        [item.partition("=")[0].strip("*") for item in spelling.signature.split()]
+        if spelling
+        else []
+    )
+    wanted = {"shape": ("shape", "size", "sizes")}.get(slot, (slot,))
+    places: list[Place] = []
+    for argument in wanted:
+        if argument in signature:
+            at = signature.index(argument)
+            places += [("args", at, index), ("args", at + index), ("kwargs", argument, index)]
+            places += [("kwargs", argument)]
+    return places
+
+
+# What costs the class -------------------------------------------------------------------------
+
+
+def bound_spaces(nodes: Mapping[str, fx.Node], literals: Iterable[Literal]) -> dict[Space, str]:
+    """The spaces that a module's own code cannot change, with the reason.
+
+    One attribute that is the size of several axes asks for one number: what these axes do not have
+    in common stays whole. So does what torch takes the scale of an attention from.
+    """
+    axes: dict[Attribute, dict[Axis, None]] = {}
+    bound: dict[Space, str] = {}
+    for literal in literals:
+        node = nodes[literal.node]
+        if node.op == "call_module":
+            continue
+        if literal.slot[0] == "scale" and _takes_scale(node):
+            bound |= dict.fromkeys(spaces(literal.axis), f"{node.name} takes its scale from it")
+        origin = _origin(node, literal)
+        if isinstance(origin, Attribute) and len(origin.names) == 1:
+            axes.setdefault(origin, {})[literal.axis] = None
+    for attribute, sized in axes.items():
+        common = set.intersection(*(set(spaces(axis)) for axis in sized))
+        own = (space for axis in sized for space in spaces(axis) if space not in common)
+        reason = f"its size, {attribute}, is that of other axes too"
+        bound |= dict.fromkeys(own, reason)
+    return bound
+
+
+def _takes_scale(node: fx.Node) -> bool:
+    return NAMES[bare_name(node)].bind(node.args, node.kwargs)["scale"] is None

@@ -1,0 +1,108 @@
+"""Modules whose code is generated: a subclass of the module's own class whose forward runs a graph.
+
+Methods, attributes, hooks and `isinstance` stay what they are. Such modules can be copied and
+pickled where their class can.
+"""
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from fxprune.errors import InputError
+from fxprune.torch.backend.module import forward_of
+from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
+from fxprune.torch.frontend.values import CONSTANT
+
+GRAPH = "_fxprune_graph"
+"""Where a generated class keeps the graph that its forward runs."""
+
+
+REASON = "_fxprune_reason"
+"""Where it keeps why its code is generated."""
+
+
+def generate(module: nn.Module, graph: fx.Graph, reason: str) -> None:
+    """Let a module run `graph`: it becomes an instance of a subclass of its own class."""
+    for node in graph.nodes:
+        if CONSTANT in node.meta:
+            module.__dict__.setdefault(str(node.target), node.meta[CONSTANT])
+    module.__class__ = _subclass(type(module), module, graph, reason)
+
+
+def generated_code(model: nn.Module) -> dict[str, str]:
+    """The modules of a model whose code is generated, with the reason."""
+    return {
+        path: str(getattr(type(module), REASON))
+        for path, module in model.named_modules()
+        if is_generated(module)
+    }
+
+
+def is_generated(module: nn.Module) -> bool:
+    """Whether the code of a module is generated."""
+    return GRAPH in vars(type(module))
+
+
+def _subclass(
+    kind: type[nn.Module], module: nn.Module, graph: fx.Graph, reason: str
+) -> type[nn.Module]:
+    return type(
+        kind.__name__,
+        (kind,),
+        {
+            "__doc__": kind.__doc__,
+            "__module__": kind.__module__,
+            "__qualname__": kind.__qualname__,
+            GRAPH: graph,
+            REASON: reason,
+            "forward": _with_arrays(forward_of(module, graph), graph),
+            "__deepcopy__": _deepcopy,
+            "__reduce_ex__": _reduce,
+        },
+    )
+
+
+def _with_arrays(forward: Callable[..., Any], graph: fx.Graph) -> Callable[..., Any]:
+    """`forward`, which refuses anything else where its graph was recorded with an array."""
+    places = [node for node in graph.nodes if node.op == "placeholder" and node.users]
+    arrays = [str(n.target) for n in places if isinstance(n.meta.get("value"), Tensor)]
+    signature = inspect.signature(forward)
+
+    @functools.wraps(forward)
+    def checked(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(self, *args, **kwargs).arguments
+        for name in arrays:
+            if not isinstance(given.get(name), Tensor):
+                raise InputError(
+                    f"this {type(self).__name__} has generated code, for an array {name}, not "
+                    f"{given.get(name)!r}: give prepare example_inputs with what you use"
+                )
+        return forward(self, *args, **kwargs)
+
+    return checked
+
+
+def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    clone = type(self).__new__(type(self))
+    memo[id(self)] = clone
+    clone.__dict__ = copy.deepcopy(self.__dict__, memo)
+    return clone
+
+
+def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+    kind = type(self)
+    rows, reason = pack_graph(getattr(kind, GRAPH)), getattr(kind, REASON)
+    return _rebuilt, (kind.__mro__[1], self.__dict__, rows, reason)
+
+
+def _rebuilt(
+    kind: type[nn.Module], state: dict[str, Any], rows: list[Row], reason: str
+) -> nn.Module:
+    module = kind.__new__(kind)
+    module.__dict__ = state
+    generate(module, unpack_graph(rows), reason)
+    return module

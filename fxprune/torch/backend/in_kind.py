@@ -1,0 +1,101 @@
+"""The user's own model made smaller: its own class and code on smaller layers.
+
+The fold plan has sliced parameters and told torch's layers their sizes. Here the attributes follow
+from which the model's code takes sizes. Then the model is recorded again and compared with the
+graph that the plan made, line by line. The module whose code makes the first difference gets
+generated code for its part of the plan, and so on, until nothing differs. It ends, because that
+module grows at most to the model itself, which then has to run the whole graph.
+"""
+
+import logging
+from collections.abc import Iterator
+
+from torch import fx, nn
+
+from fxprune.errors import FxpruneError
+from fxprune.torch.backend.attributes import owners_without, solved, write
+from fxprune.torch.backend.parts import Fold, generate_part
+from fxprune.torch.backend.proof import Line, first_difference, normal_form
+from fxprune.torch.backend.shapes import with_values
+from fxprune.torch.frontend.modes import MODES, select_mode
+from fxprune.torch.frontend.program import read_model
+from fxprune.torch.frontend.recorder import OWNER
+
+_log = logging.getLogger("fxprune")
+
+
+def rewritten(fold: Fold, small: nn.Module, graph: fx.Graph) -> bool:
+    """Let `small`, whose parameters and layers are folded, compute what `graph` does by its code.
+
+    Returns:
+        Whether that is proved; if not, `small` is not to be used.
+    """
+    nodes = {node.name: node for node in fold.program.graph.nodes}
+    values = solved(nodes, fold.plan.literals)
+    write(small, values)
+    owners = owners_without(fold.model, nodes, fold.plan.literals, values)
+    for drop in fold.plan.drops:
+        owners.setdefault(str(nodes[drop.node].meta[OWNER]), "a branch is gone")
+    if not all(_generate_around(fold, small, *item) for item in sorted(owners.items())):
+        return False
+    try:
+        wanted = {
+            mode: normal_form(small, with_values(small, part, fold.examples))
+            for mode, part in _by_mode(graph)
+        }
+    except Exception as error:
+        _log.debug("the folded graph has values that shapes do not tell: %s", error)
+        return False
+    tried: set[str] = set()
+    while (difference := _difference(fold, small, wanted)) is not None:
+        owner, reason = difference
+        while owner in tried:
+            owner = owner.rpartition(".")[0]
+        if not _generate_around(fold, small, owner, reason):
+            return False
+        tried.add(owner)
+    return True
+
+
+def _generate_around(fold: Fold, small: nn.Module, path: str, reason: str) -> bool:
+    """Give the smallest module around `path` that can have it generated code."""
+    while path and not generate_part(fold, small, path, reason):
+        path = path.rpartition(".")[0]
+    return bool(path)
+
+
+def _by_mode(graph: fx.Graph) -> Iterator[tuple[bool | None, fx.Graph]]:
+    """A graph for training and one for evaluation, or one for both."""
+    if MODES in graph.output_node().meta:
+        yield from ((mode, select_mode(graph, mode)) for mode in (True, False))
+    else:
+        yield None, graph
+
+
+def _difference(
+    fold: Fold, small: nn.Module, wanted: dict[bool | None, list[Line]]
+) -> tuple[str, str] | None:
+    """The module whose code makes the first difference, and which; None if there is none."""
+    try:
+        again = read_model(small, fold.examples, fold.leaves)
+    except FxpruneError as error:
+        return _owner_of(error), "its code fails on smaller layers"
+    found = dict(_by_mode(again.graph))
+    if found.keys() != wanted.keys():
+        return "", "its modes are other ones"
+    for mode, graph in found.items():
+        line = first_difference(normal_form(small, graph), wanted[mode])
+        if line is not None:
+            return str(
+                line.node.meta.get(OWNER, "")
+            ), f"its code computes {line.node.name} otherwise"
+    return None
+
+
+def _owner_of(error: BaseException | None) -> str:
+    """Whose code failed."""
+    while error is not None:
+        if owner := getattr(error, "owner", ""):
+            return str(owner)
+        error = error.__cause__ or error.__context__
+    return ""

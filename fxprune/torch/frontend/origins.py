@@ -1,0 +1,154 @@
+"""Where do the numbers in a module's code come from? Ints that remember the attribute they were.
+
+    self.head_dim                         Attribute("layers.0.attn", ("head_dim",))
+    self.config.hidden_size               Attribute("", ("config", "hidden_size"))
+    self.num_heads * self.head_dim        Computed("mul", ..., ...)
+
+While a model is recorded, the whole numbers that its modules and their configurations hold are such
+ints; in the recorded calls they are plain again, and the calls remember where they came from.
+"""
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from fxprune.torch.frontend.leaves import is_leaf
+
+Place = tuple[str | int, ...]
+"""Where an argument stands in a call: `("args", 1, 0)`, `("kwargs", "shape", 2)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """A number that the module at `path` keeps: in an attribute, or inside of what it holds."""
+
+    path: str
+    names: tuple[str | int, ...]
+
+    def __str__(self) -> str:
+        return ".".join(map(str, (self.path, *self.names)))
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Arithmetic on numbers that modules keep."""
+
+    op: str
+    left: "Origin"
+    right: "Origin"
+
+
+Origin = Attribute | Computed | int
+
+
+class OwnInt(int):
+    """An int that remembers where a module keeps it."""
+
+    origin: Origin
+
+
+def own_int(value: int, origin: Origin) -> OwnInt:
+    """`value`, which remembers its origin."""
+    number = OwnInt(value)
+    number.origin = origin
+    return number
+
+
+def _origin_of(number: int) -> Origin:
+    return number.origin if isinstance(number, OwnInt) else int(number)
+
+
+def _method(name: str, swapped: bool) -> Callable[[OwnInt, Any], Any]:
+    function = getattr(operator, name)
+
+    def method(self: OwnInt, other: Any) -> Any:
+        if type(other) not in (int, OwnInt):
+            plain = getattr(int, f"__{'r' if swapped else ''}{name}__")
+            return plain(int.__int__(self), other)
+        left, right = (other, self) if swapped else (self, other)
+        value = function(int.__int__(left), int.__int__(right))
+        return own_int(value, Computed(name, _origin_of(left), _origin_of(right)))
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "floordiv"):
+    setattr(OwnInt, f"__{_name}__", _method(_name, swapped=False))
+    setattr(OwnInt, f"__r{_name}__", _method(_name, swapped=True))
+
+
+def origins_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[Place, Origin]:
+    """The numbers of a call that modules keep, by where they stand in it."""
+    return dict(_found(args, ("args",))) | dict(_found(kwargs, ("kwargs",)))
+
+
+def _found(value: Any, place: Place) -> Iterator[tuple[Place, Origin]]:
+    if isinstance(value, OwnInt):
+        yield place, value.origin
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _found(item, (*place, key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _found(item, (*place, index))
+    elif isinstance(value, slice):
+        for name in ("start", "stop", "step"):
+            yield from _found(getattr(value, name), (*place, name))
+
+
+@contextmanager
+def remembering(model: nn.Module) -> Iterator[None]:
+    """Let the numbers that modules and their configurations keep remember where they are kept."""
+    written: list[tuple[dict[str, Any], str, Any]] = []
+    seen: set[int] = set()
+    try:
+        for path, module in model.named_modules():
+            if not is_leaf(module):
+                _remember(path, (), module.__dict__, written, seen)
+        yield
+    finally:
+        for holder, name, value in reversed(written):
+            holder[name] = value
+
+
+def _remember(
+    path: str,
+    names: tuple[str | int, ...],
+    holder: dict[str, Any],
+    written: list[tuple[dict[str, Any], str, Any]],
+    seen: set[int],
+) -> None:
+    for name, value in list(holder.items()):
+        if name.startswith("_"):
+            continue
+        if _is_configuration(value) and len(names) < 2 and id(value) not in seen:
+            seen.add(id(value))
+            _remember(path, (*names, name), value.__dict__, written, seen)
+        new = _remembered(value, path, (*names, name))
+        if new is not value:
+            written.append((holder, name, value))
+            holder[name] = new
+
+
+def _remembered(value: Any, path: str, names: tuple[str | int, ...]) -> Any:
+    """A number, or a tuple or list of numbers, that remembers; anything else as it is."""
+    if type(value) is int and value > 1:
+        return own_int(value, Attribute(path, names))
+    if type(value) in (tuple, list) and value and all(type(item) is int for item in value):
+        return type(value)(_remembered(item, path, (*names, i)) for i, item in enumerate(value))
+    return value
+
+
+def _is_configuration(value: Any) -> bool:
+    """Whether something may hold numbers that a module reads: a plain object with attributes."""
+    kind = type(value)
+    return (
+        isinstance(getattr(value, "__dict__", None), dict)
+        and not isinstance(value, nn.Module | Tensor | type)
+        and not callable(value)
+        and kind.__module__ not in ("builtins", "functools", "weakref", "types")
+    )

@@ -1,0 +1,32 @@
+"""A folded model, which is the user's own, as a module that runs the graph recorded of it.
+
+For what needs the graph: float64 throughout, first differences, torch's exporter.
+"""
+
+from typing import Any
+
+from torch import fx, nn
+
+from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.backend.module import TracedModule
+from fxprune.torch.frontend.program import Program, read_model
+from fxprune.torch.record import Record, attach, record_of
+
+
+def recorded(module: nn.Module) -> nn.Module:
+    """A copy of a folded module that runs its graph; anything else as it is."""
+    record = record_of(module)
+    if record is None or isinstance(module, fx.GraphModule):
+        return module
+    program, _ = recorded_program(module, record)
+    traced = TracedModule(copy_module(module), program.graph, type(module).__name__)
+    attach(traced, record)
+    return traced
+
+
+def recorded_program(module: nn.Module, record: Record) -> tuple[Program, tuple[str, ...]]:
+    """A folded module recorded again, and those of its leaves that are still there."""
+    modules = dict(module.named_modules())
+    leaves = tuple(path for path in record.leaves if path in modules)
+    examples: tuple[Any, ...] = record.examples
+    return read_model(module, examples, frozenset(leaves)), leaves

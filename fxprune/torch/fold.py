@@ -54,7 +54,7 @@ def fold(gated: nn.Module, *, optimizer: Optimizer | None = None) -> Any | tuple
     check_whole(part, GATHER)
     check_finite(part)
     _warn_if_unfinished(gates)
-    folded = _in_kind(part, record, keep, _fold(part, record, keep))
+    folded: nn.Module = _in_kind(part, record, keep, _fold(part, record, keep))
     if path:
         folded = with_part(gated, path, folded)
     if optimizer is None:
@@ -150,6 +150,7 @@ def _as_own(
     keep: Mapping[str, list[bool]],
     folded: TracedModule,
 ) -> nn.Module:
+    """`folded` as a module of class `kind`; `full` is the model before the fold."""
     plan = plan_of(record, keep)
     if kind is None or issubclass(kind, fx.GraphModule) or plan.scatters:
         return folded

@@ -86,9 +86,8 @@ def _difference(
     for mode, graph in found.items():
         line = first_difference(normal_form(small, graph), wanted[mode])
         if line is not None:
-            return str(
-                line.node.meta.get(OWNER, "")
-            ), f"its code computes {line.node.name} otherwise"
+            owner = str(line.node.meta.get(OWNER, ""))
+            return owner, f"its code computes {line.node.name} otherwise"
     return None
 
 

@@ -206,7 +206,7 @@ def _rebuilt(
 
 
 def forward_of(root: nn.Module, graph: fx.Graph) -> Callable[..., Any]:
-    """What runs a graph as the forward of `root`: in its mode, and for the arguments of the trace."""
+    """What runs a graph as the forward of `root`, in its mode, with the arguments of the trace."""
     if MODES in graph.output_node().meta:
         train, evaluation = (_forward_of(root, select_mode(graph, mode)) for mode in (True, False))
         forward = _dispatch(train, evaluation)

@@ -1,8 +1,8 @@
-"""Do two recorded graphs compute the same function? Node for node, in a form without spellings.
+"""Do two recorded graphs compute the same function? Line for line, in a form without spellings.
 
-Values are numbered in the order in which they are computed. Whole numbers stand for what they are in
-the example; reshapes, splits and fills are told by the shapes that they make. Graphs whose forms are
-equal are the same function of inputs that take the same path.
+Values are numbered in the order in which they are computed. Whole numbers stand for what they are
+in the example; reshapes, splits and fills are told by the shapes that they make. Graphs of equal
+lines are the same function of inputs that take the same path.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class Line:
 
 def normal_form(model: nn.Module, graph: fx.Graph) -> list[Line]:
     """The lines of a graph, in order."""
-    return _Form(model, graph).steps()
+    return _Form(model, graph).lines()
 
 
 def first_difference(one: list[Line], other: list[Line]) -> Line | None:
@@ -43,66 +43,61 @@ def first_difference(one: list[Line], other: list[Line]) -> Line | None:
 
 
 class _Form:
+    """Writes the lines of one graph."""
+
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self._graph = graph
-        self._numbers: dict[fx.Node, Any] = {}
+        self._written: dict[fx.Node, Any] = {}
         self._names = _first_names(model)
-        self._needed = _needed(graph)
 
-    def steps(self) -> list[Line]:
-        lines = []
+    def lines(self) -> list[Line]:
+        """What leads to the output, in order."""
+        lines: list[Line] = []
+        needed = _needed(self._graph)
         for node in self._graph.nodes:
-            if node not in self._needed:
-                continue
-            text = self._line(node)
-            if text is None:
-                continue
-            self._numbers[node] = ("v", len(lines))
-            lines.append(Line((*text, _shape(node.meta.get("value"))), node))
+            text = self._line(node) if node in needed else None
+            if text is not None:
+                self._written[node] = ("value", len(lines))
+                lines.append(Line((*text, _shape(node.meta.get("value"))), node))
         return lines
 
     def _line(self, node: fx.Node) -> tuple[Any, ...] | None:
+        """What a node computes, None where it is written in the lines that use it."""
         value = node.meta.get("value")
         if node.op == "placeholder":
             return ("input", node.target)
         if node.op == "output":
-            return ("output", self._literal(node.args[0]))
-        if node.op == "get_attr":
-            if not isinstance(value, Tensor):
-                self._numbers[node] = ("flag", str(node.target).rpartition(".")[2])
-                return None
-            self._numbers[node] = (*self._own(node), _shape(value))
-            return None
+            return ("output", self._argument(node.args[0]))
         if node.op == "call_module":
-            module = self._modules[str(node.target)]
-            return (
-                "module",
-                self._described(str(node.target), module),
-                self._literal(node.args),
-                self._literal(node.kwargs),
-            )
-        if node.target is torch.is_grad_enabled:
-            self._numbers[node] = "mode of gradients"
-            return None
+            own = self._described(str(node.target))
+            return ("module", own, self._argument(node.args), self._argument(node.kwargs))
         if node.target in EFFECTS:
-            return ("effect", bare_name(node), self._literal(node.args))
-        if not _holds_arrays(value):
-            self._numbers[node] = _plain(value)
-            return None
-        return self._call(node, value)
+            return ("effect", bare_name(node), self._argument(node.args))
+        if node.op == "get_attr":
+            self._written[node] = self._owned(node)
+        elif node.target is torch.is_grad_enabled:
+            self._written[node] = "mode of gradients"
+        elif not _holds_arrays(value):
+            self._written[node] = _plain(value)
+        else:
+            return self._call(node, value)
+        return None
 
-    def _own(self, node: fx.Node) -> tuple[Any, ...]:
-        """What a model owns, by its first name, or a constant by its numbers."""
+    def _owned(self, node: fx.Node) -> tuple[Any, ...]:
+        """What a model owns, by its first name; a constant by its numbers; a mode."""
+        value, name = node.meta.get("value"), str(node.target)
+        if not isinstance(value, Tensor):
+            return ("flag", name.rpartition(".")[2])
         if CONSTANT in node.meta:
-            return ("constant", tuple(node.meta[CONSTANT].flatten().tolist()))
-        return ("own", self._names.get(str(node.target), str(node.target)))
+            return ("constant", tuple(node.meta[CONSTANT].flatten().tolist()), _shape(value))
+        return ("own", self._names.get(name, name), _shape(value))
 
-    def _described(self, path: str, module: nn.Module) -> tuple[Any, ...]:
-        names = tuple(
-            self._names.get(f"{path}.{name}", f"{path}.{name}") for name in module._parameters
-        )
-        return type(module).__qualname__, module.extra_repr(), names
+    def _described(self, path: str) -> tuple[Any, ...]:
+        module = self._modules[path]
+        names = (f"{path}.{name}" for name in module._parameters)
+        owned = tuple(self._names.get(name, name) for name in names)
+        return type(module).__qualname__, module.extra_repr(), owned
 
     def _call(self, node: fx.Node, value: Any) -> tuple[Any, ...]:
         name = bare_name(node)
@@ -111,60 +106,49 @@ class _Form:
         if name == "getitem" and _is_array(node.args[0]):
             return self._index(node)
         if op in ("reshape", "expand"):
-            return (op, self._literal(node.args[0]))
-        if op == "split":
-            arguments = spelling.bind(node.args, node.kwargs)  # type: ignore[union-attr]
-            return (op, self._literal(node.args[0]), arguments["dim"])
+            return (op, self._argument(node.args[0]))
         if op == "fill":
-            return (op, name.removeprefix("new_"), value.dtype, self._literal(dict(node.kwargs)))
-        if op == "attention":
-            return self._attention(node)
-        if spelling is not None:
-            bound = dict(spelling.bind(node.args, node.kwargs))
-            rest = node.args[len(spelling.signature.split()) :]
-            named = {k: v for k, v in node.kwargs.items() if k not in bound}
-            return (name, self._literal(bound), self._literal(rest), self._literal(named))
-        return (name, self._literal(node.args), self._literal(dict(node.kwargs)))
+            made = name.removeprefix("new_")
+            return (op, made, value.dtype, self._argument(dict(node.kwargs)))
+        if spelling is None:
+            return (name, self._argument(node.args), self._argument(dict(node.kwargs)))
+        bound = dict(spelling.bind(node.args, node.kwargs))
+        if op == "split":
+            return (op, self._argument(bound["input"]), bound["dim"])
+        if op == "attention" and bound["scale"] is None:
+            bound["scale"] = bound["query"].meta["value"].shape[-1] ** -0.5
+        more = {key: item for key, item in node.kwargs.items() if key not in bound}
+        rest = node.args[len(spelling.signature.split()) :]
+        return (name, self._argument(bound), self._argument(rest), self._argument(more))
 
     def _index(self, node: fx.Node) -> tuple[Any, ...]:
+        """`x[...]` with bounds counted from the front."""
         source: Any = node.args[0]
         shape = source.meta["value"].shape
-        items = index_items(node.args[1], len(shape))
-        dims = iter(shape)
-        found = []
-        for item in items:
-            if item is None:
-                found.append(None)
-                continue
-            size = next(dims, None)
-            item = fx.map_arg(
-                item, lambda bound: bound if _is_array(bound) else _plain(bound.meta["value"])
-            )
-            if isinstance(item, slice) and not any(
-                isinstance(b, fx.Node) for b in (item.start, item.stop)
-            ):
-                found.append(("slice", *item.indices(size)))
-            elif isinstance(item, int) and not isinstance(item, bool) and size is not None:
-                found.append(item % size if size else item)
-            else:
-                found.append(self._literal(item))
-        return ("index", self._literal(source), tuple(found))
+        sizes = iter(shape)
+        items = [
+            None if item is None else self._indexed(item, next(sizes, 0))
+            for item in index_items(node.args[1], len(shape))
+        ]
+        return ("index", self._argument(source), tuple(items))
 
-    def _attention(self, node: fx.Node) -> tuple[Any, ...]:
-        bound = dict(NAMES["scaled_dot_product_attention"].bind(node.args, node.kwargs))
-        query = bound["query"].meta["value"]
-        bound["scale"] = bound["scale"] if bound["scale"] is not None else query.shape[-1] ** -0.5
-        return ("attention", self._literal(bound))
+    def _indexed(self, item: Any, size: int) -> Any:
+        plain = fx.map_arg(item, lambda n: n if _is_array(n) else _plain(n.meta["value"]))
+        if isinstance(plain, slice) and not _is_array(plain.start) and not _is_array(plain.stop):
+            return ("slice", *plain.indices(size))
+        if type(plain) is int and size:
+            return plain % size
+        return self._argument(plain)
 
-    def _literal(self, value: Any) -> Any:
+    def _argument(self, value: Any) -> Any:
         if isinstance(value, fx.Node):
-            return self._numbers.get(value, ("?", value.name))
+            return self._written.get(value, ("unknown", value.name))
         if isinstance(value, Mapping):
-            return tuple(sorted((str(k), self._literal(v)) for k, v in value.items()))
+            return tuple(sorted((str(key), self._argument(item)) for key, item in value.items()))
         if isinstance(value, slice):
-            return ("slice", *map(self._literal, (value.start, value.stop, value.step)))
+            return ("slice", *map(self._argument, (value.start, value.stop, value.step)))
         if isinstance(value, list | tuple):
-            return tuple(map(self._literal, value))
+            return tuple(map(self._argument, value))
         return _plain(value)
 
 
@@ -206,11 +190,8 @@ def _needed(graph: fx.Graph) -> set[fx.Node]:
     """The nodes that lead to the output, inputs and effects."""
     needed: set[fx.Node] = set()
     for node in reversed(graph.nodes):
-        if (
-            node.op in ("output", "placeholder")
-            or node.target in EFFECTS
-            or any(u in needed for u in node.users)
-        ):
+        always = node.op in ("output", "placeholder") or node.target in EFFECTS
+        if always or not needed.isdisjoint(node.users):
             needed.add(node)
     return needed
 

@@ -54,7 +54,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """An array that a module is called with: what passes know it as, if they do; one without data."""
+    """An array that a module is called with: as passes know it, if they do, and without data."""
 
     value: Value | None
     example: Tensor

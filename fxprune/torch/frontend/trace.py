@@ -42,8 +42,8 @@ def trace(
 
     Every node has `meta["value"]`: a meta tensor, a container of them, or a Python value. A model
     that branches on `self.training` gets one graph that returns the pair of both results, marked
-    by `MODES` in the meta of its output node. Modules at the paths `leaves` are not entered. A part of
-    a model has `extras`, arguments for its `**kwargs`, and inputs that are one object are one.
+    by `MODES` in the meta of its output node. Modules at the paths `leaves` are not entered. A
+    part of a model has `extras`, arguments for its `**kwargs`; inputs that are one object are one.
 
     Raises:
         InputError: the model does not accept the inputs.

@@ -102,8 +102,8 @@ def apply_step(model: nn.Module, step: Step, examples: tuple[Any, ...], source: 
         keep[name] = [index in set(kept) for index in range(full[name])]
     copied = copy_module(model, share_tensors=True)
     folded = _finish(fold_model(copied, program, plan_of(record, keep)), record, keep)
-    full = copy_module(model, share_tensors=True)
-    return _as_own(full, type(model), record, keep, folded)
+    before = copy_module(model, share_tensors=True)
+    return _as_own(before, type(model), record, keep, folded)
 
 
 def _fold(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> TracedModule:

@@ -5,21 +5,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, overload
 
+import torch
 from torch import fx, nn
 from torch.optim import Optimizer
 
+from fxprune.agreement import TOLERANCES
 from fxprune.errors import KeepSetError
 from fxprune.passes.analyse import analyse
 from fxprune.passes.fold import FoldPlan, plan_fold
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.fold import fold_model
+from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.backend.in_kind import rewritten
 from fxprune.torch.backend.module import TracedModule, kind_of, of_own_kind, own_state
 from fxprune.torch.backend.optimizer import fold_optimizer
 from fxprune.torch.backend.parts import Fold
 from fxprune.torch.checks import check_finite
+from fxprune.torch.frontend.examples import random_inputs
+from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.gates.module import PREFIX, Gates
+from fxprune.torch.precision import outputs_of, relative_error
 from fxprune.torch.record import Record, Step, attach, gated_record, record_of, traced_part
 from fxprune.torch.wrapping import GATHER, check_whole, unwrapped
 
@@ -156,10 +162,27 @@ def _as_own(
         return folded
     full.__class__ = kind
     small = of_own_kind(folded, kind)
-    fold = Fold(
-        full, record.examples, frozenset(record.leaves), record.program, record.analysis, keep, plan
-    )
-    return small if rewritten(fold, small, folded._graph) else folded
+    leaves = frozenset(record.leaves)
+    job = Fold(full, record.examples, leaves, record.program, record.analysis, keep, plan)
+    if not rewritten(job, small, folded._graph):
+        return folded
+    took_its_path = not record.program.told and not generated_code(small)
+    return small if took_its_path or _agree(folded, small, record.examples) else folded
+
+
+def _agree(folded: nn.Module, small: nn.Module, examples: tuple[Any, ...]) -> bool:
+    """Whether a model's own code computes on numbers what its graph does.
+
+    Code that knows that it is traced may take another path than it does otherwise.
+    """
+    inputs = random_inputs(examples, (2,), seed=0)[0]
+    try:
+        with in_evaluation(folded), in_evaluation(small), torch.random.fork_rng(devices=[]):
+            expected, found = (outputs_of(model, inputs) for model in (folded, small))
+    except Exception as error:
+        _log.debug("the folded model fails on its own path: %s", error)
+        return False
+    return relative_error(expected, found) <= TOLERANCES["float32"]
 
 
 def _without_gates(gated: nn.Module) -> nn.Module:

@@ -60,6 +60,7 @@ def merge(train: fx.Graph, evaluation: fx.Graph) -> fx.Graph:
                 known[key] = merged.node_copy(node, copies.__getitem__)
             copies[node] = known[key]
         merged.calls.update(_copied_calls(graph, copies))
+        merged.told |= getattr(graph, "told", False)
     merged.output(tuple(results)).meta[MODES] = True
     return merged
 

@@ -40,16 +40,19 @@ class Program:
     """A traced model: torch's graph of it, and ours.
 
     `graph` belongs to no module; its nodes carry `meta["value"]`. `aliases` gives for every
-    parameter of `ir` the state_dict names under which the model knows it.
+    parameter of `ir` the state_dict names under which the model knows it. `calls` are those of the
+    modules that were entered, by path. `told` says whether libraries knew that they were traced.
     """
 
     graph: fx.Graph
     ir: Graph
     aliases: Mapping[str, tuple[str, ...]]
     calls: "Mapping[str, tuple[CallOf, ...]]"
+    told: bool
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpacked, (pack_graph(self.graph), self.ir, self.aliases, self.calls)
+        rest = (self.ir, self.aliases, self.calls, self.told)
+        return _unpacked, (pack_graph(self.graph), *rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,8 @@ def read_model(
     _warn_of_lost_hooks(model, graph)
     translation = _Translation(model, graph)
     ir = translation.graph()
-    return Program(graph, ir, translation.aliases, translation.calls())
+    told = getattr(graph, "told", False)
+    return Program(graph, ir, translation.aliases, translation.calls(), told)
 
 
 def _warn_of_lost_hooks(model: nn.Module, graph: fx.Graph) -> None:

@@ -59,13 +59,15 @@ the call come from."""
 class OwnedGraph(fx.Graph):
     """A graph whose nodes know whose code makes them, and which knows the calls of modules.
 
-    `calls` has for every module that was entered the arguments of each call, as nodes.
+    `calls` has for every module that was entered the arguments of each call, as nodes. `told` says
+    whether libraries were told that they are traced, which may take another path than they do.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.owner = ""
         self.calls: dict[str, list[Any]] = {}
+        self.told = False
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """As ever."""

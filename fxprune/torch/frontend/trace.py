@@ -101,7 +101,9 @@ def _attempt(subject: Subject) -> Recorder:
         return record_and_follow(subject)
     except (CallError, UndecidedError):
         with told_of_trace():
-            return record_and_follow(subject)
+            recorder = record_and_follow(subject)
+        recorder.graph.told = True
+        return recorder
 
 
 def _shapes(inputs: tuple[Any, ...]) -> str:

@@ -11,6 +11,7 @@ from fxprune.errors import InputError, NothingToPruneError
 from fxprune.filling import layout_of
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.targets import Target, least_positions, limits, steps_to_target
+from fxprune.torch.backend.attributes import bound_spaces
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.budget.budget import Budget
 from fxprune.torch.budget.latency import measure_latency
@@ -38,6 +39,7 @@ def prepare(
     leaf: Iterable[str | nn.Module] = (),
     scope: str = "",
     scatter: bool = False,
+    in_kind: bool = True,
     method: str | Settings = "static",
     shrink_every: int = 0,
 ) -> Any:
@@ -81,6 +83,9 @@ def prepare(
         scatter: whether a residual branch may write only some channels of what it is added to. The
             sum then keeps all of its own, and is folded to an `index_add`, so that this saves MACs
             rather than time. Gates act on the last weights of the branch.
+        in_kind: whether to leave whole what the model's own code cannot change, such as the
+            dimensions inside of heads where one attribute says how many keys and values have. With
+            False these are pruned as well; `fold` then generates code for the modules concerned.
         method: how gates learn: "static", "consensus", "autobot" or "hard_concrete", or one of
             `Static`, `Consensus`, `AutoBot`, `HardConcrete` with settings.
         shrink_every: after this many steps, again and again until the target is reached, closed
@@ -100,6 +105,7 @@ def prepare(
     check_model(model)
     if scope:
         options: dict[str, Any] = {"ignore": ignore, "leaf": leaf, "scatter": scatter}
+        options |= {"in_kind": in_kind}
         options |= {"target": target, "steps": steps, "total_steps": total_steps}
         options |= {"round_to": round_to, "least": least}
         options |= {"method": method, "shrink_every": shrink_every}
@@ -113,6 +119,8 @@ def prepare(
     leaves = tuple(_paths_of(model, leaf, "leaf"))
     program = read_model(model, examples, frozenset(leaves))
     analysis = analyse(program.ir, ignored, scatter)
+    if in_kind:
+        analysis = analysis.pinning(bound_spaces(program.graph, analysis.types.literals))
     if not settings.branches:
         analysis = analysis.only([g.name for g in analysis.groups], "")
     _check_prunable(model, analysis)

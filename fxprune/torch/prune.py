@@ -29,6 +29,7 @@ def prune(
     leaf: Iterable[str | nn.Module] = (),
     scope: str = "",
     scatter: bool = False,
+    in_kind: bool = True,
 ) -> Any:
     """A smaller model at once, without training; it can be trained further or prepared again.
 
@@ -69,6 +70,7 @@ def prune(
         leaf=leaf,
         scope=scope,
         scatter=scatter,
+        in_kind=in_kind,
     )
     reach_target(gated, importance(gated, method, data, loss))
     if correct and data is not None:

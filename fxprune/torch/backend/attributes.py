@@ -193,12 +193,13 @@ def _places(node: fx.Node, slot: str, index: int) -> list[Place]:
 # What costs the class -------------------------------------------------------------------------
 
 
-def bound_spaces(nodes: Mapping[str, fx.Node], literals: Iterable[Literal]) -> dict[Space, str]:
+def bound_spaces(graph: fx.Graph, literals: Iterable[Literal]) -> dict[Space, str]:
     """The spaces that a module's own code cannot change, with the reason.
 
     One attribute that is the size of several axes asks for one number: what these axes do not have
     in common stays whole. So does what torch takes the scale of an attention from.
     """
+    nodes = {node.name: node for node in graph.nodes}
     axes: dict[Attribute, dict[Axis, None]] = {}
     bound: dict[Space, str] = {}
     for literal in literals:

@@ -30,7 +30,7 @@ def run_in_two_processes(*command: str) -> str:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
         )
         if TEARDOWN not in done.stderr:
             break

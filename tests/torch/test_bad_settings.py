@@ -34,6 +34,7 @@ def test_target_that_is_no_share_is_refused(target):
         ({"macs": 10**9}, r"is 1000000000, the model has 12384: give a share in \(0, 1\]"),
     ],
 )
+@pytest.mark.usefixtures("counted_time")
 def test_target_that_names_no_cost_or_a_wrong_number_is_refused(target, match):
     refuses(plain(), fxprune.TargetError, match, images(1), target=target)
 

@@ -215,7 +215,8 @@ def bound_spaces(graph: fx.Graph, literals: Iterable[Literal]) -> dict[Space, st
         common = set.intersection(*(set(spaces(axis)) for axis in sized))
         own = (space for axis in sized for space in spaces(axis) if space not in common)
         reason = f"its size, {attribute}, is that of other axes too"
-        bound |= dict.fromkeys(own, reason)
+        for space in own:
+            bound.setdefault(space, reason)
     return bound
 
 

@@ -1,0 +1,216 @@
+"""What fold returns is the user's model: its class, its code, on smaller layers."""
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.torch.backend.generated import generated_code
+from fxprune.torch.precision import relative_error
+
+
+class Attention(nn.Module):
+    """Takes the sizes of its heads from attributes."""
+
+    def __init__(self, width: int = 12, heads: int = 3, scale: float | None = 0.5) -> None:
+        super().__init__()
+        self.heads, self.dim, self.scale = heads, width // heads, scale
+        self.q, self.k, self.v, self.o = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (*x.shape[:-1], self.heads, self.dim)
+        q, k, v = (layer(x).view(shape).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.o(y.transpose(1, 2).reshape(*x.shape[:-1], self.heads * self.dim))
+
+
+class Plain(nn.Module):
+    """Has a size in its code that no attribute holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(12, 8), nn.Linear(8, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(torch.relu(self.inner(x)).view(*x.shape[:-1], 8))
+
+
+class Block(nn.Module):
+    """A residual branch around a part."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.norm, self.part = nn.LayerNorm(12), part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.part(self.norm(x))
+
+
+class Model(nn.Module):
+    """An encoder with methods and attributes of its own."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.stem = nn.Linear(5, 12)
+        self.blocks = nn.ModuleList(map(Block, parts))
+        self.head = nn.Linear(12, 2)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the head sees."""
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+def folded_at(model: nn.Module, seed: int = 0, **closed: bool) -> tuple[Any, Any, Tensor]:
+    """Gated and folded at about half of every group, with these branches closed."""
+    x = torch.randn(2, 7, 5)
+    gated = fxprune.prepare(model.eval(), x, target=1.0)
+    keep = {}
+    generator = torch.Generator().manual_seed(seed)
+    for group in fxprune.groups(gated):
+        if group.kind == "branch":
+            keep[group.name] = [not closed.get(group.name, False)]
+        elif not group.pin:
+            keep[group.name] = torch.rand(group.size, generator=generator) < 0.5
+            keep[group.name][0] = True
+    fxprune.set_keep_set(gated, keep)
+    return gated.eval(), fxprune.fold(gated).eval(), x
+
+
+def assert_same(gated: nn.Module, folded: nn.Module, x: Tensor) -> None:
+    with torch.no_grad():
+        assert relative_error(gated(x), folded(x)) < 1e-5
+
+
+def test_folded_is_of_the_models_own_class_with_its_methods():
+    gated, folded, x = folded_at(Model(Attention()))
+    assert type(folded) is Model
+    assert type(folded.blocks[0].part) is Attention
+    assert folded.features(x).shape[-1] == folded.stem.out_features < 12
+    assert_same(gated, folded, x)
+
+
+def test_attributes_say_the_sizes_that_their_code_now_needs():
+    gated = fxprune.prepare(Model(Attention()).eval(), torch.randn(2, 7, 5), target=1.0)
+    (heads,) = (g.name for g in fxprune.groups(gated) if not g.pin and g.size == 3)
+    fxprune.set_keep_set(gated, {heads: [True, False, True]})
+    part = fxprune.fold(gated).blocks[0].part
+    assert (type(part.heads), part.heads, part.dim, part.o.in_features) == (int, 2, 4, 8)
+
+
+def test_own_code_runs_at_other_sizes():
+    gated, folded, _ = folded_at(Model(Attention(), Attention()))
+    for shape in ((1, 3, 5), (4, 9, 5)):
+        assert_same(gated, folded, torch.randn(shape))
+
+
+def test_one_attribute_of_two_axes_leaves_both_whole():
+    gated, _, _ = folded_at(Model(Attention()))
+    pins = [group.pin for group in fxprune.groups(gated) if group.pin]
+    assert any("blocks.0.part.dim, is that of other axes too" in pin for pin in pins)
+
+
+def test_what_torch_takes_a_scale_from_stays_whole():
+    gated, folded, x = folded_at(Model(Attention(scale=None)))
+    pins = [group.pin for group in fxprune.groups(gated)]
+    assert any("takes its scale from it" in pin for pin in pins)
+    assert_same(gated, folded, x)
+
+
+def test_dimensions_inside_of_heads_can_be_asked_for():
+    x = torch.randn(2, 7, 5)
+    free = [
+        sum(not group.pin for group in fxprune.groups(fxprune.prepare(model, x, in_kind=in_kind)))
+        for model in [Model(Attention()).eval()]
+        for in_kind in (True, False)
+    ]
+    assert free[1] == free[0] + 2
+
+
+def test_only_the_module_whose_code_has_a_size_gets_generated_code():
+    gated, folded, x = folded_at(Model(Attention(), Plain()))
+    assert type(folded) is Model
+    ((path, reason),) = generated_code(folded).items()
+    assert path == "blocks.1.part"
+    assert "no attribute says" in reason
+    assert isinstance(folded.blocks[1].part, Plain)
+    assert_same(gated, folded, x)
+    assert_same(gated, folded, torch.randn(3, 4, 5))
+
+
+def test_a_closed_branch_needs_code_for_its_addition_only():
+    gated, folded, x = folded_at(Model(Attention(), Plain()), **{"blocks.0+": True})
+    assert type(folded) is Model
+    assert "blocks.0" in generated_code(folded)
+    assert isinstance(folded.blocks[0], Block)
+    assert not list(folded.blocks[0].parameters())
+    assert_same(gated, folded, x)
+
+
+@pytest.mark.parametrize("parts", [(Attention,), (Plain, Attention)], ids=["own", "generated"])
+def test_copies_and_pickles_compute_the_same(parts):
+    _, folded, x = folded_at(Model(*(part() for part in parts)))
+    file = io.BytesIO()
+    torch.save(folded, file)
+    file.seek(0)
+    for other in (copy.deepcopy(folded), torch.load(file, weights_only=False)):
+        assert type(other.blocks[0]) is Block
+        assert torch.equal(other(x), folded(x))
+        assert generated_code(other) == generated_code(folded)
+
+
+def test_a_branch_on_the_mode_stays_one():
+    class Modes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.relu(self.a(x))
+            return self.b(y * 2 if self.training else y)
+
+    gated, folded, x = folded_at(Modes())
+    assert type(folded) is Modes
+    assert_same(gated.train(), folded.train(), x)
+    assert_same(gated.eval(), folded.eval(), x)
+
+
+def test_generated_code_refuses_what_it_was_not_recorded_with():
+    class Masked(Plain):
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+            y = super().forward(x)
+            return y if mask is None else y * mask
+
+    class Caller(Model):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.head(self.blocks[0].part(x, x[..., :1]))
+
+    _, folded, x = folded_at(Caller(Masked()))
+    folded(x)
+    with pytest.raises(fxprune.InputError, match="an array mask, not None"):
+        folded.blocks[0].part(folded.stem(x))
+
+
+def test_the_users_model_is_untouched():
+    model = Model(Attention(), Plain())
+    before = {name: dict(module.__dict__) for name, module in model.named_modules()}
+    state = copy.deepcopy(model.state_dict())
+    folded_at(model)
+    assert all(
+        module.__dict__.keys() == before[name].keys() and module.__class__.__module__ == __name__
+        for name, module in model.named_modules()
+        if type(module).__module__ == __name__
+    )
+    assert (model.blocks[0].part.heads, model.blocks[0].part.dim) == (3, 4)
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())

@@ -112,9 +112,14 @@ def report(rows: Iterable[dict[str, Any]], details: bool) -> None:
         for family in dict.fromkeys(row["model"].partition(":")[0] for row in mine):
             counts = Counter(r["outcome"] for r in mine if r["model"].startswith(f"{family}:"))
             console.print(f"{tool} {family}: {dict(counts)} of {counts.total()}", highlight=False)
+            own = [r["code"] for r in mine if "code" in r and r["model"].startswith(f"{family}:")]
+            if own:
+                whose = Counter(code.partition(" ")[0] for code in own)
+                console.print(f"    whose code: {dict(whose)}", highlight=False)
 
 
 _COLUMNS = {
+    "code": ".40",
     "error": ".0e",
     "onnx_error": ".0e",
     "free": ".2f",

@@ -3,7 +3,7 @@
 fxprune: random weights and statistics, prepare, close a random half of every group, fold.
     ok      with everything open it computes what the original computes (to 1e-5 in float32,
             because some originals choose fused kernels of their own in evaluation); in float64
-            gated equals folded to 1e-10; where asked, ONNX Runtime agrees with the folded model
+            gated equals folded to 1e-10, and its own code in float32 to 1e-3; where asked, ONNX Runtime agrees with the folded model
             to 1e-4 (or to four times torch's own error in float32 where that is larger)
     wrong   any of these does not hold
     failed  an error instead of a result
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.exported import compare_onnx
 from fxprune.torch.frontend.nests import tensors_in
 from fxprune.torch.measuring import costs_of
@@ -35,7 +36,7 @@ from tests.torch.models import randomise
 Build = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
 """Makes a model and example inputs for it."""
 
-EXACT, ROUNDING = 1e-10, 1e-5
+EXACT, ROUNDING, OWN = 1e-10, 1e-5, 1e-3
 
 
 def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
@@ -54,10 +55,15 @@ def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
     folded = fxprune.fold(gated)
     seconds += time.perf_counter() - start
     error = _exactness(gated, folded, inputs)
+    with torch.no_grad():
+        own_error = relative_error(gated(*inputs), folded.eval()(*inputs))
+    exact = open_error <= ROUNDING and error <= EXACT and own_error <= OWN
     row: dict[str, Any] = {
-        "outcome": "ok" if open_error <= ROUNDING and error <= EXACT else "wrong",
+        "outcome": "ok" if exact else "wrong",
         "open_error": open_error,
         "error": error,
+        "own_error": own_error,
+        "code": _code(model, folded),
         "seconds": seconds,
         "groups": sum(g.kind == "channel" and not g.pin for g in groups),
         "branches": sum(g.kind == "branch" for g in groups),
@@ -78,6 +84,14 @@ def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
             except fxprune.VerificationError as failure:
                 row.update(outcome="wrong", reason=str(failure)[:300])
     return row
+
+
+def _code(model: nn.Module, folded: nn.Module) -> str:
+    """Whose code runs: all its own, generated in some modules (of how many), or a graph."""
+    if not isinstance(folded, type(model)):
+        return "graph"
+    generated = generated_code(folded)
+    return f"generated in {', '.join(generated)}" if generated else "own"
 
 
 def _half(groups: list[fxprune.GroupInfo]) -> dict[str, Tensor]:

@@ -3,8 +3,9 @@
 fxprune: random weights and statistics, prepare, close a random half of every group, fold.
     ok      with everything open it computes what the original computes (to 1e-5 in float32,
             because some originals choose fused kernels of their own in evaluation); in float64
-            gated equals folded to 1e-10, and its own code in float32 to 1e-3; where asked, ONNX Runtime agrees with the folded model
-            to 1e-4 (or to four times torch's own error in float32 where that is larger)
+            gated equals folded to 1e-10, and in float32 its own code to 1e-3; where asked, ONNX
+            Runtime agrees with the folded model to 1e-4 (or to four times torch's own error in
+            float32 where that is larger)
     wrong   any of these does not hold
     failed  an error instead of a result
 The other tools: prune half of the channels of what they find, then run the model.

@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+from fxprune.arguments import flag
 from fxprune.reports import Report
 
 
@@ -17,6 +18,7 @@ def report(subject: Any, *, latency: bool = True) -> Report:
     Raises:
         InputError: the subject is none of these.
     """
+    flag("latency", latency)
     home = sys.modules.get("fxprune.onnx.prune")  # where it was never imported, nothing is one
     if home is not None and isinstance(subject, home.OnnxResult):
         from fxprune.onnx.measuring import report_result

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from fxprune.arguments import text as check_text
 from fxprune.errors import InputError
 
 
@@ -184,6 +185,10 @@ def register_operator(name: str, pattern: str, macs: str = "") -> None:
     Raises:
         InputError: the name is taken or the pattern is malformed.
     """
+    for argument, value in (("name", name), ("pattern", pattern), ("macs", macs)):
+        check_text(argument, value, "text, such as register_operator('my_lib.my_op', 'b c -> b c')")
+    if not name:
+        raise InputError("name is empty: give what the model calls, such as 'my_lib.my_op'")
     if name in _operators:
         raise InputError(f"operator {name} is already registered as {_operators[name].text!r}")
     _operators[name] = parse(name, pattern, macs=macs)

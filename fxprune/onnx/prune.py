@@ -10,14 +10,20 @@ import numpy as np
 import onnx_ir
 
 from fxprune.agreement import Verdict
+from fxprune.arguments import flag, names, near
+from fxprune.arguments import shapes as check_shapes
 from fxprune.errors import InputError
+from fxprune.files import ONNX, check_apart, check_output
+from fxprune.keep_sets import flags_of
 from fxprune.onnx.backend.fold import fold_program
 from fxprune.onnx.backend.gate import mask_program
 from fxprune.onnx.backend.saving import save_onnx
 from fxprune.onnx.choose import choose, plan_of
+from fxprune.onnx.criteria import check_method
 from fxprune.onnx.frontend.data import takes_any_number
 from fxprune.onnx.frontend.program import OnnxProgram, read_onnx
 from fxprune.onnx.frontend.session import Feeds, weight_bytes
+from fxprune.onnx.frontend.tensors import data_files
 from fxprune.onnx.refit import refitted
 from fxprune.onnx.verify import verify_onnx
 from fxprune.passes.analyse import Analysis, analyse
@@ -26,7 +32,7 @@ from fxprune.passes.fold import KeepSet
 from fxprune.passes.gate import plan_gates
 from fxprune.progress import stage
 from fxprune.reports import metadata
-from fxprune.targets import Target
+from fxprune.targets import Least, Limits, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +77,9 @@ def inspect_onnx(
     Raises:
         InputError, CheckpointError: the file is no valid model.
     """
-    program = read_onnx(source, shapes)
-    return analyse(program.ir, _ignored(program, ignore))
+    start = names("ignore", ignore, _NAMES)
+    program = read_onnx(source, check_shapes(shapes))
+    return analyse(program.ir, _ignored(program, start))
 
 
 def prune_onnx(
@@ -84,8 +91,10 @@ def prune_onnx(
     data: Any = None,
     correct: bool = False,
     round_to: int = 1,
+    least: Least = 0.0,
     ignore: Iterable[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
+    overwrite: bool = False,
 ) -> OnnxResult:
     """Prune an ONNX model at once; the file appears only once ONNX Runtime has verified it.
 
@@ -99,22 +108,30 @@ def prune_onnx(
             of images, or an iterable of arrays or mappings. The file is verified on them, too.
         correct: whether to solve the weights behind closed positions anew on `data`, see
             `refitted`.
-        round_to: positions are kept in multiples of this.
+        round_to: every group keeps a multiple of this many positions (or all of them).
+        least: the share of its positions that every group keeps at least, or shares by the
+            beginning of its name.
         ignore: initialisers to leave alone, by name or beginning of it.
         shapes: shapes of inputs by name, where what the file leaves open matters.
+        overwrite: whether a file that is there already may be replaced; never the source.
 
     Raises:
         InputError, CheckpointError: an argument does not fit, or the file is no valid model.
         NothingToPruneError: everything is pinned; TargetError: no keep-set reaches the target.
         VerificationError: the smaller model computes something else.
     """
-    if correct and data is None:
+    limits = Limits(target, round_to, least)
+    check_method(method, data)
+    if flag("correct", correct) and data is None:
         raise InputError("correct=True needs data: some hundred samples")
+    start, shapes = names("ignore", ignore, _NAMES), check_shapes(shapes)
+    output = _place(output, overwrite, source, data)
     stage("reading")
     program = read_onnx(source, shapes, data)
-    analysis = analyse(program.ir, _ignored(program, ignore))
+    _check_apart(output, program)
+    analysis = analyse(program.ir, _ignored(program, start))
     stage("ranking")
-    keep = choose(program, analysis, target, method, program.feeds or None, round_to)
+    keep = choose(program, analysis, limits, method, program.feeds or None)
     if correct:
         masked = masked_model(program, analysis, keep)
         program, _ = refitted(program, analysis, masked, _kept(analysis, keep), program.feeds)
@@ -122,7 +139,7 @@ def prune_onnx(
     bytes_before = weight_bytes(program.model)
     del program  # with its weights, which may be many; graphs of onnx_ir go with the cycles
     gc.collect()
-    return _result(source, bytes_before, folded, verdict, analysis, keep, output)
+    return _result(source, bytes_before, folded, verdict, analysis, keep, output, overwrite)
 
 
 def fold_onnx(
@@ -131,6 +148,7 @@ def fold_onnx(
     output: str | Path | None = None,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    overwrite: bool = False,
 ) -> OnnxResult:
     """Make an ONNX model smaller by a keep-set of your own.
 
@@ -139,28 +157,52 @@ def fold_onnx(
         keep_set: by group a flag per position, by branch one flag; what is left out stays.
         output: the file to write; None writes nothing.
         shapes: shapes of inputs by name, where what the file leaves open matters.
+        overwrite: whether a file that is there already may be replaced; never the source.
 
     Raises:
         KeepSetError: the model has no such groups; otherwise as `prune_onnx`.
     """
+    keep, shapes = flags_of(keep_set), check_shapes(shapes)
+    output = _place(output, overwrite, source)
     program = read_onnx(source, shapes)
+    _check_apart(output, program)
     analysis = analyse(program.ir)
-    folded, verdict = _verified(program, analysis, keep_set, shapes)
+    folded, verdict = _verified(program, analysis, keep, shapes)
     bytes_before = weight_bytes(program.model)
-    return _result(source, bytes_before, folded, verdict, analysis, keep_set, output)
+    return _result(source, bytes_before, folded, verdict, analysis, keep, output, overwrite)
+
+
+_NAMES = "names of initialisers, or how they begin"
+
+
+def _place(output: Any, overwrite: bool, *sources: Any) -> Path | None:
+    """Where to write, if anywhere, checked before there is anything to write."""
+    flag("overwrite", overwrite)
+    if output is None:
+        return None
+    return check_output("output", output, overwrite=overwrite, sources=sources, suffixes=ONNX)
+
+
+def _check_apart(output: Path | None, program: OnnxProgram) -> None:
+    """The weights of the model may lie in files of their own, which stay as well."""
+    if output is not None:
+        check_apart(output, data_files(program.model))
 
 
 def _ignored(program: OnnxProgram, ignore: Iterable[str]) -> tuple[str, ...]:
     """Parameters whose name is, or begins with, one of those given."""
     found: dict[str, None] = {}
-    for start in (ignore,) if isinstance(ignore, str) else ignore:
+    for start in ignore:
         names = [
             name
             for name, initializer in program.initializers.items()
             if initializer == start or initializer.startswith(f"{start}.")
         ]
         if not names:
-            raise InputError(f"ignore: no initialiser is called {start!r} or lies in it")
+            raise InputError(
+                f"ignore: no initialiser is called {start!r} or lies in it"
+                f"{near(start, program.initializers.values())}"
+            )
         found.update(dict.fromkeys(names))
     return tuple(found)
 
@@ -200,7 +242,8 @@ def _result(
     verdict: Verdict,
     analysis: Analysis,
     keep: KeepSet,
-    output: str | Path | None,
+    output: Path | None,
+    overwrite: bool,
 ) -> OnnxResult:
     """What the caller gets, written to a file if there is one to write."""
     full = analysis.costs.full
@@ -218,7 +261,7 @@ def _result(
     folded.metadata_props.update(metadata(result.costs_after, result.costs_before))
     if output is not None:
         stage("writing")
-        save_onnx(folded, output)
+        save_onnx(folded, output, overwrite=overwrite)
     return result
 
 

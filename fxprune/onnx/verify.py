@@ -8,8 +8,13 @@ import numpy as np
 import onnx_ir
 
 from fxprune.agreement import TOLERANCES, Comparison, Verdict, error_of
+from fxprune.arguments import names as names_in
+from fxprune.arguments import near, sizes, text
+from fxprune.arguments import seed as check_seed
+from fxprune.arguments import shapes as check_shapes
 from fxprune.errors import InputError, VerificationError
 from fxprune.onnx.backend.precision import in_double
+from fxprune.onnx.frontend.data import feeds_of
 from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.onnx.frontend.observe import example_shapes
 from fxprune.onnx.frontend.session import Feeds, random_feeds, session_of
@@ -46,10 +51,16 @@ def verify_onnx(
         VerificationError: outputs differ; the message names the value, the error and the batch.
         InputError: the models do not have the same inputs and outputs, or do not run.
     """
-    left, right = load_onnx(before), load_onnx(after)
+    shapes, batch_sizes = check_shapes(shapes), sizes("batch_sizes", batch_sizes)
+    check_seed(seed)
+    text("what", what, "a name for the comparison")
+    between = names_in("values", values, "names of values that both models have")
+    left, right = load_onnx(before, "before"), load_onnx(after, "after")
     _check_alike(left, right)
-    batches = [*_random_batches(left, shapes or {}, batch_sizes, seed), *inputs]
-    names = [*(str(value.name) for value in left.graph.outputs), *values]
+    given = feeds_of("inputs", inputs, left.graph.inputs)
+    batches = [*_random_batches(left, shapes or {}, batch_sizes, seed), *given]
+    names = [*(str(value.name) for value in left.graph.outputs), *between]
+    _check_values(between, left, right)
     comparisons = list(_compare(left, right, batches, names, what))
     doubles = list(map(_in_double, batches))
     exact = in_double(left, doubles[0]) if doubles else None
@@ -64,6 +75,14 @@ def _check_alike(before: onnx_ir.Model, after: onnx_ir.Model) -> None:
         names = [[value.name for value in getattr(m.graph, kind)] for m in (before, after)]
         if names[0] != names[1]:
             raise InputError(f"the models have other {kind}: {names[0]} and {names[1]}")
+
+
+def _check_values(values: Iterable[str], *models: onnx_ir.Model) -> None:
+    for model in models:
+        known = [str(value.name) for node in model.graph for value in node.outputs]
+        for name in values:
+            if name not in known:
+                raise InputError(f"values: no value is called {name!r}{near(name, known)}")
 
 
 def _random_batches(

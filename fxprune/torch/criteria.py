@@ -7,11 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxprune.arguments import batches, choice, refusal
 from fxprune.errors import InputError
 from fxprune.ir import Value
 from fxprune.passes.axes import Axis, spaces
 from fxprune.progress import steps
 from fxprune.torch.backend.masked_forms import apply_mask
+from fxprune.torch.batches import running_on
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.record import Record, gated_record, traced_part
@@ -51,7 +53,7 @@ def importance(
     Raises:
         InputError: the method is unknown, or "taylor" has no data.
     """
-    check_method(method, data)
+    check_method(method, data, loss)
     gates, record = gated_record(gated)
     if method == "taylor":
         assert data is not None
@@ -62,10 +64,13 @@ def importance(
     return dict(zip(gates.layout.names, parts, strict=True))
 
 
-def check_method(method: str, data: Any) -> None:
-    if method not in ("taylor", *_MEASURES):
-        known = ", ".join(("taylor", *_MEASURES))
-        raise InputError(f"unknown method {method!r}; known without training are {known}")
+def check_method(method: Any, data: Any, loss: Any) -> None:
+    """Raise InputError unless positions can be ranked so, as far as that can be told so early."""
+    choice("method", method, ("taylor", *_MEASURES), "known without training are")
+    if data is not None:
+        batches("data", data)
+    if loss is not None and not callable(loss):
+        raise refusal("loss", loss, "a function of a model and a batch that returns a scalar")
     if method == "taylor" and data is None:
         raise InputError('method="taylor" needs data: batches of (inputs, labels), or a loader')
 
@@ -177,7 +182,7 @@ def _taylor(gated: nn.Module, gates: Gates, data: Iterable[Any], loss: Loss) -> 
         with in_evaluation(gated), torch.enable_grad():
             for batch in steps(data, "looking at data"):
                 values = torch.ones_like(gates.method.scores, requires_grad=True)
-                with gates.showing(values):
+                with gates.showing(values), running_on(f"batch {count} of data"):
                     (gradient,) = torch.autograd.grad(loss(gated, batch), values)
                 total += gradient.detach().cpu().square()
                 count += 1

@@ -30,7 +30,10 @@ def report_module(module: nn.Module, *, latency: bool) -> Report:
     part = traced_part(module)[1] if isinstance(module, nn.Module) else module
     record = record_of(part)
     if record is None:
-        raise InputError(f"expected a gated or folded module, got {type(part).__name__}")
+        raise InputError(
+            f"subject must be a gated or folded module, or a pruned ONNX model, got "
+            f"{type(part).__name__}"
+        )
     gated = is_gated(part)
     described = describe(record.source, record.analysis, sizes_of(part, record))
     return replace(

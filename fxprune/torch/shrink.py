@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fxprune.arguments import refusal
 from fxprune.errors import InputError
 from fxprune.filling import layout_of
 from fxprune.passes.analyse import Analysis, analyse
@@ -53,6 +54,8 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
             kind. Nothing is changed then.
     """
     gates, record = gated_record(gated)
+    if not isinstance(optimizer, Optimizer):
+        raise refusal("optimizer", optimizer, "the torch.optim.Optimizer that trains gated")
     _, part = traced_part(gated)
     assert isinstance(part, TracedModule)
     keep = gates.keep_set()

@@ -14,7 +14,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.agreement import TOLERANCES, Comparison, Verdict
+from fxprune.arguments import batches as batches_in
+from fxprune.arguments import seed as check_seed
+from fxprune.arguments import sizes
 from fxprune.errors import InputError, VerificationError
+from fxprune.files import check_source
 from fxprune.passes.axes import kept_flags
 from fxprune.progress import steps
 from fxprune.torch.frontend.examples import random_inputs
@@ -27,7 +31,7 @@ from fxprune.torch.precision import (
     samples_in,
 )
 from fxprune.torch.record import Record, gated_record, record_of, traced_part
-from fxprune.torch.wrapping import GATHER, check_whole
+from fxprune.torch.wrapping import GATHER, check_module, check_whole
 
 _log = logging.getLogger("fxprune")
 
@@ -59,6 +63,11 @@ def verify(
         InputError: `gated` has no gates, or `folded` none to compare with.
     """
     _, record = gated_record(gated)
+    check_module("folded", folded)
+    if onnx is not None:
+        check_source("onnx", onnx)
+    inputs, batch_sizes = batches_in("inputs", inputs), sizes("batch_sizes", batch_sizes)
+    check_seed(seed)
     (_, gated), (_, folded) = traced_part(gated), traced_part(folded)
     check_whole(gated, GATHER)
     batches = [*random_inputs(record.examples, batch_sizes, seed), *map(_as_tuple, inputs)]

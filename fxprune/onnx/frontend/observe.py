@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir
 
+from fxprune.arguments import near
 from fxprune.errors import InputError
 from fxprune.onnx.frontend.session import Feeds, random_feeds, session_of
 
@@ -86,7 +87,10 @@ def example_shapes(
     """
     names = [str(value.name) for value in model.graph.inputs]
     if unknown := [name for name in given if name not in names]:
-        raise InputError(f"no input is called {unknown[0]!r}; the inputs are {', '.join(names)}")
+        raise InputError(
+            f"shapes: no input is called {unknown[0]!r}; the inputs are {', '.join(names)}"
+            f"{near(unknown[0], names)}"
+        )
     symbols = {_symbol(value, 0): batch for value in model.graph.inputs if value.shape}
     return {
         name: _example_shape(value, given.get(name), symbols)
@@ -99,7 +103,7 @@ def _example_shape(
 ) -> Shape:
     if value.shape is None:
         if given is None:
-            raise InputError(f"input {value.name} has no shape: give one in shapes")
+            raise InputError(f"shapes: input {value.name} has no shape, give one")
         return tuple(given)
     declared = [dim if isinstance(dim, int) and dim > 0 else None for dim in value.shape]
     if given is not None:
@@ -107,7 +111,9 @@ def _example_shape(
             size > 0 and own in (None, size) for own, size in zip(declared, given, strict=True)
         )
         if not fits:
-            raise InputError(f"input {value.name} has shape {value.shape}, not {tuple(given)}")
+            raise InputError(
+                f"shapes: input {value.name} has shape {value.shape}, not {tuple(given)}"
+            )
         return tuple(given)
     usual = _IMAGE if len(declared) >= 4 else _SEQUENCE
     return tuple(

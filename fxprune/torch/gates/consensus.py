@@ -23,10 +23,20 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxprune.arguments import number, whole
 from fxprune.errors import InputError
 from fxprune.passes.condition import Condition
 from fxprune.torch.budget.budget import Budget
-from fxprune.torch.gates.method import Adam, Method, cubic, full_tensor, is_distributed, logit
+from fxprune.torch.gates.method import (
+    Adam,
+    Method,
+    cubic,
+    full_tensor,
+    is_distributed,
+    logit,
+    rate,
+    weight,
+)
 
 _MEMORY = 0.95
 """How much of the running mean decision stays in one step."""
@@ -67,14 +77,18 @@ class Consensus:
     opening: float = 0.7
 
     def __post_init__(self) -> None:
-        if not 0 <= self.polarisation_weight < self.activation_weight:
+        for name in ("activation_weight", "polarisation_weight", "consensus_weight"):
+            weight(name, getattr(self, name))
+        rate(self.lr)
+        whole("hidden", self.hidden, "the width of the gate networks, at least 1")
+        opening = "a probability above 0.5, below 1"
+        number("opening", self.opening, lambda x: 0.5 < x < 1, opening)
+        if not self.polarisation_weight < self.activation_weight:
             raise InputError(
                 f"polarisation_weight is {self.polarisation_weight}, activation_weight "
                 f"{self.activation_weight}: the first must be smaller and not negative, or gates "
                 "that are open could never close"
             )
-        if not 0.5 < self.opening < 1:
-            raise InputError(f"opening is {self.opening}: give a probability above 0.5, below 1")
 
     def build(
         self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()

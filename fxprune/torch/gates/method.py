@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fxprune.arguments import number
 from fxprune.passes.condition import Condition
 from fxprune.torch.budget.budget import Budget
 
@@ -166,6 +167,21 @@ class Settings(Protocol):
 
         `conditions` are the gates that may depend on the sample.
         """
+
+
+def weight(name: str, value: Any) -> None:
+    """Raise InputError unless a setting can weigh a term of the loss."""
+    number(name, value, lambda x: 0 <= x < math.inf, "a number from 0 on")
+
+
+def rate(value: Any) -> None:
+    """Raise InputError unless a setting is a learning rate."""
+    number("lr", value, lambda x: 0 < x < math.inf, "a learning rate above 0")
+
+
+def probability(name: str, value: Any) -> None:
+    """Raise InputError unless a setting is a probability that has a logit."""
+    number(name, value, lambda x: 0 < x < 1, "a number above 0, below 1")
 
 
 def cubic(done: int, steps: int) -> float:

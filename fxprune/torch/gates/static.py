@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fxprune.errors import InputError
+from fxprune.arguments import number
 from fxprune.passes.condition import Condition
 from fxprune.torch.budget.budget import Budget
 from fxprune.torch.gates.method import Method, cubic
@@ -43,8 +43,7 @@ class Static:
     warmup: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"warmup is {self.warmup}: give a share of the steps in [0, 1)")
+        number("warmup", self.warmup, lambda x: 0 <= x < 1, "a share of the steps in [0, 1)")
 
     def build(
         self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()

@@ -62,16 +62,16 @@ def check_output(
     """
     flag("overwrite", overwrite)
     place = path_of(name, path)
-    if suffixes and place.suffix.lower() not in suffixes:
-        raise InputError(
-            f"cannot write {place}: {name} must end in {' or '.join(suffixes)}, such as "
-            f"{place.stem or 'model'}{suffixes[0]}"
-        )
     with _told(place):
         if not place.parent.is_dir():
             raise InputError(f"cannot write {place.name}: there is no folder {place.parent}")
         if place.is_dir():
             raise InputError(f"cannot write {place}: it is a folder; name a file in it")
+        if suffixes and place.suffix.lower() not in suffixes:
+            raise InputError(
+                f"cannot write {place}: {name} must end in {' or '.join(suffixes)}, such as "
+                f"{place.stem}{suffixes[0]}"
+            )
         check_apart(place, sources)
         _check_free(place, overwrite)
     return place

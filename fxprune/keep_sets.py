@@ -40,5 +40,5 @@ def _flags(name: Any, value: Any) -> tuple[bool, ...]:
 
 def _refusal(name: Any, value: Any) -> KeepSetError:
     return KeepSetError(
-        f"the keep-set of {name} must be bools, one per position, got {shown(value)}"
+        f"the keep-set of {name} must be bools, got {shown(value)}: give one for every position"
     )

@@ -98,7 +98,7 @@ def refuses(model: nn.Module, error: type[Exception], match: str, *args: Any, **
 
 @pytest.mark.parametrize("thing", [torch.relu, nn.Conv2d, None, "resnet18", {}])
 def test_what_is_not_a_module_is_refused(thing):
-    with pytest.raises(fxprune.InputError, match=r"must be a torch\.nn\.Module, got \w+$"):
+    with pytest.raises(fxprune.InputError, match=r"model must be a torch\.nn\.Module, got \w+"):
         fxprune.prepare(thing, images(1))
 
 
@@ -343,8 +343,8 @@ def test_settings_out_of_range_are_refused(settings, match):
         ({"stem.0": []}, r"^stem\.0 has 8 positions, the keep-set 0$"),
         ({"head": [True] * 5}, r"^group head is pinned \(network output\): leave it out$"),
         ({"body+": [True, True]}, r"^body\+ has 1 positions, the keep-set 2$"),
-        ({"stem.0": [2] * 8}, r"keep-set of stem\.0 must be bools, got torch\.int64"),
-        ({"stem.0": torch.full((8,), 0.5)}, r"keep-set of stem\.0 must be bools, got torch\.float"),
+        ({"stem.0": [2] * 8}, r"keep-set of stem\.0 must be bools, got \[2, 2"),
+        ({"stem.0": torch.full((8,), 0.5)}, r"keep-set of stem\.0 must be bools, got tensor"),
         ({"stem.0": "all"}, r"keep-set of stem\.0 must be bools, got 'all'"),
         ({"stem.0": None}, r"keep-set of stem\.0 must be bools, got None"),
         ([True] * 8, "a keep-set maps names to bools, got list"),

@@ -95,9 +95,11 @@ def check_out(out: Destination) -> Path | None:
     """Raise InputError unless the file can be written; an ONNX file becomes an ONNX file."""
     if out.path is None:
         return None
-    return check_output(
-        "OUT", out.path, overwrite=out.overwrite, sources=out.sources, suffixes=ONNX
-    )
+    if out.path.suffix.lower() not in ONNX:
+        raise InputError(
+            f"cannot write {out.path}: an ONNX file becomes an ONNX file, give NAME.onnx"
+        )
+    return check_output("OUT", out.path, overwrite=out.overwrite, sources=out.sources)
 
 
 def _data(text: str | None) -> Any:

@@ -31,8 +31,8 @@ def report_module(module: nn.Module, *, latency: bool) -> Report:
     record = record_of(part)
     if record is None:
         raise InputError(
-            f"subject must be a gated or folded module, or a pruned ONNX model, got "
-            f"{type(part).__name__}"
+            f"subject must be a gated or folded module, got {type(part).__name__} (what prune_onnx "
+            "returned will do as well)"
         )
     gated = is_gated(part)
     described = describe(record.source, record.analysis, sizes_of(part, record))

@@ -126,8 +126,10 @@ def shapes(value: Any) -> dict[str, tuple[int, ...]] | None:
 
 def batches(name: str, value: Any) -> Iterable[Any]:
     """Something that gives batches; one batch alone is none."""
-    if isinstance(value, str | bytes | Mapping) or hasattr(value, "shape"):
-        raise refusal(name, value, "a list of batches, or a loader; one batch is [batch]")
+    if isinstance(value, Mapping) or hasattr(value, "shape"):
+        raise InputError(f"{name} is one batch: pass a list of batches")
+    if isinstance(value, str | bytes):
+        raise refusal(name, value, "batches: a list of them, or a loader")
     try:
         iter(value)
     except TypeError as error:

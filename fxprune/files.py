@@ -62,7 +62,7 @@ def check_output(
     """
     flag("overwrite", overwrite)
     place = path_of(name, path)
-    with _told(place):
+    with _told(name, place):
         if not place.parent.is_dir():
             raise InputError(f"cannot write {place.name}: there is no folder {place.parent}")
         if place.is_dir():
@@ -117,7 +117,7 @@ def path_of(name: str, value: Any) -> Path:
 def check_source(name: str, value: Any) -> Path:
     """The path of a file that is there."""
     path = path_of(name, value)
-    with _told(path):
+    with _told(name, path):
         if path.is_dir():
             raise InputError(f"{name}: {path} is a folder: name the file in it")
         if not path.is_file():
@@ -128,7 +128,7 @@ def check_source(name: str, value: Any) -> Path:
 def check_folder(name: str, value: Any) -> Path:
     """The path of a folder, which need not be there yet."""
     path = path_of(name, value)
-    with _told(path):
+    with _told(name, path):
         if path.exists() and not path.is_dir():
             raise InputError(f"{name}: {path} is a file; give a folder")
     return path
@@ -159,9 +159,9 @@ def _is_in(path: Path, source: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _told(name: str, path: Path) -> Iterator[None]:
     """What the file system refuses to look at cannot be a place."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"cannot use {path.name[:80]}: {error.strerror}") from error
+        raise InputError(f"{name}: cannot use {path.name[:80]}: {error.strerror}") from error

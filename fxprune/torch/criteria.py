@@ -176,13 +176,14 @@ def _taylor(gated: nn.Module, gates: Gates, data: Iterable[Any], loss: Loss) -> 
     """Gate gradients in evaluation mode, ranked as `static` ranks them."""
     trained = [p for p in gated.parameters() if p.requires_grad and p is not gates.method.scores]
     total, count = torch.zeros(gates.layout.total), 0
+    also = "" if loss is _usual_loss else ", or loss fails on it"
     try:
         for parameter in trained:
             parameter.requires_grad_(False)
         with in_evaluation(gated), torch.enable_grad():
             for batch in steps(data, "looking at data"):
                 values = torch.ones_like(gates.method.scores, requires_grad=True)
-                with gates.showing(values), running_on(f"batch {count} of data"):
+                with gates.showing(values), running_on(f"batch {count} of data{also}"):
                     (gradient,) = torch.autograd.grad(loss(gated, batch), values)
                 total += gradient.detach().cpu().square()
                 count += 1
@@ -203,7 +204,7 @@ def _usual_loss(model: nn.Module, batch: Any) -> Tensor:
         return own
     if not isinstance(batch, list | tuple) or len(batch) < 2:
         raise InputError(
-            f"expected batches of (inputs, labels) or mappings, got {type(batch).__name__}: "
+            f"data: expected batches of (inputs, labels) or mappings, got {type(batch).__name__}: "
             "give loss="
         )
     *inputs, labels = batch

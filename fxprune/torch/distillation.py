@@ -48,7 +48,7 @@ def distillation_loss(
             raise refusal(name, value, "real numbers of shape (..., classes)")
     if logits.shape != teacher_logits.shape:
         raise InputError(
-            f"the model gives logits of shape {tuple(logits.shape)}, its teacher "
+            f"logits have shape {tuple(logits.shape)}, teacher_logits "
             f"{tuple(teacher_logits.shape)}: they must be the same"
         )
     number("temperature", temperature, lambda t: 0 < t < math.inf, "a number above 0")

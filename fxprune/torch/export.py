@@ -101,9 +101,15 @@ def _quietly(model: nn.Module, inputs: tuple[Any, ...], opset: int) -> Any:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        program = torch.onnx.export(
-            model, inputs, dynamo=True, verbose=False, opset_version=opset, dynamic_shapes=dynamic
-        )
+        with torch.random.fork_rng(devices=[]):  # the exporter draws where it fails
+            program = torch.onnx.export(
+                model,
+                inputs,
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                dynamic_shapes=dynamic,
+            )
     finally:
         logger.setLevel(level)
     assert program is not None

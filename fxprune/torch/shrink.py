@@ -58,6 +58,9 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
         raise refusal("optimizer", optimizer, "the torch.optim.Optimizer that trains gated")
     _, part = traced_part(gated)
     assert isinstance(part, TracedModule)
+    own = {id(p) for p in part.parameters()}
+    if own.isdisjoint(id(p) for group in optimizer.param_groups for p in group["params"]):
+        raise InputError("optimizer has no parameter of gated: build it from gated.parameters()")
     keep = gates.keep_set()
     closed = sum(int((~flags).sum()) for flags in keep.values())
     if not closed:

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.arguments import flag
 from fxprune.errors import CheckpointError, InputError, KeepSetError
-from fxprune.files import check_folder, check_output, draft_of, made_folder, path_of
+from fxprune.files import check_folder, check_output, draft_of, made_folder
 from fxprune.torch.checks import check_model
 from fxprune.torch.fold import apply_step
 from fxprune.torch.measuring import costs_of
@@ -95,7 +95,7 @@ def load(folder: str | Path, model: nn.Module) -> fx.GraphModule:
         InputError: `model` is no module, is gated, or has no values (meta device, lazy).
     """
     check_model(model)
-    path = path_of("folder", folder) / WEIGHTS
+    path = check_folder("folder", folder) / WEIGHTS
     description, tensors = _read(path)
     folded: Any = model
     examples = tuple(_example(item) for item in _field(description, "examples", list))

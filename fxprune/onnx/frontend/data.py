@@ -47,7 +47,12 @@ def batches(
         InputError: The data cannot be read, is empty, or does not fit the inputs.
     """
     if isinstance(data, str | Path):
-        found = _from_path(path_of(name, data), inputs, batch_size)
+        path = path_of(name, data)
+        if not path.exists():
+            raise InputError(
+                f"{name}: there is no data at {path}: give an .npz file or a folder of images"
+            )
+        found = _from_path(path, inputs, batch_size)
     else:
         found = iter(batches_in(name, _called(name, data) if callable(data) else data))
     feeds = [
@@ -150,8 +155,6 @@ def _array(given: Any, value: onnx_ir.Value, place: str) -> np.ndarray:
 def _from_path(path: Path, inputs: Sequence[onnx_ir.Value], batch_size: int) -> Iterator[Any]:
     if path.is_dir():
         return _from_images(path, inputs, batch_size)
-    if not path.is_file():
-        raise InputError(f"there is no data at {path}: give an .npz file or a folder of images")
     return _cut(_arrays_in(path), inputs, batch_size)
 
 

@@ -8,6 +8,7 @@ import torch
 from hypothesis import register_random, settings
 
 import tests.vision  # noqa: F401  (before any test imports torchvision or timm)
+from tests.worlds import made, world  # noqa: F401  (fixtures)
 
 settings.register_profile("fxprune", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 settings.load_profile("fxprune")

@@ -103,7 +103,10 @@ def points_of(path: Path | None) -> list[list[str]]:
             lines = [line for line in csv.reader(file) if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV file of target, accuracy, label: {error}") from error
-    return lines[1:] if lines and not _is_number(lines[0][0]) else lines
+    found = lines[1:] if lines and not _is_number(lines[0][0]) else lines
+    if not found:
+        raise InputError(f"{path} holds no points: write lines of target, accuracy, label")
+    return found
 
 
 def _is_number(text: str) -> bool:

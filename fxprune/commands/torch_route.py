@@ -18,14 +18,17 @@ from fxprune.commands.bars import Announce
 from fxprune.commands.jobs import Destination, Pruned, Ranking, Source
 from fxprune.errors import InputError
 from fxprune.files import ONNX, check_output
+from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.fold import KeepSet
 from fxprune.targets import Limits
+from fxprune.torch.batches import running_on
 from fxprune.torch.checks import check_model
 from fxprune.torch.criteria import check_method
 from fxprune.torch.exported import compare_onnx
 from fxprune.torch.frontend.examples import check_examples, random_inputs
 from fxprune.torch.frontend.program import read_model
+from fxprune.torch.precision import outputs_of
 from fxprune.torch.prepare import ignored_parameters
 from fxprune.torch.record import gated_record
 from fxprune.torch.storage import WEIGHTS, check_checkpoint
@@ -78,6 +81,9 @@ def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verd
     inputs = random_inputs(check_examples(model, examples), _BATCHES, seed)
     announce("comparing", 0.2)
     if second.is_onnx:
+        load_onnx(second.text)  # a file that is no model is no model that differs
+        with running_on(f"inputs of shape {tuple(map(_shape, inputs[0]))}"):
+            outputs_of(model, inputs[0])
         return Verdict(tuple(compare_onnx(model, second.text, inputs)))
     other, _ = _model(second)
     return Verdict(tuple(compare_modules(model, other, inputs)))
@@ -123,6 +129,10 @@ def _close(gated: nn.Module, ranking: Ranking, data: list[Any] | None) -> None:
     fxprune.reach_target(gated, fxprune.importance(gated, ranking.method, data))
     if ranking.correct and data is not None:
         fxprune.refit(gated, data)
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if isinstance(value, Tensor) else value
 
 
 def _finished(gated: nn.Module, out: Destination, announce: Announce, latency: bool) -> Pruned:

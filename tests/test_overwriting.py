@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import fxprune
 from fxprune.commands.app import app
-from fxprune.files import check_apart, check_output, draft_of
+from fxprune.files import check_apart, check_output
 from tests.worlds import GROUP, World, X
 
 KEEP = {GROUP: [True, False] * 4}
@@ -147,16 +147,6 @@ def test_a_report_is_never_written_over_the_model_it_is_about(world):
     result = fxprune.prune_onnx(world.place("model.html"))
     with pytest.raises(fxprune.InputError, match="would replace it"):
         fxprune.write_report(result, world.place("model.html"), latency=False, overwrite=True)
-
-
-def test_what_appears_while_a_verb_works_is_not_replaced(tmp_path):
-    with (
-        pytest.raises(fxprune.InputError, match="is there already"),
-        draft_of(tmp_path / "m.onnx") as draft,
-    ):
-        draft.write_text("ours")
-        (tmp_path / "m.onnx").write_text("of somebody else")
-    assert contents(tmp_path) == {"m.onnx": b"of somebody else"}
 
 
 def test_a_link_that_leads_nowhere_is_in_the_way_as_well(tmp_path):

@@ -18,7 +18,7 @@ from fxprune.arguments import batches as batches_in
 from fxprune.arguments import seed as check_seed
 from fxprune.arguments import sizes
 from fxprune.errors import InputError, VerificationError
-from fxprune.files import check_source
+from fxprune.files import path_of
 from fxprune.passes.axes import kept_flags
 from fxprune.progress import steps
 from fxprune.torch.frontend.examples import random_inputs
@@ -65,7 +65,7 @@ def verify(
     _, record = gated_record(gated)
     check_module("folded", folded)
     if onnx is not None:
-        check_source("onnx", onnx)
+        path_of("onnx", onnx)
     inputs, batch_sizes = batches_in("inputs", inputs), sizes("batch_sizes", batch_sizes)
     check_seed(seed)
     (_, gated), (_, folded) = traced_part(gated), traced_part(folded)

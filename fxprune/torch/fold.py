@@ -16,8 +16,10 @@ from fxprune.torch.backend.fold import fold_model
 from fxprune.torch.backend.module import TracedModule, own_state
 from fxprune.torch.backend.optimizer import fold_optimizer
 from fxprune.torch.checks import check_finite
+from fxprune.torch.criteria import importance
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.gates.module import PREFIX, Gates
+from fxprune.torch.keep_sets import reach_target
 from fxprune.torch.record import Record, Step, attach, gated_record, record_of, traced_part
 from fxprune.torch.wrapping import GATHER, check_whole, unwrapped
 
@@ -25,33 +27,46 @@ _log = logging.getLogger("fxprune")
 
 
 @overload
-def fold(gated: nn.Module) -> Any: ...
+def fold(gated: nn.Module, *, settle: bool = True) -> Any: ...
 @overload
-def fold(gated: nn.Module, *, optimizer: Optimizer) -> tuple[Any, Optimizer]: ...
+def fold(
+    gated: nn.Module, *, optimizer: Optimizer, settle: bool = True
+) -> tuple[Any, Optimizer]: ...
 
 
-def fold(gated: nn.Module, *, optimizer: Optimizer | None = None) -> Any | tuple[Any, Optimizer]:
+def fold(
+    gated: nn.Module, *, optimizer: Optimizer | None = None, settle: bool = True
+) -> Any | tuple[Any, Optimizer]:
     """A physically smaller module that computes what `gated.eval()` computes.
 
     The result is an ordinary module without any gate: it can be trained further, exported, copied,
-    compiled and prepared again. `gated` stays as it is.
+    compiled and prepared again.
+
+    Where the training was shorter than the schedule, so that more is open than the target allows,
+    the rest is closed first, by what the gates have learned (by `importance` if that is nothing),
+    and a warning says so. That closes it in `gated` too, as `reach_target` does: the two compute
+    the same, and the gates stop learning. Otherwise `gated` stays as it is.
 
     Args:
         gated: what `prepare` returned, trained; what torch wrapped around it (torch.compile,
             DistributedDataParallel, AveragedModel) is left out.
         optimizer: SGD, Adam or AdamW over the parameters of `gated`; with it, the pair of the
             folded module and an optimizer of the same kind, settings and (sliced) state.
+        settle: whether to close what the target does not allow; False folds what is open now, and
+            the gates learn on.
 
     Raises:
         InputError: `gated` is not gated or it is sharded, or the optimizer is of another kind.
     """
     gates, record = gated_record(gated)
-    keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
     gated = unwrapped(gated)
     path, part = traced_part(gated)
     check_whole(part, GATHER)
     check_finite(part)
-    _warn_if_unfinished(gates)
+    if not gates.method.done and not gates.at_target:
+        _finish_schedule(gated, gates, settle)
+    keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
+    record = replace(record, reached=gates.reached())
     folded: nn.Module = _fold(part, record, keep)
     if path:
         folded = with_part(gated, path, folded)
@@ -158,20 +173,36 @@ def with_part(model: nn.Module, path: str, part: nn.Module) -> nn.Module:
     return copy
 
 
-def _warn_if_unfinished(gates: Gates) -> None:
+def _finish_schedule(gated: nn.Module, gates: Gates, settle: bool) -> None:
+    """Close what the target does not allow, if that is wanted, and say what would be better."""
     method = gates.method
-    done = int(method.steps_done)
-    if done >= method.steps:
-        return
-    if done == 0:
-        _log.warning(
-            "the gates have not seen one optimizer step, so everything is open: build the "
-            "optimizer from the parameters of the gated module"
-        )
-        return
-    _log.warning(
-        "folding after %d of %d steps, before the target is reached: train on, prepare with "
-        "fewer steps, or call fxprune.reach_target(gated)",
-        done,
+    learned = method.has_learned
+    told = gates.waiting.told and not learned
+    _log.log(
+        logging.INFO if told else logging.WARNING,
+        "folding after %d of %d steps of the schedule, before the target is reached: %s",
+        int(method.steps_done),
         method.steps,
+        _rest_of_learned(gates, settle) if learned else _rest_of_unlearned(gates, settle),
     )
+    if settle and learned:
+        method.settle()
+    elif settle:
+        reach_target(gated, importance(gated))
+
+
+def _rest_of_learned(gates: Gates, settle: bool) -> str:
+    """What becomes of the rest, and how many steps would have been right."""
+    rest = "the rest is closed now, by what gates have learned" if settle else "the rest stays open"
+    steps = gates.method.span(int(gates.method.steps_done))
+    said = f"{rest}; prepare(..., steps={steps}) would leave time to train with what is kept"
+    waited = gates.waiting
+    if waited.steps:
+        said += f", and {waited.steps} steps more taught nothing, because {waited.cause}"
+    return said
+
+
+def _rest_of_unlearned(gates: Gates, settle: bool) -> str:
+    """What becomes of a model whose gates know nothing, and why they do not."""
+    rest = "it is closed to the target now, by the norms of weights" if settle else "all stays open"
+    return f"{rest}, because gates have learned nothing: {gates.waiting.why(gates.method)}"

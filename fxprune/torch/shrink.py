@@ -81,6 +81,7 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     _exchange(optimizer, former, dict(part.named_parameters()), plan_of(record, keep).slices)
     heirs = gates_of(part)
     heirs.shrink_every, heirs.followers = gates.shrink_every, gates.followers
+    heirs.waiting = gates.waiting
     return closed
 
 
@@ -114,6 +115,7 @@ def _carried(old: Method, analysis: Analysis, origins: Mapping[str, Origin]) -> 
     costs = renewed(old.budget.costs, analysis)
     budget = old.budget.narrowed(costs, layout, former_names)
     method = method_for(old.settings, analysis, budget, old.steps)
+    method.adjustable = old.adjustable
     method.to(old.is_open.device)
     method.carry(old, torch.tensor(kept, device=old.is_open.device))
     return method

@@ -94,7 +94,7 @@ class Gates(nn.Module):
         """
         if self.training:
             return True
-        exported = torch.compiler.is_exporting() or torch.jit.is_tracing()
+        exported = torch.compiler.is_exporting() or torch._C._is_tracing()
         return self.method.learns_in_evaluation and torch.is_grad_enabled() and not exported
 
     @contextmanager

@@ -61,7 +61,7 @@ class Waiting:
             self._tell(gates, self.steps)
 
     def passed_by(self, gates: Taught, optimizer: Optimizer) -> None:
-        """Count a step of another optimizer; one that trains the model of these gates lacks them."""
+        """Count a step of another optimizer; if it trains the gates' model it should hold them."""
         self.elsewhere += 1
         if self.elsewhere == gates.method.steps and _trains(optimizer, gates.owner):
             self._tell(gates, self.elsewhere)

@@ -14,7 +14,7 @@ from fxprune.passes.fold import FoldPlan, plan_fold
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.fold import fold_model
 from fxprune.torch.backend.module import TracedModule, own_state
-from fxprune.torch.backend.optimizer import fold_optimizer
+from fxprune.torch.backend.optimizer import check_optimizer, fold_optimizer
 from fxprune.torch.checks import check_finite
 from fxprune.torch.criteria import importance
 from fxprune.torch.frontend.program import read_model
@@ -63,6 +63,8 @@ def fold(
     path, part = traced_part(gated)
     check_whole(part, GATHER)
     check_finite(part)
+    if optimizer is not None:
+        check_optimizer(optimizer, gated)
     if not gates.method.done and not gates.at_target:
         _finish_schedule(gated, gates, settle)
     keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}

@@ -79,6 +79,10 @@ class Method(nn.Module):
         """What a report should say of this method."""
         return {}
 
+    def progress(self) -> dict[str, int]:
+        """How many steps of the schedule are done, of all."""
+        return {"done": min(int(self.steps_done), self.steps), "all": self.steps}
+
     @property
     def has_learned(self) -> bool:
         """Whether any gradient has ever told something of the positions."""

@@ -12,8 +12,8 @@ class GatesCallback(TrainerCallback):
     """Adds the kept share of every cost to what is logged, and says when it is final.
 
     If `prepare` was not told `steps`, the target is reached in time for the steps of the Trainer.
-    The callback also lets the Trainer save models with tied weights: to safetensors, a gated model is one
-    whose tensors must not share memory.
+    The callback also lets the Trainer save models with tied weights: to safetensors, a gated model
+    is one whose tensors must not share memory.
 
     The shares stand in `trainer.state.log_history`. Trackers see them if this callback is called
     before theirs: `trainer.callback_handler.callbacks.insert(0, GatesCallback())`.

@@ -92,7 +92,7 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
 def _no_heir(analysis: Analysis) -> str:
     """Why no gate of a smaller model goes on where one of the model was."""
     if analysis.free_groups or analysis.branches:
-        return "what is left has no group that is found again by its parameters"
+        return "what is free in what is left was pinned before, or is not found again"
     return "every group that is left has one position or is pinned"
 
 

@@ -65,7 +65,7 @@ def fold(
     check_finite(part)
     if optimizer is not None:
         check_optimizer(optimizer, gated)
-    if not gates.method.done and not gates.at_target:
+    if not gates.method.done:
         _finish_schedule(gated, gates, settle)
     keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
     record = replace(record, reached=gates.reached())
@@ -177,34 +177,45 @@ def with_part(model: nn.Module, path: str, part: nn.Module) -> nn.Module:
 
 def _finish_schedule(gated: nn.Module, gates: Gates, settle: bool) -> None:
     """Close what the target does not allow, if that is wanted, and say what would be better."""
-    method = gates.method
+    method, is_met = gates.method, gates.at_target
+    if is_met and bool(method.is_open.all()):
+        return  # nothing was asked for
     learned = method.has_learned
-    told = gates.waiting.told and not learned
     _log.log(
-        logging.INFO if told else logging.WARNING,
-        "folding after %d of %d steps of the schedule, before the target is reached: %s",
+        logging.INFO if gates.waiting.told and not learned else logging.WARNING,
+        "folding after %d of %d steps of the schedule: %s%s",
         int(method.steps_done),
         method.steps,
-        _rest_of_learned(gates, settle) if learned else _rest_of_unlearned(gates, settle),
+        "its target is met" if is_met else _rest(settle, learned),
+        _advice(gates) if learned else _reason(gates),
     )
-    if settle and learned:
+    if is_met or not settle:
+        return
+    if learned:
         method.settle()
-    elif settle:
+    else:
         reach_target(gated, importance(gated))
 
 
-def _rest_of_learned(gates: Gates, settle: bool) -> str:
-    """What becomes of the rest, and how many steps would have been right."""
-    rest = "the rest is closed now, by what gates have learned" if settle else "the rest stays open"
+def _rest(settle: bool, learned: bool) -> str:
+    """What becomes of what the target does not allow."""
+    if not settle:
+        return "more is open than its target allows"
+    return (
+        f"the rest is closed now, by {'what gates have learned' if learned else 'norms of weights'}"
+    )
+
+
+def _advice(gates: Gates) -> str:
+    """How many steps would have been right, and what was wrong with those that did not count."""
     steps = gates.method.span(int(gates.method.steps_done))
-    said = f"{rest}; prepare(..., steps={steps}) would leave time to train with what is kept"
+    said = f"; prepare(..., steps={steps}) would leave time to train with what is kept"
     waited = gates.waiting
     if waited.steps:
-        said += f", and {waited.steps} steps more taught nothing, because {waited.cause}"
+        said += f"; {waited.steps} steps more taught nothing, because {waited.cause}"
     return said
 
 
-def _rest_of_unlearned(gates: Gates, settle: bool) -> str:
-    """What becomes of a model whose gates know nothing, and why they do not."""
-    rest = "it is closed to the target now, by the norms of weights" if settle else "all stays open"
-    return f"{rest}, because gates have learned nothing: {gates.waiting.why(gates.method)}"
+def _reason(gates: Gates) -> str:
+    """Why nothing was learned."""
+    return f", because gates have learned nothing: {gates.waiting.why(gates.method)}"

@@ -208,9 +208,10 @@ def _rest(settle: bool, learned: bool) -> str:
 
 def _advice(gates: Gates) -> str:
     """How many steps would have been right, and what was wrong with those that did not count."""
-    steps = gates.method.span(int(gates.method.steps_done))
-    said = f"; prepare(..., steps={steps}) would leave time to train with what is kept"
-    waited = gates.waiting
+    said, done, waited = "", int(gates.method.steps_done), gates.waiting
+    if done:
+        steps = gates.method.span(done)
+        said = f"; prepare(..., steps={steps}) would leave time to train with what is kept"
     if waited.steps:
         said += f"; {waited.steps} steps more taught nothing, because {waited.cause}"
     return said

@@ -45,6 +45,7 @@ TESTS = Path(__file__).parent.parent
 FILES = (
     *(f"tests/passes/{file.name}" for file in sorted(TESTS.glob("passes/test_*.py"))),
     "tests/torch/frontend/test_in_place.py",
+    "tests/torch/test_schedule.py",
     *(f"tests/onnx/test_prune.py::{test}" for test in vars(test_onnx_pruning) if "test_" in test),
 )
 NAMES = (*AROUND, *(f"onnx {op_type}" for op_type in SAMPLES), *FILES)

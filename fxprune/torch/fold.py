@@ -8,7 +8,7 @@ from typing import Any, overload
 from torch import nn
 from torch.optim import Optimizer
 
-from fxprune.errors import KeepSetError
+from fxprune.errors import InputError, KeepSetError
 from fxprune.passes.analyse import analyse
 from fxprune.passes.fold import FoldPlan, plan_fold
 from fxprune.torch.backend.copying import copy_module
@@ -194,7 +194,20 @@ def _finish_schedule(gated: nn.Module, gates: Gates, settle: bool) -> None:
     if learned:
         method.settle()
     else:
-        reach_target(gated, importance(gated))
+        reach_target(gated, _norms(gated, gates))
+
+
+def _norms(gated: nn.Module, gates: Gates) -> Mapping[str, Any] | None:
+    """Norms of weights; None, so that all positions are alike, where there are none.
+
+    Branches alone have no norms, nor has a model of whose channels no weight is known.
+    """
+    if not gates.layout.groups:
+        return None
+    try:
+        return importance(gated)
+    except InputError:
+        return None
 
 
 def _rest(settle: bool, learned: bool) -> str:

@@ -260,6 +260,25 @@ def test_fold_says_nothing_again_when_the_rest_is_closed(said):
     assert not said.text
 
 
+class Branches(torch.nn.Module):
+    """Nothing but branches can go: all channels are those of the input."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (torch.nn.Conv2d(3, 3, 3, padding=1) for _ in range(2))
+
+    def forward(self, x):
+        x = x + torch.relu(self.first(x))
+        return x + self.second(x)
+
+
+def test_fold_of_branches_that_learned_nothing_meets_the_target():
+    gated = fxprune.prepare(randomise(Branches()), images(1), target=0.5)
+    folded = fxprune.fold(gated)
+    assert share(folded) == 0.5
+    fxprune.verify(gated, folded)
+
+
 def test_fold_without_settling_leaves_gated_as_it_was(said):
     gated = gate()
     optimizer = sgd(gated)

@@ -110,6 +110,22 @@ def test_other_gates_wait_in_evaluation(method, said):
     assert done(gated) == 2
 
 
+@pytest.mark.parametrize("distributed", [False, True])
+def test_gates_are_in_every_loss_of_evaluation_where_processes_wait_for_them(
+    distributed, monkeypatch
+):
+    monkeypatch.setattr("fxprune.torch.gates.module.is_distributed", lambda: distributed)
+    gated = gate(steps=2000).eval()
+    optimizer = sgd(gated)
+    reached = []
+    for _ in range(5):
+        optimizer.zero_grad()
+        gated(images()).square().mean().backward()
+        reached.append(gated.fxprune_gates.method.scores.grad is not None)
+        optimizer.step()
+    assert reached == [True, distributed, distributed, distributed, True]
+
+
 # Why nothing is learned -----------------------------------------------------------------------
 
 

@@ -77,14 +77,14 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     if not live or _is_skipped(optimizer):
         return
     held = held_by(optimizer)
+    for gates in [each for each in live if each not in held]:
+        gates.waiting.passed_by(gates, optimizer)
     for gates in held:
         if not gates.method.after_step():
             gates.waiting.saw_nothing(gates, optimizer)
             continue
         for follower in gates.followers:
             follower(gates, optimizer)
-    for gates in live.difference(held):
-        gates.waiting.passed_by(gates, optimizer)
 
 
 def _is_skipped(optimizer: Optimizer) -> bool:

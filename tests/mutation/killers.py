@@ -46,6 +46,7 @@ FILES = (
     *(f"tests/passes/{file.name}" for file in sorted(TESTS.glob("passes/test_*.py"))),
     "tests/torch/frontend/test_in_place.py",
     "tests/test_files.py",
+    "tests/torch/test_schedule.py",
     "tests/test_overwriting.py",
     "tests/test_arguments.py",
     *(

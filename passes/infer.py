@@ -33,7 +33,7 @@ def infer(
     for value in graph.inputs:
         state.axes[value.name] = tuple(state.fresh(n, pin="network input") for n in value.shape)
     for node in graph.nodes:
-        for value, axes in zip(node.outputs, _apply(state, node), strict=True):
+        for value, axes in zip(node.outputs, apply(state, node), strict=True):
             state.axes[value.name] = axes
     for value in graph.outputs:
         for axis in state.type_of(value):
@@ -47,7 +47,8 @@ RULES = MappingProxyType({**structural.RULES, **contractions.RULES})
 """Every rule that is a function, by operator name."""
 
 
-def _apply(state: Inference, node: Node) -> tuple[tuple[Axis, ...], ...]:
+def apply(state: Inference, node: Node) -> tuple[tuple[Axis, ...], ...]:
+    """What the rule of a node says: the axes of its outputs; it unifies those of its inputs."""
     if rule := RULES.get(node.op):
         return rule(state, node)
     if (operator := OPERATORS.get(node.op)) and (bound := _match(state, node, operator)):
@@ -184,7 +185,8 @@ def _apply_operator(
         for axis in bound[name] if name in bound and name not in written else ():
             state.pin(axis, f"a constant of {node.place}")
     for name in operator.contracted:
-        if name in bound:  # or else it is of operands that are not given
+        # it may be of operands that are not given; over one position nothing is mixed
+        if name in bound and bound[name][0].size > 1:
             _read_contracted(state, node, operator, name, bound)
     for name in sorted(operator.normalised):
         _read_normalised(state, node, operator, name, bound)

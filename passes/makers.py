@@ -1,0 +1,114 @@
+"""Which weights make which positions?
+
+A node makes the positions that it carries from a parameter to what it returns; those that it
+contracts it reads. Every node is looked at alone, with new axes for all that comes from elsewhere:
+in `x + conv(x)` all channels are one group, and yet the filters of the convolution lie along one
+axis of its weight only.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from fxprune.ir import Graph, Node
+from fxprune.passes.axes import Axis, Prod, Space, Sum, spaces
+from fxprune.passes.facts import Inference, Types
+from fxprune.passes.infer import apply
+
+
+@dataclass(frozen=True, slots=True)
+class Makers:
+    """The axes of parameters, with a space of its own in every place; what some of them make.
+
+    `made` says of those that make something which space of the model that is. Vectors (biases,
+    factors) make nothing; a matrix of one column does, where it is contracted.
+    """
+
+    axes: Mapping[str, tuple[Axis, ...]]
+    made: Mapping[Space, Space]
+
+
+def find_makers(graph: Graph, types: Types) -> Makers:
+    """Where the trained parameters of a model make positions.
+
+    Requires: `types` inferred from `graph`.
+    """
+    search = _Search(graph, types)
+    for node in graph.nodes:
+        search.visit(node)
+    return Makers(search.axes, search.made)
+
+
+class _Search:
+    """One walk over the nodes that parameters reach."""
+
+    def __init__(self, graph: Graph, types: Types) -> None:
+        self.made: dict[Space, Space] = {}
+        self._state = Inference()
+        self._contracting = {contraction.node for contraction in types.contractions}
+        self._original: dict[Space, Space] = {}
+        trained = [v for v in graph.parameters if v.trained and v.name in types.axes]
+        self.axes = {v.name: tuple(map(self._twin, types.axes[v.name])) for v in trained}
+        self._state.axes.update(self.axes)
+        self._given = {value.name for value in graph.parameters}
+        self._origins = {name: frozenset({name}) for name in self.axes}
+
+    def _twin(self, axis: Axis) -> Axis:
+        """The same axis of new spaces, a different one in every place."""
+        if isinstance(axis, Prod):
+            return Prod(tuple(map(self._twin, axis.factors)), axis.size)
+        if isinstance(axis, Sum):
+            return Sum(tuple(map(self._twin, axis.parts)), axis.size)
+        twin = self._state.fresh(axis.size)
+        assert isinstance(twin, Space)
+        self._original[twin] = axis
+        return twin
+
+    def visit(self, node: Node) -> None:
+        """Follow what parameters become; see what a node makes of them and of other arrays."""
+        inputs = [value for value in node.inputs if value is not None]
+        given = all(value.name in self._given for value in inputs)
+        origins = frozenset[str]().union(*(self._origins.get(v.name, ()) for v in inputs))
+        if given:
+            self._given.update(value.name for value in node.outputs)
+        if not origins:
+            return
+        readers = len(self._state.readers)
+        outputs = apply(self._state, self._alone(node))
+        if given:
+            for value, axes in zip(node.outputs, outputs, strict=True):
+                self._state.axes[value.name] = axes
+                self._origins[value.name] = origins
+            return
+        carried = {s for axes in outputs for axis in axes for s in self._resolved(axis)}
+        read: set[Space] = set()
+        for reader in self._state.readers[readers:]:
+            read.update(self._contracted(reader.axis, carried))
+        direct = {value.name for value in inputs} if node.name in self._contracting else set()
+        for name in sorted(origins):
+            axes = self.axes[name]
+            if len(axes) > 1 and (name in direct or sum(axis.size > 1 for axis in axes) > 1):
+                leaves = {s for axis in axes for s in spaces(axis)} - read
+                made = [s for s in leaves if not carried.isdisjoint(self._resolved(s))]
+                self.made.update((space, self._original[space]) for space in made)
+
+    def _alone(self, node: Node) -> Node:
+        """The node with new arrays for those that parameters do not decide."""
+        inputs = tuple(
+            replace(value, name=f"operand {number} of {node.name}")
+            if value is not None and value.name not in self._given
+            else value
+            for number, value in enumerate(node.inputs)
+        )
+        return replace(node, inputs=inputs)
+
+    def _resolved(self, axis: Axis) -> Iterator[Space]:
+        return spaces(self._state.resolve(axis))
+
+    def _contracted(self, axis: Axis, carried: Collection[Space]) -> list[Space]:
+        """What a reader of an axis sums over: all of it, but for factors that are carried.
+
+        If all are, as the states of a recurrent layer, they are summed over and made anew.
+        """
+        leaves = list(spaces(axis))
+        open_ = [space for space in leaves if set(self._resolved(space)).isdisjoint(carried)]
+        return open_ or leaves

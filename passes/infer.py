@@ -185,8 +185,7 @@ def _apply_operator(
         for axis in bound[name] if name in bound and name not in written else ():
             state.pin(axis, f"a constant of {node.place}")
     for name in operator.contracted:
-        # it may be of operands that are not given; over one position nothing is mixed
-        if name in bound and bound[name][0].size > 1:
+        if name in bound:  # or else it is of operands that are not given
             _read_contracted(state, node, operator, name, bound)
     for name in sorted(operator.normalised):
         _read_normalised(state, node, operator, name, bound)
@@ -240,8 +239,10 @@ def _read_contracted(
         if value is not None
         for dim in _dims_of(operand, name, bound)
     ]
+    state.multiplied.extend((node.name, index) for _, index, _ in places)
     _, index, dim = max(places)
-    state.read(node, index, dim, Reading.CONTRACT)
+    if bound[name][0].size > 1:  # over one position nothing is mixed
+        state.read(node, index, dim, Reading.CONTRACT)
 
 
 def _read_normalised(

@@ -44,13 +44,12 @@ class _Search:
     def __init__(self, graph: Graph, types: Types) -> None:
         self.made: dict[Space, Space] = {}
         self._state = Inference()
-        self._contracting = {contraction.node for contraction in types.contractions}
         self._original: dict[Space, Space] = {}
         trained = [v for v in graph.parameters if v.trained and v.name in types.axes]
         self.axes = {v.name: tuple(map(self._twin, types.axes[v.name])) for v in trained}
         self._state.axes.update(self.axes)
         self._given = {value.name for value in graph.parameters}
-        self._origins = {name: frozenset({name}) for name in self.axes}
+        self._origins: dict[str, tuple[str, ...]] = {name: (name,) for name in self.axes}
 
     def _twin(self, axis: Axis) -> Axis:
         """The same axis of new spaces, a different one in every place."""
@@ -67,12 +66,12 @@ class _Search:
         """Follow what parameters become; see what a node makes of them and of other arrays."""
         inputs = [value for value in node.inputs if value is not None]
         given = all(value.name in self._given for value in inputs)
-        origins = frozenset[str]().union(*(self._origins.get(v.name, ()) for v in inputs))
+        origins = tuple(dict.fromkeys(n for v in inputs for n in self._origins.get(v.name, ())))
         if given:
             self._given.update(value.name for value in node.outputs)
         if not origins:
             return
-        readers = len(self._state.readers)
+        readers, multiplied = len(self._state.readers), len(self._state.multiplied)
         outputs = apply(self._state, self._alone(node))
         if given:
             for value, axes in zip(node.outputs, outputs, strict=True):
@@ -83,13 +82,24 @@ class _Search:
         read: set[Space] = set()
         for reader in self._state.readers[readers:]:
             read.update(self._contracted(reader.axis, carried))
-        direct = {value.name for value in inputs} if node.name in self._contracting else set()
-        for name in sorted(origins):
-            axes = self.axes[name]
-            if len(axes) > 1 and (name in direct or sum(axis.size > 1 for axis in axes) > 1):
-                leaves = {s for axis in axes for s in spaces(axis)} - read
-                made = [s for s in leaves if not carried.isdisjoint(self._resolved(s))]
-                self.made.update((space, self._original[space]) for space in made)
+        factors = {operand for _, operand in self._state.multiplied[multiplied:]}
+        for operand, array in enumerate(node.inputs):
+            if array is None or (factors and operand not in factors):
+                continue
+            for name in self._origins.get(array.name, ()):
+                if self._is_matrix(name, multiplied=bool(factors) and array.name == name):
+                    self._make(name, carried, read)
+
+    def _is_matrix(self, name: str, multiplied: bool) -> bool:
+        """Whether a parameter is no vector; if it is `multiplied`, one column is enough."""
+        axes = self.axes[name]
+        return len(axes) > 1 and (multiplied or sum(axis.size > 1 for axis in axes) > 1)
+
+    def _make(self, name: str, carried: set[Space], read: set[Space]) -> None:
+        """What of a parameter is carried makes something, unless it is read."""
+        for space in (space for axis in self.axes[name] for space in spaces(axis)):
+            if space not in read and not carried.isdisjoint(self._resolved(space)):
+                self.made[space] = self._original[space]
 
     def _alone(self, node: Node) -> Node:
         """The node with new arrays for those that parameters do not decide."""

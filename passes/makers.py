@@ -6,10 +6,10 @@ in `x + conv(x)` all channels are one group, and yet the filters of the convolut
 axis of its weight only.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from fxprune.ir import Graph, Node
+from fxprune.ir import Graph, Node, Value
 from fxprune.passes.axes import Axis, Prod, Space, Sum, spaces
 from fxprune.passes.facts import Inference, Types
 from fxprune.passes.infer import apply
@@ -72,34 +72,46 @@ class _Search:
         if not origins:
             return
         readers, multiplied = len(self._state.readers), len(self._state.multiplied)
-        outputs = apply(self._state, self._alone(node))
+        alone = self._alone(node)
+        before = [tuple(map(self._leaves, self._axes_of(value))) for value in alone.inputs]
+        own = {space: self._leaves(space) for name in origins for space in self._places(name)}
+        outputs = apply(self._state, alone)
         if given:
             for value, axes in zip(node.outputs, outputs, strict=True):
                 self._state.axes[value.name] = axes
                 self._origins[value.name] = origins
             return
-        carried = {s for axes in outputs for axis in axes for s in self._resolved(axis)}
-        read: set[Space] = set()
-        for reader in self._state.readers[readers:]:
-            read.update(self._contracted(reader.axis, carried))
+        carried = {space for axes in outputs for axis in axes for space in self._leaves(axis)}
+        read = {
+            space
+            for reader in self._state.readers[readers:]
+            for space in self._contracted(before[reader.operand][reader.dim], carried)
+        }
+        made = {
+            space
+            for space, leaves in own.items()
+            if read.isdisjoint(leaves) and not carried.isdisjoint(self._leaves(space))
+        }
         factors = {operand for _, operand in self._state.multiplied[multiplied:]}
         for operand, array in enumerate(node.inputs):
             if array is None or (factors and operand not in factors):
                 continue
             for name in self._origins.get(array.name, ()):
                 if self._is_matrix(name, multiplied=bool(factors) and array.name == name):
-                    self._make(name, carried, read)
+                    kept = made.intersection(self._places(name))
+                    self.made.update((space, self._original[space]) for space in kept)
 
     def _is_matrix(self, name: str, multiplied: bool) -> bool:
         """Whether a parameter is no vector; if it is `multiplied`, one column is enough."""
         axes = self.axes[name]
         return len(axes) > 1 and (multiplied or sum(axis.size > 1 for axis in axes) > 1)
 
-    def _make(self, name: str, carried: set[Space], read: set[Space]) -> None:
-        """What of a parameter is carried makes something, unless it is read."""
-        for space in (space for axis in self.axes[name] for space in spaces(axis)):
-            if space not in read and not carried.isdisjoint(self._resolved(space)):
-                self.made[space] = self._original[space]
+    def _places(self, name: str) -> list[Space]:
+        """The spaces of a parameter, one for every place."""
+        return [space for axis in self.axes[name] for space in spaces(axis)]
+
+    def _axes_of(self, value: Value | None) -> tuple[Axis, ...]:
+        return () if value is None else self._state.type_of(value)
 
     def _alone(self, node: Node) -> Node:
         """The node with new arrays for those that parameters do not decide."""
@@ -111,14 +123,14 @@ class _Search:
         )
         return replace(node, inputs=inputs)
 
-    def _resolved(self, axis: Axis) -> Iterator[Space]:
-        return spaces(self._state.resolve(axis))
+    def _leaves(self, axis: Axis) -> tuple[Space, ...]:
+        """What an axis is made of, as far as is known by now."""
+        return tuple(spaces(self._state.resolve(axis)))
 
-    def _contracted(self, axis: Axis, carried: Collection[Space]) -> list[Space]:
+    def _contracted(self, leaves: tuple[Space, ...], carried: set[Space]) -> list[Space]:
         """What a reader of an axis sums over: all of it, but for factors that are carried.
 
         If all are, as the states of a recurrent layer, they are summed over and made anew.
         """
-        leaves = list(spaces(axis))
-        open_ = [space for space in leaves if set(self._resolved(space)).isdisjoint(carried)]
-        return open_ or leaves
+        summed = [space for space in leaves if carried.isdisjoint(self._leaves(space))]
+        return summed or list(leaves)

@@ -39,7 +39,8 @@ def onnx_importance(
 ) -> np.ndarray:
     """How much every position matters, in the order of `layout`.
 
-    - "magnitude": the L1 norm of the filter that makes a channel (Li et al. 2017, section 3.1)
+    - "magnitude": the L1 norm of the filters that make a channel (Li et al. 2017, section 3.1),
+      along whichever axis of a weight they lie
     - "group_norm": the L2 norm of all weights that make or read it (Fang et al. 2023, equation 5)
     - "activation": its mean absolute value where it is read, on data
     - "wanda": to first order, by how much closing it changes what its readers compute, on data: the

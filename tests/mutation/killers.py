@@ -29,6 +29,7 @@ from tests.mutation.table import Sabotage
 from tests.onnx import test_prune as test_onnx_pruning
 from tests.onnx.frontend.test_spellings import SAMPLES, test_masked_and_folded_models_agree
 from tests.torch import test_laws as laws
+from tests.torch import test_ranking
 
 LAWS = (
     laws.test_gated_equals_folded,
@@ -45,7 +46,9 @@ TESTS = Path(__file__).parent.parent
 FILES = (
     *(f"tests/passes/{file.name}" for file in sorted(TESTS.glob("passes/test_*.py"))),
     "tests/torch/frontend/test_in_place.py",
+    "tests/test_ranking.py",
     *(f"tests/onnx/test_prune.py::{test}" for test in vars(test_onnx_pruning) if "test_" in test),
+    *(f"tests/torch/test_ranking.py::{test}" for test in vars(test_ranking) if "test_" in test),
 )
 NAMES = (*AROUND, *(f"onnx {op_type}" for op_type in SAMPLES), *FILES)
 """All that can notice something: steps of networks, operators of ONNX, files of tests, tests."""

@@ -132,5 +132,6 @@ class _Search:
 
         If all are, as the states of a recurrent layer, they are summed over and made anew.
         """
-        summed = [space for space in leaves if carried.isdisjoint(self._leaves(space))]
-        return summed or list(leaves)
+        several = [space for space in leaves if space.size > 1]  # others are equal to nothing
+        summed = [space for space in several if carried.isdisjoint(self._leaves(space))]
+        return summed or several

@@ -132,6 +132,6 @@ class _Search:
 
         If all are, as the states of a recurrent layer, they are summed over and made anew.
         """
-        several = [space for space in leaves if space.size > 1]  # others are equal to nothing
+        several = [space for space in leaves if space.size > 1]  # the others are never unified
         summed = [space for space in several if carried.isdisjoint(self._leaves(space))]
         return summed or several

@@ -5,6 +5,7 @@ way: closed positions are multiplied by zero where they are read. Gates may also
 between, which tells how much the outputs depend on them.
 """
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,7 +13,7 @@ import onnx_ir
 
 from fxprune.onnx.backend.masked_forms import MASKED_FORMS, Place, mask_operand
 from fxprune.onnx.frontend.program import OnnxProgram, name_of
-from fxprune.passes.axes import Axis, Space, Sum, spaces
+from fxprune.passes.axes import Axis, Space, interpret, spaces
 from fxprune.passes.gate import GatePlan
 
 
@@ -55,11 +56,9 @@ def mask_program(
 
 def _mask_of(axis: Axis, gates: Mapping[Space, np.ndarray]) -> np.ndarray:
     """A number for every position of an axis."""
-    if isinstance(axis, Space):
-        return gates.get(axis, np.ones(axis.size))
-    if isinstance(axis, Sum):
-        return np.concatenate([np.ones(0), *(_mask_of(part, gates) for part in axis.parts)])
-    mask = np.ones(1)
-    for factor in axis.factors:
-        mask = np.multiply.outer(mask, _mask_of(factor, gates)).ravel()
-    return mask
+    return interpret(axis, lambda s: gates.get(s, np.ones(s.size)), _outer, np.concatenate)
+
+
+def _outer(masks: list[np.ndarray]) -> np.ndarray:
+    """The mask of a row-major product."""
+    return functools.reduce(lambda left, right: np.multiply.outer(left, right).ravel(), masks)

@@ -137,6 +137,7 @@ def _parse_operand(name: str, text: str, normalised: set[str], pinned: set[str])
 _TABLE: tuple[tuple[str, str, str, str], ...] = (
     # name, pattern, macs, linear
     ("conv", "b (g i) *x, (g o) i *k, (g o)? -> b (g o) *y", "b g i o k y", "1 2"),
+    ("conv_add", "b (g i) *x, (g o) i *k, (g o)?, b (g o) *y? -> b (g o) *y", "b g i o k y", ""),
     ("conv_transpose", "b (g i) *x, (g i) o *k, (g o)? -> b (g o) *y", "b g i o k x", "1 2"),
     ("linear", "*n i, o i, o? -> *n o", "n i o", "1 2"),
     ("addmm", "o, n i, i o -> n o", "n i o", "0 2"),
@@ -148,6 +149,8 @@ _TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("instance_standardise", "b c [*x], c?, c? -> b c *x", "", "1 2"),
     ("layer_norm", "*n [*c], *c?, *c? -> *n *c", "", "1 2"),
     ("rms_norm", "*n [*c], *c? -> *n *c", "", "1"),
+    ("add_layer_norm", "*n [c], *n c, c, c?, c? -> *n c, *n c", "", ""),
+    ("add_rms_norm", "*n [c], *n c, c, c? -> *n c, *n c", "", ""),
     ("group_norm", "b (g [c]) *x, (g c)?, (g c)? -> b (g c) *y", "", "1 2"),
     ("channelwise", "b c *x -> b c *y", "", ""),
     ("average_pool", "b c *x -> b c *y", "", ""),

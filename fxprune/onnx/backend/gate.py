@@ -12,7 +12,8 @@ import numpy as np
 import onnx_ir
 
 from fxprune.onnx.backend.masked_forms import MASKED_FORMS, Place, mask_operand
-from fxprune.onnx.frontend.program import OnnxProgram, name_of
+from fxprune.onnx.frontend.names import name_of
+from fxprune.onnx.frontend.program import OnnxProgram
 from fxprune.passes.axes import Axis, Space, interpret, spaces
 from fxprune.passes.gate import GatePlan
 

@@ -104,7 +104,8 @@ def _match(state: Inference, node: Node, operator: Operator) -> Bindings | None:
         for left, right in zip(known, axes, strict=True):
             state.unify(left, right, node)
     for name in operator.pinned:
-        state.pin(bound[name][0], f"mixed by {node.place}")
+        for axis in bound.get(name, ()):
+            state.pin(axis, f"mixed by {node.place}")
     return bound
 
 

@@ -59,16 +59,12 @@ def _slice_parameters(
             made[key] = _cut(model.graph, initializers[key[0]], key[1])
         nodes[node].replace_input_with(index, made[key])
     for (name, _), value in made.items():
-        if name in initializers and not _is_read(initializers[name]):
+        if name in initializers and not initializers[name].uses():
             del initializers[name]
         if name not in initializers:
             del initializers[str(value.name)]
             value.name = name
             initializers[name] = value
-
-
-def _is_read(value: onnx_ir.Value) -> bool:
-    return bool(value.uses()) or value.is_graph_output()
 
 
 def _cut(graph: onnx_ir.Graph, value: onnx_ir.Value, cuts: Cuts) -> onnx_ir.Value:

@@ -6,15 +6,16 @@ between, which tells how much the outputs depend on them.
 """
 
 import functools
+import math
 from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir
 
-from fxprune.onnx.backend.masked_forms import MASKED_FORMS, Place, mask_operand
+from fxprune.onnx.backend.masked_forms import MASKED_FORMS, Mask, Place, mask_operand
 from fxprune.onnx.frontend.names import name_of
 from fxprune.onnx.frontend.program import OnnxProgram
-from fxprune.passes.axes import Axis, Space, interpret, spaces
+from fxprune.passes.axes import Axis, Prod, Space, interpret, product, spaces
 from fxprune.passes.gate import GatePlan
 
 
@@ -43,21 +44,28 @@ def mask_program(
         mask_operand(Place(nodes[mask.node], program), mask.operand, mask.dim, numbers)
     for gate in plan.branches:
         for operand in gate.operands if gate.branch in branches else ():
-            number = np.array([branches[gate.branch]])
+            number = Mask(np.array([branches[gate.branch]]))
             mask_operand(Place(nodes[gate.node], program), operand, 0, number)
-    gated = {form.node for form in plan.forms if gates.keys() & set(spaces(form.axis))}
-    forms: dict[str, dict[int, np.ndarray]] = {}
+    forms: dict[str, dict[int, Mask]] = {}
     for form in plan.forms:
-        if form.node in gated:
+        if gates.keys() & set(spaces(form.axis)):
             forms.setdefault(form.node, {})[form.dim] = _mask_of(form.axis, gates)
     for name, by_dim in forms.items():
         MASKED_FORMS[ops[name]](Place(nodes[name], program), by_dim)
     return model
 
 
-def _mask_of(axis: Axis, gates: Mapping[Space, np.ndarray]) -> np.ndarray:
-    """A number for every position of an axis."""
-    return interpret(axis, lambda s: gates.get(s, np.ones(s.size)), _outer, np.concatenate)
+def _mask_of(axis: Axis, gates: Mapping[Space, np.ndarray]) -> Mask:
+    """A number for every position of an axis, repeated for factors without gates around them."""
+    factors = axis.factors if isinstance(axis, Prod) else (axis,)
+    gated = [dim for dim, factor in enumerate(factors) if gates.keys() & set(spaces(factor))]
+    inner = product(*factors[gated[0] : gated[-1] + 1])
+    before, after = factors[: gated[0]], factors[gated[-1] + 1 :]
+    return Mask(
+        interpret(inner, lambda s: gates.get(s, np.ones(s.size)), _outer, np.concatenate),
+        math.prod(factor.size for factor in before),
+        math.prod(factor.size for factor in after),
+    )
 
 
 def _outer(masks: list[np.ndarray]) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir
 
 from fxprune.onnx.frontend.initializers import constant
-from fxprune.onnx.frontend.names import fresh_name, name_of
+from fxprune.onnx.frontend.names import fresh_name, name_of, replace_value
 from fxprune.onnx.frontend.observe import Facts
 from fxprune.passes.fold import SetLiteral
 
@@ -274,9 +274,8 @@ def _write_size(node: onnx_ir.Node, changes: Changes, facts: Facts) -> None:
     grown = onnx_ir.node("Mul", (output, constant(node, factors)))
     told = onnx_ir.node("Div", (grown.outputs[0], constant(node, divisors)))
     graph.insert_after(node, (grown, told))
-    for use in output.uses():
-        if use.node is not grown:
-            use.node.replace_input_with(use.idx, told.outputs[0])
+    replace_value(graph, output, told.outputs[0])
+    grown.replace_input_with(0, output)
 
 
 Writer = Callable[[onnx_ir.Node, Changes, Facts], None]

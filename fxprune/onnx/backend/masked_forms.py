@@ -1,5 +1,7 @@
 """Reductions and normalisations that see open positions only, written in plain ONNX operators."""
 
+import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,7 +15,42 @@ from fxprune.onnx.frontend.initializers import constant
 from fxprune.onnx.frontend.names import name_of, replace_value
 from fxprune.onnx.frontend.program import OnnxProgram
 
-Flags = Mapping[int, np.ndarray]
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """How far positions of an axis are open.
+
+    In the example run the `numbers` are repeated `after` times each, and `before` times as a whole,
+    for factors of the axis that have no gates. How often they are in another run, the array tells:
+    one of the two may be the size of an axis that the file leaves open.
+    """
+
+    numbers: np.ndarray
+    before: int = 1
+    after: int = 1
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the axis is longer than the numbers."""
+        return self.before * self.after > 1
+
+    @property
+    def is_inner(self) -> bool:
+        """Whether it is the numbers as a whole that are repeated as often as the array tells."""
+        return self.after == 1
+
+    @property
+    def unit(self) -> np.ndarray:
+        """What is repeated, as often as the array tells."""
+        return self.numbers if self.is_inner else np.tile(self.numbers, self.before)
+
+    @property
+    def whole(self) -> np.ndarray:
+        """A number for every position in the example run."""
+        return np.tile(np.repeat(self.numbers, self.after), self.before)
+
+
+Flags = Mapping[int, Mask]
 """Which positions are open, by axis."""
 
 
@@ -89,11 +126,23 @@ class Place:
             return self.insert("ReduceSum", value, axes=dims, keepdims=int(keep))
         return self.insert("ReduceSum", value, axes, keepdims=int(keep))
 
-    def without(self, value: onnx_ir.Value, dims: tuple[int, ...]) -> onnx_ir.Value:
-        """An array without axes, which have one position."""
-        if self.program.model.opset_imports[""] < _AXES_BY_INPUT:
-            return self.insert("Squeeze", value, axes=dims)
-        return self.insert("Squeeze", value, self.constant(dims, np.int64))
+    def mask(
+        self, x: onnx_ir.Value, dim: int, mask: Mask, trailing: int, operand: int = 0
+    ) -> onnx_ir.Value:
+        """Numbers along an axis of `x`, followed by `trailing` axes; a single one for all of it."""
+        unit = mask.unit
+        if not mask.repeats:
+            shape = [-1, *[1] * trailing] if len(unit) > 1 else []
+            return self.constant(unit.reshape(shape), operand=operand)
+        length, one = [len(unit)], [1]
+        size = self.insert("Gather", self.insert("Shape", x), self.constant([dim], np.int64))
+        blocks = self.insert("Div", size, self.constant(length, np.int64))
+        own = self.constant(unit.reshape(one + length if mask.is_inner else length + one))
+        sizes = [self.constant(length, np.int64), blocks]
+        repeated = self.insert(
+            "Expand", own, self.insert("Concat", *sizes[:: -1 if mask.is_inner else 1], axis=0)
+        )
+        return self.insert("Reshape", repeated, self.constant([-1, *[1] * trailing], np.int64))
 
     def replace(self, value: onnx_ir.Value, output: int = 0) -> None:
         """Let everyone who reads an output of the node read `value`."""
@@ -112,64 +161,64 @@ _AXES_BY_INPUT = 13
 """The version of the operator set from which the axes of a sum are an input."""
 
 
-def mask_operand(place: Place, operand: int, dim: int, flags: np.ndarray) -> None:
-    """Multiply an operand by flags along one of its axes; a single flag is for all of it."""
+def mask_operand(place: Place, operand: int, dim: int, mask: Mask) -> None:
+    """Multiply an operand by a mask along one of its axes; a single number is for all of it."""
     index = place.operands[operand]
     value = place.input(operand)
-    shape = [1] * (place.rank(operand) - dim)
-    shape[0] = len(flags)
-    mask = flags.reshape(shape if len(flags) > 1 else [])
     tensor, graph = value.const_value, place.node.graph
+    trailing = place.rank(operand) - dim - 1
     if tensor is None:
-        masked = place.insert("Mul", place.array(operand), place.constant(mask, operand=operand))
+        x = place.array(operand)
+        masked = place.insert("Mul", x, place.mask(x, dim, mask, trailing, operand))
         place.node.replace_input_with(index, place.narrow(masked, operand))
         return
     # beforehand, or ONNX Runtime would hold every masked weight while it runs
     assert isinstance(graph, onnx_ir.Graph)
-    dtype = tensor.dtype.numpy()
-    masked = derived(
-        graph, value, lambda: tensor.numpy() * mask.astype(dtype), tensor.shape.numpy()
-    )
+    numbers = mask.whole.astype(tensor.dtype.numpy()).reshape(-1, *[1] * trailing)
+    masked = derived(graph, value, lambda: tensor.numpy() * numbers, tensor.shape.numpy())
     place.node.replace_input_with(index, masked)
 
 
-def _mask(place: Place, flags: Flags) -> np.ndarray:
-    """All flags of the first operand, as an array that is stretched to it."""
-    rank = place.rank()
-    mask = np.ones([1] * rank)
-    for dim, own in flags.items():
-        mask = mask * own.reshape([-1 if axis == dim else 1 for axis in range(rank)])
-    return mask
+def _mask(place: Place, x: onnx_ir.Value, flags: Flags) -> onnx_ir.Value:
+    """The masks of all axes of `x`, as an array that is stretched to it."""
+    masks = [place.mask(x, dim, own, place.rank() - dim - 1) for dim, own in flags.items()]
+    return functools.reduce(lambda left, right: place.insert("Mul", left, right), masks)
 
 
 def _count(
-    place: Place, x: onnx_ir.Value, mask: np.ndarray, dims: tuple[int, ...]
+    place: Place, x: onnx_ir.Value, open_: np.ndarray | float, units: Mapping[int, int]
 ) -> onnx_ir.Value:
-    """How many open positions `x` has along axes; axes without gates are as long as they are."""
-    gated = tuple(dim for dim in dims if mask.shape[dim] > 1)
-    others = [dim for dim in dims if mask.shape[dim] == 1]
-    count = np.maximum(mask.sum(gated, keepdims=True), 1)
-    if not others:
-        return place.constant(count)
-    sizes = place.insert("Gather", place.insert("Shape", x), place.constant(others, np.int64))
-    number = place.insert("ReduceProd", sizes, keepdims=0)
+    """How many open positions `x` has: `open_` in each block of `units[dim]` positions by axis."""
+    shape = place.insert("Shape", x)
+    sizes = place.insert("Gather", shape, place.constant(list(units), np.int64))
+    blocks = place.insert("Div", sizes, place.constant(list(units.values()), np.int64))
+    number = place.insert("ReduceProd", blocks, keepdims=0)
     own = place.type_of()
-    return place.insert(
-        "Mul", place.constant(count), place.insert("Cast", number, to=int(_WIDE.get(own, own)))
-    )
+    number = place.insert("Cast", number, to=int(_WIDE.get(own, own)))
+    return place.insert("Mul", place.constant(np.maximum(open_, 1)), number)
+
+
+def _count_along(
+    place: Place, x: onnx_ir.Value, flags: Flags, dims: tuple[int, ...]
+) -> onnx_ir.Value:
+    """How many open positions `x` has along axes."""
+    units = {dim: len(flags[dim].unit) if dim in flags else 1 for dim in dims}
+    open_ = math.prod(float(flags[dim].unit.sum()) for dim in dims if dim in flags)
+    return _count(place, x, open_, units)
 
 
 def _reduce(place: Place, flags: Flags) -> None:
     """The mean, largest or smallest of open positions."""
     node = next(n for n in place.program.ir.nodes if n.name == name_of(place.node))
     dims: Any = node.attributes["dims"]
-    mask, x = _mask(place, flags), place.array()
+    x = place.array()
+    mask = _mask(place, x, flags)
     if place.node.op_type == "ReduceMean":
-        total = place.total(place.insert("Mul", x, place.constant(mask)), dims, True)
-        mean = place.insert("Div", total, _count(place, x, mask, dims))
-        place.replace(mean if node.attributes["keepdim"] else place.without(mean, dims))
+        total = place.total(place.insert("Mul", x, mask), dims, bool(node.attributes["keepdim"]))
+        place.replace(place.insert("Div", total, _count_along(place, x, flags, dims)))
         return
-    seen = place.insert("Where", place.constant(mask != 0, bool), x, _worst(place))
+    is_open = place.insert("Cast", mask, to=int(_Type.BOOL))
+    seen = place.insert("Where", is_open, x, _worst(place))
     place.node.replace_input_with(place.operands[0], place.narrow(seen))
 
 
@@ -183,17 +232,22 @@ def _worst(place: Place) -> onnx_ir.Value:
 
 
 def _standardised(
-    place: Place, flags: Flags, dims: tuple[int, ...], centre: bool = True
+    place: Place, x: onnx_ir.Value, flags: Flags, dims: tuple[int, ...], centre: bool = True
 ) -> onnx_ir.Value:
-    """The first operand with mean 0 (if `centre`) and variance 1 over open positions."""
-    return _centred(place, place.array(), _mask(place, flags), dims, centre)
+    """`x` with mean 0 (if `centre`) and variance 1 over open positions."""
+    count = _count_along(place, x, flags, dims)
+    return _centred(place, x, _mask(place, x, flags), count, dims, centre)
 
 
 def _centred(
-    place: Place, x: onnx_ir.Value, mask: np.ndarray, dims: tuple[int, ...], centre: bool = True
+    place: Place,
+    x: onnx_ir.Value,
+    open_: onnx_ir.Value,
+    count: onnx_ir.Value,
+    dims: tuple[int, ...],
+    centre: bool = True,
 ) -> onnx_ir.Value:
-    """`x` with mean 0 (if `centre`) and variance 1 over the open positions of a mask."""
-    open_, count = place.constant(mask), _count(place, x, mask, dims)
+    """`x` with mean 0 (if `centre`) and variance 1 over the `count` positions of a mask."""
     if centre:
         total = place.total(place.insert("Mul", x, open_), dims, True)
         x = place.insert("Sub", x, place.insert("Div", total, count))
@@ -221,11 +275,11 @@ def _scaled(place: Place, value: onnx_ir.Value, trailing: int = 0) -> None:
 
 
 def _layer_norm(place: Place, flags: Flags) -> None:
-    _scaled(place, _standardised(place, flags, _last(place)))
+    _scaled(place, _standardised(place, place.array(), flags, _last(place)))
 
 
 def _rms_norm(place: Place, flags: Flags) -> None:
-    _scaled(place, _standardised(place, flags, _last(place), centre=False))
+    _scaled(place, _standardised(place, place.array(), flags, _last(place), centre=False))
 
 
 def _add_layer_norm(place: Place, flags: Flags) -> None:
@@ -243,7 +297,7 @@ def _add_norm(place: Place, flags: Flags, affine: Mapping[int, str], bias: int) 
         if place.has(operand):
             total = place.insert("Add", total, place.array(operand))
     centre = "Add" in affine.values()
-    value = _centred(place, total, _mask(place, flags), (place.rank() - 1,), centre)
+    value = _standardised(place, total, flags, (place.rank() - 1,), centre)
     for operand, op_type in affine.items():
         if place.has(operand):
             value = place.insert(op_type, value, place.array(operand))
@@ -265,7 +319,7 @@ def _last(place: Place) -> tuple[int, ...]:
 
 def _instance_norm(place: Place, flags: Flags) -> None:
     dims = tuple(range(2, place.rank()))
-    _scaled(place, _standardised(place, flags, dims), trailing=len(dims))
+    _scaled(place, _standardised(place, place.array(), flags, dims), trailing=len(dims))
 
 
 def _group_norm(place: Place, flags: Flags) -> None:
@@ -274,8 +328,9 @@ def _group_norm(place: Place, flags: Flags) -> None:
     shape = place.shape()
     apart = place.constant([0, groups, shape[1] // groups, -1], np.int64)
     grouped = place.insert("Reshape", x, apart)
-    mask = np.ones(shape[1]) if 1 not in flags else flags[1].astype(float)
-    y = _centred(place, grouped, mask.reshape(1, groups, -1, 1), (2, 3))
+    mask = flags[1].whole.reshape(1, groups, -1, 1)
+    count = _count(place, grouped, mask.sum(2, keepdims=True), {2: mask.shape[2], 3: 1})
+    y = _centred(place, grouped, place.constant(mask), count, (2, 3))
     _scaled(place, place.insert("Reshape", y, place.insert("Shape", x)), len(shape) - 2)
 
 

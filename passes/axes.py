@@ -116,6 +116,23 @@ def _joined(lists: list[list[T]]) -> list[T]:
     return list(chain.from_iterable(lists))
 
 
+def gated_part(axis: Axis, is_gated: Callable[[Space], bool]) -> tuple[int, Axis, int]:
+    """What of an axis has gates: how often that is repeated, the part, how often each position.
+
+    The sizes of the factors around it are those of the example: pictures and batches may have
+    others in another run.
+
+    >>> channels = Space(1, 8)
+    >>> gated_part(product(channels, Space(2, 6), Space(3, 5)), lambda space: space is channels)[2]
+    30
+    """
+    factors = axis.factors if isinstance(axis, Prod) else (axis,)
+    gated = [i for i, factor in enumerate(factors) if any(map(is_gated, spaces(factor)))]
+    first, last = (gated[0], gated[-1] + 1) if gated else (0, len(factors))
+    before, after = (math.prod(f.size for f in part) for part in (factors[:first], factors[last:]))
+    return before, product(*factors[first:last]), after
+
+
 class Number(Protocol):
     """What sizes are made of when a cost is evaluated: ints, floats, or scalar tensors."""
 

@@ -6,7 +6,6 @@ between, which tells how much the outputs depend on them.
 """
 
 import functools
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,7 +14,7 @@ import onnx_ir
 from fxprune.onnx.backend.masked_forms import MASKED_FORMS, Mask, Place, mask_operand
 from fxprune.onnx.frontend.names import name_of
 from fxprune.onnx.frontend.program import OnnxProgram
-from fxprune.passes.axes import Axis, Prod, Space, interpret, product, spaces
+from fxprune.passes.axes import Axis, Space, gated_part, interpret, spaces
 from fxprune.passes.gate import GatePlan
 
 
@@ -57,15 +56,9 @@ def mask_program(
 
 def _mask_of(axis: Axis, gates: Mapping[Space, np.ndarray]) -> Mask:
     """A number for every position of an axis, repeated for factors without gates around them."""
-    factors = axis.factors if isinstance(axis, Prod) else (axis,)
-    gated = [dim for dim, factor in enumerate(factors) if gates.keys() & set(spaces(factor))]
-    inner = product(*factors[gated[0] : gated[-1] + 1])
-    before, after = factors[: gated[0]], factors[gated[-1] + 1 :]
-    return Mask(
-        interpret(inner, lambda s: gates.get(s, np.ones(s.size)), _outer, np.concatenate),
-        math.prod(factor.size for factor in before),
-        math.prod(factor.size for factor in after),
-    )
+    before, part, after = gated_part(axis, gates.__contains__)
+    numbers = interpret(part, lambda s: gates.get(s, np.ones(s.size)), _outer, np.concatenate)
+    return Mask(numbers, before, after)
 
 
 def _outer(masks: list[np.ndarray]) -> np.ndarray:

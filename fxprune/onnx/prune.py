@@ -287,7 +287,7 @@ def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeepSet) -> list[
         for node in analysis.graph.nodes
         if node.name in program.nodes and node.name not in gone
         for value in node.outputs
-        if value.name in users and value.name not in outputs
+        if value.name in users and value.name not in outputs and value.shape
         if not any(s in changed for axis in analysis.types.axes[value.name] for s in spaces(axis))
     ]
     return names[-_COMPARED_VALUES:]

@@ -18,6 +18,7 @@ import onnx_ir
 
 from fxprune.arguments import near
 from fxprune.errors import InputError
+from fxprune.onnx.frontend.names import output_name
 from fxprune.onnx.frontend.session import Feeds, random_feeds, session_of
 
 _log = logging.getLogger("fxprune")
@@ -208,7 +209,7 @@ def _is_arithmetic(facts: Facts, node: onnx_ir.Node) -> bool:
         and not node.op_type.startswith(_RANDOM)
         and not any(a.type in _GRAPHS for a in node.attributes.values())
         and all(value.name in facts.numbers for value in given)
-        and any(value.name not in facts.numbers for value in node.outputs)
+        and any(value.name not in facts.numbers for value in node.outputs if value.name)
     )
 
 
@@ -256,6 +257,8 @@ def _infer(facts: Facts, node: onnx_ir.Node, model: onnx_ir.Model) -> None:
     if not _known(facts, node) or any(a.type in _GRAPHS for a in node.attributes.values()):
         return
     proto = onnx_ir.to_proto(node)
+    for index in range(len(node.outputs)):
+        proto.output[index] = output_name(node, index)
     names = [value.name for value in node.inputs if value is not None and value.name]
     types = {n: onnx.helper.make_tensor_type_proto(facts.types[n], facts.shapes[n]) for n in names}
     data = {

@@ -181,7 +181,7 @@ def _verified(
         folded,
         inputs=_few_samples(program),
         shapes=shapes,
-        batch_sizes=() if program.feeds else (1, 2),
+        batch_sizes=() if program.feeds else (1, 2, 3),
         values=values,
         what="masked == folded",
     )

@@ -121,21 +121,33 @@ def weight_bytes(model: onnx_ir.Model) -> int:
     return sum(value.const_value.nbytes for value in values if value.const_value is not None)
 
 
-def random_feeds(model: onnx_ir.Model, shapes: Mapping[str, Sequence[int]], seed: int = 0) -> Feeds:
-    """Inputs of the given shapes: normal numbers, zeros and ones for whole numbers."""
+KINDS = ("normal", "positive", "large", "huge")
+"""Random numbers: standard normal, from 0 to 1, and normal ones that are 10 and 1000 times as large.
+Whole numbers are below 2, 2, 10 and 100."""
+_SCALES = {"normal": 1.0, "large": 10.0, "huge": 1000.0}
+_MOST = {"normal": 2, "positive": 2, "large": 10, "huge": 100}
+
+
+def random_feeds(
+    model: onnx_ir.Model, shapes: Mapping[str, Sequence[int]], seed: int = 0, kind: str = "normal"
+) -> Feeds:
+    """Inputs of the given shapes: random numbers of a kind, and words of one letter."""
     generator = np.random.default_rng(seed)
     types = {str(value.name): value.dtype for value in model.graph.inputs}
     return {
-        name: _random(generator, dtype or onnx_ir.DataType.FLOAT, tuple(shapes[name]))
+        name: _random(generator, dtype or onnx_ir.DataType.FLOAT, tuple(shapes[name]), kind)
         for name, dtype in types.items()
     }
 
 
 def _random(
-    generator: np.random.Generator, dtype: onnx_ir.DataType, shape: tuple[int, ...]
+    generator: np.random.Generator, dtype: onnx_ir.DataType, shape: tuple[int, ...], kind: str
 ) -> np.ndarray:
     if dtype == onnx_ir.DataType.STRING:
-        return np.full(shape, "a", dtype=object)
-    if dtype.is_floating_point():
-        return generator.standard_normal(shape).astype(dtype.numpy())
-    return generator.integers(0, 2, shape).astype(dtype.numpy())
+        return generator.choice(list("abcdefgh"), shape).astype(object)
+    if not dtype.is_floating_point():
+        most = 2 if dtype == onnx_ir.DataType.BOOL else _MOST[kind]
+        return generator.integers(0, most, shape).astype(dtype.numpy())
+    if kind == "positive":
+        return generator.uniform(size=shape).astype(dtype.numpy())
+    return (_SCALES[kind] * generator.standard_normal(shape)).astype(dtype.numpy())

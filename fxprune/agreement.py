@@ -86,6 +86,13 @@ class Verdict:
         left_out = (f"not compared, as the first model fails: {text}" for text in self.left_out)
         return (*silent, *left_out)
 
+    def joined(self, other: "Verdict") -> "Verdict":
+        """Both as one, for a chain of models that are compared pair by pair."""
+        silent = dict.fromkeys((*self.shows_nothing, *other.shows_nothing))
+        left_out = dict.fromkeys((*self.left_out, *other.left_out))
+        comparisons = (*self.comparisons, *other.comparisons)
+        return Verdict(comparisons, tuple(silent), tuple(left_out))
+
     @property
     def worst(self) -> dict[str, float]:
         """The largest error by pair and precision."""
@@ -197,7 +204,68 @@ def accepted_error(precision: str, rounding: float = 0.0, coarsest: str = "") ->
     return max(TOLERANCES[precision], min(explained, cap))
 
 
+def compared(
+    what: str,
+    batch: int,
+    expected: Mapping[str, Any],
+    found: Mapping[str, Any],
+    *,
+    rounding: Mapping[str, float] | None = None,
+    computed_in: str = "",
+    coarsest: str = "",
+) -> dict[str, Comparison]:
+    """A comparison of every value that either side has, by name.
+
+    Args:
+        what: what is compared with what.
+        batch: how many samples.
+        expected: what the first model returned, by name.
+        found: what the second one did.
+        rounding: how far the first model gets from itself, by name.
+        computed_in: the precision that the models run in, if values may come in a finer one.
+        coarsest: the coarsest precision on the way, if it is another one.
+    """
+    items = {}
+    for name in dict.fromkeys((*expected, *found)):
+        left, right = expected.get(name, _Missing), found.get(name, _Missing)
+        precision = precision_of(left)
+        precision = coarser(precision, computed_in) if computed_in else precision
+        accepted = accepted_error(precision, (rounding or {}).get(name, 0.0), coarsest)
+        items[name] = Comparison(what, batch, precision, error_of(left, right), accepted)
+    return items
+
+
+def worst_of(items: Mapping[str, Comparison]) -> Comparison | None:
+    """The comparison with the largest error over its tolerance, if there is any."""
+    return max(items.values(), key=lambda item: item.excess, default=None)
+
+
+def coarser(precision: str, other: str) -> str:
+    """The coarser of two precisions; what has none stays exact."""
+    if precision not in TOLERANCES:
+        return precision
+    return max(precision, other, key=TOLERANCES.__getitem__)
+
+
 # What is shown --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """Random inputs: normal numbers or, `positive`, ones below 1, times `scale`; whole ones."""
+
+    scale: float
+    positive: bool
+    whole_below: int
+
+
+KINDS = (
+    Numbers(1.0, False, 2),
+    Numbers(1.0, True, 2),
+    Numbers(10.0, False, 10),
+    Numbers(1000.0, False, 100),
+)
+"""The usual random inputs, and those that are tried where the usual ones show nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +292,7 @@ def telling(runs: Sequence[Run], accepted: Mapping[str, float]) -> set[str]:
         first = firsts.setdefault(run.shapes, run)
         constant = not any(np.size(leaf) for _, leaf in leaves(run.given))
         for name, value in run.returned.items():
-            before = first.returned[name]
+            before = first.returned.get(name)
             if name in found or not any(map(_is_somewhere_finite, (before, value))):
                 continue
             moved = error_of(before, value)
@@ -249,7 +317,8 @@ def handed_through(runs: Sequence[Run]) -> set[str]:
     """The names of values that are inputs as they were given."""
     names = set(runs[0].returned) if runs else set()
     for run in runs:
-        names = {n for n in names if _is_among(run.returned[n], run.given.values())}
+        given = [leaf for _, leaf in leaves(run.given)]
+        names = {n for n in names if _is_among(run.returned.get(n), given)}
     return names
 
 
@@ -275,6 +344,7 @@ def silent_outputs(
     if not outputs or (silent and not set(shown) - set(handed)):
         raise VerificationError(
             f"{what}: nothing was shown, as {', '.join(silent) or 'no output'} has the same values, "
-            "or none that is finite, on all inputs tried: give inputs= on which outputs differ"
+            "or none that is finite, on all inputs tried: give inputs (inputs=, or data= where "
+            "a verb takes that) on which the outputs differ"
         )
     return silent

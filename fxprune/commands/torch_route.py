@@ -18,7 +18,7 @@ from fxprune.errors import InputError
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.torch.checks import check_model
 from fxprune.torch.exported import compare_onnx
-from fxprune.torch.frontend.examples import check_examples, random_inputs
+from fxprune.torch.frontend.examples import check_examples, inputs_to_compare
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.prepare import ignored_parameters
 from fxprune.torch.record import gated_record
@@ -67,12 +67,12 @@ def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verd
     if first.is_onnx:
         first, second = second, first
     model, examples = _model(first)
-    batches = random_inputs(check_examples(model, examples), _BATCHES, seed)
+    batches = inputs_to_compare(check_examples(model, examples), _BATCHES, seed)
     announce("comparing", 0.2)
     if second.is_onnx:
-        return Verdict(tuple(compare_onnx(model, second.text, batches)))
+        return compare_onnx(model, second.text, batches, seed)
     other, _ = _model(second)
-    return Verdict(tuple(compare_modules(model, other, batches)))
+    return compare_modules(model, other, batches, seed)
 
 
 def export(
@@ -130,8 +130,8 @@ def _written(
     if out.suffix != ".onnx":
         return verdict, fxprune.save(folded, out.parent if out.suffix else out)
     path = fxprune.export_onnx(folded, out)
-    batches = random_inputs(gated_record(gated)[1].examples, _BATCHES, seed=0)
-    return Verdict((*verdict.comparisons, *compare_onnx(folded, path, batches))), path
+    batches = inputs_to_compare(gated_record(gated)[1].examples, _BATCHES, seed=0)
+    return verdict.joined(compare_onnx(folded, path, batches)), path
 
 
 def _gated(source: Source, **options: Any) -> Any:

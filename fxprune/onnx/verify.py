@@ -9,22 +9,25 @@ import numpy as np
 import onnx_ir
 
 from fxprune.agreement import (
+    KINDS,
     Comparison,
     Run,
     Verdict,
     accepted_error,
+    compared,
     error_of,
     handed_through,
     is_finite,
     precision_of,
     silent_outputs,
     telling,
+    worst_of,
 )
 from fxprune.errors import InputError, VerificationError
 from fxprune.onnx.backend.precision import in_double
 from fxprune.onnx.backend.seeding import draws, seed_draws
 from fxprune.onnx.frontend.loading import load_onnx
-from fxprune.onnx.frontend.session import KINDS, Feeds, random_feeds, session_of
+from fxprune.onnx.frontend.session import Feeds, random_feeds, session_of
 from fxprune.onnx.frontend.sizes import Shape, open_axes, shapes_at, stand_ins
 from fxprune.progress import steps
 
@@ -96,6 +99,8 @@ def _shown(pairs: Sequence["_Pair"]) -> set[str]:
 
 def _try_other_kinds(pairs: Sequence["_Pair"], seed: int) -> None:
     """More inputs like the first ones, where some output has not moved yet."""
+    if not pairs[0].runs:
+        return
     shapes = {name: np.shape(feed) for name, feed in pairs[0].runs[0].given.items()}
     for number, kind in enumerate(KINDS):
         feeds = random_feeds(pairs[0].before, shapes, seed + 100 + number, kind)
@@ -107,6 +112,8 @@ def _try_other_kinds(pairs: Sequence["_Pair"], seed: int) -> None:
 def _in_double(single: "_Pair") -> Iterator["_Pair"]:
     """The same comparison in float64, if both models run in that."""
     batches = [dict(run.given) for run in single.runs]
+    if not batches:
+        return
     first = _as_double(batches[0])
     exact = in_double(single.before, first)
     also_exact = in_double(single.after, first) if exact else None
@@ -259,41 +266,41 @@ class _Pair:
                 try:
                     found = run(feeds)
                 except InputError as error:
-                    raise VerificationError(f"{self.what}: the second model fails: {error}") from error
+                    reason = f"{self.what}: the second model fails: {error}"
+                    raise VerificationError(reason) from error
                 self._judge(feeds, expected, found, optional)
 
     def _judge(self, feeds: Feeds, expected: Values, found: Values, optional: bool) -> None:
-        items = self._items(feeds, expected, found, [0.0] * len(found))
+        items = self._items(feeds, expected, found)
         steady = True
-        if not all(item.agrees for item in items):
+        if not all(item.agrees for item in items.values()):
             self._check_repeats(feeds, expected, found)
             rounding = _rounding(self.before, feeds, self.names, expected)
-            items = self._items(feeds, expected, found, rounding)
+            items = self._items(
+                feeds, expected, found, dict(zip(self.names, rounding, strict=True))
+            )
             steady = all(map(is_finite, expected)) and max(rounding) < _MOST_ROUNDING
-        for name, item in zip(self.names, items, strict=True):
-            if not item.agrees and optional and not steady:
-                return
-            if not item.agrees:
-                raise VerificationError(f"{name}: {item}")
+        wrong = [f"{name}: {item}" for name, item in items.items() if not item.agrees]
+        if wrong and optional and not steady:
+            return
+        if wrong:
+            raise VerificationError(wrong[0])
+        for name, item in items.items():
             self.accepted[name] = max(item.tolerance, self.accepted.get(name, 0.0))
-        self.comparisons.append(max(items, key=lambda item: item.excess))
+        self.comparisons.extend([worst] if (worst := worst_of(items)) else [])
         self.runs.append(Run(feeds, dict(zip(self.names, expected, strict=True))))
 
     def _items(
-        self, feeds: Feeds, expected: Values, found: Values, rounding: Sequence[float]
-    ) -> list[Comparison]:
-        """One for each value."""
+        self,
+        feeds: Feeds,
+        expected: Values,
+        found: Values,
+        rounding: Mapping[str, float] | None = None,
+    ) -> dict[str, Comparison]:
         batch = next((len(feed) for feed in feeds.values() if feed.ndim), 1)
-        items = []
-        for left, right, own in zip(expected, found, rounding, strict=True):
-            precision = precision_of(left)
-            accepted = accepted_error(precision, own, self._coarsest)
-            items.append(Comparison(self.what, batch, precision, error_of(left, right), accepted))
-        return items
-
-    @property
-    def _coarsest(self) -> str:
-        return _coarsest_precision(self.before)
+        left, right = (dict(zip(self.names, each, strict=True)) for each in (expected, found))
+        coarsest = _coarsest_precision(self.before) if rounding else ""
+        return compared(self.what, batch, left, right, rounding=rounding, coarsest=coarsest)
 
     def _check_repeats(self, feeds: Feeds, expected: Values, found: Values) -> None:
         """Raise VerificationError where a model does not even agree with itself."""
@@ -309,22 +316,30 @@ class _Pair:
 
 
 def _coarsest_precision(model: onnx_ir.Model) -> str:
-    """What numbers are rounded to on the way, where that is coarser than float32; or nothing."""
+    """What numbers are rounded to on the way, at the coarsest; empty if nothing says so."""
     types = {
         value.const_value.dtype
         for graph in model.graphs()
         for value in graph.initializers.values()
         if value.const_value is not None
     }
+    types.update(value.dtype for value in model.graph.inputs if value.dtype is not None)
     for node in model.graph.all_nodes():
-        if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
-            types.add(onnx_ir.DataType.FLOAT16)  # a step of 8 bits is no finer
+        if node.op_type in _ROUNDING_TO_STEPS:
+            types.add(onnx_ir.DataType.FLOAT16)
         to = node.attributes.get("to") if node.op_type == "Cast" else None
         if to is not None:
             types.add(onnx_ir.DataType(to.as_int()))
-    coarse = {onnx_ir.DataType.BFLOAT16: "bfloat16", onnx_ir.DataType.FLOAT16: "float16"}
-    return next((name for dtype, name in coarse.items() if dtype in types), "")
+    return next((name for dtype, name in _COARSEST_FIRST.items() if dtype in types), "")
 
+
+_COARSEST_FIRST = {
+    onnx_ir.DataType.BFLOAT16: "bfloat16",
+    onnx_ir.DataType.FLOAT16: "float16",
+    onnx_ir.DataType.FLOAT: "float32",
+}
+_ROUNDING_TO_STEPS = ("QuantizeLinear", "DynamicQuantizeLinear")
+"""A step of 8 bits is no finer than float16."""
 
 _MOST_ROUNDING = 1e-3
 """Random inputs that are tried beyond the first ones are left out where a model is off by more."""

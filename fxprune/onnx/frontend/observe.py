@@ -18,6 +18,7 @@ import onnx
 import onnx_ir
 
 from fxprune.errors import InputError
+from fxprune.onnx.frontend.data import takes_any_number
 from fxprune.onnx.frontend.session import Feeds, random_feeds, session_of
 from fxprune.onnx.frontend.sizes import Shape, bound_sizes, open_axes, shapes_at, stand_ins
 
@@ -53,6 +54,7 @@ def observe(
     Raises:
         InputError: `shapes` does not fit the inputs, or ONNX Runtime does not run the model.
     """
+    feeds = _fewer(model, feeds) if feeds else None
     given: dict[str, Sequence[int]] = {name: feed.shape for name, feed in (feeds or {}).items()}
     given.update(shapes or {})
     free = set(open_axes(model)) - set(bound_sizes(model, given))
@@ -61,6 +63,16 @@ def observe(
         with contextlib.suppress(InputError):
             return _observe_at(model, attempt, feeds, runs=len(free) > 1)
     return _observe_at(model, usual, feeds, runs=False)
+
+
+def _fewer(model: onnx_ir.Model, feeds: Feeds) -> Feeds:
+    """As many samples as a number that occurs nowhere in the model, if it takes any number."""
+    batches = [name for name, kind in open_axes(model).items() if kind == "batch"]
+    if len(batches) != 1 or not takes_any_number(model.graph.inputs):
+        return feeds
+    count = next(stand_ins(model))[batches[0]]
+    enough = all(len(feed) >= count for feed in feeds.values())
+    return {name: feed[:count] for name, feed in feeds.items()} if enough else feeds
 
 
 def _observe_at(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
+from fxprune.agreement import KINDS, Numbers
 from fxprune.errors import InputError
 
 _IN_MEMORY_BYTES = 16_000_000
@@ -121,15 +122,11 @@ def weight_bytes(model: onnx_ir.Model) -> int:
     return sum(value.const_value.nbytes for value in values if value.const_value is not None)
 
 
-KINDS = ("normal", "positive", "large", "huge")
-"""Random numbers: standard normal, from 0 to 1, and normal ones that are 10 and 1000 times as large.
-Whole numbers are below 2, 2, 10 and 100."""
-_SCALES = {"normal": 1.0, "large": 10.0, "huge": 1000.0}
-_MOST = {"normal": 2, "positive": 2, "large": 10, "huge": 100}
-
-
 def random_feeds(
-    model: onnx_ir.Model, shapes: Mapping[str, Sequence[int]], seed: int = 0, kind: str = "normal"
+    model: onnx_ir.Model,
+    shapes: Mapping[str, Sequence[int]],
+    seed: int = 0,
+    kind: Numbers = KINDS[0],
 ) -> Feeds:
     """Inputs of the given shapes: random numbers of a kind, and words of one letter."""
     generator = np.random.default_rng(seed)
@@ -141,13 +138,12 @@ def random_feeds(
 
 
 def _random(
-    generator: np.random.Generator, dtype: onnx_ir.DataType, shape: tuple[int, ...], kind: str
+    generator: np.random.Generator, dtype: onnx_ir.DataType, shape: tuple[int, ...], kind: Numbers
 ) -> np.ndarray:
     if dtype == onnx_ir.DataType.STRING:
         return generator.choice(list("abcdefgh"), shape).astype(object)
     if not dtype.is_floating_point():
-        most = 2 if dtype == onnx_ir.DataType.BOOL else _MOST[kind]
-        return generator.integers(0, most, shape).astype(dtype.numpy())
-    if kind == "positive":
-        return generator.uniform(size=shape).astype(dtype.numpy())
-    return (_SCALES[kind] * generator.standard_normal(shape)).astype(dtype.numpy())
+        below = 2 if dtype == onnx_ir.DataType.BOOL else kind.whole_below
+        return generator.integers(0, below, shape).astype(dtype.numpy())
+    numbers = generator.uniform(size=shape) if kind.positive else generator.standard_normal(shape)
+    return (kind.scale * numbers).astype(dtype.numpy())

@@ -268,6 +268,15 @@ KINDS = (
 """The usual random inputs, and those that are tried where the usual ones show nothing."""
 
 
+_FEW = 8
+"""Batches of more samples are not drawn again."""
+
+
+def best_to_repeat(samples: Sequence[int]) -> int:
+    """Which of several batches to draw again: the largest small one, or else the smallest."""
+    return max(range(len(samples)), key=lambda i: samples[i] if samples[i] <= _FEW else -samples[i])
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a model was given and what it returned, by name."""
@@ -343,8 +352,8 @@ def silent_outputs(
     silent = tuple(name for name in outputs if name not in shown)
     if not outputs or (silent and not set(shown) - set(handed)):
         raise VerificationError(
-            f"{what}: nothing was shown, as {', '.join(silent) or 'no output'} has the same values, "
-            "or none that is finite, on all inputs tried: give inputs (inputs=, or data= where "
-            "a verb takes that) on which the outputs differ"
+            f"{what}: nothing was shown, as {', '.join(silent) or 'no output'} has the same "
+            "values, or none that is finite, on all inputs tried: give inputs (inputs=, or data= "
+            "where a verb takes that) on which the outputs differ"
         )
     return silent

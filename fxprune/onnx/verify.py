@@ -14,6 +14,7 @@ from fxprune.agreement import (
     Run,
     Verdict,
     accepted_error,
+    best_to_repeat,
     compared,
     error_of,
     handed_through,
@@ -101,7 +102,9 @@ def _try_other_kinds(pairs: Sequence["_Pair"], seed: int) -> None:
     """More inputs like the first ones, where some output has not moved yet."""
     if not pairs[0].runs:
         return
-    shapes = {name: np.shape(feed) for name, feed in pairs[0].runs[0].given.items()}
+    given = [run.given for run in pairs[0].runs]
+    several = given[best_to_repeat(list(map(_samples_in, given)))]
+    shapes = {name: np.shape(feed) for name, feed in several.items()}
     for number, kind in enumerate(KINDS):
         feeds = random_feeds(pairs[0].before, shapes, seed + 100 + number, kind)
         for pair in pairs:
@@ -200,9 +203,10 @@ def _shapes_of_trials(
     unknown = {n: given[n] for n in given if n in _without_shape(model)}
     first = list(stand_ins(model))
     second = list(stand_ins(model, {size for sizes in first[:1] for size in sizes.values()}))
-    has_batch = "batch" in axes.values()
-    several = batch_sizes if has_batch else batch_sizes[:1] * (2 if axes else 1)
-    if given and axes:
+    several = list(batch_sizes if "batch" in axes.values() else batch_sizes[:1])
+    if axes and len(several) == 1:
+        several *= 2
+    if given:
         several = several[:2]
     for number, batch in enumerate((*several[:1], *several)):
         sizes = second if number == 2 else first
@@ -297,7 +301,7 @@ class _Pair:
         found: Values,
         rounding: Mapping[str, float] | None = None,
     ) -> dict[str, Comparison]:
-        batch = next((len(feed) for feed in feeds.values() if feed.ndim), 1)
+        batch = _samples_in(feeds)
         left, right = (dict(zip(self.names, each, strict=True)) for each in (expected, found))
         coarsest = _coarsest_precision(self.before) if rounding else ""
         return compared(self.what, batch, left, right, rounding=rounding, coarsest=coarsest)
@@ -313,6 +317,10 @@ class _Pair:
                         f"{self.what}: {name} differs from run to run on the same inputs, so that "
                         "it cannot be compared: make what draws random numbers deterministic"
                     )
+
+
+def _samples_in(feeds: Mapping[str, Any]) -> int:
+    return next((len(feed) for feed in feeds.values() if feed.ndim), 1)
 
 
 def _coarsest_precision(model: onnx_ir.Model) -> str:

@@ -14,6 +14,7 @@ from fxprune.agreement import (
     Comparison,
     Run,
     Verdict,
+    best_to_repeat,
     compared,
     error_of,
     handed_through,
@@ -53,7 +54,8 @@ def compare_onnx(
         pair.compare(batch)
     outputs = [item.name for item in session.get_outputs()]
     if batches and set(outputs) - telling(pair.runs, pair.accepted):
-        for batch in random_like(batches[0], seed + 100):
+        several = best_to_repeat(list(map(samples_in, batches)))
+        for batch in random_like(batches[several], seed + 100):
             pair.compare_if_it_runs(batch)
     shown = telling(pair.runs, pair.accepted)
     silent = silent_outputs(outputs, shown, handed_through(pair.runs), _WHAT)
@@ -95,8 +97,8 @@ class _Pair:
         items = self._judged(batch, values, expected)
         if all(item.agrees for item in items.values()):
             self._note(values, expected, items)
-        elif is_finite(list(expected.values())) and _MOST_ROUNDING > max(
-            self._rounding(batch, expected).values()
+        elif is_finite(list(expected.values())) and (
+            max(self._rounding(batch, expected).values()) < _MOST_ROUNDING
         ):
             raise VerificationError(str(worst_of(items)))
 

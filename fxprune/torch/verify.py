@@ -20,6 +20,7 @@ from fxprune.agreement import (
     Run,
     Verdict,
     accepted_error,
+    best_to_repeat,
     compared,
     handed_through,
     is_finite,
@@ -103,13 +104,17 @@ def _compared(
     what: str, left: nn.Module, right: nn.Module, batches: Sequence[tuple[Any, ...]], seed: int
 ) -> Verdict:
     """Every batch in every precision; more inputs where an output has not moved yet."""
-    pairs = [_Pair(what, *(in_precision(m, d) for m in (left, right)), d) for d in PRECISIONS]
+    pairs = [
+        _Pair(what, in_precision(left, dtype), in_precision(right, dtype), dtype)
+        for dtype in PRECISIONS
+    ]
     for pair in pairs:
         for batch in steps(batches, f"comparing in {dtype_name(pair.dtype)}"):
             pair.compare(batch)
     outputs = list(dict.fromkeys(name for run in pairs[0].runs for name in run.returned))
     if batches and set(outputs) - _shown(pairs):
-        for batch in random_like(batches[0], seed + 100):
+        several = best_to_repeat(list(map(samples_in, batches)))
+        for batch in random_like(batches[several], seed + 100):
             for pair in pairs:
                 with suppress(InputError):
                     pair.compare(batch, optional=True)

@@ -461,7 +461,7 @@ def process(*words, before="", **environment):
         env={**os.environ, "COLUMNS": "100", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
 
 
@@ -502,7 +502,7 @@ def test_installed_command_answers():
     script = Path(sys.executable).with_name("fxprune")
     if not script.exists():
         pytest.skip("fxprune was installed before it had a command: pip install -e .")
-    done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=600)
     assert (done.returncode, done.stdout) == (0, f"{fxprune.__version__}\n")
 
 

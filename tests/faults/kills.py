@@ -185,12 +185,17 @@ SCENARIOS = {
 
 
 def kill(scenario: Scenario, folder: Path, seconds: float) -> bool:
-    """Run the work in a child and kill it; whether it was still running."""
+    """Run the work in a child and kill it after a time; whether it was still running."""
     versions()
     child = fork(lambda: scenario.work(folder))
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    deadline = time.monotonic() + seconds
+    ended, status = os.waitpid(child, os.WNOHANG)
+    while not ended and time.monotonic() < deadline:
+        time.sleep(0.001)
+        ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the work failed by itself"
     return os.WIFSIGNALED(status)
 

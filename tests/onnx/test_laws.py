@@ -80,7 +80,7 @@ def text(model):
 # Masked and folded ----------------------------------------------------------------------------
 
 
-@examples(60)
+@examples(40)
 @given(drawn(), st.data())
 def test_masked_equals_folded(model, data):
     result = pruned(model, data)
@@ -95,7 +95,7 @@ def test_masked_equals_folded(model, data):
 def test_masked_equals_folded_around_every_kind_of_step(dims, kind):
     plain = "conv" if dims == 2 else "linear"
 
-    @examples(4)
+    @examples(3)
     @given(onnx_models((kind, plain), dims=dims, max_nodes=3), st.data())
     def masked_equals_folded(model, data):
         assert pruned(model, data).verdict.comparisons
@@ -116,7 +116,7 @@ def test_masked_equals_folded_in_float64(model, data):
 # Everything open ------------------------------------------------------------------------------
 
 
-@examples(24)
+@examples(16)
 @given(drawn())
 def test_open_keep_set_plans_nothing_and_folds_to_the_same_bits(model):
     program = read_onnx(model.proto)
@@ -129,7 +129,7 @@ def test_open_keep_set_plans_nothing_and_folds_to_the_same_bits(model):
     assert_same_bits(expected, outputs(masked_model(program, analysis, {}), model.inputs))
 
 
-@examples(24)
+@examples(16)
 @given(drawn(), st.data())
 def test_folding_keeps_bits_of_what_it_keeps(model, data):
     stored = load_onnx(model.proto).graph.initializers
@@ -142,7 +142,7 @@ def test_folding_keeps_bits_of_what_it_keeps(model, data):
 # Costs ----------------------------------------------------------------------------------------
 
 
-@examples(40)
+@examples(24)
 @given(drawn(), st.data())
 def test_predicted_costs_are_counted_on_the_folded_file(model, data):
     check_costs(model, pruned(model, data))

@@ -36,7 +36,7 @@ def test_bytes_are_those_of_the_weights(result, tmp_path):
 def test_latency_is_measured_for_both(result, tmp_path):
     found = fxprune.report(result)
     assert set(found.latency_ms) == {"before", "after"}
-    assert all(0 < value < 1000 for value in found.latency_ms.values())
+    assert all(value > 0 for value in found.latency_ms.values())
     page = fxprune.write_report(result, tmp_path / "report.html", verdict=result.verdict)
     assert "Verified" in page.read_text()
 

@@ -91,7 +91,7 @@ def plans(gated):
 # Gated and folded -----------------------------------------------------------------------------
 
 
-@examples(120)
+@examples(80)
 @given(drawn(), st.data())
 def test_gated_equals_folded(network, data):
     gated, folded = pruned(network, data)
@@ -105,7 +105,7 @@ def test_gated_equals_folded(network, data):
 def test_gated_equals_folded_around_every_kind_of_step(dims, kind):
     plain = "conv" if dims == 2 else "linear"
 
-    @examples(8)
+    @examples(5)
     @given(networks((kind, plain), dims=dims, max_nodes=3), st.data())
     def gated_equals_folded(network, data):
         gated, folded = pruned(network, data)
@@ -114,7 +114,7 @@ def test_gated_equals_folded_around_every_kind_of_step(dims, kind):
     gated_equals_folded()
 
 
-@examples(60)
+@examples(40)
 @given(drawn(RANDOM), st.data())
 def test_gated_equals_folded_while_training(network, data):
     gated, folded = pruned(network.train(), data)
@@ -127,7 +127,7 @@ def test_gated_equals_folded_while_training(network, data):
     assert_same_state(expected, got, rtol=1e-10)
 
 
-@examples(36)
+@examples(24)
 @given(drawn(OVERWRITING), st.data())
 def test_gated_and_folded_have_the_same_gradients(network, data):
     gated, folded = pruned(network.train(), data)
@@ -149,7 +149,7 @@ def test_open_gates_that_look_at_samples_change_nothing(network):
         assert_rewrite_equivalent(network.eval(), gated, inputs=network.inputs, rtol=0.0)
 
 
-@examples(40)
+@examples(24)
 @given(drawn(OVERWRITING), st.data())
 def test_shrinking_changes_neither_function_nor_training(network, data):
     gated = prepared(network.train())
@@ -197,7 +197,7 @@ def gradients_as_weights(gated):
     return dict(fxprune.fold(carrier).named_parameters())
 
 
-@examples(36)
+@examples(24)
 @given(drawn(), st.data())
 def test_folding_keeps_bits_of_what_it_keeps(network, data):
     _, folded = pruned(network, data)
@@ -210,7 +210,7 @@ def test_folding_keeps_bits_of_what_it_keeps(network, data):
 # Everything open ------------------------------------------------------------------------------
 
 
-@examples(60)
+@examples(40)
 @given(drawn(), st.booleans())
 def test_open_gates_change_no_bit(network, training):
     outputs = []
@@ -222,7 +222,7 @@ def test_open_gates_change_no_bit(network, training):
     assert_close("output", *outputs, rtol=0.0)
 
 
-@examples(36)
+@examples(24)
 @given(drawn())
 def test_open_keep_set_plans_nothing_and_folds_to_the_same_bits(network):
     gated = prepared(network)
@@ -234,7 +234,7 @@ def test_open_keep_set_plans_nothing_and_folds_to_the_same_bits(network):
     assert_same_state(network.state_dict(), folded.state_dict())
 
 
-@examples(36)
+@examples(24)
 @given(drawn())
 def test_gated_has_the_keys_of_the_model_in_order_then_those_of_the_gates(network):
     keys = list(prepared(network).state_dict())
@@ -247,14 +247,14 @@ def test_gated_has_the_keys_of_the_model_in_order_then_those_of_the_gates(networ
 # Costs ----------------------------------------------------------------------------------------
 
 
-@examples(60)
+@examples(40)
 @given(drawn(), st.data())
 def test_predicted_costs_are_counted_on_the_folded_model(network, data):
     gated, folded = pruned(network, data)
     assert_costs(folded, network.inputs, predicted_costs(gated))
 
 
-@examples(36)
+@examples(24)
 @given(drawn(), st.data())
 def test_predicted_costs_are_those_of_the_folded_model_read_anew(network, data):
     gated, folded = pruned(network, data)
@@ -262,7 +262,7 @@ def test_predicted_costs_are_those_of_the_folded_model_read_anew(network, data):
     assert predicted_costs(gated) == analysis.costs.at(analysis.costs.full)
 
 
-@examples(60)
+@examples(40)
 @given(drawn(), st.data())
 def test_costs_of_layers_add_up_and_are_those_of_the_folded_layers(network, data):
     gated, folded = pruned(network, data)
@@ -307,7 +307,7 @@ def test_widths_do_not_depend_on_what_folding_removes():
 # Folding again --------------------------------------------------------------------------------
 
 
-@examples(36)
+@examples(24)
 @given(drawn(), st.data())
 def test_folding_a_folded_model_changes_nothing(network, data):
     _, folded = pruned(network, data)
@@ -319,7 +319,7 @@ def test_folding_a_folded_model_changes_nothing(network, data):
     assert_rewrite_equivalent(folded, again, inputs=network.inputs, rtol=0.0)
 
 
-@examples(36)
+@examples(24)
 @given(drawn(), st.data())
 def test_folding_in_two_steps_equals_folding_once(network, data):
     gated = prepared(network)
@@ -342,7 +342,7 @@ def test_folding_in_two_steps_equals_folding_once(network, data):
 # What stays as it is --------------------------------------------------------------------------
 
 
-@examples(36)
+@examples(24)
 @given(drawn(OVERWRITING), st.data(), st.booleans())
 def test_prepare_and_fold_leave_their_input_alone(network, data, training):
     network.train(training)
@@ -356,7 +356,7 @@ def test_prepare_and_fold_leave_their_input_alone(network, data, training):
         folded.train()(*network.inputs).sum().backward()
 
 
-@examples(36)
+@examples(24)
 @given(drawn(), st.data())
 def test_same_plan_twice(network, data):
     gated, folded = pruned(network, data)
@@ -367,7 +367,7 @@ def test_same_plan_twice(network, data):
     assert_same_state(folded.state_dict(), fxprune.fold(gated).state_dict())
 
 
-@examples(24)
+@examples(16)
 @given(drawn(), st.data())
 def test_copies_compute_the_same(network, data):
     gated, folded = pruned(network, data)
@@ -378,7 +378,7 @@ def test_copies_compute_the_same(network, data):
 # Elsewhere ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=6, suppress_health_check=SLOW_DATA, phases=[Phase.generate])
+@settings(max_examples=4, suppress_health_check=SLOW_DATA, phases=[Phase.generate])
 @given(drawn(without=["pinning"], max_nodes=3), st.data())
 def test_onnx_runtime_computes_what_folded_computes(network, data):
     _, folded = pruned(network, data)

@@ -1,194 +1,84 @@
-"""Verdicts about modules: outputs that show nothing, noise, and outputs of every form."""
+"""Verification finds what differs, and says where."""
 
-import random
-
-import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import fxprune
 from fxprune.testing import assert_unchanged
-from fxprune.torch.precision import arrays_of, drawing_anew, draws, relative_error
-from fxprune.torch.verify import compare_modules
-
-LARGE = 1e9
-
-
-class Net(nn.Module):
-    """Two layers, and a last step of the test's choice."""
-
-    def __init__(self, last):
-        super().__init__()
-        self.first, self.second, self.last = nn.Linear(5, 8), nn.Linear(8, 4), last
-
-    def forward(self, x):
-        return self.last(self.second(self.first(x).relu()))
-
-
-def made(last):
-    """Gated, folded to about a half, and folded with another weight."""
-    torch.manual_seed(0)
-    gated = fxprune.prepare(Net(last), torch.randn(2, 5), target=1.0)
-    (group,) = (g for g in fxprune.groups(gated) if not g.pin and g.kind != "branch")
-    fxprune.set_keep_set(gated, {group.name: [True, False] * 4})
-    folded, wrong = fxprune.fold(gated), fxprune.fold(gated)
-    with torch.no_grad():
-        wrong.second.weight.neg_()
-    return gated, folded, wrong
-
-
-MASK = torch.tensor([0, -np.inf, 0, 0])
-SILENT = {
-    "a saturated sigmoid": lambda z: torch.sigmoid(z + LARGE),
-    "a clip": lambda z: (z + LARGE).clamp(0, 1),
-    "a comparison": lambda z: z > LARGE,
-    "a label": lambda z: (z + LARGE * torch.tensor([1, 0, 0, 0])).argmax(1),
-    "logarithms of negative numbers": lambda z: (-z.abs()).log(),
-    "an infinite mask": lambda z: z + torch.full((4,), -np.inf),
-    "nothing": lambda z: z[:, :0],
-}
-
-
-@pytest.mark.parametrize("name", SILENT)
-def test_models_whose_outputs_never_move_are_not_called_the_same(name):
-    gated, folded, wrong = made(SILENT[name])
-    for other in (folded, wrong):
-        with pytest.raises(fxprune.VerificationError, match=r"nothing was shown|error inf"):
-            fxprune.verify(gated, other)
-
-
-def test_inputs_that_move_the_outputs_are_a_way_out():
-    gated, folded, wrong = made(SILENT["a comparison"])
-    inputs = [LARGE * 100 * torch.randn(3, 5), {"x": LARGE * 100 * torch.randn(3, 5)}]
-    assert fxprune.verify(gated, folded, inputs=inputs).shows_nothing == ()
-    with pytest.raises(fxprune.VerificationError, match="first difference at second"):
-        fxprune.verify(gated, wrong, inputs=inputs)
-
-
-def test_labels_are_moved_by_larger_inputs():
-    gated, folded, wrong = made(lambda z: (z + 50 * torch.tensor([1, 0, 0, 0])).argmax(1))
-    assert fxprune.verify(gated, folded).shows_nothing == ()
-    with pytest.raises(fxprune.VerificationError):
-        fxprune.verify(gated, wrong)
-
-
-def test_outputs_that_stay_are_named_beside_those_that_move():
-    gated, folded, _ = made(lambda z: {"scores": z, "anchors": torch.ones(3)})
-    verdict = fxprune.verify(gated, folded)
-    assert verdict.shows_nothing == ("output.anchors",)
-    assert "nothing is shown of output.anchors" in str(verdict)
-
-
-def test_masked_logits_agree_and_their_finite_values_are_compared():
-    gated, folded, wrong = made(lambda z: z + MASK)
-    assert fxprune.verify(gated, folded).comparisons
-    with pytest.raises(fxprune.VerificationError):
-        fxprune.verify(gated, wrong)
+from tests.torch.gated import folded_at_half
+from tests.torch.models import Residual, images, plain, randomise
 
 
 @pytest.mark.parametrize(
-    ("expected", "got"),
+    ("name", "place"),
     [
-        (torch.tensor([1, np.inf]), torch.tensor([1, -np.inf])),
-        (torch.tensor([1, np.nan]), torch.tensor([1, np.inf])),
-        ([torch.ones(2), torch.ones(3)], [torch.ones(2)]),
-        ([torch.ones(2), torch.ones(3)], [torch.ones(2), torch.ones(4)]),
-        ({"a": torch.ones(1)}, {"b": torch.ones(1)}),
-        (torch.ones(1), torch.ones(1).double()),
-        (torch.tensor([2**62]), torch.tensor([2**62 + 1])),
-        (torch.ones(1), None),
-        ((torch.ones(1), 3), (torch.ones(1), 4)),
+        ("stem.0.weight", r"stem_0 \(conv, stem\.0\)"),
+        ("body.1.running_mean", r"body_1 \(batch_norm, body\.1\)"),
+        ("body.3.bias", r"body_3 \(conv, body\.3\)"),
+        ("head.bias", r"head \(linear, head\)"),
     ],
 )
-def test_what_has_another_form_or_kind_differs(expected, got):
-    assert relative_error(expected, expected) == 0
-    assert relative_error(expected, got) == np.inf
-
-
-def test_half_precision_has_arrays_too():
-    values = [torch.ones(2, dtype=dtype) for dtype in (torch.bfloat16, torch.float16, torch.bool)]
-    assert [each.dtype.name for each in arrays_of(values)] == ["float32", "float16", "bool"]
-
-
-# Noise ----------------------------------------------------------------------------------------
-
-
-def test_noise_is_drawn_alike_in_both_models():
-    gated, folded, wrong = made(lambda z: z + 0.3 * torch.randn_like(z))
-    verdict = fxprune.verify(gated, folded)
-    assert all(item.error < 1e-6 for item in verdict.comparisons)
-    with pytest.raises(fxprune.VerificationError, match="the models draw random numbers"):
-        fxprune.verify(gated, wrong)
-
-
-def test_what_only_noise_moves_shows_nothing():
-    gated, folded, _ = made(lambda z: 0 * z + torch.randn_like(z))
-    with pytest.raises(fxprune.VerificationError, match="nothing was shown"):
+def test_verify_names_the_first_layer_that_differs(name, place):
+    gated, folded = folded_at_half()
+    fxprune.verify(gated, folded)
+    with torch.no_grad():
+        folded.state_dict()[name].view(-1)[0] += 1e-4
+    with pytest.raises(fxprune.VerificationError, match=f"first difference at {place}"):
         fxprune.verify(gated, folded)
 
 
-class Drifting(nn.Module):
-    """Something else in every run."""
-
-    runs = 0
-
-    def forward(self, x):
-        Drifting.runs += 1
-        return x + Drifting.runs
+def test_verify_finds_a_model_of_another_shape():
+    gated, folded = folded_at_half()
+    folded.head = nn.Linear(folded.head.in_features + 1, 5).double()
+    with pytest.raises(fxprune.VerificationError, match="relative error inf"):
+        fxprune.verify(gated, folded)
 
 
-def test_a_model_that_differs_from_run_to_run_is_refused():
-    with pytest.raises(fxprune.VerificationError, match="first model differs from run to run"):
-        compare_modules(Drifting(), nn.Identity(), [(torch.randn(2, 3),), (torch.randn(2, 3),)])
-
-
-class Noise(nn.Module):
-    """From all three generators."""
-
-    def forward(self, x):
-        drawn = random.random() + np.random.rand()
-        return F.dropout(x, training=True) * drawn
-
-
-def test_generators_stay_as_found():
-    module, x = Noise(), torch.ones(4)
-    before = random.getstate(), np.random.get_state()[1].tolist()
-    with assert_unchanged(module):
-        assert draws(module, (x,))
-        assert not draws(nn.Identity(), (x,))
-        found = []
-        for _ in range(2):
-            with drawing_anew(module):
-                found.append(module(x))
-    assert torch.equal(*found)
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == before
-
-
-def test_inputs_that_a_model_writes_into_stay():
-    x = torch.randn(2, 3)
-    before = x.clone()
-    compare_modules(nn.ReLU(inplace=True), nn.ReLU(), [(x,), (-x,)])
-    assert torch.equal(x, before)
-
-
-# Files ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["a comparison", "a saturated sigmoid"])
-def test_files_whose_outputs_never_move_are_not_written(name, tmp_path):
-    _, folded, _ = made(SILENT[name])
+def test_verify_finds_what_only_an_input_of_the_user_shows():
+    model = nn.Sequential(plain(), nn.Threshold(1e7, 0.0))
+    gated = fxprune.prepare(model, images(1))
+    folded = fxprune.fold(gated)
+    with torch.no_grad():
+        folded.get_parameter("0.2.weight").mul_(1.1)
     with pytest.raises(fxprune.VerificationError, match="nothing was shown"):
-        fxprune.export_onnx(folded, tmp_path / "model.onnx", torch.randn(2, 5))
-    assert not list(tmp_path.iterdir())
-    far = 100 * LARGE * torch.randn(1, 5)
-    fxprune.export_onnx(folded, tmp_path / "model.onnx", far)
+        fxprune.verify(gated, folded)
+    with pytest.raises(fxprune.VerificationError, match="first difference at _0_2"):
+        fxprune.verify(gated, folded, inputs=[1e9 * images(1)])
 
 
-def test_masked_logits_are_exported(tmp_path):
-    gated, folded, wrong = made(lambda z: z + MASK)
-    path = fxprune.export_onnx(folded, tmp_path / "model.onnx")
-    assert len(fxprune.verify(gated, folded, path).comparisons) > 8
-    with pytest.raises(fxprune.VerificationError):
-        fxprune.verify(gated, wrong, path)
+def test_verify_finds_the_file_of_another_model(exported, tmp_path):
+    gated, folded, _ = exported
+    _, other = folded_at_half(randomise(Residual(), seed=1), seed=1)
+    path = fxprune.export_onnx(other, tmp_path / "other.onnx")
+    with pytest.raises(fxprune.VerificationError, match="folded == onnxruntime, batch 1"):
+        fxprune.verify(gated, folded, path)
+
+
+@pytest.mark.parametrize("share", [None, 0.0, 0.5])
+def test_verify_finds_a_missing_or_damaged_file(exported, tmp_path, share):
+    gated, folded, path = exported
+    broken = tmp_path / "broken.onnx"
+    if share is not None:
+        broken.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(fxprune.VerificationError, match="ONNX Runtime does not load"):
+        fxprune.verify(gated, folded, broken)
+
+
+def test_verify_leaves_everything_as_found():
+    gated, folded = folded_at_half()
+    with assert_unchanged(gated), assert_unchanged(folded):
+        fxprune.verify(gated.train(), folded.train())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "match"),
+    [
+        (["image"], "tensors or tuples of them, got str"),
+        ([torch.randn(1, 5, 8, 8)], r"first model fails on inputs of shape \(1, 5, 8, 8\)"),
+    ],
+)
+def test_verify_refuses_inputs_that_the_model_does_not_take(gated, inputs, match):
+    folded = fxprune.fold(gated)
+    with pytest.raises(fxprune.InputError, match=match):
+        fxprune.verify(gated, folded, inputs=inputs)

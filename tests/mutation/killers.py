@@ -45,6 +45,9 @@ TESTS = Path(__file__).parent.parent
 FILES = (
     *(f"tests/passes/{file.name}" for file in sorted(TESTS.glob("passes/test_*.py"))),
     "tests/torch/frontend/test_in_place.py",
+    "tests/test_agreement.py",
+    "tests/torch/test_what_is_shown.py",
+    "tests/onnx/test_what_is_shown.py",
     *(
         f"tests/onnx/{file.__name__.rpartition('.')[2]}.py::{test}"
         for file in (test_prune, test_criteria, test_refit, test_fold)

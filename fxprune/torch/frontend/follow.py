@@ -128,9 +128,13 @@ def _check_few_samples(nodes: list[fx.Node], subject: Subject) -> None:
         if len(own) != len(others):
             raise ValueError(f"{node.name} depends on the size of the batch by its operands")
         for value, changed in zip(own, others, strict=True):
-            if type(value) not in (int, float) or value == changed:
+            numbers = type(value) in (int, float) or type(changed) in (int, float)
+            if not numbers or value == changed:
                 continue
-            if not math.isclose(value * _FEW, changed * subject.batch):
+            follows = type(value) is type(changed) and math.isclose(
+                value * _FEW, changed * subject.batch
+            )
+            if not follows:
                 raise ValueError(f"{node.name} depends on the size of the batch by a number")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir
 
+from fxprune.arguments import near
 from fxprune.errors import InputError
 
 Shape = tuple[int, ...]
@@ -95,7 +96,10 @@ def bound_sizes(model: onnx_ir.Model, given: Mapping[str, Sequence[int]]) -> dic
     """
     inputs = {str(value.name): value for value in model.graph.inputs}
     if unknown := [name for name in given if name not in inputs]:
-        raise InputError(f"no input is called {unknown[0]!r}; the inputs are {', '.join(inputs)}")
+        raise InputError(
+            f"shapes: no input is called {unknown[0]!r}; the inputs are {', '.join(inputs)}"
+            f"{near(unknown[0], inputs)}"
+        )
     bound: dict[str, int] = {}
     for name, shape in given.items():
         declared = inputs[name].shape

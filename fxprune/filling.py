@@ -228,7 +228,7 @@ class Filling:
         removable = int((units.rank < math.inf).sum())
 
         def within(kept: int) -> bool:
-            return self._fits(units.counts(self._sizes, order[: removable - kept], -1), limit)
+            return self.fits(units.counts(self._sizes, order[: removable - kept], -1), limit)
 
         closed = order[: removable - _largest(within, removable)]
         counts = units.counts(self._sizes, closed, -1)
@@ -253,7 +253,7 @@ class Filling:
         thin = is_open & ~inside
         thin[branch] = True
         counts = units.counts(np.zeros(len(self._sizes)), np.flatnonzero(thin), 1)
-        if not self._fits(counts, limit):
+        if not self.fits(counts, limit):
             return is_open
         waiting = units.worst_first()[::-1]
         thin[self._fill(units, waiting[inside[waiting]], counts, limit)] = True
@@ -276,7 +276,7 @@ class Filling:
             waiting = waiting[fits[units.owner[waiting]]]
 
             def within(number: int) -> bool:
-                return self._fits(units.counts(counts, waiting[:number], 1), limit)  # noqa: B023
+                return self.fits(units.counts(counts, waiting[:number], 1), limit)  # noqa: B023
 
             number = _largest(within, len(waiting))
             opened.append(waiting[:number])
@@ -284,7 +284,8 @@ class Filling:
             waiting = waiting[number:] if number else waiting[1:]
         return np.concatenate(opened)
 
-    def _fits(self, counts: np.ndarray, limit: Mapping[str, float]) -> bool:
+    def fits(self, counts: np.ndarray, limit: Mapping[str, float]) -> bool:
+        """Whether so many open positions per gate cost no more than the limits."""
         return all(cost(counts) <= limit[n] * (1 + ROUNDING) for n, cost in self._costs.items())
 
     def _levelled(self, rank: np.ndarray) -> np.ndarray:

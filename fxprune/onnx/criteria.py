@@ -1,9 +1,11 @@
 """How much every position of an ONNX model matters: by weights, or on data."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
+from fxprune.arguments import choice
 from fxprune.errors import InputError
 from fxprune.filling import Layout
 from fxprune.ir import Value
@@ -56,11 +58,7 @@ def onnx_importance(
     Raises:
         InputError: the method is unknown, or has no data.
     """
-    if method not in METHODS:
-        known = ", ".join(METHODS)
-        raise InputError(f"unknown method {method!r}; known for ONNX models are {known}")
-    if method in _ON_DATA and data is None:
-        raise InputError(f'method="{method}" needs data: some batches of inputs')
+    check_method(method, data)
     if method == "random":
         return np.random.default_rng(seed).random(layout.total)
     if method == "saliency":
@@ -70,6 +68,13 @@ def onnx_importance(
     else:
         sums = NORMS[method](analysis, weight_of(program))
     return ranks(analysis, layout, sums, method, over=np.mean)
+
+
+def check_method(method: Any, data: Any) -> None:
+    """Raise InputError unless positions can be ranked so."""
+    choice("method", method, METHODS, "known for ONNX models are")
+    if method in _ON_DATA and data is None:
+        raise InputError(f'method="{method}" needs data: some batches of inputs')
 
 
 _ON_DATA = ("activation", "wanda", "saliency")

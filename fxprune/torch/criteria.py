@@ -8,10 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxprune.arguments import batches, choice, refusal
 from fxprune.errors import InputError
 from fxprune.passes.analyse import Analysis
 from fxprune.progress import steps
 from fxprune.ranking import NORMS, Part, Sums, ranks
+from fxprune.torch.batches import running_on
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.record import Record, gated_record, traced_part
@@ -54,7 +56,7 @@ def importance(
     Raises:
         InputError: the method is unknown, or "taylor" has no data.
     """
-    check_method(method, data)
+    check_method(method, data, loss)
     gates, record = gated_record(gated)
     if method == "taylor":
         assert data is not None
@@ -65,10 +67,13 @@ def importance(
     return dict(zip(gates.layout.names, parts, strict=True))
 
 
-def check_method(method: str, data: Any) -> None:
-    if method not in _METHODS:
-        known = ", ".join(_METHODS)
-        raise InputError(f"unknown method {method!r}; known without training are {known}")
+def check_method(method: Any, data: Any, loss: Any) -> None:
+    """Raise InputError unless positions can be ranked so, as far as that can be told so early."""
+    choice("method", method, _METHODS, "known without training are")
+    if data is not None:
+        batches("data", data)
+    if loss is not None and not callable(loss):
+        raise refusal("loss", loss, "a function of a model and a batch that returns a scalar")
     if method == "taylor" and data is None:
         raise InputError('method="taylor" needs data: batches of (inputs, labels), or a loader')
 
@@ -97,13 +102,14 @@ def _taylor(gated: nn.Module, gates: Gates, data: Iterable[Any], loss: Loss) -> 
     """Gate gradients in evaluation mode, ranked as `static` ranks them."""
     trained = [p for p in gated.parameters() if p.requires_grad and p is not gates.method.scores]
     total, count = torch.zeros(gates.layout.total), 0
+    also = "" if loss is _usual_loss else ", or loss fails on it"
     try:
         for parameter in trained:
             parameter.requires_grad_(False)
         with in_evaluation(gated), torch.enable_grad():
             for batch in steps(data, "looking at data"):
                 values = torch.ones_like(gates.method.scores, requires_grad=True)
-                with gates.showing(values):
+                with gates.showing(values), running_on(f"batch {count} of data{also}"):
                     (gradient,) = torch.autograd.grad(loss(gated, batch), values)
                 gradient = gradient.detach().cpu()
                 total += torch.where(gradient.isfinite(), gradient, 0.0).square()
@@ -125,7 +131,7 @@ def _usual_loss(model: nn.Module, batch: Any) -> Tensor:
         return own
     if not isinstance(batch, list | tuple) or len(batch) < 2:
         raise InputError(
-            f"expected batches of (inputs, labels) or mappings, got {type(batch).__name__}: "
+            f"data: expected batches of (inputs, labels) or mappings, got {type(batch).__name__}: "
             "give loss="
         )
     *inputs, labels = batch

@@ -44,7 +44,7 @@ def made(text):
             {"w": "all -", "b": "- -"},
         ),
         (
-            "y[5, 1, 2, 8] = recurrent_layer(x[5, 2, 3], w.x[1, 24, 3], v.x[1, 24, 8], b.x[1, 48])"
+            "y[5, 2, 2, 8] = recurrent_layer(x[5, 2, 3], w.x[2, 24, 3], v.x[2, 24, 8], b.x[2, 48])"
             "{'gates': 3}",
             {"w": "all part -", "v": "all part -", "b": "- -"},
         ),

@@ -220,6 +220,7 @@ WRONG: dict[str, list[Any]] = {
     "round_to": [0, -1, *NOT_WHOLE],
     "rounding": [-0.1, 1.1, *NOT_NUMBERS],
     "scatter": NOT_FLAGS,
+    "settle": NOT_FLAGS,
     "scope": [3, None, [], "nowhere", b"0", True, {}],
     "seed": [-1, 2**64, *NOT_WHOLE],
     "shapes": [

@@ -12,7 +12,7 @@ def report(subject: Any, *, latency: bool = True) -> Report:
 
     Args:
         subject: what `prepare`, `fold`, `prune_onnx` or `fold_onnx` returned. For a gated module,
-            "after" is what folding it now would give.
+            "after" is its present keep-set; `fold` closes what the target does not allow.
         latency: whether to measure, which takes about two seconds; False gives exact figures only.
 
     Raises:

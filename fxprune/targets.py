@@ -172,6 +172,22 @@ def _share_of(group: str, shares: Mapping[str, float]) -> float:
     return shares[max(paths, key=len)] if paths else 0.0
 
 
+DEFAULT_STEPS = 1000
+"""Optimizer steps until the target is reached, where nobody says how long the training is."""
+
+_RAMP = 0.3
+"""The share of a training after which the target is reached, where its length is known.
+
+In one pass over CIFAR-10 targets that were met after 30 % of the steps cost no accuracy beside 70 %
+(README, One pass), and what is closed early makes more of a training cheap that shrinks.
+"""
+
+
+def ramp(total_steps: int) -> int:
+    """Optimizer steps until the target is reached in a training of `total_steps`."""
+    return max(1, round(_RAMP * total_steps))
+
+
 def steps_to_target(steps: int | float, total_steps: int | None) -> int:
     """Optimizer steps until the target is reached.
 
@@ -179,10 +195,6 @@ def steps_to_target(steps: int | float, total_steps: int | None) -> int:
         InputError: a fraction without a total, or numbers out of range.
     """
     whole = isinstance(steps, int) and not isinstance(steps, bool)
-    if total_steps is not None and (
-        isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1
-    ):
-        raise InputError(f"total_steps is {total_steps!r}: give the optimizer steps of training")
     if whole and steps >= 1:
         if total_steps is not None and steps > total_steps:
             raise InputError(f"steps is {steps}, more than total_steps={total_steps}")
@@ -195,3 +207,11 @@ def steps_to_target(steps: int | float, total_steps: int | None) -> int:
     if total_steps is None:
         raise InputError(f"steps is {steps}, a fraction: give total_steps, the steps of training")
     return max(1, round(steps * total_steps))
+
+
+def check_total_steps(total_steps: int | None) -> None:
+    """Raise InputError unless this is the length of a training, or None."""
+    if total_steps is not None and (
+        isinstance(total_steps, bool) or not isinstance(total_steps, int) or total_steps < 1
+    ):
+        raise InputError(f"total_steps is {total_steps!r}: give the optimizer steps of training")

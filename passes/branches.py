@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import networkx as nx
 
 from fxprune.ir import Graph, Kind, Node, Value
+from fxprune.passes.kinds import ADDITIONS, PARTIAL_ADDITIONS, RESHAPED
 
 _ROOT = "network input"
-_ADDITIONS = ("add", "index_add")
+_SUMS = ADDITIONS | PARTIAL_ADDITIONS
 
 
 Place = tuple[str, int]
@@ -119,7 +120,7 @@ class _Search:
 
     def __init__(self, graph: Graph, running: set[str]) -> None:
         """`running` are the nodes of the mode that is looked at."""
-        self._additions = [n for n in graph.nodes if n.op in _ADDITIONS and n.name in running]
+        self._additions = [n for n in graph.nodes if n.op in _SUMS and n.name in running]
         self._producers = graph.producers()
         self._readers: dict[str, set[str]] = {
             name: {reader for user in users for reader in _readers(user) if reader in running}
@@ -133,7 +134,7 @@ class _Search:
         flow: nx.DiGraph[str] = nx.DiGraph()
         flow.add_node(_ROOT)
         for node in graph.nodes:
-            shaping = node.op in ("expand", "reshape")  # a second operand only lends its shape
+            shaping = node.op in RESHAPED  # a second operand only lends its shape
             for value in node.inputs[:1] if shaping else node.inputs:
                 if value is None or value.kind is Kind.PARAMETER:
                     continue
@@ -156,7 +157,11 @@ class _Search:
             for index, value in operands.items()
         }
         # what is added to positions of a whole is the branch, whatever made the whole
-        skip = 0 if addition.op == "index_add" else min(cones, key=lambda index: len(cones[index]))
+        skip = (
+            0
+            if addition.op in PARTIAL_ADDITIONS
+            else min(cones, key=lambda index: len(cones[index]))
+        )
         around = {operands[skip].name} | self._entries(cones[skip])
         return [
             _Candidate((addition.name, index), tuple(cone))
@@ -166,7 +171,7 @@ class _Search:
 
     def _operands(self, addition: Node) -> dict[int, Value]:
         """What is added up, by place: values of the shape of the sum, or a whole and a part."""
-        if addition.op == "index_add":
+        if addition.op in PARTIAL_ADDITIONS:
             whole, _, part = addition.inputs
             assert whole is not None and part is not None
             return {0: whole, 2: part} if whole is not part else {}

@@ -61,6 +61,11 @@ class Operator:
     linear: tuple[int, ...] = ()
 
     @property
+    def factor(self) -> int | None:
+        """The operand that scales the result, of an operator that multiplies nothing else."""
+        return self.linear[0] if self.linear and not self.macs else None
+
+    @property
     def contracted(self) -> tuple[str, ...]:
         """Names that operands have and outputs lack, runs of axes aside."""
         kept = {name for output in self.outputs for name in output.names}
@@ -192,6 +197,12 @@ def register_operator(name: str, pattern: str, macs: str = "") -> None:
     if name in _operators:
         raise InputError(f"operator {name} is already registered as {_operators[name].text!r}")
     _operators[name] = parse(name, pattern, macs=macs)
+
+
+def factor_of(name: str) -> int | None:
+    """Which operand of a normalisation is its factor; None for any other operator."""
+    operator = OPERATORS.get(name)
+    return operator.factor if operator else None
 
 
 def names_of(operands: Iterable[Operand]) -> set[str]:

@@ -36,12 +36,16 @@ def report_module(module: nn.Module, *, latency: bool) -> Report:
         )
     gated = is_gated(part)
     described = describe(record.source, record.analysis, sizes_of(part, record))
+    gates = gates_of(part) if gated else None
     return replace(
         described,
         before=record.costs_before or described.before,
         latency_ms=_latencies(part, record, gated) if latency else {},
         file_bytes=_file_bytes(part, gated),
-        figures=gates_of(part).method.figures() if gated else {},
+        figures=gates.method.figures() if gates else {},
+        targets=dict(record.targets or {}),
+        reached=gates.reached() if gates else dict(record.reached or {}),
+        schedule=gates.method.progress() if gates else {},
     )
 
 

@@ -12,7 +12,7 @@ from fxprune.errors import InputError, NothingToPruneError
 from fxprune.filling import layout_of
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.cost import lies_in
-from fxprune.targets import Least, Limits, Target, steps_to_target
+from fxprune.targets import DEFAULT_STEPS, Least, Limits, Target, check_total_steps, steps_to_target
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.budget.budget import Budget
 from fxprune.torch.budget.latency import measure_latency
@@ -32,7 +32,7 @@ def prepare(
     example_inputs: Any = None,
     *,
     target: Target = 0.5,
-    steps: int | float = 1000,
+    steps: int | float | None = None,
     total_steps: int | None = None,
     round_to: int = 1,
     least: Least = 0.0,
@@ -69,8 +69,11 @@ def prepare(
             which takes seconds. The path of a module maps to a target for what is inside it:
             `{"macs": 0.5, "layer1": {"params": 0.8}}`.
         steps: optimizer steps until the target is reached, or the fraction of `total_steps` after
-            which it is; train on afterwards.
-        total_steps: optimizer steps of the whole training, for a fraction.
+            which it is; train on afterwards. If missing, a share of `total_steps` that leaves time
+            for that. If that is missing too, the callbacks of `fxprune.integrations` ask their
+            trainers for it, and it is 1000 steps where there is none. Steps that teach the gates
+            nothing do not count.
+        total_steps: optimizer steps of the whole training.
         round_to: every group keeps a multiple of this many positions (or all of them).
         least: the share of its positions that every group keeps at least, or shares by the path
             of the module that a group is made in.
@@ -110,7 +113,8 @@ def prepare(
         options |= {"method": method, "shrink_every": shrink_every}
         return _prepare_part(model, scope, example_inputs, **options)
     check_finite(model)
-    steps = steps_to_target(steps, total_steps)
+    check_total_steps(total_steps)
+    schedule = DEFAULT_STEPS if steps is None else steps_to_target(steps, total_steps)
     examples = check_examples(model, example_inputs)
     ignored = ignored_parameters(model, ignore)
     leaves = tuple(_paths_of(model, leaf, "leaf"))
@@ -126,9 +130,11 @@ def prepare(
     sizes = {group.name: group.size for group in analysis.free_groups}
     kept = limits.least_positions(sizes, modules)
     budget = Budget(costs, layout, wanted, round_to, kept)
-    gated = with_gates(
-        copy_module(model), program, analysis, method_for(settings, analysis, budget, steps)
-    )
+    learner = method_for(settings, analysis, budget, schedule)
+    learner.adjustable = steps is None and total_steps is None
+    if steps is None and total_steps is not None:
+        learner.follow(total_steps)
+    gated = with_gates(copy_module(model), program, analysis, learner)
     previous = record_of(model)
     record = Record(
         source=previous.source if previous else type(model).__qualname__,

@@ -30,7 +30,8 @@ class Record:
     """The facts behind a module.
 
     `history` lists the folds since the original constructor; `costs_before` are those of the
-    module before the first fold.
+    module before the first fold. `reached` says, of a folded module, what it costs by the names of
+    `targets`.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Record:
     history: tuple[Step, ...] = ()
     costs_before: Mapping[str, int] | None = None
     targets: Mapping[str, float] | None = None
+    reached: Mapping[str, float] | None = None
 
 
 def attach(module: nn.Module, record: Record) -> None:

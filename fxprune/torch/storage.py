@@ -9,6 +9,7 @@ holds the old checkpoint or the new one, never a half.
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from fxprune.files import check_folder, check_output, draft_of, made_folder
 from fxprune.torch.checks import check_model
 from fxprune.torch.fold import apply_step
 from fxprune.torch.measuring import costs_of
-from fxprune.torch.record import Record, Step, is_gated, record_of, traced_part
+from fxprune.torch.record import Record, Step, attach, is_gated, record_of, traced_part
 from fxprune.torch.wrapping import check_module
 from fxprune.version import __version__
 
@@ -110,6 +111,10 @@ def load(folder: str | Path, model: nn.Module) -> fx.GraphModule:
                 f"from {source}): {error}"
             ) from error
     _check_same_model(path, description, folded, source)
+    record = record_of(folded)
+    assert record is not None
+    targets, reached = (_numbers(description, name) for name in ("targets", "reached"))
+    attach(folded, replace(record, targets=targets, reached=reached))
     for alias, name in _field(description, "aliases", dict).items():
         if name not in tensors:
             raise CheckpointError(f"{path} lacks the tensor {name}, which {alias} shares")
@@ -174,6 +179,7 @@ def _description(folded: nn.Module, record: Record, aliases: Mapping[str, str]) 
         "costs": costs_of(folded),
         "costs_before": dict(record.costs_before or {}),
         "targets": dict(record.targets or {}),
+        "reached": dict(record.reached or {}),
     }
 
 
@@ -224,6 +230,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} has a format that this fxprune does not know: update fxprune"
         )
     return description, tensors
+
+
+def _numbers(description: Mapping[str, Any], name: str) -> dict[str, float]:
+    """Numbers by name, none where the file has none."""
+    found = description.get(name, {})
+    if not isinstance(found, dict) or not all(isinstance(n, int | float) for n in found.values()):
+        raise CheckpointError(f"the checkpoint's description has no numbers in {name!r}")
+    return found
 
 
 def _field(description: Mapping[str, Any], name: str, kind: type) -> Any:

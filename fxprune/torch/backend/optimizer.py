@@ -16,13 +16,10 @@ _KINDS = (SGD, Adam, AdamW)
 def fold_optimizer(
     optimizer: Optimizer, gated: nn.Module, folded: nn.Module, slices: Iterable[Slice]
 ) -> Optimizer:
-    """An optimizer over the parameters of `folded` with the state of `optimizer`.
+    """An optimizer over the parameters of `folded` with the state of a checked `optimizer`.
 
     State of the shape of its parameter is sliced; the rest (step counts) is copied. Parameters
     that the fold removed, and gates, are left out. `optimizer` stays as it is.
-
-    Raises:
-        InputError: the optimizer is not SGD, Adam or AdamW, or holds foreign parameters.
     """
     check_optimizer(optimizer, gated)
     names_of = {id(p): name for name, p in gated.named_parameters()}

@@ -28,6 +28,8 @@ from fxprune.errors import InputError
 from fxprune.passes.condition import Condition
 from fxprune.torch.budget.budget import Budget
 from fxprune.torch.gates.method import (
+    NO_GRADIENT,
+    NOT_FINITE,
     Adam,
     Method,
     cubic,
@@ -182,8 +184,13 @@ class ConsensusGates(Method):
         taken = [parameter.grad for parameter in (self.scores, *self.deciders.parameters())]
         for parameter in self.parameters():
             parameter.grad = None
-        if not self.learning or self.done or skipped:
-            return
+        if not skipped:
+            self.lack = self._take_all(taken, scale) if self.learning else ""
+
+    def _take_all(self, taken: list[Tensor | None], scale: Tensor | None) -> str:
+        """Learn from the gradients of the logits and the gate networks; what is missing if not."""
+        if all(gradient is None for gradient in taken):
+            return NO_GRADIENT
         learned = self._learned()
         if any(hasattr(tensor, "full_tensor") for tensor in learned):
             raise InputError(
@@ -199,17 +206,24 @@ class ConsensusGates(Method):
         self._remember(decisions, probabilities)
         gradient = _flat(taken, learned) / (1 if scale is None else scale)
         gradient = gradient + _reduced(_flat(added, learned))
-        if bool(torch.isfinite(gradient).all()):
-            steps = torch.split(self.adam.step(gradient), [tensor.numel() for tensor in learned])
-            with torch.no_grad():
-                for tensor, step in zip(learned, steps, strict=True):
-                    tensor += step.view_as(tensor)
+        if not bool(torch.isfinite(gradient).all()):
+            return NOT_FINITE
+        steps = torch.split(self.adam.step(gradient), [tensor.numel() for tensor in learned])
+        with torch.no_grad():
+            for tensor, step in zip(learned, steps, strict=True):
+                tensor += step.view_as(tensor)
+        return ""
 
-    def after_step(self) -> None:
+    @property
+    def has_learned(self) -> bool:
+        """Whether gates have moved."""
+        return self.adam.has_moved
+
+    def after_step(self) -> bool:
         """As ever; what the samples disagree about when all is decided is kept as `gap`."""
         if not self.done:
             self.gap.copy_(consensus_gap(self.agreement))
-        super().after_step()
+        return super().after_step()
 
     def check_carry(self) -> None:
         """Gate networks see pooled features, so they would have to be cut as well."""

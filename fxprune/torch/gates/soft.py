@@ -156,6 +156,11 @@ class SoftGates(Method):
             (added,) = torch.autograd.grad(self.penalty(logits), logits)
         self.logits += self.rate() * self.adam.step(gradient.detach() + added)
 
+    @property
+    def has_learned(self) -> bool:
+        """Whether gates have moved."""
+        return self.adam.has_moved
+
     def _with_gradient(self) -> Tensor:
         return self.logits + (self.scores - self.scores.detach())
 

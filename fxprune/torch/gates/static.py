@@ -55,6 +55,8 @@ class Static:
 class StaticGates(Method):
     """The state of the method `Static`."""
 
+    learns_in_evaluation = True
+
     settings: Static
     importance: Tensor
     taken: Tensor
@@ -69,6 +71,11 @@ class StaticGates(Method):
         if not self.learning:
             return self.is_open.detach()
         return self.is_open + (self.scores - self.scores.detach())
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether any position has importance."""
+        return bool(self.importance.any())
 
     def learn(self, gradient: Tensor) -> None:
         """Average the squared gradients."""

@@ -3,7 +3,7 @@
 Rules of operators state these facts through the methods of `Inference`; passes read `Types`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -127,6 +127,10 @@ class Inference:
     def split(self, axis: Axis, at: int) -> tuple[Axis, Axis]:
         """Cut an axis in two."""
         return self.unifier.split(axis, at)
+
+    def cut(self, axis: Axis, sizes: Sequence[int]) -> list[Axis]:
+        """Cut an axis into consecutive pieces."""
+        return self.unifier.cut(axis, sizes)
 
     def pin(self, axis: Axis, reason: str) -> None:
         """Forbid any change of `axis`."""

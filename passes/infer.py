@@ -55,8 +55,15 @@ def apply(state: Inference, node: Node) -> tuple[tuple[Axis, ...], ...]:
         outputs = _apply_operator(state, node, operator, bound)
         if all(_fits(axes, value) for axes, value in zip(outputs, node.outputs, strict=True)):
             return outputs
+    return state.opaque(node, f"{_why_not(node)} at {node.place}")
+
+
+def _why_not(node: Node) -> str:
+    """Why the axes of a node cannot be followed; front ends name a `form` that has no rule."""
+    if form := node.attributes.get("form"):
+        return f"{node.op} with {form}"
     known = "operands of an unexpected rank for" if node.op in OPERATORS else "unknown operator"
-    return state.opaque(node, f"{known} {node.op} at {node.place}")
+    return f"{known} {node.op}"
 
 
 def _fits(axes: tuple[Axis, ...], value: Value) -> bool:
@@ -70,7 +77,7 @@ Bindings = dict[str, tuple[Axis, ...]]
 
 def _match(state: Inference, node: Node, operator: Operator) -> Bindings | None:
     """Bind every name of the pattern to axes, unifying repeated ones; None if ranks differ."""
-    if len(node.outputs) != len(operator.outputs):
+    if len(node.outputs) > len(operator.outputs):
         return None
     pairs = list(zip(operator.operands, node.inputs, strict=False))
     sizes = dict(_attribute(node, "sizes"))
@@ -98,7 +105,8 @@ def _match(state: Inference, node: Node, operator: Operator) -> Bindings | None:
         for left, right in zip(known, axes, strict=True):
             state.unify(left, right, node)
     for name in operator.pinned:
-        state.pin(bound[name][0], f"mixed by {node.place}")
+        for axis in bound.get(name, ()):
+            state.pin(axis, f"mixed by {node.place}")
     return bound
 
 
@@ -171,7 +179,7 @@ def _apply_operator(
 ) -> tuple[tuple[Axis, ...], ...]:
     outputs = tuple(
         _output_type(state, node, pattern, value, bound)
-        for pattern, value in zip(operator.outputs, node.outputs, strict=True)
+        for pattern, value in zip(operator.outputs, node.outputs, strict=False)
     )
     carried = {name for output in operator.outputs for name in output.names}
     for operand in operator.operands:

@@ -3,7 +3,7 @@
     lower-case names   axes; the same name is the same axis
     (a b)              a row-major product of axes
     *x                 any number of axes; pinned where only one side of the arrow has them
-    b!                 pinned: the operator mixes or tells apart its positions
+    b!                 pinned: the operator mixes or tells apart its positions; so is each of *x!
     [c]                normalised over: the output depends on the set of positions of c
     operand?           an optional operand
 
@@ -122,8 +122,10 @@ def _parse_operand(name: str, text: str, normalised: set[str], pinned: set[str])
             product = None
         elif token in "[]" and bracket == (token == "]"):
             bracket = not bracket
-        elif re.fullmatch(r"\*[a-z]\w*", token) and product is None:
-            terms.append(Term((token[1:],), star=True))
+        elif re.fullmatch(r"\*[a-z]\w*!?", token) and product is None:
+            name_of_run = token[1:].removesuffix("!")
+            pinned.update({name_of_run} if token.endswith("!") else ())
+            terms.append(Term((name_of_run,), star=True))
         elif re.fullmatch(r"[a-z]\w*!?", token):
             if token.endswith("!"):
                 pinned.add(token := token.removesuffix("!"))
@@ -143,6 +145,7 @@ def _parse_operand(name: str, text: str, normalised: set[str], pinned: set[str])
 _TABLE: tuple[tuple[str, str, str, str], ...] = (
     # name, pattern, macs, linear
     ("conv", "b (g i) *x, (g o) i *k, (g o)? -> b (g o) *y", "b g i o k y", "1 2"),
+    ("conv_add", "b (g i) *x, (g o) i *k, (g o)?, b (g o) *y!? -> b (g o) *y", "b g i o k y", ""),
     ("conv_transpose", "b (g i) *x, (g i) o *k, (g o)? -> b (g o) *y", "b g i o k x", "1 2"),
     ("linear", "*n i, o i, o? -> *n o", "n i o", "1 2"),
     ("addmm", "o, n i, i o -> n o", "n i o", "0 2"),
@@ -154,6 +157,8 @@ _TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("instance_standardise", "b c [*x], c?, c? -> b c *x", "", "1 2"),
     ("layer_norm", "*n [*c], *c?, *c? -> *n *c", "", "1 2"),
     ("rms_norm", "*n [*c], *c? -> *n *c", "", "1"),
+    ("add_layer_norm", "*n [c], *n c, c, c?, c? -> *n c, *n c", "", ""),
+    ("add_rms_norm", "*n [c], *n c, c, c? -> *n c, *n c", "", ""),
     ("group_norm", "b (g [c]) *x, (g c)?, (g c)? -> b (g c) *y", "", "1 2"),
     ("channelwise", "b c *x -> b c *y", "", ""),
     ("average_pool", "b c *x -> b c *y", "", ""),

@@ -47,7 +47,7 @@ class _Array:
     branch: str = ""
     skip: "_Array | None" = None
     reach: int = 0
-    known: dict[int, Monomials] = field(default_factory=dict)
+    needs: list[Monomials] = field(default_factory=list)
 
     def use(self, time: int, guard: Guard) -> None:
         """Note that a node of these branches needs it."""
@@ -56,10 +56,9 @@ class _Array:
 
     def used(self, time: int) -> Monomials:
         """1 if something needs it at `time` or later, as signed products of branches."""
-        first = bisect_left(self.times, time)
-        if first not in self.known:
-            self.known[first] = _any(self.guards[first:])
-        return self.known[first]
+        if not self.needs:
+            self.needs = _any_from(self.guards)
+        return self.needs[bisect_left(self.times, time)]
 
     def held(self, time: int) -> Monomials:
         """1 if its memory is needed at `time` or later, be it as the skip that it stands for."""
@@ -167,15 +166,25 @@ def _is_view(node: Node, shown: Value) -> bool:
     return node.op in VIEWS or whole
 
 
-def _any(guards: list[Guard]) -> Monomials:
-    """1 if all branches of some guard are open: a + b - ab for two of them.
+def _any_from(guards: list[Guard]) -> list[Monomials]:
+    """For every place in a list, and its end: 1 if all branches of some guard from there are open.
 
     Of too many different ones, what they have in common decides, which counts rather too much.
     """
-    distinct = list(dict.fromkeys(guards))
-    distinct = [guard for guard in distinct if not any(other < guard for other in distinct)]
-    if len(distinct) > _MOST_READERS:
-        distinct = [frozenset.intersection(*distinct)]
+    least: list[Guard] = []
+    needs = [_any(least)]
+    for guard in reversed(guards):
+        if not any(other <= guard for other in least):
+            least = [guard, *(other for other in least if not guard < other)]
+            common = [frozenset.intersection(*least)] if len(least) > _MOST_READERS else least
+            needs.append(_any(common))
+        else:
+            needs.append(needs[-1])
+    return needs[::-1]
+
+
+def _any(distinct: list[Guard]) -> Monomials:
+    """1 if all branches of some guard are open: a + b - ab for two of them."""
     total: Monomials = {}
     for count in range(1, len(distinct) + 1):
         for chosen in itertools.combinations(distinct, count):

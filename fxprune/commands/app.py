@@ -6,14 +6,14 @@ import importlib.util
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from fxprune.commands.answers import EXIT_CODES, Answer, about, answer, printable
+from fxprune.commands.answers import EXIT_CODES, Answer, about, answer, as_data, printable
 from fxprune.commands.arguments import keep_set_of, least_of, points_of, shapes_of, target_of
 from fxprune.commands.bars import Announce
 from fxprune.commands.jobs import Destination, Pruned, Ranking, Source
@@ -196,9 +196,8 @@ def verify(
         models = _source(first, shape), _source(second, shape)
         route = _route(next((model for model in models if not model.is_onnx), models[0]))
         verdict = route.verify(*models, seed, announce)
-        return Answer(
-            f"{verdict}\nthe same", {"verdict": [asdict(item) for item in verdict.comparisons]}
-        )
+        same = "the same in all that is shown" if verdict.shows_nothing else "the same"
+        return Answer(f"{verdict}\n{same}", as_data(verdict))
 
     answer(job, as_json=json, show_traceback=traceback)
 

@@ -26,7 +26,7 @@ from fxprune.torch.batches import running_on
 from fxprune.torch.checks import check_model
 from fxprune.torch.criteria import check_method
 from fxprune.torch.exported import compare_onnx
-from fxprune.torch.frontend.examples import check_examples, random_inputs
+from fxprune.torch.frontend.examples import check_examples, inputs_to_compare
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.precision import outputs_of
@@ -79,16 +79,16 @@ def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verd
         first, second = second, first
     check_seed(seed)
     model, examples = _model(first)
-    inputs = random_inputs(check_examples(model, examples), _BATCHES, seed)
+    batches = inputs_to_compare(check_examples(model, examples), _BATCHES, seed)
     announce("comparing", 0.2)
     if second.is_onnx:
         load_onnx(second.text)  # a file that is no model is no model that differs
-        shape = tuple(map(_shape, inputs[0]))
+        shape = tuple(map(_shape, batches[0]))
         with running_on(f"inputs of shape {shape}"), in_evaluation(model):
-            outputs_of(model, inputs[0])
-        return Verdict(tuple(compare_onnx(model, second.text, inputs)))
+            outputs_of(model, batches[0])
+        return compare_onnx(model, second.text, batches, seed)
     other, _ = _model(second)
-    return Verdict(tuple(compare_modules(model, other, inputs)))
+    return compare_modules(model, other, batches, seed)
 
 
 def export(
@@ -157,8 +157,8 @@ def _written(
     if out.suffix != ".onnx":
         return verdict, fxprune.save(folded, _folder(out), overwrite=overwrite)
     path = fxprune.export_onnx(folded, out, overwrite=overwrite)
-    inputs = random_inputs(gated_record(gated)[1].examples, _BATCHES, seed=0)
-    return Verdict((*verdict.comparisons, *compare_onnx(folded, path, inputs))), path
+    batches = inputs_to_compare(gated_record(gated)[1].examples, _BATCHES, seed=0)
+    return verdict.joined(compare_onnx(folded, path, batches)), path
 
 
 def _gated(source: Source, limits: Limits) -> Any:

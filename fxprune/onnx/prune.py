@@ -1,7 +1,8 @@
 """ONNX files made smaller without torch and without training."""
 
 import gc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from fxprune.arguments import flag, names, near
 from fxprune.arguments import shapes as check_shapes
 from fxprune.errors import InputError
 from fxprune.files import ONNX, check_apart, check_output
+from fxprune.ir import Value
 from fxprune.keep_sets import flags_of
 from fxprune.onnx.backend.fold import fold_program
 from fxprune.onnx.backend.gate import mask_program
@@ -22,7 +24,7 @@ from fxprune.onnx.choose import choose, plan_of
 from fxprune.onnx.criteria import check_method
 from fxprune.onnx.frontend.data import takes_any_number
 from fxprune.onnx.frontend.program import OnnxProgram, read_onnx
-from fxprune.onnx.frontend.session import Feeds, weight_bytes
+from fxprune.onnx.frontend.session import Feeds, session_of, weight_bytes
 from fxprune.onnx.frontend.tensors import data_files
 from fxprune.onnx.refit import refitted
 from fxprune.onnx.verify import verify_onnx
@@ -147,6 +149,7 @@ def fold_onnx(
     keep_set: KeepSet,
     output: str | Path | None = None,
     *,
+    data: Any = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     overwrite: bool = False,
 ) -> OnnxResult:
@@ -156,6 +159,7 @@ def fold_onnx(
         source: a path, bytes, a ModelProto or an onnx_ir.Model; it stays as it is.
         keep_set: by group a flag per position, by branch one flag; what is left out stays.
         output: the file to write; None writes nothing.
+        data: batches of inputs to verify on, as for `prune_onnx`; without, on random ones.
         shapes: shapes of inputs by name, where what the file leaves open matters.
         overwrite: whether a file that is there already may be replaced; never the source.
 
@@ -164,7 +168,7 @@ def fold_onnx(
     """
     keep, shapes = flags_of(keep_set), check_shapes(shapes)
     output = _place(output, overwrite, source)
-    program = read_onnx(source, shapes)
+    program = read_onnx(source, shapes, data)
     _check_apart(output, program)
     analysis = analyse(program.ir)
     folded, verdict = _verified(program, analysis, keep, shapes)
@@ -221,9 +225,9 @@ def _verified(
     verdict = verify_onnx(
         masked,
         folded,
-        inputs=_few_samples(program),
+        inputs=_few_samples(program, masked),
         shapes=shapes,
-        batch_sizes=() if program.feeds else (1, 2),
+        batch_sizes=() if program.feeds else (1, 2, 3),
         values=values,
         what="masked == folded",
     )
@@ -265,31 +269,69 @@ def _result(
     return result
 
 
-def _few_samples(program: OnnxProgram) -> list[Feeds]:
-    """One and two samples of the data, if there is some and the model takes any number."""
-    if not program.feeds:
-        return []
-    first = program.feeds[0]
-    if not takes_any_number(program.model.graph.inputs):
-        return [first]
-    return [{name: feed[:count] for name, feed in first.items()} for count in (1, 2)]
+def _few_samples(program: OnnxProgram, masked: onnx_ir.Model) -> list[Feeds]:
+    """A sample of the data, another one, both, and a part of each where sizes are left open."""
+    inputs = program.model.graph.inputs
+    feeds = list(program.feeds[:2])
+    if feeds and takes_any_number(inputs):
+        ranges = ((feeds[0], 0, 1), (feeds[0], 1, 2), (feeds[-1], 0, 1), (feeds[0], 0, 2))
+        feeds = [
+            {name: array[start:stop] for name, array in feed.items()}
+            for feed, start, stop in ranges
+            if all(len(array) >= stop for array in feed.values())
+        ]
+    return [*feeds, *_parts(feeds[:1], inputs, masked)]
+
+
+def _parts(
+    feeds: Sequence[Feeds], inputs: Sequence[onnx_ir.Value], masked: onnx_ir.Model
+) -> Iterator[Feeds]:
+    """Three quarters along every open axis, the first aside, where the model runs on them."""
+    for feed in feeds:
+        part = {str(value.name): _part(feed[str(value.name)], value) for value in inputs}
+        if any(part[name].shape != array.shape for name, array in feed.items()):
+            with suppress(InputError), session_of(masked) as session:
+                session.run(part, [])
+                yield part
+
+
+def _part(array: np.ndarray, value: onnx_ir.Value) -> np.ndarray:
+    shape = value.shape if value.shape is not None else array.shape
+    stops = [
+        size if axis == 0 or isinstance(dim, int) else max(size - size // 4, 1)
+        for axis, (size, dim) in enumerate(zip(array.shape, shape, strict=True))
+    ]
+    part: np.ndarray = array[tuple(map(slice, stops))]
+    return part
 
 
 def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeepSet) -> list[str]:
-    """The last values that have the same axes in both models; outputs may be saturated."""
+    """The last values that have the same axes in both models and are computed from what has not.
+
+    Outputs may be saturated.
+    """
     changed = {g.space for g in analysis.groups if g.name in keep and not all(keep[g.name])}
     closed = [b for b in analysis.branches if b.name in keep and not keep[b.name][0]]
     gone = {name for b in closed for name in (*b.nodes, *(addition for addition, _ in b.places))}
     outputs = {value.name for value in program.model.graph.outputs}
     users = analysis.graph.users()
-    names = [
-        value.name
-        for node in analysis.graph.nodes
-        if node.name in program.nodes and node.name not in gone
-        for value in node.outputs
-        if value.name in users and value.name not in outputs
-        if not any(s in changed for axis in analysis.types.axes[value.name] for s in spaces(axis))
-    ]
+
+    def is_cut(value: Value) -> bool:
+        axes = analysis.types.axes.get(value.name) or ()
+        return any(space in changed for axis in axes for space in spaces(axis))
+
+    behind: set[str] = set()
+    names: list[str] = []
+    for node in analysis.graph.nodes:
+        read = [value for value in node.inputs if value is not None]
+        if node.name in gone or any(v.name in behind or is_cut(v) for v in read):
+            behind.update(value.name for value in node.outputs)
+            names += [
+                value.name
+                for value in node.outputs
+                if node.name in program.nodes and node.name not in gone
+                if value.name in users and value.name not in outputs and not is_cut(value)
+            ]
     return names[-_COMPARED_VALUES:]
 
 

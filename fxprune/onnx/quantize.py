@@ -22,8 +22,8 @@ from fxprune.files import ONNX, check_apart, check_output, draft_of
 from fxprune.onnx.backend.saving import write_onnx
 from fxprune.onnx.frontend.data import Data, batches
 from fxprune.onnx.frontend.loading import Source, load_onnx
-from fxprune.onnx.frontend.observe import example_shapes
 from fxprune.onnx.frontend.session import Feeds, random_feeds, session_of
+from fxprune.onnx.frontend.sizes import open_axes, shapes_at, stand_ins
 from fxprune.onnx.frontend.tensors import data_files
 from fxprune.progress import stage, steps
 
@@ -298,5 +298,7 @@ def _silence() -> Iterator[None]:
 def _random_batch(
     model: onnx_ir.Model, shapes: Mapping[str, Sequence[int]], seed: int
 ) -> list[Feeds]:
-    sizes = example_shapes(model, shapes, _RANDOM_SAMPLES)
-    return [random_feeds(model, sizes, seed)]
+    """Many samples, at the usual sizes of what else the file leaves open."""
+    *_, usual = stand_ins(model)
+    sizes = {n: _RANDOM_SAMPLES if k == "batch" else usual[n] for n, k in open_axes(model).items()}
+    return [random_feeds(model, shapes_at(model, sizes, shapes), seed)]

@@ -18,7 +18,7 @@ from fxprune.onnx.backend.saving import write_onnx
 from fxprune.reports import metadata
 from fxprune.torch.batches import running_on
 from fxprune.torch.exported import compare_onnx
-from fxprune.torch.frontend.examples import check_examples, random_inputs
+from fxprune.torch.frontend.examples import check_examples, inputs_to_compare, random_inputs
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.measuring import costs_of
 from fxprune.torch.record import record_of
@@ -65,12 +65,20 @@ def export_onnx(
     try:
         with draft_of(path, overwrite=overwrite) as draft:
             _write(model, random_inputs(examples, (2,), seed=0)[0], draft, opset)
-            compare_onnx(model, draft, random_inputs(examples, (1, 3), seed=1))
+            _compare(model, draft, examples)
     finally:
         model.train(training)
         for parameter in trained:
             parameter.requires_grad_(True)
     return path
+
+
+def _compare(model: nn.Module, path: Path, examples: tuple[Any, ...]) -> None:
+    """On random inputs, and on the examples where they hold data."""
+    batches = inputs_to_compare(examples, (1, 3), seed=1)
+    if not any(isinstance(each, Tensor) and each.is_meta for each in examples):
+        batches.append(examples)
+    compare_onnx(model, path, batches)
 
 
 def _write(model: nn.Module, inputs: tuple[Any, ...], path: Path, opset: int) -> None:

@@ -52,6 +52,9 @@ FILES = (
     "tests/torch/test_schedule.py",
     "tests/test_overwriting.py",
     "tests/test_arguments.py",
+    "tests/test_agreement.py",
+    "tests/torch/test_what_is_shown.py",
+    "tests/onnx/test_what_is_shown.py",
     *(
         f"tests/onnx/{file.__name__.rpartition('.')[2]}.py::{test}"
         for file in (test_prune, test_criteria, test_refit, test_fold)

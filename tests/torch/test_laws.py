@@ -423,6 +423,25 @@ def test_copies_compute_the_same(network, data):
     assert_rewrite_equivalent(folded, copy.deepcopy(folded), inputs=network.inputs, rtol=0.0)
 
 
+# Verdicts -------------------------------------------------------------------------------------
+
+
+@examples(24)
+@given(drawn(RANDOM), st.data())
+def test_another_weight_that_matters_is_told(network, data):
+    gated, folded = pruned(network.eval(), data)
+    parameters = [p for p in folded.parameters() if p.numel()]
+    changed = data.draw(st.sampled_from(range(len(parameters))), "parameter")
+    place = data.draw(st.integers(0, parameters[changed].numel() - 1), "place")
+    expected = folded(*network.inputs)
+    with torch.no_grad():
+        parameters[changed].view(-1)[place] += 1
+    difference = (folded(*network.inputs) - expected).abs().max()
+    assume(bool(difference > 1e-3 * expected.abs().max()))
+    with pytest.raises(fxprune.VerificationError):
+        fxprune.verify(gated, folded, inputs=[network.inputs])
+
+
 # Elsewhere ------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """The module in a gated model that turns gates into masks for its readers."""
 
 import copy
+import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fxprune.passes.axes import Axis, Prod, Space
+from fxprune.passes.axes import Axis, Space, interpret
 from fxprune.torch.gates.hooks import live
 from fxprune.torch.gates.method import Conditioned, Method, is_distributed
 from fxprune.torch.gates.waiting import Waiting
@@ -121,15 +122,12 @@ class Gates(nn.Module):
 
     def mask(self, axis: Axis, parts: tuple[Tensor, ...]) -> Tensor:
         """The gates of an axis, from those of every group."""
-        if isinstance(axis, Space):
-            place = self._places.get(axis)
-            return parts[0].new_ones(axis.size) if place is None else parts[place]
-        if isinstance(axis, Prod):
-            mask, *others = (self.mask(factor, parts) for factor in axis.factors)
-            for other in others:
-                mask = torch.outer(mask, other).flatten()
-            return mask
-        return torch.cat([self.mask(part, parts) for part in axis.parts])
+
+        def leaf(space: Space) -> Tensor:
+            place = self._places.get(space)
+            return parts[0].new_ones(space.size) if place is None else parts[place]
+
+        return interpret(axis, leaf, _outer, torch.cat)
 
     def _open(self) -> Tensor:
         """What is open, also where a moving average of weights has averaged the flags."""
@@ -193,3 +191,8 @@ class Gates(nn.Module):
 
 
 _SHARED = ("layout", "_axes", "_branches", "_places", "_family")
+
+
+def _outer(masks: list[Tensor]) -> Tensor:
+    """The mask of a row-major product."""
+    return functools.reduce(lambda left, right: torch.outer(left, right).flatten(), masks)

@@ -61,6 +61,7 @@ def fold(
     """
     flag("settle", settle)
     gates, record = gated_record(gated)
+    flag("settle", settle)
     gated = unwrapped(gated)
     if optimizer is not None:
         check_optimizer(optimizer, gated)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import networkx as nx
 
 from fxprune.ir import Graph, Kind, Node, Value
+from fxprune.passes.kinds import ADDITIONS, PARTIAL_ADDITIONS, RESHAPED
 
 _ROOT = "network input"
-_ADDITIONS = ("add", "index_add")
+_SUMS = ADDITIONS | PARTIAL_ADDITIONS
 _DEEPEST = 64
 """What lies in so many branches is in no further one: a sum of thousands of terms, written one
 after the other, would else have as many branches inside of one another."""
@@ -123,7 +124,7 @@ class _Search:
 
     def __init__(self, graph: Graph, running: set[str]) -> None:
         """`running` are the nodes of the mode that is looked at."""
-        self._additions = [n for n in graph.nodes if n.op in _ADDITIONS and n.name in running]
+        self._additions = [n for n in graph.nodes if n.op in _SUMS and n.name in running]
         self._producers = graph.producers()
         self._readers: dict[str, set[str]] = {
             name: {reader for user in users for reader in _readers(user) if reader in running}
@@ -139,7 +140,7 @@ class _Search:
         flow: nx.DiGraph[str] = nx.DiGraph()
         flow.add_node(_ROOT)
         for node in graph.nodes:
-            shaping = node.op in ("expand", "reshape")  # a second operand only lends its shape
+            shaping = node.op in RESHAPED  # a second operand only lends its shape
             for value in node.inputs[:1] if shaping else node.inputs:
                 if value is None or value.kind is Kind.PARAMETER:
                     continue
@@ -167,7 +168,7 @@ class _Search:
             for index, value in operands.items()
         }
         deep = [index for index, cone in cones.items() if self._reaches_deep(cone)]
-        if addition.op == "index_add":  # what is added to positions of a whole is the branch
+        if addition.op in PARTIAL_ADDITIONS:  # what is added to positions of a whole is the branch
             skip = 0
         else:
             skip = min(cones, key=lambda index: (index not in deep, len(cones[index])))
@@ -180,7 +181,7 @@ class _Search:
 
     def _operands(self, addition: Node) -> dict[int, Value]:
         """What is added up, by place: values of the shape of the sum, or a whole and a part."""
-        if addition.op == "index_add":
+        if addition.op in PARTIAL_ADDITIONS:
             whole, _, part = addition.inputs
             assert whole is not None and part is not None
             return {0: whole, 2: part} if whole is not part else {}

@@ -295,6 +295,7 @@ def _read(state: Inference, node: Node, places: Sequence[tuple[int, int]]) -> No
         value = node.inputs[place[0]]
         return value is not None and value.kind is Kind.PARAMETER, place[0]
 
+    state.multiplied.extend((node.name, operand) for operand, _ in places)
     operand, dim = max(places, key=rank)
     value = node.inputs[operand]
     if value is not None and value.shape[dim] > 1:

@@ -93,6 +93,7 @@ class Types:
 class Inference:
     """The state of one walk; rules state facts through its methods.
 
+    `multiplied` are the operands that contractions multiply with one another, by node and number.
     `scattered` are operands of additions that may lose positions which the sum keeps.
     """
 
@@ -100,6 +101,7 @@ class Inference:
     axes: dict[str, tuple[Axis, ...]] = field(default_factory=dict)
     readers: list[Reader] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
+    multiplied: list[tuple[str, int]] = field(default_factory=list)
     literals: list[Literal] = field(default_factory=list)
     positional: list[Axis] = field(default_factory=list)
     scattered: Collection[tuple[str, int]] = ()

@@ -33,7 +33,7 @@ def infer(
     for value in graph.inputs:
         state.axes[value.name] = tuple(state.fresh(n, pin="network input") for n in value.shape)
     for node in graph.nodes:
-        for value, axes in zip(node.outputs, _apply(state, node), strict=True):
+        for value, axes in zip(node.outputs, apply(state, node), strict=True):
             state.axes[value.name] = axes
     for value in graph.outputs:
         for axis in state.type_of(value):
@@ -47,7 +47,8 @@ RULES = MappingProxyType({**structural.RULES, **contractions.RULES})
 """Every rule that is a function, by operator name."""
 
 
-def _apply(state: Inference, node: Node) -> tuple[tuple[Axis, ...], ...]:
+def apply(state: Inference, node: Node) -> tuple[tuple[Axis, ...], ...]:
+    """What the rule of a node says: the axes of its outputs; it unifies those of its inputs."""
     if rule := RULES.get(node.op):
         return rule(state, node)
     if (operator := OPERATORS.get(node.op)) and (bound := _match(state, node, operator)):
@@ -246,8 +247,10 @@ def _read_contracted(
         if value is not None
         for dim in _dims_of(operand, name, bound)
     ]
+    state.multiplied.extend((node.name, index) for _, index, _ in places)
     _, index, dim = max(places)
-    state.read(node, index, dim, Reading.CONTRACT)
+    if bound[name][0].size > 1:  # over one position nothing is mixed
+        state.read(node, index, dim, Reading.CONTRACT)
 
 
 def _read_normalised(

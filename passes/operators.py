@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from fxprune.arguments import text as check_text
 from fxprune.errors import InputError
 
 
@@ -58,6 +59,11 @@ class Operator:
     pinned: frozenset[str]
     macs: tuple[str, ...]
     linear: tuple[int, ...] = ()
+
+    @property
+    def factor(self) -> int | None:
+        """The operand that scales the result, of an operator that multiplies nothing else."""
+        return self.linear[0] if self.linear and not self.macs else None
 
     @property
     def contracted(self) -> tuple[str, ...]:
@@ -189,9 +195,19 @@ def register_operator(name: str, pattern: str, macs: str = "") -> None:
     Raises:
         InputError: the name is taken or the pattern is malformed.
     """
+    for argument, value in (("name", name), ("pattern", pattern), ("macs", macs)):
+        check_text(argument, value, "text, such as register_operator('my_lib.my_op', 'b c -> b c')")
+    if not name:
+        raise InputError("name is empty: give what the model calls, such as 'my_lib.my_op'")
     if name in _operators:
         raise InputError(f"operator {name} is already registered as {_operators[name].text!r}")
     _operators[name] = parse(name, pattern, macs=macs)
+
+
+def factor_of(name: str) -> int | None:
+    """Which operand of a normalisation is its factor; None for any other operator."""
+    operator = OPERATORS.get(name)
+    return operator.factor if operator else None
 
 
 def names_of(operands: Iterable[Operand]) -> set[str]:

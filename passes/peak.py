@@ -21,10 +21,8 @@ from dataclasses import dataclass, field
 from fxprune.ir import Graph, Node, Value
 from fxprune.passes.branches import Branch
 from fxprune.passes.facts import Types
+from fxprune.passes.kinds import VIEWS
 from fxprune.passes.polynomials import ONE, Monomials, Sizes, add_to, times
-
-VIEWS = frozenset({"identity", "reshape", "permute", "expand"})
-"""Operators whose result shares the memory of the first operand."""
 
 Guard = frozenset[str]
 """The branches that must be open for something to happen."""

@@ -13,7 +13,8 @@ from typing import Any
 import onnx_ir
 
 from fxprune.onnx.frontend.names import output_name
-from fxprune.onnx.frontend.observe import Facts, Shape
+from fxprune.onnx.frontend.observe import Facts
+from fxprune.onnx.frontend.sizes import Shape
 from fxprune.passes.contractions import einsum_letters
 
 Attributes = dict[str, Any]

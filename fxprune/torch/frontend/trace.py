@@ -6,24 +6,30 @@ afterwards. `self.training` stays live: where it is passed on it becomes a node 
 where the model branches on it both modes are traced and merged.
 """
 
+import os
 import traceback
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
+from fxprune import errors
 from fxprune.errors import InputError, TraceError
 from fxprune.torch.frontend.follow import record_and_follow
 from fxprune.torch.frontend.forward import Subject
 from fxprune.torch.frontend.in_place import follow_in_place
 from fxprune.torch.frontend.modes import is_training_flag, merge, remove_dead
+from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.recorder import CallError, Recorder
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 from fxprune.torch.frontend.values import UndecidedError
 from fxprune.torch.frontend.watch import told_of_trace
 
-EXAMPLE_BATCH = 2
-"""The batch size of the example run where the user's examples have one."""
+_LIBRARIES = tuple(os.path.dirname(str(library.__file__)) + os.sep for library in (torch, errors))
+"""Whose lines are not the model's."""
+_BATCHES = (5, 7, 11, 13, 17, 19, 23, 29, 31)
+"""What stands in for the batch size of the example: the first that occurs nowhere in the model."""
 
 
 def trace(
@@ -40,12 +46,26 @@ def trace(
         TraceError: the model's Python cannot be traced.
     """
     subject = Subject(model, inputs, model.training, leaves)
-    if subject.batch == 1:
+    stand_in = _stand_in(subject)
+    if stand_in:
         try:
-            return _trace(subject.with_batch(EXAMPLE_BATCH))
+            return _trace(subject.with_batch(stand_in))
         except (InputError, TraceError):
-            pass  # a model for single samples
+            pass  # a model for so many samples
     return _trace(subject)
+
+
+def _stand_in(subject: Subject) -> int:
+    """A batch size that no other axis has, so that no axis passes for the batch; 0 for none."""
+    if not subject.batch:
+        return 0
+    taken = {size for x in subject.inputs if isinstance(x, Tensor) for size in x.shape[1:]}
+    for tensor in (*subject.model.parameters(), *subject.model.buffers()):
+        taken.update(tensor.shape)
+    for module in subject.model.modules():
+        for value in vars(module).values():
+            taken.update(each for each in leaves_of(value) if type(each) is int)
+    return next((size for size in _BATCHES if size not in taken), 0)
 
 
 def _trace(subject: Subject) -> fx.Graph:
@@ -100,7 +120,7 @@ def _shapes(inputs: tuple[Any, ...]) -> str:
 def _line_of(error: BaseException) -> str:
     """The line of the model where an error comes from."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "/torch/" not in f.filename and "/fxprune/" not in f.filename]
+    own = [f for f in frames if not f.filename.startswith(_LIBRARIES)]
     return f"at {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "in its forward"
 
 

@@ -140,8 +140,11 @@ SAMPLES: dict[str, Sample] = {
     "Mod": lambda g, h: g("Mod", h, g("Exp", g.weight(1, 8, 1, 1)), fmod=1),
     **{
         op_type: _binary(op_type)
-        for op_type in ["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"]
+        for op_type in ["Greater", "GreaterOrEqual", "Less", "LessOrEqual"]
     },
+    "Equal": lambda g, h: g("Equal", g("Relu", h), g("Abs", h)),
+    "IsInf": lambda g, h: g("IsInf", g("Reciprocal", g("Relu", h))),
+    "IsNaN": lambda g, h: g("IsNaN", g("Sqrt", h)),
     **{op_type: _logic(op_type) for op_type in ["And", "Or", "Xor"]},
     **{op_type: _integer_pair(op_type) for op_type in ["BitwiseAnd", "BitwiseOr", "BitwiseXor"]},
     "BitwiseNot": _integers("BitwiseNot"),
@@ -190,7 +193,9 @@ SAMPLES: dict[str, Sample] = {
         op_type: _with_one(op_type, kernel_shape=[2, 2])
         for op_type in ["AveragePool", "LpPool", "MaxPool"]
     },
-    "Resize": lambda g, h: g("Resize", h, "", "", g.numbers(2, 8, 12, 12), mode="nearest"),
+    "Resize": lambda g, h: g(
+        "Resize", h, "", "", g.numbers(8, 12, 12), mode="nearest", axes=[1, 2, 3]
+    ),
     "Upsample": lambda g, h: g("Upsample", h, g.stored(np.array([1, 1, 2, 2], np.float32))),
     "GridSample": _grid,
     "DepthToSpace": _with_one("DepthToSpace", blocksize=2),

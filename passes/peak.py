@@ -107,20 +107,32 @@ def peak_points(
     arrays = _lives(graph, types, sizes, tuple(branches))
     served = graph.served()
     running = [node for node in graph.nodes if node.name in served]
-    starting: dict[int, list[_Array]] = {}
-    for array in arrays:
-        starting.setdefault(array.start, []).append(array)
-    alive: list[_Array] = []
+    changing = _changes(arrays)
     points: list[Monomials] = []
+    point: Monomials = {}
+    counted: dict[int, Monomials] = {}
     for time, node in enumerate(running):
-        alive = [array for array in alive if array.times[-1] >= time] + starting.get(time, [])
-        if node.name not in inside:
-            continue
-        point: Monomials = {}
-        for array in alive:
-            add_to(point, array.elements(time))
-        _add_point(points, _normal(point))
+        for array in changing.get(time, ()):
+            add_to(point, counted.pop(id(array), {}), -1)
+            if array.times[-1] >= time:
+                counted[id(array)] = array.elements(time)
+                add_to(point, counted[id(array)])
+        point = _normal(point)
+        if node.name in inside:
+            _add_point(points, dict(point))
     return tuple(points) or ({},)
+
+
+def _changes(arrays: Iterable[_Array]) -> dict[int, list[_Array]]:
+    """When arrays may add another number of elements; beside a skip that is at any time."""
+    found: dict[int, list[_Array]] = {}
+    for array in arrays:
+        end = array.times[-1] + 1
+        used = (time + 1 for time in array.times)
+        times = range(array.start, end + 1) if array.skip else (array.start, *used)
+        for time in dict.fromkeys(times):
+            found.setdefault(time, []).append(array)
+    return found
 
 
 def _lives(graph: Graph, types: Types, sizes: Sizes, branches: tuple[Branch, ...]) -> list[_Array]:

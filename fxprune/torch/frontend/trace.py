@@ -6,6 +6,7 @@ afterwards. `self.training` stays live: where it is passed on it becomes a node 
 where the model branches on it both modes are traced and merged.
 """
 
+import threading
 import traceback
 from dataclasses import replace
 from typing import Any
@@ -40,12 +41,17 @@ def trace(
         TraceError: the model's Python cannot be traced.
     """
     subject = Subject(model, inputs, model.training, leaves)
-    if subject.batch == 1:
-        try:
-            return _trace(subject.with_batch(EXAMPLE_BATCH))
-        except (InputError, TraceError):
-            pass  # a model for single samples
-    return _trace(subject)
+    with _ONE_AT_A_TIME:
+        if subject.batch == 1:
+            try:
+                return _trace(subject.with_batch(EXAMPLE_BATCH))
+            except (InputError, TraceError):
+                pass  # a model for single samples
+        return _trace(subject)
+
+
+_ONE_AT_A_TIME = threading.RLock()
+"""What a trace replaces in torch is there for one thread; another waits until it is put back."""
 
 
 def _trace(subject: Subject) -> fx.Graph:

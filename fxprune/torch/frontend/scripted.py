@@ -1,0 +1,27 @@
+"""Functions that torch.jit has compiled: one call each, of which a graph sees nothing inside."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """Calls a scripted function; it goes by the name that it was scripted under."""
+
+    function: Any
+
+    def __post_init__(self) -> None:
+        home, _, name = self.function.qualified_name.removeprefix("__torch__.").rpartition(".")
+        for attribute in ("__name__", "__qualname__"):
+            object.__setattr__(self, attribute, name)
+        object.__setattr__(self, "__module__", home)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def is_scripted(value: Any) -> bool:
+    """Whether a value is a scripted function."""
+    return isinstance(value, torch.jit.ScriptFunction)

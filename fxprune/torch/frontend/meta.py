@@ -34,6 +34,8 @@ class MetaModules:
             shape = _module_shape(module, tuple(args[0].shape))
             if shape is not None:
                 return args[0].new_empty(shape)
+        if isinstance(module, torch.jit.ScriptModule):
+            return self._for_real(module, args, kwargs)
         tensors = itertools.chain(module.named_parameters(), module.named_buffers())
         state = {name: self.twin(tensor) for name, tensor in tensors}
         if not state:

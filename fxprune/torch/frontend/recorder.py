@@ -9,6 +9,7 @@ and shapes alone; a trace that followed the values of one example would be wrong
 
 import math
 import operator
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from fxprune.torch.frontend.calls import (
     attribute_read,
     entered,
     holds_arrays,
+    is_inside_torch,
     is_method,
     is_number,
     is_python,
@@ -183,7 +185,7 @@ class Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self.paused:
+        if self.paused or is_inside_torch(sys._getframe(1)):
             return func(*args, **kwargs)
         attribute = attribute_read(func)
         if attribute is not None:

@@ -6,13 +6,16 @@ afterwards. `self.training` stays live: where it is passed on it becomes a node 
 where the model branches on it both modes are traced and merged.
 """
 
+import os
 import threading
 import traceback
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
+from fxprune import errors
 from fxprune.errors import InputError, TraceError
 from fxprune.torch.frontend.follow import record_and_follow
 from fxprune.torch.frontend.forward import Subject
@@ -23,6 +26,8 @@ from fxprune.torch.frontend.spellings import NAMES, bare_name
 from fxprune.torch.frontend.values import UndecidedError
 from fxprune.torch.frontend.watch import told_of_trace
 
+_LIBRARIES = tuple(os.path.dirname(library.__file__) + os.sep for library in (torch, errors))
+"""Whose lines are not the model's."""
 EXAMPLE_BATCH = 2
 """The batch size of the example run where the user's examples have one."""
 
@@ -106,7 +111,7 @@ def _shapes(inputs: tuple[Any, ...]) -> str:
 def _line_of(error: BaseException) -> str:
     """The line of the model where an error comes from."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "/torch/" not in f.filename and "/fxprune/" not in f.filename]
+    own = [f for f in frames if not f.filename.startswith(_LIBRARIES)]
     return f"at {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "in its forward"
 
 

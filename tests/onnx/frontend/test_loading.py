@@ -18,7 +18,7 @@ from fxprune.onnx.backend.saving import save_onnx
 from fxprune.onnx.frontend.loading import load_onnx
 from tests.onnx.frontend import hostile as hostile_onnx
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 TINY = """
 <ir_version: 8, opset_import: ["": 17, "f": 1]>

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from fxprune.torch.frontend.packing import Imported, imported
+
 
 @dataclass(frozen=True)
 class Scripted:
@@ -18,8 +20,15 @@ class Scripted:
             object.__setattr__(self, attribute, name)
         object.__setattr__(self, "__module__", home)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _found, (imported(self.function, self.__module__, self.__name__),)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.function(*args, **kwargs)
+
+
+def _found(place: Imported) -> Scripted:
+    return Scripted(place.found())
 
 
 def is_scripted(value: Any) -> bool:

@@ -83,7 +83,10 @@ def _training(recorder: Recorder) -> StandIn:
     def write(module: nn.Module, value: bool) -> None:
         module.__dict__["training"] = value
 
-    return StandIn(nn.Module, "training", property(recorder.training_flag, write))
+    def delete(module: nn.Module) -> None:
+        del module.__dict__["training"]
+
+    return StandIn(nn.Module, "training", property(recorder.training_flag, write, delete))
 
 
 def _calls(recorder: Recorder, leaves: Collection[str]) -> StandIn:

@@ -15,10 +15,19 @@ def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     A traced module that casts to float32 by name would else be no more exact than that.
     """
-    clone = copy.deepcopy(module).to(dtype).eval()
+    clone = copy.deepcopy(module).eval()
+    clone._apply(lambda tensor: _in_dtype(tensor, dtype))
     if isinstance(clone, TracedModule) and dtype is torch.float64:
         clone.replace_literals(torch.float32, torch.float64)
+        clone.replace_literals(torch.complex64, torch.complex128)
     return clone
+
+
+def _in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in a precision; complex ones stay complex."""
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def relative_error(expected: Any, got: Any) -> float:
@@ -33,7 +42,7 @@ def relative_error(expected: Any, got: Any) -> float:
 
 
 def _error(expected: Tensor, got: Tensor) -> float:
-    if not expected.is_floating_point():
+    if not (expected.is_floating_point() or expected.is_complex()):
         return 0.0 if torch.equal(expected, got.to(expected.dtype)) else float("inf")
     if not expected.numel():
         return 0.0
@@ -49,10 +58,7 @@ def outputs_of(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
 
 
 def in_dtype(batch: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
-    return tuple(
-        value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-        for value in batch
-    )
+    return tuple(_in_dtype(value, dtype) if isinstance(value, Tensor) else value for value in batch)
 
 
 def samples_in(batch: tuple[Any, ...]) -> int:

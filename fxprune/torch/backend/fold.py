@@ -12,6 +12,7 @@ from fxprune.torch.backend.copying import clone_tensor
 from fxprune.torch.backend.literals import Changes, Resized, write_literals
 from fxprune.torch.backend.module import TracedModule, copy_graph
 from fxprune.torch.backend.operands import argument, operands_of
+from fxprune.torch.backend.questions import ask_what_stays
 from fxprune.torch.frontend.in_place import memory_origins, overwritten, set_item
 from fxprune.torch.frontend.meta import device_of
 from fxprune.torch.frontend.modes import remove_dead
@@ -36,9 +37,12 @@ def fold_model(
     for scatter in plan.scatters:
         _scatter_operand(model, nodes[scatter.node], scatter)
     before = _used(graph)
+    ask_what_stays(model, graph)
     remove_dead(graph)
-    for path in before - _used(graph):
-        _delete(model, path)
+    used = _used(graph)
+    for path in before - used:
+        if not any(other.startswith(f"{path}.") for other in used):
+            _delete(model, path)
     own_parameters(model, program, plan.slices)
     return TracedModule(model, graph, class_name)
 

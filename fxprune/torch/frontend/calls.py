@@ -75,7 +75,11 @@ def entered(func: FunctionType) -> FunctionType:
     """A Python function of torch.nn that runs its body instead of asking to be recorded whole."""
     blind = {name: never for name in func.__globals__ if name.startswith("has_torch_function")}
     entered = FunctionType(
-        func.__code__, {**func.__globals__, **blind}, func.__name__, func.__defaults__
+        func.__code__,
+        {**func.__globals__, **blind},
+        func.__name__,
+        func.__defaults__,
+        func.__closure__,
     )
     entered.__kwdefaults__ = func.__kwdefaults__
     return entered

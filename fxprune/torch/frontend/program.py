@@ -173,7 +173,7 @@ class _Translation:
             return self._emit(node, "constant", (), result)
         path, _, name = str(node.target).rpartition(".")
         tensor = getattr(self._modules[path], name)
-        if id(tensor) in self._parameters:
+        if id(tensor) in self._parameters and _is_sliced(tensor):
             return self._parameters[id(tensor)]
         return self._emit(node, "constant", (), result)
 
@@ -193,14 +193,16 @@ class _Translation:
         spelling = module_spelling(torch_base(type(module)))
         qualified = qualified_name(type(module))
         renormalises = getattr(module, "max_norm", None) is not None  # rows of an embedding
+        if not all(map(_is_sliced, module.parameters())):
+            return self._emit(node, f"complex or sparse {type(module).__name__}", operands, result)
         if qualified in OPERATORS or spelling is None or renormalises or len(operands) != 1:
-            own = [p for p in module.parameters()]
+            own = [p for p in module.parameters() if _is_sliced(p)]
             op = qualified if qualified in OPERATORS else type(module).__name__
             return self._emit(node, op, (*operands, *map(self._parameter, own)), result)
         tensors = [getattr(module, name, None) for name in spelling.parameters.split()]
         if any(tensor is not None and id(tensor) not in self._parameters for tensor in tensors):
             # Computed by a parametrization or a hook, so there is nothing to slice.
-            own = [self._parameters[id(p)] for p in module.parameters()]
+            own = [self._parameters[id(p)] for p in module.parameters() if _is_sliced(p)]
             return self._emit(
                 node, f"parametrised {type(module).__name__}", (*operands, *own), result
             )
@@ -325,6 +327,11 @@ class _Translation:
         if not (plain and together) or any(concrete[i].dtype == torch.bool for i in dims):
             return self._emit(node, "getitem", (value, *arrays), result)
         return self._emit(node, "gather", (value, *arrays), result, dims=tuple(dims))
+
+
+def _is_sliced(tensor: Tensor) -> bool:
+    """Whether positions of a tensor are cut out of it; complex and sparse ones stay as they are."""
+    return tensor.layout is torch.strided and not (tensor.is_complex() or tensor.is_quantized)
 
 
 def _holds_array(item: Any) -> bool:

@@ -54,8 +54,14 @@ def _apply(state: Inference, node: Node) -> tuple[tuple[Axis, ...], ...]:
         outputs = _apply_operator(state, node, operator, bound)
         if all(_fits(axes, value) for axes, value in zip(outputs, node.outputs, strict=True)):
             return outputs
-    known = "operands of an unexpected rank for" if node.op in OPERATORS else "unknown operator"
-    return state.opaque(node, f"{known} {node.op} at {node.place}")
+    return state.opaque(node, f"{_complaint(node.op)} {node.op} at {node.place}")
+
+
+def _complaint(op: str) -> str:
+    """What is wrong with an operator; front ends name a form of a known one by several words."""
+    if op in OPERATORS:
+        return "operands of an unexpected rank for"
+    return "no rule for" if " " in op else "unknown operator"
 
 
 def _fits(axes: tuple[Axis, ...], value: Value) -> bool:

@@ -16,7 +16,7 @@ def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     A traced module that casts to float32 by name would else be no more exact than that.
     """
     clone = copy.deepcopy(module).eval()
-    clone._apply(lambda tensor: _in_dtype(tensor, dtype))
+    clone._apply(lambda tensor: _in_dtype(tensor, dtype))  # type: ignore[no-untyped-call]
     if isinstance(clone, TracedModule) and dtype is torch.float64:
         clone.replace_literals(torch.float32, torch.float64)
         clone.replace_literals(torch.complex64, torch.complex128)

@@ -58,7 +58,7 @@ def _write_literals(model: nn.Module, node: fx.Node, changes: Changes) -> None:
     if node.op == "call_module":
         _write_attributes(model.get_submodule(str(node.target)), changes)
     elif bare_name(node) in ("size", "shape"):
-        _freeze_sizes(node, {dim: value for (_, dim), value in changes.items()})
+        _freeze_sizes(node, {dim: int(value) for (_, dim), value in changes.items()})
     elif bare_name(node) == "getitem" or node.target is set_item:
         _write_ranges(node, changes)
     else:
@@ -124,7 +124,9 @@ def _write_ranges(node: fx.Node, changes: Changes) -> None:
         if item == slice(None):
             continue
         items[dims[dim]] = slice(
-            changes.get(("start", dim), start), changes.get(("stop", dim), stop), item.step
+            int(changes.get(("start", dim), start)),
+            int(changes.get(("stop", dim), stop)),
+            item.step,
         )
     node.args = (node.args[0], tuple(items), *node.args[2:])
 

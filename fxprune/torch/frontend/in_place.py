@@ -17,7 +17,8 @@ from fxprune.torch.frontend.spellings import NAMES, bare_name
 Modules = Mapping[str, nn.Module]
 """The modules of a model by path."""
 
-_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow")
+_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imod", "iand", "ior",
+              "ixor", "ilshift", "irshift")  # fmt: skip
 _SHARING = ("reshape", "permute", "slice", "split", "unbind", "select", "expand", "identity")
 
 

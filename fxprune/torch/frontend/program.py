@@ -194,10 +194,14 @@ class _Translation:
         qualified = qualified_name(type(module))
         renormalises = getattr(module, "max_norm", None) is not None  # rows of an embedding
         if not all(map(_is_sliced, module.parameters())):
-            return self._emit(node, f"complex or sparse {type(module).__name__}", operands, result)
+            return self._emit(
+                node, f"complex or sparse {type(module).__name__}", tuple(operands), result
+            )
         if qualified in OPERATORS or spelling is None or renormalises or len(operands) != 1:
             own = [p for p in module.parameters() if _is_sliced(p)]
             op = qualified if qualified in OPERATORS else type(module).__name__
+            if spelling is not None and qualified not in OPERATORS:
+                op += " with max_norm" if renormalises else f" of {len(operands)} operands"
             return self._emit(node, op, (*operands, *map(self._parameter, own)), result)
         tensors = [getattr(module, name, None) for name in spelling.parameters.split()]
         if any(tensor is not None and id(tensor) not in self._parameters for tensor in tensors):
@@ -256,7 +260,12 @@ class _Translation:
         if unnamed and op == "elementwise":
             inputs.extend(unnamed)  # such as bounds of clamp
         elif unnamed and op != "identity":
-            return self._emit(node, bare_name(node), (*inputs, *unnamed), result)
+            form = f"{bare_name(node)} with an array for an argument"
+            return self._emit(node, form, (*inputs, *unnamed), result)
+        if len(_flat(self._named("", result))) > 1 and op in OPERATORS:
+            return self._emit(
+                node, f"{bare_name(node)} with several results", tuple(inputs), result
+            )
         if op in ("add", "elementwise"):
             inputs = [value for value in inputs if value is not None]
         attributes = spelling.attributes(Call(node, concrete, result)) if op == spelling.op else {}
@@ -283,7 +292,8 @@ class _Translation:
         operands = (source, value) if isinstance(value, Value) else (source,)
         plain = all(type(item) is int or isinstance(item, slice) for item in concrete)
         if not plain or any(map(_holds_array, concrete)):
-            return self._emit(node, "set_item", (*operands, *_flat(index)), result)
+            form = "set_item by arrays or lists"
+            return self._emit(node, form, (*operands, *_flat(index)), result)
         sizes = zip(concrete, source.shape, strict=True)
         ranges = tuple(
             (item % n, item % n + 1, 1) if isinstance(item, int) else item.indices(n)
@@ -297,7 +307,7 @@ class _Translation:
         items = index_items(index, len(value.shape))
         concrete = fx.map_arg(items, lambda item: item.meta["value"])
         if any(isinstance(item, bool | list) or _holds_array(item) for item in concrete):
-            return self._emit(node, "getitem", (value,), result)
+            return self._emit(node, "getitem by lists or bounds in arrays", (value,), result)
         arrays = [item for item in concrete if isinstance(item, Tensor)]
         if arrays:
             return self._index_by_array(node, value, items, concrete, result)
@@ -325,7 +335,7 @@ class _Translation:
         plain = all(isinstance(i, Tensor) or i == slice(None) for i in concrete)
         together = dims == list(range(dims[0], dims[0] + len(dims)))
         if not (plain and together) or any(concrete[i].dtype == torch.bool for i in dims):
-            return self._emit(node, "getitem", (value, *arrays), result)
+            return self._emit(node, "getitem by masks or arrays apart", (value, *arrays), result)
         return self._emit(node, "gather", (value, *arrays), result, dims=tuple(dims))
 
 

@@ -1,6 +1,6 @@
 """Functions that torch.jit has compiled: one call each, of which a graph sees nothing inside."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ class Scripted:
     """Calls a scripted function; it goes by the name that it was scripted under."""
 
     function: Any
+    __name__: str = field(init=False)
 
     def __post_init__(self) -> None:
         home, _, name = self.function.qualified_name.removeprefix("__torch__.").rpartition(".")

@@ -26,7 +26,7 @@ from fxprune.torch.frontend.spellings import NAMES, bare_name
 from fxprune.torch.frontend.values import UndecidedError
 from fxprune.torch.frontend.watch import told_of_trace
 
-_LIBRARIES = tuple(os.path.dirname(library.__file__) + os.sep for library in (torch, errors))
+_LIBRARIES = tuple(os.path.dirname(str(library.__file__)) + os.sep for library in (torch, errors))
 """Whose lines are not the model's."""
 EXAMPLE_BATCH = 2
 """The batch size of the example run where the user's examples have one."""

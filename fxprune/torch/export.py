@@ -16,6 +16,7 @@ from fxprune.onnx.backend.saving import write_onnx
 from fxprune.reports import metadata
 from fxprune.torch.exported import compare_onnx
 from fxprune.torch.frontend.examples import check_examples, random_inputs
+from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.gates.module import PREFIX
 from fxprune.torch.measuring import costs_of
 from fxprune.torch.record import record_of
@@ -47,15 +48,13 @@ def export_onnx(
     record = record_of(model)
     examples = record.examples if record and example_inputs is None else None
     examples = examples or check_examples(model, example_inputs)
-    training = model.training
     trained = [p for p in model.parameters() if p.requires_grad]
-    model.eval().requires_grad_(False)  # with gradients torch's exporter trips over attention
+    model.requires_grad_(False)  # with gradients torch's exporter trips over attention
     try:
-        with draft_of(path) as draft:
+        with in_evaluation(model), draft_of(path) as draft:
             _write(model, random_inputs(examples, (2,), seed=0)[0], draft, opset)
             compare_onnx(model, draft, random_inputs(examples, (1, 3), seed=1))
     finally:
-        model.train(training)
         for parameter in trained:
             parameter.requires_grad_(True)
     return path

@@ -41,7 +41,7 @@ def fold_model(
     remove_dead(graph)
     used = _used(graph)
     for path in before - used:
-        if not any(other.startswith(f"{path}.") for other in used):
+        if not any(_within(other, path) or _within(path, other) for other in used):
             _delete(model, path)
     own_parameters(model, program, plan.slices)
     return TracedModule(model, graph, class_name)
@@ -177,6 +177,11 @@ def add_scattered(whole: Tensor, dim: int, index: Tensor, part: Tensor) -> Tenso
 def _used(graph: fx.Graph) -> set[str]:
     """The modules that a graph calls and the tensors that it reads."""
     return {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+
+
+def _within(path: str, other: str) -> bool:
+    """Whether a module or tensor is a part of another module."""
+    return path.startswith(f"{other}.")
 
 
 def _delete(model: nn.Module, path: str) -> None:

@@ -37,7 +37,7 @@ from fxprune.torch.frontend.calls import (
 )
 from fxprune.torch.frontend.flags import TrainingFlag, own_training
 from fxprune.torch.frontend.in_place import set_item, works_in_place
-from fxprune.torch.frontend.meta import MetaModules, device_of
+from fxprune.torch.frontend.meta import MetaModules, device_of, shaped_by_trial
 from fxprune.torch.frontend.nests import leaves_of, mapped, rebuilt
 from fxprune.torch.frontend.numbers import TracedNumber, plain_number, traced_number
 from fxprune.torch.frontend.regions import enter_autocast, exit_autocast
@@ -347,13 +347,17 @@ class Recorder(TorchFunctionMode):
         try:
             return func(*arguments, **keywords)
         except (RuntimeError, NotImplementedError) as error:
-            if "meta" not in str(error).lower():
+            if not any(word in str(error).lower() for word in ("meta", "fake impl")):
                 raise
             # A tensor stands where a number is needed, as in x[:n] with a tensor n, or the shape
             # of the result depends on values, as that of nonzero.
             if getattr(func, "__name__", "") in VALUE_SHAPED:
                 return self._meta.like(self._value(func, args, kwargs))
-            return func(*self._with_numbers(args), **self._with_numbers(kwargs))
+            numbers = self._with_numbers(args), self._with_numbers(kwargs)
+            try:
+                return func(*numbers[0], **numbers[1])
+            except (RuntimeError, NotImplementedError):
+                return self._meta.like(shaped_by_trial(func, *numbers))
 
     def _with_numbers(self, value: Any) -> Any:
         """As `_to_meta`, with the values of the tensors that are single integers."""

@@ -223,7 +223,6 @@ WRONG: dict[str, list[Any]] = {
     "settle": NOT_FLAGS,
     "scope": [3, None, [], "nowhere", b"0", True, {}],
     "seed": [-1, 2**64, *NOT_WHOLE],
-    "settle": NOT_FLAGS,
     "shapes": [
         *(3, "x", [], [SHAPE], {"z": SHAPE}, {"x": (1,)}, {"x": (0, 3, 8, 8)}, {3: SHAPE}),
         *({"x": wrong} for wrong in ((-1, 3, 8, 8), "1388", 3, None, (1.5, 3, 8, 8), (1, 4, 8, 8))),

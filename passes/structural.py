@@ -83,6 +83,11 @@ def broadcast(
     return tuple(axis or state.fresh(1) for axis in axes)
 
 
+def broadcast_all(state: Inference, node: Node) -> OutputTypes:
+    """Every operand is stretched to the shape that an element-wise operator would return."""
+    return elementwise(state, node) * len(node.outputs)
+
+
 def reshape(state: Inference, node: Node) -> OutputTypes:
     """Input and output axes are grouped by equal cumulative size; groups are equal products."""
     value, output = _operand(node), node.outputs[0]
@@ -178,10 +183,9 @@ def split(state: Inference, node: Node) -> OutputTypes:
     """Consecutive pieces along `dim`; their sizes are literals."""
     (dim,) = _ints(node, "dim")
     axes = state.type_of(_operand(node))
-    rest = axes[dim]
+    pieces = state.cut(axes[dim], [output.shape[dim] for output in node.outputs])
     outputs = []
-    for index, output in enumerate(node.outputs):
-        piece, rest = state.split(rest, output.shape[dim])
+    for index, piece in enumerate(pieces):
         state.literal(node, ("sizes", index), piece)
         outputs.append((*axes[:dim], piece, *axes[dim + 1 :]))
     return tuple(outputs)
@@ -448,6 +452,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "add": add,
         "index_add": index_add,
         "elementwise": elementwise,
+        "broadcast_all": broadcast_all,
         "reshape": reshape,
         "permute": permute,
         "identity": identity,

@@ -15,6 +15,7 @@ import torch
 from hypothesis import register_random, settings
 
 import tests.vision  # noqa: F401  (before any test imports torchvision or timm)
+from tests.worlds import made, world  # noqa: F401  (fixtures)
 
 settings.register_profile("same", derandomize=True, database=None, deadline=None, print_blob=True)
 settings.register_profile("drawn", settings.get_profile("same"), derandomize=False)

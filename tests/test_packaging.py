@@ -28,9 +28,11 @@ PASSES = "fxprune/passes"  # where the top-level folder passes/ lies in a wheel
 # names lazily.
 LAYERS = (
     "errors version",
+    "arguments",
     "ir timing progress files agreement",
     "passes",
-    "targets filling importance reports",
+    "targets keep_sets filling reports",
+    "ranking",
     "onnx.frontend torch.frontend",
     "onnx.backend torch.budget",
     "torch.gates",

@@ -29,6 +29,7 @@ from tests.mutation.table import Sabotage
 from tests.onnx import test_criteria, test_fold, test_prune, test_refit
 from tests.onnx.frontend.test_spellings import SAMPLES, test_masked_and_folded_models_agree
 from tests.torch import test_laws as laws
+from tests.torch import test_ranking
 
 LAWS = (
     laws.test_gated_equals_folded,
@@ -45,6 +46,15 @@ TESTS = Path(__file__).parent.parent
 FILES = (
     *(f"tests/passes/{file.name}" for file in sorted(TESTS.glob("passes/test_*.py"))),
     "tests/torch/frontend/test_in_place.py",
+    "tests/test_files.py",
+    "tests/test_ranking.py",
+    *(f"tests/torch/test_ranking.py::{test}" for test in vars(test_ranking) if "test_" in test),
+    "tests/torch/test_schedule.py",
+    "tests/test_overwriting.py",
+    "tests/test_arguments.py",
+    "tests/test_agreement.py",
+    "tests/torch/test_what_is_shown.py",
+    "tests/onnx/test_what_is_shown.py",
     *(
         f"tests/onnx/{file.__name__.rpartition('.')[2]}.py::{test}"
         for file in (test_prune, test_criteria, test_refit, test_fold)

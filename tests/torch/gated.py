@@ -53,7 +53,7 @@ def costs(gated: nn.Module, keep: dict[str, Tensor] | None = None) -> dict[str, 
     gated = copy.deepcopy(gated)
     if keep is not None:
         fxprune.set_keep_set(gated, keep)
-    folded = fxprune.fold(gated).eval()
+    folded = fxprune.fold(gated, settle=False).eval()
     return {"macs": count_macs(folded, [images(1).to(next(gated.parameters()))]),
             "params": params(folded)}  # fmt: skip
 

@@ -58,7 +58,7 @@ class ChannelFlip(Convs):
 
 @pytest.mark.parametrize("thing", [torch.relu, nn.Conv2d, None, "resnet18", {}])
 def test_what_is_not_a_module_is_refused(thing):
-    with pytest.raises(fxprune.InputError, match=r"must be a torch\.nn\.Module, got \w+$"):
+    with pytest.raises(fxprune.InputError, match=r"model must be a torch\.nn\.Module, got \w+"):
         fxprune.prepare(thing, images(1))
 
 

@@ -159,7 +159,7 @@ def test_folded_recurrent_layer_is_prepared_again(kind):
 
 def test_fold_with_everything_open_is_the_identity():
     model = randomise(Residual()).double()
-    folded = fxprune.fold(gate(model))
+    folded = fxprune.fold(gate(model, target=1.0))
     for (name, expected), (other, got) in zip(
         model.state_dict().items(), folded.state_dict().items(), strict=True
     ):

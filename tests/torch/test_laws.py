@@ -1,6 +1,8 @@
 """What fxprune promises, for random networks and random keep-sets."""
 
 import copy
+import logging
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -160,8 +162,9 @@ def test_shrinking_changes_neither_function_nor_training(network, data):
     for model, optimizer in models:
         train_once(model, optimizer, network.inputs)
     closed = sum(int((~flags).sum()) for flags in fxprune.keep_set(gated).values())
-    removed = fxprune.shrink(shrunk, optimizers[1])
-    assert removed == closed or nothing_left(shrunk, network.inputs)
+    with said() as lines:
+        removed = fxprune.shrink(shrunk, optimizers[1])
+    assert removed == (0 if lines else closed), lines
     for model, optimizer in models:
         train_once(model, optimizer, network.inputs)
     folded = [fxprune.fold(model).eval() for model in (gated, shrunk)]
@@ -170,13 +173,18 @@ def test_shrinking_changes_neither_function_nor_training(network, data):
     assert_same_state(expected, got, rtol=1e-9)
 
 
-def nothing_left(gated, inputs):
-    """Whether the folded model has nothing that could be prepared again."""
+@contextmanager
+def said():
+    """What the library warns of inside."""
+    lines = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logger = logging.getLogger("fxprune")
+    logger.addHandler(handler)
     try:
-        fxprune.prepare(fxprune.fold(gated), inputs, target=1.0)
-    except fxprune.NothingToPruneError:
-        return True
-    return False
+        yield lines
+    finally:
+        logger.removeHandler(handler)
 
 
 def train_once(model, optimizer, inputs):
@@ -339,6 +347,46 @@ def test_folding_in_two_steps_equals_folding_once(network, data):
     assert_same_state(fxprune.fold(gated).state_dict(), twice.state_dict())
 
 
+# Targets --------------------------------------------------------------------------------------
+
+
+@examples(40)
+@given(drawn(OVERWRITING), st.data())
+def test_fold_meets_the_target_wherever_the_training_ends(network, data):
+    """And while it lasts, positions close only when something was learned."""
+    steps = data.draw(st.integers(1, 40), "steps")
+    method = data.draw(st.sampled_from(["static", "hard_concrete"]), "method")
+    share = data.draw(st.sampled_from([0.3, 0.6, 0.9]), "target")
+    try:
+        options = {"target": share, "steps": steps, "method": method}
+        gated = fxprune.prepare(network.train(), network.inputs, **options)
+    except fxprune.TargetError:  # pinned positions cost more
+        return
+    optimizer = SGD(gated.parameters(), lr=0.01)
+    teacher = gates_of(gated).method
+    for step in data.draw(st.lists(st.sampled_from(STEPS), max_size=30), "training"):
+        learned = teacher.has_learned
+        before = int(teacher.steps_done)
+        gated.train(step != "evaluation")
+        if step == "nothing":
+            optimizer.zero_grad()
+            optimizer.step()
+            assert int(teacher.steps_done) == before or learned
+        else:
+            train_once(gated, optimizer, network.inputs)
+        everything = all(bool(flags.all()) for flags in fxprune.keep_set(gated).values())
+        assert everything or teacher.has_learned
+    folded = fxprune.fold(gated.eval())
+    (limit,) = teacher.budget.limit.values()
+    assert predicted_costs(gated)["macs"] <= limit * (1 + 1e-9)
+    assert_costs(folded, network.inputs, predicted_costs(gated))
+    assert_rewrite_equivalent(gated, folded, inputs=network.inputs)
+
+
+STEPS = ("training", "evaluation", "nothing")
+"""What may happen before a step of the optimizer: a backward pass in either mode, or none."""
+
+
 # What stays as it is --------------------------------------------------------------------------
 
 
@@ -373,6 +421,25 @@ def test_copies_compute_the_same(network, data):
     gated, folded = pruned(network, data)
     assert_rewrite_equivalent(gated, copy.deepcopy(gated), inputs=network.inputs, rtol=0.0)
     assert_rewrite_equivalent(folded, copy.deepcopy(folded), inputs=network.inputs, rtol=0.0)
+
+
+# Verdicts -------------------------------------------------------------------------------------
+
+
+@examples(24)
+@given(drawn(RANDOM), st.data())
+def test_another_weight_that_matters_is_told(network, data):
+    gated, folded = pruned(network.eval(), data)
+    parameters = [p for p in folded.parameters() if p.numel()]
+    changed = data.draw(st.sampled_from(range(len(parameters))), "parameter")
+    place = data.draw(st.integers(0, parameters[changed].numel() - 1), "place")
+    expected = folded(*network.inputs)
+    with torch.no_grad():
+        parameters[changed].view(-1)[place] += 1
+    difference = (folded(*network.inputs) - expected).abs().max()
+    assume(bool(difference > 1e-3 * expected.abs().max()))
+    with pytest.raises(fxprune.VerificationError):
+        fxprune.verify(gated, folded, inputs=[network.inputs])
 
 
 # Elsewhere ------------------------------------------------------------------------------------

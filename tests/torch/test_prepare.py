@@ -22,7 +22,7 @@ def test_prepare_and_fold_leave_the_model_as_found(mode):
         model.stem.requires_grad_(False)
     loss_of(model.train() if mode == "train" else model).backward()
     with assert_unchanged(model):
-        gated = fxprune.prepare(model, images(1))
+        gated = fxprune.prepare(model, images(1), target=1.0)
     with assert_unchanged(model), assert_unchanged(gated):
         fxprune.set_keep_set(copy.deepcopy(gated), half(gated))
         folded = fxprune.fold(gated)

@@ -97,10 +97,10 @@ def test_failure_while_saving_leaves_the_old_checkpoint(tmp_path, monkeypatch, m
     name = "fxprune.torch.storage.save_file" if moment == "write" else "fxprune.files.os.replace"
     with monkeypatch.context() as patch, pytest.raises(fxprune.InputError, match="no space left"):
         patch.setattr(name, fail)
-        fxprune.save(other, tmp_path)
+        fxprune.save(other, tmp_path, overwrite=True)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     assert_loads_as(folded, tmp_path, Residual().double())
-    fxprune.save(other, tmp_path)
+    fxprune.save(other, tmp_path, overwrite=True)
     assert_loads_as(other, tmp_path, Residual().double())
 
 

@@ -9,6 +9,7 @@ module grows at most to the model itself, which then has to run the whole graph.
 
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 from torch import fx, nn
 
@@ -38,14 +39,7 @@ def rewritten(fold: Fold, small: nn.Module, graph: fx.Graph) -> bool:
         owners.setdefault(str(nodes[drop.node].meta[OWNER]), "a branch is gone")
     if not all(_generate_around(fold, small, *item) for item in sorted(owners.items())):
         return False
-    try:
-        wanted = {
-            mode: normal_form(small, with_values(small, part, fold.examples))
-            for mode, part in _by_mode(graph)
-        }
-    except Exception as error:
-        _log.debug("the folded graph has values that shapes do not tell: %s", error)
-        return False
+    wanted = _Wanted(small, graph)
     tried: set[str] = set()
     while (difference := _difference(fold, small, wanted)) is not None:
         owner, reason = difference
@@ -72,19 +66,44 @@ def _by_mode(graph: fx.Graph) -> Iterator[tuple[bool | None, fx.Graph]]:
         yield None, graph
 
 
-def _difference(
-    fold: Fold, small: nn.Module, wanted: dict[bool | None, list[Line]]
-) -> tuple[str, str] | None:
+class _Wanted:
+    """The lines of the graph that a plan made, by mode, for inputs of some shape."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+        self._model = model
+        self._graphs = dict(_by_mode(graph))
+        self._lines: dict[Any, list[Line]] = {}
+
+    def modes(self) -> set[bool | None]:
+        """Training and evaluation apart, or None for both."""
+        return set(self._graphs)
+
+    def lines(self, mode: bool | None, like: fx.Graph) -> list[Line]:
+        """Those for the inputs that another graph was recorded with."""
+        inputs = [node.meta["value"] for node in like.nodes if node.op == "placeholder"]
+        key = (mode, str([getattr(x, "shape", x) for x in inputs]))
+        if key not in self._lines:
+            sized = with_values(self._model, self._graphs[mode], tuple(inputs))
+            self._lines[key] = normal_form(self._model, sized)
+        return self._lines[key]
+
+
+def _difference(fold: Fold, small: nn.Module, wanted: _Wanted) -> tuple[str, str] | None:
     """The module whose code makes the first difference, and which; None if there is none."""
     try:
         again = read_model(small, fold.examples, fold.leaves)
     except FxpruneError as error:
         return _owner_of(error), "its code fails on smaller layers"
     found = dict(_by_mode(again.graph))
-    if found.keys() != wanted.keys():
+    if found.keys() != wanted.modes():
         return "", "its modes are other ones"
     for mode, graph in found.items():
-        line = first_difference(normal_form(small, graph), wanted[mode])
+        try:
+            expected = wanted.lines(mode, graph)
+        except Exception as error:  # an operator that meta tensors do not have
+            _log.debug("the folded graph has values that shapes do not tell: %s", error)
+            return "", "its graph has values that shapes do not tell"
+        line = first_difference(normal_form(small, graph), expected)
         if line is not None:
             owner = str(line.node.meta.get(OWNER, ""))
             return owner, f"its code computes {line.node.name} otherwise"

@@ -113,7 +113,7 @@ def test_a_truncated_file_loads_as_nothing(tmp_path, cut):
     ("source", "message"),
     [
         ("missing.onnx", "there is no file missing.onnx"),
-        (".", "is a folder: name the .onnx file"),
+        (".", "is a folder: name the file in it"),
         (3, "is a path, bytes, an onnx.ModelProto or an onnx_ir.Model, got int"),
     ],
 )

@@ -81,7 +81,7 @@ def shapes_at(
 
 def _shape_at(value: onnx_ir.Value, sizes: Sizes) -> Shape:
     if value.shape is None:
-        raise InputError(f"input {value.name} has no shape: give one in shapes")
+        raise InputError(f"shapes: input {value.name} has no shape, give one")
     return tuple(
         int(dim) if isinstance(dim, int) and dim > 0 else sizes[_symbol(value, axis)]
         for axis, dim in enumerate(value.shape)
@@ -110,7 +110,7 @@ def bound_sizes(model: onnx_ir.Model, given: Mapping[str, Sequence[int]]) -> dic
             for dim, size in zip(declared, shape, strict=True)
         )
         if not fits:
-            raise InputError(f"input {name} has shape {declared}, not {tuple(shape)}")
+            raise InputError(f"shapes: input {name} has shape {declared}, not {tuple(shape)}")
         for axis, size in enumerate(shape):
             if not _is_known(declared[axis]):
                 bound.setdefault(_symbol(inputs[name], axis), int(size))

@@ -166,7 +166,12 @@ class Drawing:
         return f'{header}\nGRAPH = """\n{text}\n"""\n{weights}{inputs}{_FOOTER}'
 
     def _declared(self, name: str) -> onnx.ValueInfoProto:
+        if self._types[name].HasField("sequence_type"):
+            element = self._types[name].sequence_type.elem_type.tensor_type.elem_type
+            return helper.make_tensor_sequence_value_info(name, element, None)
         tensor = self._types[name].tensor_type
+        if name in self._numbers:
+            return helper.make_tensor_value_info(name, tensor.elem_type, self.shape(name))
         shape = [self.batch, *self.shape(name)[1:]] if self.shape(name) else []
         return helper.make_tensor_value_info(name, tensor.elem_type, shape)
 

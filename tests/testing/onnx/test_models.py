@@ -71,6 +71,8 @@ def test_model_is_valid_without_being_filtered(model):
     onnx.checker.check_model(model.proto, full_check=True)
     for value, array in zip(model.proto.graph.output, run(model), strict=True):
         assert np.isfinite(array).all()
+        if isinstance(array, list):
+            continue
         sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         assert sizes[1:] == list(array.shape[1:])
 

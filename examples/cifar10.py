@@ -79,9 +79,10 @@ def compare(
     model: nn.Module, gated: nn.Module, folded: nn.Module, data: Cifar, out: Path
 ) -> dict[str, Any]:
     """Accuracies, agreement, costs and latencies of the original, gated, folded and ONNX models."""
-    fxprune.save(folded, out / "folded")
-    dense_file = fxprune.export_onnx(model, out / "dense.onnx", torch.zeros(1, 3, 32, 32))
-    file = fxprune.export_onnx(folded, out / "folded.onnx")
+    fxprune.save(folded, out / "folded", overwrite=True)
+    example = torch.zeros(1, 3, 32, 32)
+    dense_file = fxprune.export_onnx(model, out / "dense.onnx", example, overwrite=True)
+    file = fxprune.export_onnx(folded, out / "folded.onnx", overwrite=True)
     verdict = fxprune.verify(gated, folded, file, inputs=[data.normalised(data.test.images[:64])])
     classes = {
         "gated": predictions(gated, data),

@@ -93,7 +93,7 @@ def main() -> None:
     train(gated, data)
 
     folded = fxprune.fold(gated)
-    path = fxprune.export_onnx(folded, "digits.onnx")
+    path = fxprune.export_onnx(folded, "digits.onnx", overwrite=True)
     print(fxprune.verify(gated, folded, path, inputs=[images]))
     print(fxprune.report(gated))
     for name, model in {"dense": dense, "gated": gated, "folded": folded}.items():

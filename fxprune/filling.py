@@ -5,6 +5,7 @@ fits afterwards is opened again. Costs are exact, so limits are met to within on
 could open its best closed unit without breaking a limit.
 """
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Space, Sum, evaluate
 from fxprune.passes.cost import Costs
 from fxprune.passes.polynomials import Polynomial
+
+_log = logging.getLogger("fxprune")
 
 ROUNDING = 1e-12
 """By what share a cost may exceed its limit."""
@@ -216,14 +219,16 @@ class Filling:
     def choose(self, rank: np.ndarray, limit: Mapping[str, float]) -> np.ndarray:
         """Open positions by descending `rank` within `limit`; a flag per position.
 
-        Positions of one group open in units of `round_to`; its best unit is always open.
+        Positions of one group open in units of `round_to`; its best unit is always open. Where
+        ranks are equal, groups lose alike: that of which the larger share is open is next. So does
+        a group whose ranks are all zero, since nothing is known of it.
         """
-        units = self._units(rank)
+        units = self._units(self._levelled(rank.astype(float)))
         order = units.worst_first()
         removable = int((units.rank < math.inf).sum())
 
         def within(kept: int) -> bool:
-            return self._fits(units.counts(self._sizes, order[: removable - kept], -1), limit)
+            return self.fits(units.counts(self._sizes, order[: removable - kept], -1), limit)
 
         closed = order[: removable - _largest(within, removable)]
         counts = units.counts(self._sizes, closed, -1)
@@ -248,7 +253,7 @@ class Filling:
         thin = is_open & ~inside
         thin[branch] = True
         counts = units.counts(np.zeros(len(self._sizes)), np.flatnonzero(thin), 1)
-        if not self._fits(counts, limit):
+        if not self.fits(counts, limit):
             return is_open
         waiting = units.worst_first()[::-1]
         thin[self._fill(units, waiting[inside[waiting]], counts, limit)] = True
@@ -271,7 +276,7 @@ class Filling:
             waiting = waiting[fits[units.owner[waiting]]]
 
             def within(number: int) -> bool:
-                return self._fits(units.counts(counts, waiting[:number], 1), limit)  # noqa: B023
+                return self.fits(units.counts(counts, waiting[:number], 1), limit)  # noqa: B023
 
             number = _largest(within, len(waiting))
             opened.append(waiting[:number])
@@ -279,36 +284,58 @@ class Filling:
             waiting = waiting[number:] if number else waiting[1:]
         return np.concatenate(opened)
 
-    def _fits(self, counts: np.ndarray, limit: Mapping[str, float]) -> bool:
+    def fits(self, counts: np.ndarray, limit: Mapping[str, float]) -> bool:
+        """Whether so many open positions per gate cost no more than the limits."""
         return all(cost(counts) <= limit[n] * (1 + ROUNDING) for n, cost in self._costs.items())
+
+    def _levelled(self, rank: np.ndarray) -> np.ndarray:
+        """Ranks, with those of all other groups, spread alike, for a group that has none."""
+        rank = np.nan_to_num(np.clip(rank, -_HIGHEST, _HIGHEST), nan=0.0)
+        ranked = np.bincount(self.owners, rank != 0.0, minlength=len(self._sizes)) > 0
+        in_groups = self.owners < self.layout.groups
+        known = in_groups & ranked[self.owners] & (np.abs(rank) < _HIGHEST)
+        others = np.sort(rank[known])
+        if not len(others) or others[0] < 0.0:
+            return rank
+        for gate in np.flatnonzero(~ranked[: self.layout.groups]):
+            size = self.layout.sizes[gate]
+            shares = 1.0 - (np.arange(size) + 0.5) / size
+            start = self._starts[gate]
+            rank[start : start + size] = others[(shares * len(others)).astype(int)]
+            _log.debug("%s ranks zero: it loses what others lose", self.layout.names[gate])
+        return rank
 
     def _units(self, rank: np.ndarray) -> "_Units":
         """Bundle positions that open together: runs of `round_to` in the order of a group."""
-        rank = np.clip(rank.astype(float), -_HIGHEST, _HIGHEST)
         positions = np.lexsort((-rank, self.owners))
         place = np.arange(len(positions)) - self._starts[self.owners]  # owners are sorted
         first = place % self._width[self.owners] == 0
         unit = first.cumsum() - 1
         owner = self.owners[first]
         size = np.bincount(unit, minlength=len(owner)).astype(float)
-        mean = np.bincount(unit, rank[positions], minlength=len(owner)) / size
+        mean = _means(rank[positions], unit)
+        left = place[first] / self._sizes[owner]
         protected = place[first] < self.least[owner]
-        return _Units(np.where(protected, math.inf, mean), owner, size, positions, unit)
+        return _Units(np.where(protected, math.inf, mean), left, owner, size, positions, unit)
 
 
 @dataclass(frozen=True, slots=True)
 class _Units:
-    """Positions that open together: rank, gate and size per unit; `unit` per sorted position."""
+    """Positions that open together: rank, gate and size per unit; `unit` per sorted position.
+
+    `left` is what share of its gate is open once a unit and all that rank lower are closed.
+    """
 
     rank: np.ndarray
+    left: np.ndarray
     owner: np.ndarray
     size: np.ndarray
     positions: np.ndarray
     unit: np.ndarray
 
     def worst_first(self) -> np.ndarray:
-        """Units by ascending rank; of equal ones in a gate, the last comes first."""
-        order: np.ndarray = len(self.rank) - 1 - np.argsort(self.rank[::-1], kind="stable")
+        """Units by ascending rank; of equal ones that which leaves most of its gate, the last."""
+        order: np.ndarray = np.lexsort((-np.arange(len(self.rank)), -self.left, self.rank))
         return order
 
     def counts(self, counts: np.ndarray, changed: np.ndarray, sign: int) -> np.ndarray:
@@ -342,4 +369,16 @@ def _largest(holds: Callable[[int], bool], most: int) -> int:
     return low
 
 
+def _means(rank: np.ndarray, unit: np.ndarray) -> np.ndarray:
+    """The mean rank of every unit, of what is finite in it; what differs by rounding is equal."""
+    known = np.abs(rank) < _HIGHEST
+    counts = np.bincount(unit, known)
+    sums = np.bincount(unit, np.where(known, rank, 0.0))
+    endless = np.bincount(unit, np.where(known, 0.0, rank)) / np.bincount(unit)
+    mantissa, exponent = np.frexp(np.where(counts > 0, sums / np.maximum(counts, 1), endless))
+    rounded: np.ndarray = np.ldexp(np.round(mantissa * _DIGITS) / _DIGITS, exponent)
+    return rounded
+
+
 _HIGHEST = 1e300
+_DIGITS = 2.0**36

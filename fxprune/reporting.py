@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+from fxprune.arguments import flag
 from fxprune.reports import Report
 
 
@@ -11,12 +12,13 @@ def report(subject: Any, *, latency: bool = True) -> Report:
 
     Args:
         subject: what `prepare`, `fold`, `prune_onnx` or `fold_onnx` returned. For a gated module,
-            "after" is what folding it now would give.
+            "after" is its present keep-set; `fold` closes what the target does not allow.
         latency: whether to measure, which takes about two seconds; False gives exact figures only.
 
     Raises:
         InputError: the subject is none of these.
     """
+    flag("latency", latency)
     home = sys.modules.get("fxprune.onnx.prune")  # where it was never imported, nothing is one
     if home is not None and isinstance(subject, home.OnnxResult):
         from fxprune.onnx.measuring import report_result

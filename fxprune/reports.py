@@ -32,7 +32,9 @@ class Report:
     `before` is the model before the first fold, `rows` and `layers` are what the last one did.
     `latency_ms` holds medians of single-sample evaluations on this machine, `file_bytes` the sizes
     of all saved tensors, by "before" and "after", whichever is known; `figures` is what the gating
-    method says of itself.
+    method says of itself. `targets` are the limits, in absolute numbers, of the costs that have
+    one, `reached` what these costs are; `schedule` says of gates that learn how many steps of
+    their schedule are "done", and how many there are in "all".
     """
 
     source: str
@@ -43,6 +45,9 @@ class Report:
     latency_ms: Mapping[str, float] = field(default_factory=dict)
     file_bytes: Mapping[str, int] = field(default_factory=dict)
     figures: Mapping[str, float] = field(default_factory=dict)
+    targets: Mapping[str, float] = field(default_factory=dict)
+    reached: Mapping[str, float] = field(default_factory=dict)
+    schedule: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, float]:
         """Every number under a flat name."""
@@ -51,7 +56,22 @@ class Report:
             result.update({f"{name}_{when}": value for name, value in costs.items()})
         result.update({f"latency_ms_{when}": value for when, value in self.latency_ms.items()})
         result.update({f"file_bytes_{when}": value for when, value in self.file_bytes.items()})
+        result.update({f"{name}_target": value for name, value in self.targets.items()})
+        result.update({f"{name}_reached": value for name, value in self.reached.items()})
+        result.update({f"schedule_{name}": value for name, value in self.schedule.items()})
         return {**result, **self.figures}
+
+    def progress(self) -> tuple[str, ...]:
+        """Target and what is reached of every cost that has one, and how far a schedule is."""
+        lines = [
+            f"target of {name}: at most {target:,.10g}"
+            + (f", {self.reached[name]:,.10g} reached" if name in self.reached else "")
+            for name, target in self.targets.items()
+        ]
+        done, steps = self.schedule.get("done", 0), self.schedule.get("all", 0)
+        if done < steps:
+            lines.append(f"schedule: {done:,} of {steps:,} steps")
+        return tuple(lines)
 
     def __str__(self) -> str:
         return f"{self.groups()}\n{self.summary()}"
@@ -61,9 +81,9 @@ class Report:
         return _text(self._groups())
 
     def summary(self) -> str:
-        """What is kept of every cost as a table, and what the method says of itself."""
+        """What is kept of every cost as a table, targets, and what the method says of itself."""
         figures = (f"{name}: {value:.3g}" for name, value in self.figures.items())
-        return "\n".join((_text(self._costs()), *figures))
+        return "\n".join((_text(self._costs()), *self.progress(), *figures))
 
     def _groups(self) -> Table:
         table = Table(title=f"{self.source}: groups", title_justify="left")

@@ -11,9 +11,11 @@ parts, so equal axes have equal terms.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import accumulate, chain, pairwise
+from typing import Any, Protocol, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +82,55 @@ def concat(*axes: Axis) -> Axis:
     return Sum(tuple(parts), sum(part.size for part in parts))
 
 
-def spaces(axis: Axis) -> Iterator[Space]:
-    """The leaves of an axis, left to right, with repetitions."""
+T = TypeVar("T")
+
+
+def interpret(
+    axis: Axis,
+    leaf: Callable[[Space], T],
+    product: Callable[[list[T]], T],
+    concat: Callable[[list[T]], T],
+) -> T:
+    """What an axis means, when its spaces, products and sums mean what the functions say.
+
+    Nested as deep as the axis is, which is at most twice the logarithm of its size: products and
+    sums are flat, and a factor has at most half of the positions of its product.
+
+    >>> pair = product(Space(1, 3), concat(Space(2, 4), Space(3, 1)))
+    >>> interpret(pair, str, " times ".join, " and ".join)
+    's1:3 times s2:4 and s3:1'
+    """
     if isinstance(axis, Space):
-        yield axis
-        return
-    for child in axis.factors if isinstance(axis, Prod) else axis.parts:
-        yield from spaces(child)
+        return leaf(axis)
+    if isinstance(axis, Prod):
+        return product([interpret(factor, leaf, product, concat) for factor in axis.factors])
+    return concat([interpret(part, leaf, product, concat) for part in axis.parts])
+
+
+def spaces(axis: Axis) -> Sequence[Space]:
+    """The leaves of an axis, left to right, with repetitions."""
+    return interpret(axis, lambda space: [space], _joined, _joined)
+
+
+def _joined(lists: list[list[T]]) -> list[T]:
+    return list(chain.from_iterable(lists))
+
+
+def gated_part(axis: Axis, is_gated: Callable[[Space], bool]) -> tuple[int, Axis, int]:
+    """What of an axis has gates: how often that is repeated, the part, how often each position.
+
+    The sizes of the factors around it are those of the example: pictures and batches may have
+    others in another run.
+
+    >>> channels = Space(1, 8)
+    >>> gated_part(product(channels, Space(2, 6), Space(3, 5)), lambda space: space is channels)[2]
+    30
+    """
+    factors = axis.factors if isinstance(axis, Prod) else (axis,)
+    gated = [i for i, factor in enumerate(factors) if any(map(is_gated, spaces(factor)))]
+    first, last = (gated[0], gated[-1] + 1) if gated else (0, len(factors))
+    before, after = (math.prod(f.size for f in part) for part in (factors[:first], factors[last:]))
+    return before, product(*factors[first:last]), after
 
 
 class Number(Protocol):
@@ -98,11 +142,7 @@ class Number(Protocol):
 
 def evaluate(axis: Axis, size_of: Callable[[Space], Any]) -> Any:
     """The number of positions of `axis` when each space has `size_of(space)` positions."""
-    if isinstance(axis, Space):
-        return size_of(axis)
-    if isinstance(axis, Prod):
-        return math.prod(evaluate(factor, size_of) for factor in axis.factors)
-    return sum(evaluate(part, size_of) for part in axis.parts)
+    return interpret(axis, size_of, math.prod, sum)
 
 
 Kept = Mapping[Space, Sequence[bool]]
@@ -111,15 +151,19 @@ Kept = Mapping[Space, Sequence[bool]]
 
 def kept_flags(axis: Axis, kept: Kept) -> list[bool]:
     """For every position of `axis`, whether it is kept."""
-    if isinstance(axis, Space):
-        return list(kept.get(axis, ())) or [True] * axis.size
-    if isinstance(axis, Sum):
-        return [flag for part in axis.parts for flag in kept_flags(part, kept)]
+    return interpret(axis, lambda s: list(kept.get(s, ())) or [True] * s.size, _outer, _joined)
+
+
+def _outer(factors: list[list[bool]]) -> list[bool]:
+    """A position of a product is kept where all of its factors keep theirs."""
     flags = [True]
-    for factor in axis.factors:
-        inner = kept_flags(factor, kept)
+    for inner in factors:
         flags = [outer and flag for outer in flags for flag in inner]
     return flags
+
+
+Equation = tuple[Axis, Axis]
+"""Two axes that are to be the same."""
 
 
 class Unifier:
@@ -141,29 +185,38 @@ class Unifier:
         return space
 
     def resolve(self, axis: Axis) -> Axis:
-        """`axis` with everything that is known about its spaces put in."""
-        if isinstance(axis, Space):
-            if axis not in self._bound:
-                return axis
-            self._bound[axis] = bound = self.resolve(self._chase(axis))
-            return bound
-        if isinstance(axis, Prod):
-            if not any(leaf in self._bound for leaf in spaces(axis)):
-                return axis
-            return product(*map(self.resolve, axis.factors))
-        if not any(leaf in self._bound for leaf in spaces(axis)):
-            return axis
-        return concat(*map(self.resolve, axis.parts))
+        """`axis` with everything that is known about its spaces put in.
 
-    def _chase(self, space: Space) -> Axis:
-        """The end of a chain of spaces bound to spaces (cut short: chains grow with depth)."""
-        axis: Axis = space
-        passed: list[Space] = []
-        while isinstance(axis, Space) and axis in self._bound:
-            passed.append(axis)
-            axis = self._bound[axis]
-        self._bound.update(dict.fromkeys(passed, axis))
-        return axis
+        What bound spaces stand for is put into one another from the last one on; chains of them
+        are as long as the model is deep, and short from then on.
+        """
+        pending = self._bound_leaves(axis)
+        if not pending:
+            return axis
+        while pending:
+            bound = self._bound[pending[-1]]
+            inner = self._bound_leaves(bound)
+            open_ = [leaf for leaf in inner if self._bound_leaves(self._bound[leaf])]
+            pending.extend(open_)
+            if open_:
+                continue
+            space = pending.pop()
+            if inner:
+                self._bound[space] = self._put_in(bound)
+        return self._put_in(axis)
+
+    def _bound_leaves(self, axis: Axis) -> list[Space]:
+        if isinstance(axis, Space):
+            return [axis] if axis in self._bound else []
+        return [leaf for leaf in spaces(axis) if leaf in self._bound]
+
+    def _put_in(self, axis: Axis) -> Axis:
+        return interpret(
+            axis,
+            lambda space: self._bound.get(space, space),
+            lambda factors: product(*factors),
+            lambda parts: concat(*parts),
+        )
 
     def pin(self, axis: Axis, reason: str) -> None:
         """Forbid any change of `axis`; the first reason given to a space stays."""
@@ -176,104 +229,129 @@ class Unifier:
 
     def unify(self, left: Axis, right: Axis, why: str) -> None:
         """Make two axes of equal size the same axis. `why` becomes the reason of a pin."""
+        pending = [(left, right)]
+        while pending:
+            pending.extend(reversed(self._equate(*pending.pop(), why)))
+
+    def _equate(self, left: Axis, right: Axis, why: str) -> list[Equation]:
+        """One step of unification; the equations between parts or factors that are left."""
         if left is right or left.size == right.size == 1:
-            return
+            return []
         left, right = self.resolve(left), self.resolve(right)
         if left == right:
-            return
+            return []
         if left.size != right.size:
             self.pin(left, f"{why}: sizes {left.size} and {right.size} differ")
             self.pin(right, f"{why}: sizes {left.size} and {right.size} differ")
-        elif isinstance(left, Space):
-            self._bind(left, right, why)
-        elif isinstance(right, Space):
-            self._bind(right, left, why)
-        elif isinstance(left, Sum):
-            self._unify_parts(left, right, why)
-        elif isinstance(right, Sum):
-            self._unify_parts(right, left, why)
-        else:
-            self._unify_factors(left, right, why)
+            return []
+        if isinstance(left, Space):
+            return self._bind(left, right, why)
+        if isinstance(right, Space):
+            return self._bind(right, left, why)
+        if isinstance(left, Sum):
+            return self._equate_parts(left, right)
+        if isinstance(right, Sum):
+            return self._equate_parts(right, left)
+        return self._equate_factors(left, right, why)
 
     def split(self, axis: Axis, at: int) -> tuple[Axis, Axis]:
-        """Cut an axis into its first `at` positions and the rest; cut spaces become sums.
-
-        A product is cut inside one position of its first factor where the cut falls there.
-        """
-        axis = self.resolve(axis)
-        if at == 0:
-            return EMPTY, axis
-        if at == axis.size:
-            return axis, EMPTY
-        if isinstance(axis, Sum):
-            return self._split_sum(axis, at)
-        if isinstance(axis, Prod):
-            return self._split_product(axis, at)
-        reason = self.reason(axis)
-        left, right = self.space(at, reason), self.space(axis.size - at, reason)
-        self._bound[axis] = concat(left, right)
+        """Cut an axis into its first `at` positions and the rest."""
+        left, right = self.cut(axis, (at, axis.size - at))
         return left, right
 
-    def _split_sum(self, axis: Sum, at: int) -> tuple[Axis, Axis]:
-        before: list[Axis] = []
-        for index, part in enumerate(axis.parts):
-            if at < part.size:
-                left, right = self.split(part, at)
-                return concat(*before, left), concat(right, *axis.parts[index + 1 :])
-            before.append(part)
-            at -= part.size
-        return concat(*before), EMPTY
+    def cut(self, axis: Axis, sizes: Sequence[int]) -> list[Axis]:
+        """Cut an axis into consecutive pieces of these sizes; cut spaces become sums.
 
-    def _split_product(self, axis: Prod, at: int) -> tuple[Axis, Axis]:
+        A product is cut inside one position of its first factor where a cut falls there.
+        """
+        ends = list(accumulate(sizes))
+        pieces = iter(
+            self._pieces(axis, [end for end in dict.fromkeys(ends) if 0 < end < axis.size])
+        )
+        return [next(pieces) if size else EMPTY for size in sizes]
+
+    def _pieces(self, axis: Axis, points: list[int]) -> list[Axis]:
+        """What lies between points inside of an axis, which increase."""
+        axis = self.resolve(axis)
+        if not points:
+            return [axis]
+        if isinstance(axis, Sum):
+            return self._pieces_of_sum(axis, points)
+        if isinstance(axis, Prod):
+            return self._pieces_of_product(axis, points)
+        reason = self.reason(axis)
+        pieces = [
+            self.space(end - start, reason) for start, end in pairwise((0, *points, axis.size))
+        ]
+        self._bound[axis] = concat(*pieces)
+        return pieces
+
+    def _pieces_of_sum(self, axis: Sum, points: list[int]) -> list[Axis]:
+        parts: list[Axis] = []
+        start = 0
+        for part in axis.parts:
+            first, last = bisect_right(points, start), bisect_left(points, start + part.size)
+            parts.extend(self._pieces(part, [point - start for point in points[first:last]]))
+            start += part.size
+        return _between(parts, points)
+
+    def _pieces_of_product(self, axis: Prod, points: list[int]) -> list[Axis]:
+        """Positions of the first factor stay whole, but for those with a point inside."""
         first, rest = axis.factors[0], product(*axis.factors[1:])
-        whole, inside = divmod(at, rest.size)
-        head, tail = self.split(first, whole)
-        if not inside:
-            return product(head, rest) if whole else EMPTY, product(tail, rest)
-        one, tail = self.split(tail, 1)
-        inner_left, inner_right = self.split(product(one, rest), inside)
-        left = concat(product(head, rest), inner_left) if whole else inner_left
-        return left, concat(inner_right, product(tail, rest)) if tail.size else inner_right
+        inside: dict[int, list[int]] = {}
+        for whole, within in (divmod(point, rest.size) for point in points):
+            inside.setdefault(whole, []).extend([within] if within else [])
+        edges = {edge for whole, at in inside.items() for edge in (whole, whole + bool(at))}
+        parts: list[Axis] = []
+        start = 0
+        for rows in self._pieces(first, sorted(edges - {0, first.size})):
+            parts.extend(self._pieces(product(rows, rest), inside.get(start, [])))
+            start += rows.size
+        return _between(parts, points)
 
-    def _bind(self, space: Space, axis: Axis, why: str) -> None:
+    def _bind(self, space: Space, axis: Axis, why: str) -> list[Equation]:
         reason = self.reason(space)
         if space in spaces(axis):
             self.pin(axis, f"{why}: an axis would contain itself")
-            return
-        if isinstance(axis, Space) and self.reason(axis) and not reason:
-            self._bound[space] = axis
-            return
+            return []
         self._bound[space] = axis
         if reason:
             self.pin(axis, reason)
+        return []
 
-    def _unify_parts(self, left: Sum, right: Axis, why: str) -> None:
+    def _equate_parts(self, left: Sum, right: Axis) -> list[Equation]:
         """A sum with anything: cut the other at the sum's boundaries."""
-        rest: Axis = right
-        for part in left.parts:
-            piece, rest = self.split(rest, part.size)
-            self.unify(part, piece, why)
+        pieces = self.cut(right, [part.size for part in left.parts])
+        return list(zip(left.parts, pieces, strict=True))
 
-    def _unify_factors(self, left: Prod, right: Prod, why: str) -> None:
+    def _equate_factors(self, left: Prod, right: Prod, why: str) -> list[Equation]:
         """Two products: align from the right, refine the larger of two unequal last factors."""
         lasts = left.factors[-1], right.factors[-1]
         if lasts[0].size < lasts[1].size:
             left, right, lasts = right, left, (lasts[1], lasts[0])
         large, small = lasts
-        if large.size % small.size:
-            self.pin(left, f"{why}: {left} and {right} do not align")
-            self.pin(right, f"{why}: {left} and {right} do not align")
-            return
-        if large.size > small.size:
-            refined = product(self.space(large.size // small.size), small)
-            self.unify(large, refined, why)
+        if large.size == small.size:
+            return [(large, small), (product(*left.factors[:-1]), product(*right.factors[:-1]))]
+        if large.size % small.size == 0:
+            self.unify(large, product(self.space(large.size // small.size), small), why)
             large = self.resolve(large)
-            if not isinstance(large, Prod):
-                # A sum whose boundaries fall inside `small`: expressible only position by position.
-                self.pin(left, f"{why}: {left} and {right} do not align")
-                self.pin(right, f"{why}: {left} and {right} do not align")
-                return
-            self.unify(product(*left.factors[:-1], large), right, why)
-            return
-        self.unify(large, small, why)
-        self.unify(product(*left.factors[:-1]), product(*right.factors[:-1]), why)
+            if isinstance(large, Prod):
+                return [(product(*left.factors[:-1], large), right)]
+        # Of other sizes, or a sum whose boundaries fall inside `small`: expressible only position
+        # by position.
+        self.pin(left, f"{why}: {left} and {right} do not align")
+        self.pin(right, f"{why}: {left} and {right} do not align")
+        return []
+
+
+def _between(parts: Iterable[Axis], points: Iterable[int]) -> list[Axis]:
+    """Consecutive parts, joined to one piece between every two points."""
+    edges = {0, *points}
+    pieces: list[list[Axis]] = []
+    start = 0
+    for part in parts:
+        if start in edges:
+            pieces.append([])
+        pieces[-1].append(part)
+        start += part.size
+    return [concat(*piece) for piece in pieces]

@@ -6,14 +6,19 @@ it the addition becomes its other operand. Every addition keeps the operand with
 exclusive producers: its skip.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import networkx as nx
 
 from fxprune.ir import Graph, Kind, Node, Value
+from fxprune.passes.kinds import ADDITIONS, PARTIAL_ADDITIONS, RESHAPED
 
 _ROOT = "network input"
-_ADDITIONS = ("add", "index_add")
+_SUMS = ADDITIONS | PARTIAL_ADDITIONS
+_DEEPEST = 64
+"""What lies in so many branches is in no further one: a sum of thousands of terms, written one
+after the other, would else have as many branches inside of one another."""
 
 
 Place = tuple[str, int]
@@ -119,7 +124,7 @@ class _Search:
 
     def __init__(self, graph: Graph, running: set[str]) -> None:
         """`running` are the nodes of the mode that is looked at."""
-        self._additions = [n for n in graph.nodes if n.op in _ADDITIONS and n.name in running]
+        self._additions = [n for n in graph.nodes if n.op in _SUMS and n.name in running]
         self._producers = graph.producers()
         self._readers: dict[str, set[str]] = {
             name: {reader for user in users for reader in _readers(user) if reader in running}
@@ -128,12 +133,14 @@ class _Search:
         for value in graph.outputs:
             self._readers.setdefault(value.name, set()).add("network output")
         self._from_input = nx.descendants(self._flow(graph), _ROOT)
+        self._enclosing: Counter[Node] = Counter()
+        self._deep: set[Node] = set()
 
     def _flow(self, graph: Graph) -> "nx.DiGraph[str]":
         flow: nx.DiGraph[str] = nx.DiGraph()
         flow.add_node(_ROOT)
         for node in graph.nodes:
-            shaping = node.op in ("expand", "reshape")  # a second operand only lends its shape
+            shaping = node.op in RESHAPED  # a second operand only lends its shape
             for value in node.inputs[:1] if shaping else node.inputs:
                 if value is None or value.kind is Kind.PARAMETER:
                     continue
@@ -143,7 +150,12 @@ class _Search:
 
     def all_candidates(self) -> list[_Candidate]:
         """The removable operands of every addition, in order."""
-        return [c for addition in self._additions for c in self._candidates(addition)]
+        found: list[_Candidate] = []
+        for addition in self._additions:
+            candidates = self._candidates(addition)
+            found.extend(candidates)
+            self._enclosing.update(node for each in candidates for node in each.cone)
+        return found
 
     def _candidates(self, addition: Node) -> list[_Candidate]:
         """The removable operands of one addition."""
@@ -155,18 +167,21 @@ class _Search:
             index: self._cone(value, addition, names - {value.name})
             for index, value in operands.items()
         }
-        # what is added to positions of a whole is the branch, whatever made the whole
-        skip = 0 if addition.op == "index_add" else min(cones, key=lambda index: len(cones[index]))
+        deep = [index for index, cone in cones.items() if self._reaches_deep(cone)]
+        if addition.op in PARTIAL_ADDITIONS:  # what is added to positions of a whole is the branch
+            skip = 0
+        else:
+            skip = min(cones, key=lambda index: (index not in deep, len(cones[index])))
         around = {operands[skip].name} | self._entries(cones[skip])
         return [
             _Candidate((addition.name, index), tuple(cone))
             for index, cone in cones.items()
-            if index != skip and cone and self._goes_around(cone, around)
+            if index != skip and index not in deep and cone and self._goes_around(cone, around)
         ]
 
     def _operands(self, addition: Node) -> dict[int, Value]:
         """What is added up, by place: values of the shape of the sum, or a whole and a part."""
-        if addition.op == "index_add":
+        if addition.op in PARTIAL_ADDITIONS:
             whole, _, part = addition.inputs
             assert whole is not None and part is not None
             return {0: whole, 2: part} if whole is not part else {}
@@ -182,26 +197,38 @@ class _Search:
     def _cone(self, value: Value, addition: Node, others: set[str]) -> list[Node]:
         """The nodes whose results reach nothing but this operand, last first."""
         inside = {addition.name}
-        cone: list[Node] = []
+        cone: dict[Node, None] = {}  # by object: one call may be several nodes
         candidates = [value]
         waiting: list[Value] = []  # until a node that asks for their size is inside
         while candidates:
             candidate = candidates.pop()
             producer = self._producers.get(candidate.name)
-            if producer is None or producer in cone:  # by object: one call may be several nodes
+            if producer is None or producer in cone:
                 continue
             names = [out.name for out in producer.outputs]
             if others.isdisjoint(names) and all(
                 self._readers.get(name, set()) <= inside for name in names
             ):
                 inside.add(producer.name)
-                cone.append(producer)
+                cone[producer] = None
+                if self._is_deep(producer):
+                    break
                 candidates.extend(waiting)
                 candidates.extend(v for v in producer.inputs if v is not None)
                 waiting.clear()
             else:
                 waiting.append(candidate)
-        return cone
+        return list(cone)
+
+    def _is_deep(self, node: Node) -> bool:
+        return node in self._deep or self._enclosing[node] >= _DEEPEST
+
+    def _reaches_deep(self, cone: list[Node]) -> bool:
+        """Whether a cone ended at something that is in no further branch: nor is then all of it."""
+        if not cone or not self._is_deep(cone[-1]):
+            return False
+        self._deep.add(cone[0])
+        return True
 
     def _goes_around(self, cone: list[Node], around: set[str]) -> bool:
         """Whether a cone starts where the skip does, beside masks and the like, or at one value."""

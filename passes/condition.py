@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from fxprune.ir import Graph, Kind, Node, Value
-from fxprune.passes.axes import Axis, spaces
+from fxprune.passes.axes import Axis, Space, spaces
 from fxprune.passes.branches import Branch
-from fxprune.passes.facts import Reading, Types
+from fxprune.passes.facts import Reader, Reading, Types
 from fxprune.passes.groups import Group
 
 
@@ -54,22 +54,28 @@ class _Search:
         self._nodes: Mapping[str, Node] = {node.name: node for node in graph.nodes}
         self._order = {node.name: place for place, node in enumerate(graph.nodes)}
         self._axes = types.axes
-        self._readers = types.readers
         contracted = {reader.node for reader in types.readers if reader.reading is Reading.CONTRACT}
         self._contractions = [node for node in graph.nodes if node.name in contracted]
+        self._makers: dict[Space, list[Node]] = {}
+        for node in self._contractions:
+            axes = (axis for value in node.outputs for axis in types.axes[value.name])
+            for space in dict.fromkeys(space for axis in axes for space in spaces(axis)):
+                self._makers.setdefault(space, []).append(node)
+        self._readers: dict[Space, list[Reader]] = {}
+        for reader in types.readers:
+            for space in dict.fromkeys(spaces(reader.axis)):
+                self._readers.setdefault(space, []).append(reader)
         self._by_node: dict[str, list[tuple[int, Axis]]] = {}
         for reader in types.readers:
             self._by_node.setdefault(reader.node, []).append((reader.operand, reader.axis))
 
     def of_group(self, group: Group) -> Condition | None:
         """By the input of the one contraction that makes the group."""
-        makers = [n for n in self._contractions if self._makes(n, group)]
+        makers = self._makers.get(group.space, [])
         if len(makers) != 1:
             return None
         places = []
-        for reader in self._readers:
-            if group.space not in spaces(reader.axis):
-                continue
+        for reader in self._readers.get(group.space, []):
             place = self._array(self._nodes[reader.node], reader.axis)
             if reader.axis is not group.space or reader.reading is not Reading.CONTRACT:
                 return None
@@ -84,10 +90,6 @@ class _Search:
         first = next((node for node in self._contractions if node.name in inside), None)
         places = tuple((node, operand, -1) for node, operand in branch.places)
         return self._condition(branch.name, first, places) if first else None
-
-    def _makes(self, node: Node, group: Group) -> bool:
-        """Whether the group is an axis of what a contraction returns."""
-        return any(group.space in spaces(axis) for v in node.outputs for axis in self._axes[v.name])
 
     def _array(self, node: Node, axis: Axis) -> tuple[int, int] | None:
         """The one array operand that has an axis beyond its first, and where."""

@@ -16,18 +16,28 @@ from fxprune.passes.structural import OutputTypes, Rule, broadcast
 
 
 def matmul(state: Inference, node: Node) -> OutputTypes:
-    """`torch.matmul`: vectors, matrices, and stacks of matrices that broadcast."""
+    """`torch.matmul`: vectors, matrices, and stacks of matrices that broadcast.
+
+    Matrices may be transposed first (`transA`, `transB`).
+    """
     left, right = _types(state, node)
     if not left or not right:
         return state.opaque(node, f"matmul of a scalar at {node.place}")
-    rows, columns = left[-2:-1], right[-1:] if len(right) > 1 else ()
-    inner_dim = max(len(right) - 2, 0)
-    inner, other = left[-1], right[inner_dim]
+    left_dim, right_dim = len(left) - 1, max(len(right) - 2, 0)
+    if node.attributes.get("transA") and len(left) > 1:
+        left_dim -= 1
+    if node.attributes.get("transB") and len(right) > 1:
+        right_dim += 1
+    inner, other = left[left_dim], right[right_dim]
+    (rows, columns) = (
+        tuple(axis for dim, axis in enumerate(axes) if dim >= len(axes) - 2 and dim != read)
+        for axes, read in ((left, left_dim), (right, right_dim))
+    )
     state.unify(inner, other, node)
     output = node.outputs[0].shape
     stacks = [types[:-2] for types in (left, right)]
     stack = broadcast(state, node, stacks, output[: max(map(len, stacks))])
-    _read(state, node, ((0, len(left) - 1), (1, inner_dim)))
+    _read(state, node, ((0, left_dim), (1, right_dim)))
     state.contracted(node, (*stack, *rows, *columns, inner))
     return ((*stack, *rows, *columns),)
 
@@ -158,6 +168,25 @@ def attention(state: Inference, node: Node) -> OutputTypes:
     return ((*stack, rows, features),)
 
 
+def heads_attention(state: Inference, node: Node) -> OutputTypes:
+    """Attention whose heads and their features are one last axis of queries, keys and values."""
+    (batch, rows, query), (_, attended, key), (_, _, value) = types = _types(state, node)
+    heads = state.fresh(_int(node, "heads"))
+    inner, features = (state.fresh(axis.size // heads.size) for axis in (query, value))
+    for axis, own in ((query, inner), (key, inner), (value, features)):
+        state.unify(axis, product(heads, own), node)
+    for axes in types[1:]:
+        state.unify(batch, axes[0], node)
+    state.unify(attended, types[2][1], node)
+    state.pin(attended, f"compared in {node.place}")
+    _read(state, node, ((0, 2),))
+    state.literal(node, ("num_heads", 0), heads)
+    state.literal(node, ("scale", 0), inner, frozen=True)
+    state.contracted(node, (batch, rows, attended, heads, inner))
+    state.contracted(node, (batch, rows, attended, heads, features))
+    return ((batch, rows, value),)
+
+
 def recurrent(state: Inference, node: Node) -> OutputTypes:
     """LSTM, GRU and RNN: input, `states` initial states, then the weights layer by layer.
 
@@ -266,6 +295,7 @@ def _read(state: Inference, node: Node, places: Sequence[tuple[int, int]]) -> No
         value = node.inputs[place[0]]
         return value is not None and value.kind is Kind.PARAMETER, place[0]
 
+    state.multiplied.extend((node.name, operand) for operand, _ in places)
     operand, dim = max(places, key=rank)
     value = node.inputs[operand]
     if value is not None and value.shape[dim] > 1:
@@ -291,6 +321,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "cosine": cosine,
         "embedding_bag": embedding_bag,
         "attention": attention,
+        "heads_attention": heads_attention,
         "recurrent": recurrent,
         "recurrent_layer": recurrent_layer,
         "recurrent_cell": recurrent_cell,

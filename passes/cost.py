@@ -14,16 +14,16 @@ They are exact for every keep-set, and differentiable where the sizes are.
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Protocol
 
-from fxprune.ir import Graph, Kind, Node
+from fxprune.ir import Graph, Kind
 from fxprune.passes.axes import Axis
 from fxprune.passes.branches import Branch
 from fxprune.passes.facts import Types
 from fxprune.passes.groups import Group
+from fxprune.passes.kinds import COPIES, FLOPS
 from fxprune.passes.peak import enclosing_branches, peak_points
 from fxprune.passes.polynomials import Maximum, Monomials, Sizes, add_to, polynomial, times
 
@@ -48,29 +48,6 @@ class Costs:
     def at(self, sizes: Mapping[str, Any]) -> dict[str, Any]:
         """Every cost for the given sizes."""
         return {name: cost(sizes) for name, cost in self.polynomials.items()}
-
-
-def _one_for_a_bias(node: Node) -> int:
-    return int(len(node.inputs) > 2 and node.inputs[2] is not None)
-
-
-def _window(node: Node) -> int:
-    """Elements of the input per element of the output, and the division."""
-    image = node.inputs[0]
-    assert image is not None
-    return 1 + math.prod(map(int.__floordiv__, image.shape, node.outputs[0].shape))
-
-
-FLOPS: Mapping[str, Callable[[Node], int]] = MappingProxyType(
-    {
-        "conv": _one_for_a_bias,
-        "conv_transpose": _one_for_a_bias,
-        "batch_norm": lambda node: 2,
-        "average_pool": lambda node: 1,
-        "adaptive_average_pool": _window,
-    }
-)
-"""Operations per element of the output by operator, multiply-accumulates aside."""
 
 
 def cost_polynomials(
@@ -102,7 +79,7 @@ def cost_polynomials(
             for cost in ("macs", "flops"):
                 add(cost, contraction.axes, guards.get(contraction.node, ()))
     for node in graph.nodes:
-        for value in node.outputs if node.name in served and node.op != "identity" else ():
+        for value in node.outputs if node.name in served and node.op not in COPIES else ():
             add("memory", types.axes[value.name], guards.get(node.name, ()))
             if node.op in FLOPS:
                 more = FLOPS[node.op](node)

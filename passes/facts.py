@@ -3,7 +3,7 @@
 Rules of operators state these facts through the methods of `Inference`; passes read `Types`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -93,6 +93,7 @@ class Types:
 class Inference:
     """The state of one walk; rules state facts through its methods.
 
+    `multiplied` are the operands that contractions multiply with one another, by node and number.
     `scattered` are operands of additions that may lose positions which the sum keeps.
     """
 
@@ -100,6 +101,7 @@ class Inference:
     axes: dict[str, tuple[Axis, ...]] = field(default_factory=dict)
     readers: list[Reader] = field(default_factory=list)
     contractions: list[Contraction] = field(default_factory=list)
+    multiplied: list[tuple[str, int]] = field(default_factory=list)
     literals: list[Literal] = field(default_factory=list)
     positional: list[Axis] = field(default_factory=list)
     scattered: Collection[tuple[str, int]] = ()
@@ -125,6 +127,10 @@ class Inference:
     def split(self, axis: Axis, at: int) -> tuple[Axis, Axis]:
         """Cut an axis in two."""
         return self.unifier.split(axis, at)
+
+    def cut(self, axis: Axis, sizes: Sequence[int]) -> list[Axis]:
+        """Cut an axis into consecutive pieces."""
+        return self.unifier.cut(axis, sizes)
 
     def pin(self, axis: Axis, reason: str) -> None:
         """Forbid any change of `axis`."""

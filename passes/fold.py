@@ -13,6 +13,7 @@ from fxprune.passes.axes import Axis, Kept, Prod, Space, evaluate, kept_flags, s
 from fxprune.passes.branches import Branch
 from fxprune.passes.facts import Types
 from fxprune.passes.groups import Group
+from fxprune.passes.kinds import ADDITIONS
 
 KeepSet = Mapping[str, Sequence[bool]]
 """By name: for a group a flag per position, for a branch a single flag."""
@@ -158,7 +159,7 @@ def _scatters(
     graph: Graph, types: Types, kept: Kept, gone: Collection[str]
 ) -> tuple[ScatterOperand, ...]:
     """Additions that get an operand narrower than they are."""
-    additions = {n.name for n in graph.nodes if n.op == "add"} - set(gone)
+    additions = {n.name for n in graph.nodes if n.op in ADDITIONS} - set(gone)
     return tuple(
         ScatterOperand(reader.node, reader.operand, reader.dim, _indices(reader.axis, kept))
         for reader in types.readers

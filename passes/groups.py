@@ -5,11 +5,12 @@ parameters: `layer1.0.conv1`, with `[8:24]` for a part of a concatenation and `/
 a product.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fxprune.ir import Graph
-from fxprune.passes.axes import Axis, Prod, Space
+from fxprune.passes.axes import Axis, Space, interpret
 from fxprune.passes.facts import Types
 
 _Place = tuple[str, int, str]
@@ -45,7 +46,7 @@ def find_groups(graph: Graph, types: Types) -> tuple[Group, ...]:
     places: dict[Space, list[_Place]] = {}
     for parameter in graph.parameters:
         for dim, axis in enumerate(types.axes.get(parameter.name, ())):
-            leaves = list(_leaves(axis))
+            leaves = _leaves(axis)
             positions = all(space in types.positional for space, _ in leaves)
             channels = dim < 2 and positions and parameter.name.endswith("weight")
             for space, path in leaves:
@@ -92,17 +93,28 @@ def _base(parameter: str, dim: int) -> str:
     return module if module and leaf in ("weight", "bias") else parameter
 
 
-def _leaves(axis: Axis) -> Iterator[tuple[Space, str]]:
+_Leaves = tuple[int, list[tuple[Space, str]]]
+"""The size of an axis, and its spaces with the path that leads to each."""
+
+
+def _leaves(axis: Axis) -> list[tuple[Space, str]]:
     """The spaces of an axis with the path that leads to each."""
-    if isinstance(axis, Space):
-        yield axis, ""
-    elif isinstance(axis, Prod):
-        for index, factor in enumerate(axis.factors):
-            for space, path in _leaves(factor):
-                yield space, f"/{index}{path}"
-    else:
-        start = 0
-        for part in axis.parts:
-            for space, path in _leaves(part):
-                yield space, f"[{start}:{start + part.size}]{path}"
-            start += part.size
+    return interpret(axis, lambda space: (space.size, [(space, "")]), _factors, _parts)[1]
+
+
+def _factors(factors: list[_Leaves]) -> _Leaves:
+    paths = [
+        (space, f"/{index}{path}")
+        for index, (_, found) in enumerate(factors)
+        for space, path in found
+    ]
+    return math.prod(size for size, _ in factors), paths
+
+
+def _parts(parts: list[_Leaves]) -> _Leaves:
+    start = 0
+    paths: list[tuple[Space, str]] = []
+    for size, found in parts:
+        paths.extend((space, f"[{start}:{start + size}]{path}") for space, path in found)
+        start += size
+    return start, paths

@@ -33,7 +33,7 @@ def infer(
     for value in graph.inputs:
         state.axes[value.name] = tuple(state.fresh(n, pin="network input") for n in value.shape)
     for node in graph.nodes:
-        for value, axes in zip(node.outputs, _apply(state, node), strict=True):
+        for value, axes in zip(node.outputs, apply(state, node), strict=True):
             state.axes[value.name] = axes
     for value in graph.outputs:
         for axis in state.type_of(value):
@@ -47,21 +47,24 @@ RULES = MappingProxyType({**structural.RULES, **contractions.RULES})
 """Every rule that is a function, by operator name."""
 
 
-def _apply(state: Inference, node: Node) -> tuple[tuple[Axis, ...], ...]:
+def apply(state: Inference, node: Node) -> tuple[tuple[Axis, ...], ...]:
+    """What the rule of a node says: the axes of its outputs; it unifies those of its inputs."""
     if rule := RULES.get(node.op):
         return rule(state, node)
     if (operator := OPERATORS.get(node.op)) and (bound := _match(state, node, operator)):
         outputs = _apply_operator(state, node, operator, bound)
         if all(_fits(axes, value) for axes, value in zip(outputs, node.outputs, strict=True)):
             return outputs
-    return state.opaque(node, f"{_complaint(node.op)} {node.op} at {node.place}")
+    return state.opaque(node, f"{_why_not(node)} at {node.place}")
 
 
-def _complaint(op: str) -> str:
-    """What is wrong with an operator; front ends name a form of a known one by several words."""
-    if op in OPERATORS:
-        return "operands of an unexpected rank for"
-    return "no rule for" if " " in op else "unknown operator"
+def _why_not(node: Node) -> str:
+    """Why the axes of a node cannot be followed; front ends name a `form` that has no rule."""
+    if form := node.attributes.get("form"):
+        return f"{node.op} with {form}"
+    if node.op in OPERATORS:
+        return f"operands of an unexpected rank for {node.op}"
+    return f"{'no rule for' if ' ' in node.op else 'unknown operator'} {node.op}"
 
 
 def _fits(axes: tuple[Axis, ...], value: Value) -> bool:
@@ -75,7 +78,7 @@ Bindings = dict[str, tuple[Axis, ...]]
 
 def _match(state: Inference, node: Node, operator: Operator) -> Bindings | None:
     """Bind every name of the pattern to axes, unifying repeated ones; None if ranks differ."""
-    if len(node.outputs) != len(operator.outputs):
+    if len(node.outputs) > len(operator.outputs):
         return None
     pairs = list(zip(operator.operands, node.inputs, strict=False))
     sizes = dict(_attribute(node, "sizes"))
@@ -103,7 +106,8 @@ def _match(state: Inference, node: Node, operator: Operator) -> Bindings | None:
         for left, right in zip(known, axes, strict=True):
             state.unify(left, right, node)
     for name in operator.pinned:
-        state.pin(bound[name][0], f"mixed by {node.place}")
+        for axis in bound.get(name, ()):
+            state.pin(axis, f"mixed by {node.place}")
     return bound
 
 
@@ -176,7 +180,7 @@ def _apply_operator(
 ) -> tuple[tuple[Axis, ...], ...]:
     outputs = tuple(
         _output_type(state, node, pattern, value, bound)
-        for pattern, value in zip(operator.outputs, node.outputs, strict=True)
+        for pattern, value in zip(operator.outputs, node.outputs, strict=False)
     )
     carried = {name for output in operator.outputs for name in output.names}
     for operand in operator.operands:
@@ -244,8 +248,10 @@ def _read_contracted(
         if value is not None
         for dim in _dims_of(operand, name, bound)
     ]
+    state.multiplied.extend((node.name, index) for _, index, _ in places)
     _, index, dim = max(places)
-    state.read(node, index, dim, Reading.CONTRACT)
+    if bound[name][0].size > 1:  # over one position nothing is mixed
+        state.read(node, index, dim, Reading.CONTRACT)
 
 
 def _read_normalised(

@@ -13,9 +13,8 @@ from fxprune.ir import Graph, Kind, Node, Value
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import ONE, Axis, Space, evaluate, spaces
 from fxprune.passes.cost import homes_of
+from fxprune.passes.kinds import CONVOLUTIONS
 
-_CONVOLUTIONS = ("conv", "conv_transpose")
-"""Their results end in positions of images, behind the channels."""
 UNREAD = "unread"
 """Stands for the operator of parameters that nothing reads."""
 
@@ -130,7 +129,7 @@ class _Figures:
         own = {s for v in read for axis in self._axes.get(v.name, ()) for s in spaces(axis)} - {ONE}
         made = self._axes[node.outputs[0].name]
         channels = [axis for axis in made if not own.isdisjoint(spaces(axis))]
-        if not channels and node.op in _CONVOLUTIONS:
+        if not channels and node.op in CONVOLUTIONS:
             channels = [a for a in made if not self._positional.issuperset(spaces(a))]
         return self._size((ONE, *made, *channels)[-1])
 

@@ -3,7 +3,7 @@
     lower-case names   axes; the same name is the same axis
     (a b)              a row-major product of axes
     *x                 any number of axes; pinned where only one side of the arrow has them
-    b!                 pinned: the operator mixes or tells apart its positions
+    b!                 pinned: the operator mixes or tells apart its positions; so is each of *x!
     [c]                normalised over: the output depends on the set of positions of c
     operand?           an optional operand
 
@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from fxprune.arguments import text as check_text
 from fxprune.errors import InputError
 
 
@@ -58,6 +59,11 @@ class Operator:
     pinned: frozenset[str]
     macs: tuple[str, ...]
     linear: tuple[int, ...] = ()
+
+    @property
+    def factor(self) -> int | None:
+        """The operand that scales the result, of an operator that multiplies nothing else."""
+        return self.linear[0] if self.linear and not self.macs else None
 
     @property
     def contracted(self) -> tuple[str, ...]:
@@ -116,8 +122,10 @@ def _parse_operand(name: str, text: str, normalised: set[str], pinned: set[str])
             product = None
         elif token in "[]" and bracket == (token == "]"):
             bracket = not bracket
-        elif re.fullmatch(r"\*[a-z]\w*", token) and product is None:
-            terms.append(Term((token[1:],), star=True))
+        elif re.fullmatch(r"\*[a-z]\w*!?", token) and product is None:
+            name_of_run = token[1:].removesuffix("!")
+            pinned.update({name_of_run} if token.endswith("!") else ())
+            terms.append(Term((name_of_run,), star=True))
         elif re.fullmatch(r"[a-z]\w*!?", token):
             if token.endswith("!"):
                 pinned.add(token := token.removesuffix("!"))
@@ -137,6 +145,7 @@ def _parse_operand(name: str, text: str, normalised: set[str], pinned: set[str])
 _TABLE: tuple[tuple[str, str, str, str], ...] = (
     # name, pattern, macs, linear
     ("conv", "b (g i) *x, (g o) i *k, (g o)? -> b (g o) *y", "b g i o k y", "1 2"),
+    ("conv_add", "b (g i) *x, (g o) i *k, (g o)?, b (g o) *y!? -> b (g o) *y", "b g i o k y", ""),
     ("conv_transpose", "b (g i) *x, (g i) o *k, (g o)? -> b (g o) *y", "b g i o k x", "1 2"),
     ("linear", "*n i, o i, o? -> *n o", "n i o", "1 2"),
     ("addmm", "o, n i, i o -> n o", "n i o", "0 2"),
@@ -148,6 +157,8 @@ _TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("instance_standardise", "b c [*x], c?, c? -> b c *x", "", "1 2"),
     ("layer_norm", "*n [*c], *c?, *c? -> *n *c", "", "1 2"),
     ("rms_norm", "*n [*c], *c? -> *n *c", "", "1"),
+    ("add_layer_norm", "*n [c], *n c, c, c?, c? -> *n c, *n c", "", ""),
+    ("add_rms_norm", "*n [c], *n c, c, c? -> *n c, *n c", "", ""),
     ("group_norm", "b (g [c]) *x, (g c)?, (g c)? -> b (g c) *y", "", "1 2"),
     ("channelwise", "b c *x -> b c *y", "", ""),
     ("average_pool", "b c *x -> b c *y", "", ""),
@@ -184,9 +195,19 @@ def register_operator(name: str, pattern: str, macs: str = "") -> None:
     Raises:
         InputError: the name is taken or the pattern is malformed.
     """
+    for argument, value in (("name", name), ("pattern", pattern), ("macs", macs)):
+        check_text(argument, value, "text, such as register_operator('my_lib.my_op', 'b c -> b c')")
+    if not name:
+        raise InputError("name is empty: give what the model calls, such as 'my_lib.my_op'")
     if name in _operators:
         raise InputError(f"operator {name} is already registered as {_operators[name].text!r}")
     _operators[name] = parse(name, pattern, macs=macs)
+
+
+def factor_of(name: str) -> int | None:
+    """Which operand of a normalisation is its factor; None for any other operator."""
+    operator = OPERATORS.get(name)
+    return operator.factor if operator else None
 
 
 def names_of(operands: Iterable[Operand]) -> set[str]:

@@ -21,10 +21,8 @@ from dataclasses import dataclass, field
 from fxprune.ir import Graph, Node, Value
 from fxprune.passes.branches import Branch
 from fxprune.passes.facts import Types
+from fxprune.passes.kinds import VIEWS
 from fxprune.passes.polynomials import ONE, Monomials, Sizes, add_to, times
-
-VIEWS = frozenset({"identity", "reshape", "permute", "expand"})
-"""Operators whose result shares the memory of the first operand."""
 
 Guard = frozenset[str]
 """The branches that must be open for something to happen."""
@@ -49,7 +47,7 @@ class _Array:
     branch: str = ""
     skip: "_Array | None" = None
     reach: int = 0
-    known: dict[int, Monomials] = field(default_factory=dict)
+    needs: list[Monomials] = field(default_factory=list)
 
     def use(self, time: int, guard: Guard) -> None:
         """Note that a node of these branches needs it."""
@@ -58,10 +56,9 @@ class _Array:
 
     def used(self, time: int) -> Monomials:
         """1 if something needs it at `time` or later, as signed products of branches."""
-        first = bisect_left(self.times, time)
-        if first not in self.known:
-            self.known[first] = _any(self.guards[first:])
-        return self.known[first]
+        if not self.needs:
+            self.needs = _any_from(self.guards)
+        return self.needs[bisect_left(self.times, time)]
 
     def held(self, time: int) -> Monomials:
         """1 if its memory is needed at `time` or later, be it as the skip that it stands for."""
@@ -110,20 +107,32 @@ def peak_points(
     arrays = _lives(graph, types, sizes, tuple(branches))
     served = graph.served()
     running = [node for node in graph.nodes if node.name in served]
-    starting: dict[int, list[_Array]] = {}
-    for array in arrays:
-        starting.setdefault(array.start, []).append(array)
-    alive: list[_Array] = []
+    changing = _changes(arrays)
     points: list[Monomials] = []
+    point: Monomials = {}
+    counted: dict[int, Monomials] = {}
     for time, node in enumerate(running):
-        alive = [array for array in alive if array.times[-1] >= time] + starting.get(time, [])
-        if node.name not in inside:
-            continue
-        point: Monomials = {}
-        for array in alive:
-            add_to(point, array.elements(time))
-        _add_point(points, _normal(point))
+        for array in changing.get(time, ()):
+            add_to(point, counted.pop(id(array), {}), -1)
+            if array.times[-1] >= time:
+                counted[id(array)] = array.elements(time)
+                add_to(point, counted[id(array)])
+        point = _normal(point)
+        if node.name in inside:
+            _add_point(points, dict(point))
     return tuple(points) or ({},)
+
+
+def _changes(arrays: Iterable[_Array]) -> dict[int, list[_Array]]:
+    """When arrays may add another number of elements; beside a skip that is at any time."""
+    found: dict[int, list[_Array]] = {}
+    for array in arrays:
+        end = array.times[-1] + 1
+        used = (time + 1 for time in array.times)
+        times = range(array.start, end + 1) if array.skip else (array.start, *used)
+        for time in dict.fromkeys(times):
+            found.setdefault(time, []).append(array)
+    return found
 
 
 def _lives(graph: Graph, types: Types, sizes: Sizes, branches: tuple[Branch, ...]) -> list[_Array]:
@@ -169,15 +178,25 @@ def _is_view(node: Node, shown: Value) -> bool:
     return node.op in VIEWS or whole
 
 
-def _any(guards: list[Guard]) -> Monomials:
-    """1 if all branches of some guard are open: a + b - ab for two of them.
+def _any_from(guards: list[Guard]) -> list[Monomials]:
+    """For every place in a list, and its end: 1 if all branches of some guard from there are open.
 
     Of too many different ones, what they have in common decides, which counts rather too much.
     """
-    distinct = list(dict.fromkeys(guards))
-    distinct = [guard for guard in distinct if not any(other < guard for other in distinct)]
-    if len(distinct) > _MOST_READERS:
-        distinct = [frozenset.intersection(*distinct)]
+    least: list[Guard] = []
+    needs = [_any(least)]
+    for guard in reversed(guards):
+        if not any(other <= guard for other in least):
+            least = [guard, *(other for other in least if not guard < other)]
+            common = [frozenset.intersection(*least)] if len(least) > _MOST_READERS else least
+            needs.append(_any(common))
+        else:
+            needs.append(needs[-1])
+    return needs[::-1]
+
+
+def _any(distinct: list[Guard]) -> Monomials:
+    """1 if all branches of some guard are open: a + b - ab for two of them."""
     total: Monomials = {}
     for count in range(1, len(distinct) + 1):
         for chosen in itertools.combinations(distinct, count):

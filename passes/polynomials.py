@@ -3,12 +3,13 @@
 A size of an axis is a polynomial because a product of axes multiplies and a concatenation adds.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fxprune.passes.axes import Axis, Prod, Space
+from fxprune.passes.axes import Axis, Space, interpret
 
 Monomials = dict[tuple[str, ...], int]
 """Coefficients by sorted variables."""
@@ -63,19 +64,23 @@ class Sizes:
         result = ONE
         for axis in axes:
             if axis not in self._known:
-                self._known[axis] = self._expand(axis)
+                self._known[axis] = interpret(axis, self._of_space, _product, _total)
             result = times(result, self._known[axis])
         return result
 
-    def _expand(self, axis: Axis) -> Monomials:
-        if isinstance(axis, Space):
-            return {(self._names[axis],): 1} if axis in self._names else {(): axis.size}
-        if isinstance(axis, Prod):
-            return self.of(*axis.factors)
-        result: Monomials = {}
-        for part in axis.parts:
-            add_to(result, self.of(part))
-        return result
+    def _of_space(self, space: Space) -> Monomials:
+        return {(self._names[space],): 1} if space in self._names else {(): space.size}
+
+
+def _product(factors: Iterable[Monomials]) -> Monomials:
+    return functools.reduce(times, factors, ONE)
+
+
+def _total(parts: Iterable[Monomials]) -> Monomials:
+    total: Monomials = {}
+    for part in parts:
+        add_to(total, part)
+    return total
 
 
 def times(left: Monomials, right: Monomials) -> Monomials:

@@ -183,10 +183,9 @@ def split(state: Inference, node: Node) -> OutputTypes:
     """Consecutive pieces along `dim`; their sizes are literals."""
     (dim,) = _ints(node, "dim")
     axes = state.type_of(_operand(node))
-    rest = axes[dim]
+    pieces = state.cut(axes[dim], [output.shape[dim] for output in node.outputs])
     outputs = []
-    for index, output in enumerate(node.outputs):
-        piece, rest = state.split(rest, output.shape[dim])
+    for index, piece in enumerate(pieces):
         state.literal(node, ("sizes", index), piece)
         outputs.append((*axes[:dim], piece, *axes[dim + 1 :]))
     return tuple(outputs)

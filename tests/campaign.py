@@ -89,7 +89,7 @@ class Summary:
 
     def write(self, path: Path) -> None:
         """Put the file in place whole."""
-        with draft_of(path) as draft:
+        with draft_of(path, overwrite=True) as draft:
             draft.write_text(json.dumps(vars(self), indent=1))
 
     @property

@@ -27,6 +27,11 @@ def without_example() -> nn.Module:
     return randomise(plain())
 
 
+def plain_model() -> tuple[nn.Module, Tensor]:
+    """One free group, called 0."""
+    return randomise(plain()), images(1)
+
+
 def closed() -> tuple[nn.Module, Tensor]:
     """Nothing in it is free."""
     return nn.Sequential(nn.Linear(4, 3)), images(1, size=(4,))

@@ -1,16 +1,25 @@
-"""What every test runs under: an importable torchvision, a seed, and examples that replay."""
+"""What every test runs under: one thread, the same random numbers and examples, in any order.
+
+With `--hypothesis-seed=N` examples are drawn anew; `python -m tests.campaign` draws many more.
+"""
 
 import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported: workers share the cores
+
 import random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import register_random, settings
 
 import tests.vision  # noqa: F401  (before any test imports torchvision or timm)
+from tests.worlds import made, world  # noqa: F401  (fixtures)
 
-settings.register_profile("fxprune", deadline=None, print_blob=True, derandomize="CI" in os.environ)
-settings.load_profile("fxprune")
+settings.register_profile("same", derandomize=True, database=None, deadline=None, print_blob=True)
+settings.register_profile("drawn", settings.get_profile("same"), derandomize=False)
+settings.load_profile("same")
 
 
 class TorchRandom:
@@ -25,7 +34,30 @@ TORCH_RANDOM = TorchRandom()  # Hypothesis keeps only a weak reference
 register_random(TORCH_RANDOM)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("hypothesis_seed") is not None:
+        settings.load_profile("drawn")
+
+
+def _seed_all() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collectstart() -> None:
+    """What a file draws while it is imported does not depend on the files before it."""
+    _seed_all()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> None:
+    """What tests share does not depend on which of them is first."""
+    if fixturedef.scope != "function":
+        _seed_all()
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
+    _seed_all()

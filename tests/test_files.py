@@ -31,3 +31,13 @@ def test_places_that_cannot_hold_a_file_are_input_errors(tmp_path):
     for place, complaint in ((tmp_path / "no" / "m", "there is no folder"), (tmp_path, "a folder")):
         with pytest.raises(InputError, match=complaint), draft_of(place):
             raise AssertionError("entered")
+
+
+def test_what_appears_while_a_verb_works_is_not_replaced(tmp_path):
+    with (
+        pytest.raises(InputError, match="is there already"),
+        draft_of(tmp_path / "m.onnx") as draft,
+    ):
+        draft.write_text("ours")
+        (tmp_path / "m.onnx").write_text("of somebody else")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["of somebody else"]

@@ -1,28 +1,49 @@
-"""Medians of what takes turns."""
+"""Medians of what takes turns, on a clock that moves only while something runs."""
 
-import time
+from types import SimpleNamespace
+
+import pytest
 
 from fxprune.timing import median_ms
 
 
-def test_medians_tell_slow_from_fast_and_take_turns():
-    order = []
+class Runs:
+    """Runs of given seconds, and the order in which they were called."""
 
-    def sleeping(name, seconds):
+    def __init__(self) -> None:
+        self.now, self.order = 0.0, []
+
+    def taking(self, name, *seconds):
+        """Each time as long as the next of these; the last for ever."""
+        left = list(seconds)
+
         def run():
-            order.append(name)
-            time.sleep(seconds)
+            self.order.append(name)
+            self.now += left.pop(0) if len(left) > 1 else left[0]
 
         return run
 
-    found = median_ms({"slow": sleeping("slow", 0.01), "fast": sleeping("fast", 0.001)}, 0.05)
-    assert 10 <= found["slow"] < 100
-    assert 1 <= found["fast"] < found["slow"]
-    assert len(order) >= 8
-    assert order == ["slow", "fast"] * (len(order) // 2)
+
+@pytest.fixture
+def runs(monkeypatch) -> Runs:
+    runs = Runs()
+    clock = SimpleNamespace(perf_counter=lambda: runs.now)
+    monkeypatch.setattr("fxprune.timing.time", clock)
+    return runs
 
 
-def test_what_takes_longer_than_its_time_runs_a_few_times():
-    runs = []
-    median_ms({"slow": lambda: runs.append(time.sleep(0.01))}, 0.0)
-    assert len(runs) == 4, "one of them does not count"
+def test_medians_tell_slow_from_fast_and_take_turns(runs):
+    slow, fast = runs.taking("slow", 0.1), runs.taking("fast", 0.01)
+    found = median_ms({"slow": slow, "fast": fast}, 0.5)
+    assert found == {"slow": pytest.approx(100), "fast": pytest.approx(10)}
+    assert len(runs.order) == 2 + 2 * 10, "one second for the two, after one run of each"
+    assert runs.order == ["slow", "fast"] * 11
+
+
+def test_the_first_run_and_an_interruption_do_not_count(runs):
+    assert median_ms({"one": runs.taking("one", 9, 0.1, 7, 0.1)}, 1.0)["one"] == pytest.approx(100)
+
+
+def test_what_takes_longer_than_its_time_runs_a_few_times(runs):
+    median_ms({"slow": runs.taking("slow", 0.01)}, 0.0)
+    assert len(runs.order) == 4, "one of them does not count"

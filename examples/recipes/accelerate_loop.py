@@ -13,11 +13,11 @@ def main() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10))
     images, labels = torch.randn(640, 1, 8, 8), torch.randint(10, (640,))
-    gated = fxprune.prepare(model, images[:1], target=0.5, steps=30)
+    loader = DataLoader(TensorDataset(images, labels), batch_size=8)
+    gated = fxprune.prepare(model, images[:1], target=0.5, total_steps=len(loader) // 2)
 
     accelerator = Accelerator(cpu=True, mixed_precision="bf16", gradient_accumulation_steps=2)
     optimizer = torch.optim.SGD(gated.parameters(), lr=0.05, momentum=0.9)
-    loader = DataLoader(TensorDataset(images, labels), batch_size=8)
     wrapped, optimizer, loader = accelerator.prepare(gated, optimizer, loader)
     wrapped.train()
     for x, y in loader:

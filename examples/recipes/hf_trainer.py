@@ -1,6 +1,7 @@
 """The Hugging Face Trainer: example inputs name what a batch has, labels included.
 
-The callback logs what is kept, and lets the Trainer save models with tied weights.
+The callback logs what is kept, lets the target be reached in time for the Trainer's steps, and lets
+it save models with tied weights.
 """
 
 import tempfile
@@ -25,7 +26,7 @@ def main() -> None:
         for row in tokens
     ]
     example = {name: torch.stack([row[name] for row in data[:2]]) for name in data[0]}
-    gated = fxprune.prepare(BertForSequenceClassification(config), example, target=0.5, steps=20)
+    gated = fxprune.prepare(BertForSequenceClassification(config), example, target=0.5)
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
             folder, max_steps=24, per_device_train_batch_size=8, logging_steps=8, save_steps=12,

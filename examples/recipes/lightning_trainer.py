@@ -1,4 +1,7 @@
-"""Lightning: the gated model is a part of the LightningModule; the callback only logs."""
+"""Lightning: the gated model is a part of the LightningModule.
+
+The callback logs what is kept, and lets the target be reached in time for the trainer's steps.
+"""
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -30,7 +33,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10))
     images, labels = torch.randn(640, 1, 8, 8), torch.randint(10, (640,))
-    gated = fxprune.prepare(model, images[:1], target=0.5, steps=30)
+    gated = fxprune.prepare(model, images[:1], target=0.5)
     trainer = Trainer(
         max_steps=40, accelerator="cpu", callbacks=[GatesCallback()], log_every_n_steps=10,
         logger=False, enable_checkpointing=False, enable_progress_bar=False,

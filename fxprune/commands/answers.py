@@ -81,5 +81,14 @@ def _explained(error: Exception) -> tuple[int, str]:
 
 def about(report: Report, verdict: Verdict | None = None, **more: Any) -> dict[str, Any]:
     """A report and a verdict for programs."""
-    compared = None if verdict is None else [asdict(item) for item in verdict.comparisons]
-    return {**asdict(report), "verdict": compared, **more}
+    compared = {"verdict": None} if verdict is None else as_data(verdict)
+    return {**asdict(report), **compared, **more}
+
+
+def as_data(verdict: Verdict) -> dict[str, Any]:
+    """A verdict for programs: what was compared, and what that does not show."""
+    return {
+        "verdict": [asdict(item) for item in verdict.comparisons],
+        "shows_nothing": list(verdict.shows_nothing),
+        "left_out": list(verdict.left_out),
+    }

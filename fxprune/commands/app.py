@@ -3,24 +3,45 @@
 import contextlib
 import importlib
 import importlib.util
+import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from fxprune.commands.answers import EXIT_CODES, Answer, about, answer
-from fxprune.commands.arguments import keep_set_of, points_of, shapes_of, target_of
+from fxprune.commands.answers import EXIT_CODES, Answer, about, answer, as_data, printable
+from fxprune.commands.arguments import keep_set_of, least_of, points_of, shapes_of, target_of
 from fxprune.commands.bars import Announce
-from fxprune.commands.jobs import Pruned, Ranking, Source
+from fxprune.commands.jobs import Destination, Pruned, Ranking, Source
 from fxprune.errors import InputError
+from fxprune.files import HTML, check_output
 from fxprune.reports import describe
+from fxprune.targets import Limits
 from fxprune.version import __version__
+
+
+class _Verbs(TyperGroup):
+    """Whatever a verb is called with wrongly is told in one line, like all that goes wrong."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a verb."""
+        try:
+            return super().invoke(ctx)
+        except _USAGE as error:
+            print(f"fxprune: {printable(error.format_message())}", file=sys.stderr)
+            raise typer.Exit(2) from error
+
+
+_USAGE: Any = typer.BadParameter.__base__
+"""What options are wrong with that no verb is asked about."""
 
 app = typer.Typer(
     name="fxprune",
+    cls=_Verbs,
     help="Prune models: .onnx files, or torch models that `module:factory` of Python makes. "
     + EXIT_CODES,
     no_args_is_help=True,
@@ -54,6 +75,14 @@ Data = Annotated[
 ]
 Correct = Annotated[
     bool, typer.Option("--correct", help="Refit the weights behind closed positions on the data.")
+]
+Least = Annotated[
+    list[str] | None,
+    typer.Option(help="Share that every group keeps at least: .1, or layer1=.2; repeatable."),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", "--force", help="Replace what is there; never what is read."),
 ]
 RoundTo = Annotated[int, typer.Option(help="Every group keeps a multiple of this many.")]
 Seed = Annotated[int, typer.Option(help="Seeds the random inputs.")]
@@ -109,8 +138,10 @@ def prune(
     data: Data = None,
     correct: Correct = False,
     round_to: RoundTo = 1,
+    least: Least = None,
     ignore: Ignore = None,
     shape: Shape = None,
+    overwrite: Overwrite = False,
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
@@ -118,8 +149,9 @@ def prune(
 
     def job(announce: Announce) -> Answer:
         model = _source(source, shape, ignore)
-        ranking = Ranking(_target(target), method, data, correct, round_to)
-        pruned: Pruned = _route(model).prune(model, ranking, out, announce, latency=False)
+        ranking = Ranking(_limits(target, round_to, least), method, data, correct)
+        place = Destination(out, overwrite, (source, data))
+        pruned: Pruned = _route(model).prune(model, ranking, place, announce, latency=False)
         return pruned.answer()
 
     answer(job, as_json=json, show_traceback=traceback)
@@ -133,6 +165,7 @@ def fold(
     ],
     out: Out,
     shape: Shape = None,
+    overwrite: Overwrite = False,
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
@@ -140,7 +173,8 @@ def fold(
 
     def job(announce: Announce) -> Answer:
         model = _source(source, shape)
-        pruned: Pruned = _route(model).fold(model, keep_set_of(keep_set), out, announce)
+        place = Destination(out, overwrite, (source, keep_set))
+        pruned: Pruned = _route(model).fold(model, keep_set_of(keep_set), place, announce)
         return pruned.answer()
 
     answer(job, as_json=json, show_traceback=traceback)
@@ -162,9 +196,8 @@ def verify(
         models = _source(first, shape), _source(second, shape)
         route = _route(next((model for model in models if not model.is_onnx), models[0]))
         verdict = route.verify(*models, seed, announce)
-        return Answer(
-            f"{verdict}\nthe same", {"verdict": [asdict(item) for item in verdict.comparisons]}
-        )
+        same = "the same in all that is shown" if verdict.shows_nothing else "the same"
+        return Answer(f"{verdict}\n{same}", as_data(verdict))
 
     answer(job, as_json=json, show_traceback=traceback)
 
@@ -178,6 +211,7 @@ def export(
     ] = None,
     opset: Annotated[int, typer.Option(help="Version of the ONNX operator set.")] = 18,
     shape: Shape = None,
+    overwrite: Overwrite = False,
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
@@ -188,7 +222,9 @@ def export(
         model = _source(source, shape)
         if model.is_onnx:
             raise InputError(f"{source} is ONNX already: prune, fold or quantize it")
-        written = _route(model).export(model, out, checkpoint, opset, announce)
+        saved = sorted(checkpoint.glob("*")) if checkpoint else ()
+        place = Destination(out, overwrite, tuple(saved))
+        written = _route(model).export(model, place, checkpoint, opset, announce)
         return Answer(f"written: {written}", {"written": str(written)})
 
     answer(job, as_json=json, show_traceback=traceback)
@@ -203,6 +239,7 @@ def report(
     data: Data = None,
     correct: Correct = False,
     round_to: RoundTo = 1,
+    least: Least = None,
     ignore: Ignore = None,
     shape: Shape = None,
     points: Annotated[
@@ -210,23 +247,31 @@ def report(
     ] = None,
     figures: Annotated[Path | None, typer.Option(help="Folder for the figures as PNG.")] = None,
     latency: Annotated[bool, typer.Option(help="Whether to measure, for two seconds.")] = True,
+    overwrite: Overwrite = False,
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
     """Write what pruning would do as one HTML file; no model is written."""
 
     def job(announce: Announce) -> Answer:
-        from fxprune.pages.figures import write_figures
+        from fxprune.pages.figures import check_figures, write_figures
         from fxprune.pages.writing import write_report
 
         model = _source(source, shape, ignore)
         shown = points_of(points)
-        ranking = Ranking(_target(target), method, data, correct, round_to)
-        pruned: Pruned = _route(model).prune(model, ranking, None, announce, latency=latency)
-        announce("drawing", 0.95)
+        ranking = Ranking(_limits(target, round_to, least), method, data, correct)
+        read = (source, data, points)
+        check_output("OUT", out, overwrite=overwrite, sources=read, suffixes=HTML)
         if figures is not None:
-            write_figures(pruned.report, figures, points=shown)
-        written = write_report(pruned.report, out, points=shown, verdict=pruned.verdict)
+            check_figures(figures, bool(shown), overwrite=overwrite)
+        pruned: Pruned = _route(model).prune(
+            model, ranking, Destination(), announce, latency=latency
+        )
+        announce("drawing", 0.95)
+        options: dict[str, Any] = {"points": shown, "overwrite": overwrite}
+        if figures is not None:
+            write_figures(pruned.report, figures, **options)
+        written = write_report(pruned.report, out, verdict=pruned.verdict, **options)
         return replace(pruned, written=written).answer()
 
     answer(job, as_json=json, show_traceback=traceback)
@@ -239,6 +284,7 @@ def quantize(
     calibration: Data = None,
     shape: Shape = None,
     seed: Seed = 0,
+    overwrite: Overwrite = False,
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
@@ -248,7 +294,8 @@ def quantize(
         model = _source(source, shape)
         if not model.is_onnx:
             raise InputError(f"{source} is no .onnx file: export it first")
-        answered: Answer = _route(model).quantize(model, out, calibration, seed, announce)
+        place = Destination(out, overwrite, (source, calibration))
+        answered: Answer = _route(model).quantize(model, place, calibration, seed, announce)
         return answered
 
     answer(job, as_json=json, show_traceback=traceback)
@@ -260,8 +307,10 @@ def demo(json: Json = False, traceback: Traceback = False) -> None:
 
     def job(announce: Announce) -> Answer:
         with _demonstration() as model:
-            ranking = Ranking(0.5, "group_norm")
-            pruned: Pruned = _route(model).prune(model, ranking, None, announce, latency=True)
+            ranking = Ranking(Limits(), "group_norm")
+            pruned: Pruned = _route(model).prune(
+                model, ranking, Destination(), announce, latency=True
+            )
             return pruned.answer()
 
     answer(job, as_json=json, show_traceback=traceback)
@@ -289,8 +338,8 @@ def _source(text: str, shape: list[str] | None = None, ignore: list[str] | None 
     return source
 
 
-def _target(texts: list[str] | None) -> Any:
-    return target_of(texts or [".5"])
+def _limits(target: list[str] | None, round_to: int, least: list[str] | None) -> Limits:
+    return Limits(target_of(target or [".5"]), round_to, least_of(least or [".0"]))
 
 
 def _route(source: Source) -> Any:

@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fxprune.arguments import sizes
 from fxprune.errors import InputError, TargetError
+from fxprune.files import check_source
+from fxprune.keep_sets import flags_of
 
 
 def target_of(texts: Sequence[str]) -> Any:
@@ -35,6 +38,24 @@ def target_of(texts: Sequence[str]) -> Any:
     return target["macs"] if list(target) == ["macs"] else target
 
 
+def least_of(texts: Sequence[str]) -> Any:
+    """What groups keep at least, from `.1` for all or `layer1=.2` for those of a module.
+
+    >>> least_of([".1", "layer1=.2"])
+    {'': 0.1, 'layer1': 0.2}
+    """
+    least: dict[str, float] = {}
+    for text in texts:
+        module, _, share = text.rpartition("=")
+        if module in least:
+            raise InputError(f"least gives {module or 'a share for all'} twice")
+        try:
+            least[module] = float(share)
+        except ValueError as error:
+            raise InputError(f"least {text!r} is no share: give .1 or layer1=.2") from error
+    return least
+
+
 def shapes_of(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Shapes by the name of the input, or by "0", "1", ... where none is given.
 
@@ -43,23 +64,26 @@ def shapes_of(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for index, text in enumerate(texts):
-        name, _, sizes = text.rpartition("=")
+        name, _, numbers = text.rpartition("=")
+        name = name or str(index)
+        if name in shapes:
+            raise InputError(f"shape of {name} is given twice")
         try:
-            shapes[name or str(index)] = tuple(int(size) for size in sizes.split(","))
-        except ValueError as error:
+            shapes[name] = sizes("shape", map(int, numbers.split(",")))
+        except (ValueError, InputError) as error:
             raise InputError(
                 f"shape {text!r} is none: give 1,3,224,224 or x=1,3,224,224"
             ) from error
     return shapes
 
 
-def keep_set_of(path: Path) -> dict[str, list[bool]]:
+def keep_set_of(path: Path) -> dict[str, tuple[bool, ...]]:
     """A keep-set from JSON: flags by name, or what `fxprune prune --json` printed."""
+    check_source("keep_set", path)
     try:
         found = json.loads(path.read_text())
-        found = found.get("keep_set", found)
-        return {name: [bool(flag) for flag in flags] for name, flags in found.items()}
-    except (ValueError, AttributeError, TypeError) as error:
+        return flags_of(found.get("keep_set", found))
+    except (ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{path} holds no keep-set: JSON with a list of 0 and 1 by group, as "
             "`fxprune prune --json` prints it"
@@ -75,11 +99,14 @@ def points_of(path: Path | None) -> list[list[str]]:
     if path is None:
         return []
     try:
-        with path.open(newline="") as file:
+        with check_source("points", path).open(newline="") as file:
             lines = [line for line in csv.reader(file) if line]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV file of target, accuracy, label: {error}") from error
-    return lines[1:] if lines and not _is_number(lines[0][0]) else lines
+    found = lines[1:] if lines and not _is_number(lines[0][0]) else lines
+    if not found:
+        raise InputError(f"{path} holds no points: write lines of target, accuracy, label")
+    return found
 
 
 def _is_number(text: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from fxprune.agreement import Verdict
 from fxprune.commands.answers import Answer, about
 from fxprune.reports import Report
+from fxprune.targets import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +26,22 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a job writes, if anywhere, and what it reads and so may not write over."""
+
+    path: Path | None = None
+    overwrite: bool = False
+    sources: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """Which positions close, and how far: the arguments of `fxprune.prune`."""
 
-    target: Any
+    limits: Limits
     method: str
     data: str | None = None
     correct: bool = False
-    round_to: int = 1
 
 
 @dataclass(frozen=True, slots=True)

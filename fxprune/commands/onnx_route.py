@@ -1,7 +1,7 @@
 """The verbs for ONNX files; nothing here needs torch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ from fxprune.agreement import Verdict
 from fxprune.commands.answers import Answer
 from fxprune.commands.arguments import imported
 from fxprune.commands.bars import Announce
-from fxprune.commands.jobs import Pruned, Ranking, Source
+from fxprune.commands.jobs import Destination, Pruned, Ranking, Source
 from fxprune.errors import InputError
-from fxprune.files import check_place
+from fxprune.files import ONNX, check_output
 from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.onnx.prune import OnnxResult
 from fxprune.passes.analyse import Analysis
+from fxprune.passes.fold import KeepSet
+from fxprune.targets import Limits
 
 
 def inspect(source: Source) -> tuple[str, Analysis]:
@@ -25,22 +27,33 @@ def inspect(source: Source) -> tuple[str, Analysis]:
 
 
 def prune(
-    source: Source, ranking: Ranking, out: Path | None, announce: Announce, *, latency: bool
+    source: Source, ranking: Ranking, out: Destination, announce: Announce, *, latency: bool
 ) -> Pruned:
     """Rank positions, close them, fold, verify and write."""
-    _check_out(out)
+    check_out(out)
     announce("pruning and verifying", 0.1)
-    options = {**asdict(ranking), "data": _data(ranking.data)}
-    options |= {"ignore": source.ignore, "shapes": _shapes(source)}
-    result = fxprune.prune_onnx(source.text, out, **options)
+    options = {field.name: getattr(ranking.limits, field.name) for field in fields(Limits)}
+    result = fxprune.prune_onnx(
+        source.text,
+        out.path,
+        method=ranking.method,
+        data=_data(ranking.data),
+        correct=ranking.correct,
+        ignore=source.ignore,
+        shapes=_shapes(source),
+        overwrite=out.overwrite,
+        **options,
+    )
     return _finished(source, result, out, announce, latency)
 
 
-def fold(source: Source, keep_set: dict[str, list[bool]], out: Path, announce: Announce) -> Pruned:
+def fold(source: Source, keep_set: KeepSet, out: Destination, announce: Announce) -> Pruned:
     """Fold under a keep-set, verify and write."""
-    _check_out(out)
+    check_out(out)
     announce("folding and verifying", 0.1)
-    result = fxprune.fold_onnx(source.text, keep_set, out, shapes=_shapes(source))
+    result = fxprune.fold_onnx(
+        source.text, keep_set, out.path, shapes=_shapes(source), overwrite=out.overwrite
+    )
     return _finished(source, result, out, announce, latency=False)
 
 
@@ -51,32 +64,42 @@ def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verd
 
 
 def quantize(
-    source: Source, out: Path, calibration: str | None, seed: int, announce: Announce
+    source: Source, out: Destination, calibration: str | None, seed: int, announce: Announce
 ) -> Answer:
     """Write the file in 8-bit integers."""
-    _check_out(out)
+    path = check_out(out)
+    assert path is not None
     announce("quantising and comparing", 0.1)
     found = fxprune.quantize(
-        source.text, out, calibration=_data(calibration), shapes=_shapes(source), seed=seed
+        source.text,
+        path,
+        calibration=_data(calibration),
+        shapes=_shapes(source),
+        seed=seed,
+        overwrite=out.overwrite,
     )
     facts = {**asdict(found), "path": str(found.path), "size_ratio": found.size_ratio}
     return Answer(str(found), facts)
 
 
 def _finished(
-    source: Source, result: OnnxResult, out: Path | None, announce: Announce, latency: bool
+    source: Source, result: OnnxResult, out: Destination, announce: Announce, latency: bool
 ) -> Pruned:
     announce("measuring", 0.8)
     report = replace(fxprune.report(result, latency=latency), source=Path(source.text).name)
     keep_set = {name: list(flags) for name, flags in result.keep_set.items()}
-    return Pruned(report, result.verdict, keep_set, out)
+    return Pruned(report, result.verdict, keep_set, out.path)
 
 
-def _check_out(out: Path | None) -> None:
-    if out is not None and out.suffix != ".onnx":
-        raise InputError(f"cannot write {out}: an ONNX file becomes an ONNX file, give NAME.onnx")
-    if out is not None:
-        check_place(out)
+def check_out(out: Destination) -> Path | None:
+    """Raise InputError unless the file can be written; an ONNX file becomes an ONNX file."""
+    if out.path is None:
+        return None
+    if out.path.suffix.lower() not in ONNX:
+        raise InputError(
+            f"cannot write {out.path}: an ONNX file becomes an ONNX file, give NAME.onnx"
+        )
+    return check_output("OUT", out.path, overwrite=out.overwrite, sources=out.sources)
 
 
 def _data(text: str | None) -> Any:

@@ -1,7 +1,7 @@
 """The verbs for models that Python makes with torch: SOURCE is `module:factory`."""
 
 import zipfile
-from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,28 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.agreement import Verdict
+from fxprune.arguments import batches
+from fxprune.arguments import seed as check_seed
 from fxprune.commands.arguments import imported
 from fxprune.commands.bars import Announce
-from fxprune.commands.jobs import Pruned, Ranking, Source
+from fxprune.commands.jobs import Destination, Pruned, Ranking, Source
 from fxprune.errors import InputError
+from fxprune.files import ONNX, check_output
+from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.passes.analyse import Analysis, analyse
+from fxprune.passes.fold import KeepSet
+from fxprune.targets import Limits
+from fxprune.torch.batches import running_on
 from fxprune.torch.checks import check_model
+from fxprune.torch.criteria import check_method
 from fxprune.torch.exported import compare_onnx
-from fxprune.torch.frontend.examples import check_examples, random_inputs
+from fxprune.torch.frontend.examples import check_examples, inputs_to_compare
+from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.program import read_model
+from fxprune.torch.precision import outputs_of
 from fxprune.torch.prepare import ignored_parameters
 from fxprune.torch.record import gated_record
-from fxprune.torch.storage import WEIGHTS
+from fxprune.torch.storage import WEIGHTS, check_checkpoint
 from fxprune.torch.verify import compare_modules
 
 _BATCHES = (1, 2, 5)
@@ -39,25 +49,26 @@ def inspect(source: Source) -> tuple[str, Analysis]:
 
 
 def prune(
-    source: Source, ranking: Ranking, out: Path | None, announce: Announce, *, latency: bool
+    source: Source, ranking: Ranking, out: Destination, announce: Announce, *, latency: bool
 ) -> Pruned:
     """Rank positions, close them, fold, verify and write."""
     if ranking.correct and ranking.data is None:
         raise InputError("--correct needs --data: some hundred samples")
     check_out(out)
-    data = None if ranking.data is None else list(_data(ranking.data))
+    data = None if ranking.data is None else _data(ranking.data)
+    check_method(ranking.method, data, None)
     announce("finding groups", 0)
-    gated = _gated(source, target=ranking.target, round_to=ranking.round_to)
+    gated = _gated(source, ranking.limits)
     announce("ranking", 0.4)
     _close(gated, ranking, data)
     return _finished(gated, out, announce, latency)
 
 
-def fold(source: Source, keep_set: dict[str, list[bool]], out: Path, announce: Announce) -> Pruned:
+def fold(source: Source, keep_set: KeepSet, out: Destination, announce: Announce) -> Pruned:
     """Fold under a keep-set, verify and write."""
     check_out(out)
     announce("finding groups", 0)
-    gated = _gated(source, target=1.0)
+    gated = _gated(source, Limits(1.0))
     fxprune.set_keep_set(gated, keep_set)
     return _finished(gated, out, announce, latency=False)
 
@@ -66,76 +77,93 @@ def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verd
     """Whether two models compute the same, one of which may be an ONNX file."""
     if first.is_onnx:
         first, second = second, first
+    check_seed(seed)
     model, examples = _model(first)
-    batches = random_inputs(check_examples(model, examples), _BATCHES, seed)
+    batches = inputs_to_compare(check_examples(model, examples), _BATCHES, seed)
     announce("comparing", 0.2)
     if second.is_onnx:
-        return Verdict(tuple(compare_onnx(model, second.text, batches)))
+        load_onnx(second.text)  # a file that is no model is no model that differs
+        shape = tuple(map(_shape, batches[0]))
+        with running_on(f"inputs of shape {shape}"), in_evaluation(model):
+            outputs_of(model, batches[0])
+        return compare_onnx(model, second.text, batches, seed)
     other, _ = _model(second)
-    return Verdict(tuple(compare_modules(model, other, batches)))
+    return compare_modules(model, other, batches, seed)
 
 
 def export(
-    source: Source, out: Path, checkpoint: Path | None, opset: int, announce: Announce
+    source: Source, out: Destination, checkpoint: Path | None, opset: int, announce: Announce
 ) -> Path:
     """Write a model, or what was saved of it, as ONNX."""
+    path = check_output(
+        "OUT", out.path, overwrite=out.overwrite, sources=out.sources, suffixes=ONNX
+    )
+    options: dict[str, Any] = {"opset": opset, "overwrite": out.overwrite}
     model, examples = _model(source)
     announce("exporting", 0.2)
     if checkpoint is not None:
-        return fxprune.export_onnx(fxprune.load(checkpoint, model), out, opset=opset)
-    return fxprune.export_onnx(model, out, examples, opset=opset)
+        return fxprune.export_onnx(fxprune.load(checkpoint, model), path, **options)
+    return fxprune.export_onnx(model, path, examples, **options)
 
 
-def check_out(out: Path | None) -> None:
-    """Raise InputError unless the suffix says what to write."""
-    known = ("", ".onnx", ".safetensors")
-    if out is None or (
-        out.suffix in known and (out.suffix != ".safetensors" or out.name == WEIGHTS)
-    ):
+def check_out(out: Destination) -> None:
+    """Raise InputError unless the suffix says what to write, and that can be written there."""
+    path = out.path
+    options: dict[str, Any] = {"overwrite": out.overwrite, "sources": out.sources}
+    if path is None:
         return
-    raise InputError(
-        f"cannot write {out}: give NAME.onnx, or a folder (or FOLDER/{WEIGHTS}) for weights and "
-        "keep-set"
-    )
+    if path.suffix == ".onnx":
+        check_output("OUT", path, **options)
+    elif not path.suffix or path.name == WEIGHTS:
+        check_checkpoint(_folder(path), **options)
+    else:
+        raise InputError(
+            f"cannot write {path}: give NAME.onnx, or a folder (or FOLDER/{WEIGHTS}) for weights "
+            "and keep-set"
+        )
+
+
+def _folder(path: Path) -> Path:
+    return path.parent if path.suffix else path
 
 
 def _close(gated: nn.Module, ranking: Ranking, data: list[Any] | None) -> None:
-    try:
-        fxprune.reach_target(gated, fxprune.importance(gated, ranking.method, data))
-        if ranking.correct and data is not None:
-            fxprune.refit(gated, data)
-    except (RuntimeError, TypeError) as error:
-        if data is None:
-            raise
-        raise InputError(f"the model does not run on {ranking.data}: {error}") from error
+    fxprune.reach_target(gated, fxprune.importance(gated, ranking.method, data))
+    if ranking.correct and data is not None:
+        fxprune.refit(gated, data)
 
 
-def _finished(gated: nn.Module, out: Path | None, announce: Announce, latency: bool) -> Pruned:
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if isinstance(value, Tensor) else value
+
+
+def _finished(gated: nn.Module, out: Destination, announce: Announce, latency: bool) -> Pruned:
     announce("verifying", 0.5)
     folded = fxprune.fold(gated)
     verdict = fxprune.verify(gated, folded)
     written = None
-    if out is not None:
+    if out.path is not None:
         announce("writing", 0.7)
-        verdict, written = _written(gated, folded, verdict, out)
+        verdict, written = _written(gated, folded, verdict, out.path, out.overwrite)
     announce("measuring", 0.9)
     keep_set = {name: flags.tolist() for name, flags in fxprune.keep_set(gated).items()}
     return Pruned(fxprune.report(gated, latency=latency), verdict, keep_set, written)
 
 
 def _written(
-    gated: nn.Module, folded: nn.Module, verdict: Verdict, out: Path
+    gated: nn.Module, folded: nn.Module, verdict: Verdict, out: Path, overwrite: bool
 ) -> tuple[Verdict, Path]:
     """What was checked including the file, and where that is."""
     if out.suffix != ".onnx":
-        return verdict, fxprune.save(folded, out.parent if out.suffix else out)
-    path = fxprune.export_onnx(folded, out)
-    batches = random_inputs(gated_record(gated)[1].examples, _BATCHES, seed=0)
-    return Verdict((*verdict.comparisons, *compare_onnx(folded, path, batches))), path
+        return verdict, fxprune.save(folded, _folder(out), overwrite=overwrite)
+    path = fxprune.export_onnx(folded, out, overwrite=overwrite)
+    batches = inputs_to_compare(gated_record(gated)[1].examples, _BATCHES, seed=0)
+    return verdict.joined(compare_onnx(folded, path, batches)), path
 
 
-def _gated(source: Source, **options: Any) -> Any:
+def _gated(source: Source, limits: Limits) -> Any:
     model, examples = _model(source)
+    options = {field.name: getattr(limits, field.name) for field in fields(Limits)}
     return fxprune.prepare(model, examples, ignore=source.ignore, **options)
 
 
@@ -162,22 +190,32 @@ def _examples(source: Source) -> Any:
     return tuple(arrays.values()) if all(map(str.isdigit, arrays)) else arrays
 
 
-def _data(text: str) -> Iterable[Any]:
+def _data(text: str) -> list[Any]:
     """Batches from an .npz file of inputs (and labels), or from `module:name`."""
     if not text.endswith(".npz"):
-        made = imported(text)
-        batches: Iterable[Any] = made() if callable(made) else made
-        return batches
+        return _made_data(text, imported(text))
     if not zipfile.is_zipfile(text):
         raise InputError(f"{text} is no .npz file of plain arrays; numpy.savez writes one")
     try:
         with np.load(text, allow_pickle=False) as file:
             arrays = [_tensor(file[name]) for name in file.files]
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise InputError(f"{text} is no .npz file of plain arrays: {error}") from error
-    if len(arrays) == 1:
-        return torch.split(arrays[0], _BATCH)
-    return zip(*(torch.split(array, _BATCH) for array in arrays), strict=True)
+    lengths = {array.shape[:1] for array in arrays}
+    if len(lengths) != 1 or () in lengths:
+        raise InputError(f"{text} must hold arrays whose first axes run over the same samples")
+    parts = [torch.split(array, _BATCH) for array in arrays]
+    return list(parts[0]) if len(parts) == 1 else list(zip(*parts, strict=True))
+
+
+def _made_data(text: str, made: Any) -> list[Any]:
+    """Batches that Python makes."""
+    try:
+        return list(batches("data", made() if callable(made) else made))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{text} fails: {type(error).__name__}: {error}") from error
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -1,14 +1,16 @@
-"""A Lightning callback that logs what a gated model keeps."""
+"""A Lightning callback that logs what a gated model keeps, and tells it how long it trains."""
 
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from fxprune.integrations.progress import Announcement, metrics
+from fxprune.integrations.progress import Announcement, follow, metrics
 
 
 class GatesCallback(Callback):
     """Logs the kept share of every cost as often as the trainer logs, and says when it is final.
+
+    If `prepare` was not told `steps`, the target is reached in time for the steps of the trainer.
 
     For a LightningModule one of whose parts is what `fxprune.prepare` returned:
 
@@ -18,6 +20,10 @@ class GatesCallback(Callback):
 
     def __init__(self) -> None:
         self._announcement = Announcement()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the schedule end in time."""
+        follow(pl_module, trainer.estimated_stepping_batches)
 
     def on_train_batch_end(
         self,

@@ -1,6 +1,10 @@
-"""How far is a gated model on its way to the target? In numbers for a tracker, and in one line."""
+"""How far is a gated model on its way to the target? In numbers for a tracker, and in one line.
+
+Trainers know how long they train, so schedules of which nobody said how long they are follow them.
+"""
 
 import logging
+import math
 
 from torch import nn
 
@@ -21,6 +25,15 @@ def shares(model: nn.Module) -> dict[str, float]:
 def metrics(model: nn.Module) -> dict[str, float]:
     """The shares by the names under which they are logged, such as "fxprune/macs"."""
     return {f"fxprune/{name}": share for name, share in shares(model).items()}
+
+
+def follow(model: nn.Module, total_steps: float) -> None:
+    """Let a schedule whose `steps` nobody gave end in time for so many optimizer steps in all."""
+    method = gated_record(model)[0].method
+    if not method.adjustable or method.done or not 0 < total_steps < math.inf:
+        return
+    method.follow(int(total_steps))
+    _log.info("the target is to be reached after %d of %d steps", method.steps, total_steps)
 
 
 class Announcement:

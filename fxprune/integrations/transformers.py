@@ -1,18 +1,19 @@
-"""A callback of the Hugging Face Trainer that logs what a gated model keeps."""
+"""A callback of the Hugging Face Trainer: logs of a gated model, and a schedule that fits it."""
 
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from fxprune.integrations.progress import Announcement, metrics
+from fxprune.integrations.progress import Announcement, follow, metrics
 
 
 class GatesCallback(TrainerCallback):
     """Adds the kept share of every cost to what is logged, and says when it is final.
 
-    It also lets the Trainer save models with tied weights: to safetensors, a gated model is one
-    whose tensors must not share memory.
+    If `prepare` was not told `steps`, the target is reached in time for the steps of the Trainer.
+    The callback also lets the Trainer save models with tied weights: to safetensors, a gated model
+    is one whose tensors must not share memory.
 
     The shares stand in `trainer.state.log_history`. Trackers see them if this callback is called
     before theirs: `trainer.callback_handler.callbacks.insert(0, GatesCallback())`.
@@ -28,7 +29,8 @@ class GatesCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Untie what is saved."""
+        """Let the schedule end in time, and untie what is saved."""
+        follow(kwargs["model"], state.max_steps)
         self._untying = kwargs["model"].register_state_dict_post_hook(_untie)
 
     def on_step_end(

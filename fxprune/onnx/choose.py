@@ -1,6 +1,7 @@
 """Which positions of an ONNX model stay: ranked, and filled up to a target."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,15 @@ from fxprune.onnx.frontend.session import Feeds
 from fxprune.onnx.latency import largest_share_within
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.fold import FoldPlan, KeepSet, plan_fold
-from fxprune.targets import LATENCY, Target, limits
+from fxprune.targets import LATENCY, Limits, Target
 
 
 def choose(
     program: OnnxProgram,
     analysis: Analysis,
-    target: Target,
+    limits: Limits,
     method: str,
     data: Sequence[Feeds] | None = None,
-    round_to: int = 1,
 ) -> dict[str, tuple[bool, ...]]:
     """The keep-set that meets a target, best positions first.
 
@@ -38,10 +38,10 @@ def choose(
     _check_prunable(analysis)
     layout = layout_of(analysis)
     rank = onnx_importance(program, analysis, layout, method, data)
-    times, others = _apart(target)
+    times, others = _apart(limits.target)
 
     def within(wanted: Target) -> dict[str, tuple[bool, ...]]:
-        return _filled(analysis, wanted, rank, round_to)
+        return _filled(analysis, replace(limits, target=wanted), rank)
 
     if not times:
         return within(others)
@@ -68,18 +68,19 @@ def _apart(target: Target) -> tuple[dict[str, float], Any]:
     return times, others
 
 
-def _filled(
-    analysis: Analysis, target: Target, rank: np.ndarray, round_to: int
-) -> dict[str, tuple[bool, ...]]:
+def _filled(analysis: Analysis, limits: Limits, rank: np.ndarray) -> dict[str, tuple[bool, ...]]:
     """The best positions that fit in a target on costs that are known exactly."""
-    costs, bounds = limits(target, analysis, _modules(analysis), _not_by_module)
+    modules = _modules(analysis)
+    costs, bounds = limits.on(analysis, modules, _not_by_module)
+    sizes = {group.name: group.size for group in analysis.free_groups}
+    least = limits.least_positions(sizes, modules)
     layout = layout_of(analysis)
     index = {name: i for i, name in enumerate(layout.names)}
     arrays = {
         name: PointArrayCost(costs.polynomials[name].points, index)  # type: ignore[attr-defined]
         for name in bounds
     }
-    filling = Filling(arrays, layout, round_to)
+    filling = Filling(arrays, layout, limits.round_to, least)
     filling.check_reachable(costs, bounds)
     flags = np.split(filling.choose(rank, bounds), np.cumsum(layout.sizes)[:-1])
     return {n: tuple(own.tolist()) for n, own in zip(layout.names, flags, strict=True)}

@@ -1,7 +1,8 @@
 """ONNX files made smaller without torch and without training."""
 
 import gc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,21 @@ import numpy as np
 import onnx_ir
 
 from fxprune.agreement import Verdict
+from fxprune.arguments import flag, names, near
+from fxprune.arguments import shapes as check_shapes
 from fxprune.errors import InputError
+from fxprune.files import ONNX, check_apart, check_output
+from fxprune.ir import Value
+from fxprune.keep_sets import flags_of
 from fxprune.onnx.backend.fold import fold_program
 from fxprune.onnx.backend.gate import mask_program
 from fxprune.onnx.backend.saving import save_onnx
 from fxprune.onnx.choose import choose, plan_of
+from fxprune.onnx.criteria import check_method
 from fxprune.onnx.frontend.data import takes_any_number
 from fxprune.onnx.frontend.program import OnnxProgram, read_onnx
-from fxprune.onnx.frontend.session import Feeds, weight_bytes
+from fxprune.onnx.frontend.session import Feeds, session_of, weight_bytes
+from fxprune.onnx.frontend.tensors import data_files
 from fxprune.onnx.refit import refitted
 from fxprune.onnx.verify import verify_onnx
 from fxprune.passes.analyse import Analysis, analyse
@@ -26,7 +34,7 @@ from fxprune.passes.fold import KeepSet
 from fxprune.passes.gate import plan_gates
 from fxprune.progress import stage
 from fxprune.reports import metadata
-from fxprune.targets import Target
+from fxprune.targets import Least, Limits, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +79,9 @@ def inspect_onnx(
     Raises:
         InputError, CheckpointError: the file is no valid model.
     """
-    program = read_onnx(source, shapes)
-    return analyse(program.ir, _ignored(program, ignore))
+    start = names("ignore", ignore, _NAMES)
+    program = read_onnx(source, check_shapes(shapes))
+    return analyse(program.ir, _ignored(program, start))
 
 
 def prune_onnx(
@@ -84,8 +93,10 @@ def prune_onnx(
     data: Any = None,
     correct: bool = False,
     round_to: int = 1,
+    least: Least = 0.0,
     ignore: Iterable[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
+    overwrite: bool = False,
 ) -> OnnxResult:
     """Prune an ONNX model at once; the file appears only once ONNX Runtime has verified it.
 
@@ -99,22 +110,30 @@ def prune_onnx(
             of images, or an iterable of arrays or mappings. The file is verified on them, too.
         correct: whether to solve the weights behind closed positions anew on `data`, see
             `refitted`.
-        round_to: positions are kept in multiples of this.
+        round_to: every group keeps a multiple of this many positions (or all of them).
+        least: the share of its positions that every group keeps at least, or shares by the
+            beginning of its name.
         ignore: initialisers to leave alone, by name or beginning of it.
         shapes: shapes of inputs by name, where what the file leaves open matters.
+        overwrite: whether a file that is there already may be replaced; never the source.
 
     Raises:
         InputError, CheckpointError: an argument does not fit, or the file is no valid model.
         NothingToPruneError: everything is pinned; TargetError: no keep-set reaches the target.
         VerificationError: the smaller model computes something else.
     """
-    if correct and data is None:
+    limits = Limits(target, round_to, least)
+    check_method(method, data)
+    if flag("correct", correct) and data is None:
         raise InputError("correct=True needs data: some hundred samples")
+    start, shapes = names("ignore", ignore, _NAMES), check_shapes(shapes)
+    output = _place(output, overwrite, source, data)
     stage("reading")
     program = read_onnx(source, shapes, data)
-    analysis = analyse(program.ir, _ignored(program, ignore))
+    _check_apart(output, program)
+    analysis = analyse(program.ir, _ignored(program, start))
     stage("ranking")
-    keep = choose(program, analysis, target, method, program.feeds or None, round_to)
+    keep = choose(program, analysis, limits, method, program.feeds or None)
     if correct:
         masked = masked_model(program, analysis, keep)
         program, _ = refitted(program, analysis, masked, _kept(analysis, keep), program.feeds)
@@ -122,7 +141,7 @@ def prune_onnx(
     bytes_before = weight_bytes(program.model)
     del program  # with its weights, which may be many; graphs of onnx_ir go with the cycles
     gc.collect()
-    return _result(source, bytes_before, folded, verdict, analysis, keep, output)
+    return _result(source, bytes_before, folded, verdict, analysis, keep, output, overwrite)
 
 
 def fold_onnx(
@@ -130,7 +149,9 @@ def fold_onnx(
     keep_set: KeepSet,
     output: str | Path | None = None,
     *,
+    data: Any = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    overwrite: bool = False,
 ) -> OnnxResult:
     """Make an ONNX model smaller by a keep-set of your own.
 
@@ -138,29 +159,54 @@ def fold_onnx(
         source: a path, bytes, a ModelProto or an onnx_ir.Model; it stays as it is.
         keep_set: by group a flag per position, by branch one flag; what is left out stays.
         output: the file to write; None writes nothing.
+        data: batches of inputs to verify on, as for `prune_onnx`; without, on random ones.
         shapes: shapes of inputs by name, where what the file leaves open matters.
+        overwrite: whether a file that is there already may be replaced; never the source.
 
     Raises:
         KeepSetError: the model has no such groups; otherwise as `prune_onnx`.
     """
-    program = read_onnx(source, shapes)
+    keep, shapes = flags_of(keep_set), check_shapes(shapes)
+    output = _place(output, overwrite, source, data)
+    program = read_onnx(source, shapes, data)
+    _check_apart(output, program)
     analysis = analyse(program.ir)
-    folded, verdict = _verified(program, analysis, keep_set, shapes)
+    folded, verdict = _verified(program, analysis, keep, shapes)
     bytes_before = weight_bytes(program.model)
-    return _result(source, bytes_before, folded, verdict, analysis, keep_set, output)
+    return _result(source, bytes_before, folded, verdict, analysis, keep, output, overwrite)
+
+
+_NAMES = "names of initialisers, or how they begin"
+
+
+def _place(output: Any, overwrite: bool, *sources: Any) -> Path | None:
+    """Where to write, if anywhere, checked before there is anything to write."""
+    flag("overwrite", overwrite)
+    if output is None:
+        return None
+    return check_output("output", output, overwrite=overwrite, sources=sources, suffixes=ONNX)
+
+
+def _check_apart(output: Path | None, program: OnnxProgram) -> None:
+    """The weights of the model may lie in files of their own, which stay as well."""
+    if output is not None:
+        check_apart(output, data_files(program.model))
 
 
 def _ignored(program: OnnxProgram, ignore: Iterable[str]) -> tuple[str, ...]:
     """Parameters whose name is, or begins with, one of those given."""
     found: dict[str, None] = {}
-    for start in (ignore,) if isinstance(ignore, str) else ignore:
+    for start in ignore:
         names = [
             name
             for name, initializer in program.initializers.items()
             if initializer == start or initializer.startswith(f"{start}.")
         ]
         if not names:
-            raise InputError(f"ignore: no initialiser is called {start!r} or lies in it")
+            raise InputError(
+                f"ignore: no initialiser is called {start!r} or lies in it"
+                f"{near(start, program.initializers.values())}"
+            )
         found.update(dict.fromkeys(names))
     return tuple(found)
 
@@ -179,9 +225,9 @@ def _verified(
     verdict = verify_onnx(
         masked,
         folded,
-        inputs=_few_samples(program),
+        inputs=_few_samples(program, masked),
         shapes=shapes,
-        batch_sizes=() if program.feeds else (1, 2),
+        batch_sizes=() if program.feeds else (1, 2, 3),
         values=values,
         what="masked == folded",
     )
@@ -200,7 +246,8 @@ def _result(
     verdict: Verdict,
     analysis: Analysis,
     keep: KeepSet,
-    output: str | Path | None,
+    output: Path | None,
+    overwrite: bool,
 ) -> OnnxResult:
     """What the caller gets, written to a file if there is one to write."""
     full = analysis.costs.full
@@ -218,35 +265,73 @@ def _result(
     folded.metadata_props.update(metadata(result.costs_after, result.costs_before))
     if output is not None:
         stage("writing")
-        save_onnx(folded, output)
+        save_onnx(folded, output, overwrite=overwrite)
     return result
 
 
-def _few_samples(program: OnnxProgram) -> list[Feeds]:
-    """One and two samples of the data, if there is some and the model takes any number."""
-    if not program.feeds:
-        return []
-    first = program.feeds[0]
-    if not takes_any_number(program.model.graph.inputs):
-        return [first]
-    return [{name: feed[:count] for name, feed in first.items()} for count in (1, 2)]
+def _few_samples(program: OnnxProgram, masked: onnx_ir.Model) -> list[Feeds]:
+    """A sample of the data, another one, both, and a part of each where sizes are left open."""
+    inputs = program.model.graph.inputs
+    feeds = list(program.feeds[:2])
+    if feeds and takes_any_number(inputs):
+        ranges = ((feeds[0], 0, 1), (feeds[0], 1, 2), (feeds[-1], 0, 1), (feeds[0], 0, 2))
+        feeds = [
+            {name: array[start:stop] for name, array in feed.items()}
+            for feed, start, stop in ranges
+            if all(len(array) >= stop for array in feed.values())
+        ]
+    return [*feeds, *_parts(feeds[:1], inputs, masked)]
+
+
+def _parts(
+    feeds: Sequence[Feeds], inputs: Sequence[onnx_ir.Value], masked: onnx_ir.Model
+) -> Iterator[Feeds]:
+    """Three quarters along every open axis, the first aside, where the model runs on them."""
+    for feed in feeds:
+        part = {str(value.name): _part(feed[str(value.name)], value) for value in inputs}
+        if any(part[name].shape != array.shape for name, array in feed.items()):
+            with suppress(InputError), session_of(masked) as session:
+                session.run(part, [])
+                yield part
+
+
+def _part(array: np.ndarray, value: onnx_ir.Value) -> np.ndarray:
+    shape = value.shape if value.shape is not None else array.shape
+    stops = [
+        size if axis == 0 or isinstance(dim, int) else max(size - size // 4, 1)
+        for axis, (size, dim) in enumerate(zip(array.shape, shape, strict=True))
+    ]
+    part: np.ndarray = array[tuple(map(slice, stops))]
+    return part
 
 
 def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeepSet) -> list[str]:
-    """The last values that have the same axes in both models; outputs may be saturated."""
+    """The last values that have the same axes in both models and are computed from what has not.
+
+    Outputs may be saturated.
+    """
     changed = {g.space for g in analysis.groups if g.name in keep and not all(keep[g.name])}
     closed = [b for b in analysis.branches if b.name in keep and not keep[b.name][0]]
     gone = {name for b in closed for name in (*b.nodes, *(addition for addition, _ in b.places))}
     outputs = {value.name for value in program.model.graph.outputs}
     users = analysis.graph.users()
-    names = [
-        value.name
-        for node in analysis.graph.nodes
-        if node.name in program.nodes and node.name not in gone
-        for value in node.outputs
-        if value.name in users and value.name not in outputs
-        if not any(s in changed for axis in analysis.types.axes[value.name] for s in spaces(axis))
-    ]
+
+    def is_cut(value: Value) -> bool:
+        axes = analysis.types.axes.get(value.name) or ()
+        return any(space in changed for axis in axes for space in spaces(axis))
+
+    behind: set[str] = set()
+    names: list[str] = []
+    for node in analysis.graph.nodes:
+        read = [value for value in node.inputs if value is not None]
+        if node.name in gone or any(v.name in behind or is_cut(v) for v in read):
+            behind.update(value.name for value in node.outputs)
+            names += [
+                value.name
+                for value in node.outputs
+                if node.name in program.nodes and node.name not in gone
+                if value.name in users and value.name not in outputs and not is_cut(value)
+            ]
     return names[-_COMPARED_VALUES:]
 
 

@@ -15,13 +15,16 @@ import numpy as np
 import onnx
 import onnx_ir
 
+from fxprune.arguments import seed as check_seed
+from fxprune.arguments import shapes as check_shapes
 from fxprune.errors import CheckpointError, InputError, VerificationError
-from fxprune.files import draft_of
+from fxprune.files import ONNX, check_apart, check_output, draft_of
 from fxprune.onnx.backend.saving import write_onnx
 from fxprune.onnx.frontend.data import Data, batches
 from fxprune.onnx.frontend.loading import Source, load_onnx
-from fxprune.onnx.frontend.observe import example_shapes
 from fxprune.onnx.frontend.session import Feeds, random_feeds, session_of
+from fxprune.onnx.frontend.sizes import open_axes, shapes_at, stand_ins
+from fxprune.onnx.frontend.tensors import data_files
 from fxprune.progress import stage, steps
 
 _FIRST_OPSET_PER_CHANNEL = 13
@@ -74,6 +77,7 @@ def quantize(
     calibration: Data | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
+    overwrite: bool = False,
 ) -> Quantization:
     """Write a quantised copy of a float32 ONNX model; the file appears only if it runs.
 
@@ -90,20 +94,30 @@ def quantize(
             quantised copy are compared on them; without, on random inputs.
         shapes: Shapes of random inputs by name, where what the file leaves open matters.
         seed: Seeds the random inputs.
+        overwrite: Whether a file that is there already may be replaced; never the source.
 
     Raises:
         InputError: the model is quantised already, or the data does not fit it.
         CheckpointError: the file is damaged.
         VerificationError: the quantised model does not run, or computes something else.
     """
+    shapes = check_shapes(shapes)
+    check_seed(seed)
+    output = check_output(
+        "output", output, overwrite=overwrite, sources=[source, calibration], suffixes=ONNX
+    )
     model = load_onnx(source)
+    check_apart(output, data_files(model))
     _check_can_quantise(model)
     feeds = (
-        batches(calibration, model.graph.inputs)
+        batches(calibration, model.graph.inputs, name="calibration")
         if calibration is not None
         else _random_batch(model, shapes or {}, seed)
     )
-    with tempfile.TemporaryDirectory(prefix="fxprune-") as folder, draft_of(output) as draft:
+    with (
+        tempfile.TemporaryDirectory(prefix="fxprune-") as folder,
+        draft_of(output, overwrite=overwrite) as draft,
+    ):
         before, after = Path(folder) / "float" / "model.onnx", Path(folder) / "quantised.onnx"
         before.parent.mkdir()
         expected = _outputs(model, feeds)
@@ -117,7 +131,7 @@ def quantize(
         write_onnx(_small(load_onnx(after), load_onnx(before)), draft)
         agreement, error, samples = _compare(expected, load_onnx(draft), feeds)
         return Quantization(
-            path=Path(output),
+            path=output,
             scheme="dynamic" if calibration is None else "static",
             bytes_before=_size_of(before.parent),
             bytes_after=_size_of(draft.parent),
@@ -284,5 +298,7 @@ def _silence() -> Iterator[None]:
 def _random_batch(
     model: onnx_ir.Model, shapes: Mapping[str, Sequence[int]], seed: int
 ) -> list[Feeds]:
-    sizes = example_shapes(model, shapes, _RANDOM_SAMPLES)
-    return [random_feeds(model, sizes, seed)]
+    """Many samples, at the usual sizes of what else the file leaves open."""
+    *_, usual = stand_ins(model)
+    sizes = {n: _RANDOM_SAMPLES if k == "batch" else usual[n] for n, k in open_axes(model).items()}
+    return [random_feeds(model, shapes_at(model, sizes, shapes), seed)]

@@ -15,7 +15,8 @@ import onnx
 import onnx_ir
 
 from fxprune.errors import InputError
-from fxprune.onnx.frontend.program import OnnxProgram, captured_values, name_of
+from fxprune.onnx.frontend.names import name_of
+from fxprune.onnx.frontend.program import OnnxProgram, captured_values
 from fxprune.onnx.frontend.session import Feeds
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Kept, kept_flags

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fxprune.arguments import listed, shown
 from fxprune.errors import InputError
 from fxprune.passes.layers import Layer
 
@@ -113,7 +114,8 @@ def scatter(points: Points) -> Scatter | None:
     Raises:
         InputError: something is no pair of finite numbers, with or without a label.
     """
-    read = sorted(map(_read, points))
+    wanted = "a list of (target, accuracy) or (target, accuracy, label)"
+    read = sorted(map(_read, listed("points", points, wanted)))
     if not read:
         return None
     marked = tuple(
@@ -129,11 +131,15 @@ def _read(point: Sequence[Any]) -> tuple[float, float, str]:
     try:
         target, accuracy, *rest = point
         numbers = float(target), float(accuracy)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"a point is (target, accuracy) or with a label, got {point!r}") from error
-    if not all(map(math.isfinite, numbers)) or len(rest) > 1:
-        raise InputError(f"a point is (target, accuracy) or with a label, got {point!r}")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise _no_point(point) from error
+    if isinstance(point, str) or not all(map(math.isfinite, numbers)) or len(rest) > 1:
+        raise _no_point(point)
     return *numbers, str(rest[0]) if rest else ""
+
+
+def _no_point(point: Any) -> InputError:
+    return InputError(f"points: a point is (target, accuracy) or with a label, got {shown(point)}")
 
 
 def _is_best(target: float, accuracy: float, points: list[tuple[float, float, str]]) -> bool:

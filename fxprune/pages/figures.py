@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fxprune.arguments import flag
 from fxprune.errors import MissingExtraError
-from fxprune.files import draft_of
+from fxprune.files import check_folder, check_output, draft_of, made_folder
 from fxprune.pages.charts import Points, Profile, Scatter, costs, scatter, widths
 from fxprune.pages.writing import described
 
@@ -19,13 +20,16 @@ _MOST_NAMES = 60
 """How many layers are named on an axis; more would not be legible."""
 
 
-def write_figures(subject: Any, folder: str | Path, *, points: Points = ()) -> tuple[Path, ...]:
+def write_figures(
+    subject: Any, folder: str | Path, *, points: Points = (), overwrite: bool = False
+) -> tuple[Path, ...]:
     """Write the figures of `write_report` as PNG: widths, cost, and accuracy over target.
 
     Args:
         subject: what `report` describes, or the `Report` itself.
         folder: where to write; it is made if it does not exist.
         points: as for `write_report`; without any there is no accuracy.png.
+        overwrite: whether figures that are there already may be replaced.
 
     Returns:
         The files.
@@ -40,23 +44,36 @@ def write_figures(subject: Any, folder: str | Path, *, points: Points = ()) -> t
         raise MissingExtraError(
             'figures need matplotlib: pip install "fxprune[figures]"'
         ) from error
-    found = described(subject, latency=False)
     front = scatter(points)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = check_figures(folder, front is not None, overwrite=overwrite)
+    found = described(subject, latency=False)
+    made_folder(folder)
     figures = {
-        "widths.png": _profile(Figure(figsize=(10, 4)), widths(found.layers)),
-        "cost.png": _profile(Figure(figsize=(10, 4)), costs(found.layers)),
+        _NAMES[0]: _profile(Figure(figsize=(10, 4)), widths(found.layers)),
+        _NAMES[1]: _profile(Figure(figsize=(10, 4)), costs(found.layers)),
     }
     if front is not None:
-        figures["accuracy.png"] = _scatter(Figure(figsize=(6, 4)), front)
-    return tuple(_save(figure, folder / name) for name, figure in figures.items())
+        figures[_NAMES[2]] = _scatter(Figure(figsize=(6, 4)), front)
+    for name, figure in figures.items():
+        with draft_of(folder / name, overwrite=overwrite) as draft:
+            figure.savefig(draft, dpi=150, bbox_inches="tight")
+    return tuple(folder / name for name in figures)
 
 
-def _save(figure: Figure, path: Path) -> Path:
-    with draft_of(path) as draft:
-        figure.savefig(draft, dpi=150, bbox_inches="tight")
-    return path
+def check_figures(folder: str | Path, with_points: bool, *, overwrite: bool = False) -> Path:
+    """The folder, if no figure is in the way there.
+
+    Raises:
+        InputError: it is a file, or one of the figures is there already.
+    """
+    folder = check_folder("folder", folder)
+    flag("overwrite", overwrite)
+    for name in _NAMES[: 3 if with_points else 2] if folder.is_dir() else ():
+        check_output("folder", folder / name, overwrite=overwrite)
+    return folder
+
+
+_NAMES = ("widths.png", "cost.png", "accuracy.png")
 
 
 def _profile(figure: Figure, profile: Profile) -> Figure:

@@ -11,7 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from fxprune.agreement import Verdict
-from fxprune.files import draft_of
+from fxprune.arguments import flag, refusal
+from fxprune.files import HTML, check_output, draft_of
 from fxprune.pages.charts import Points, costs, scatter, ticks, widths
 from fxprune.pages.environment import environment
 from fxprune.reporting import report
@@ -25,6 +26,7 @@ def write_report(
     points: Points = (),
     verdict: Verdict | None = None,
     latency: bool = True,
+    overwrite: bool = False,
 ) -> Path:
     """Write a report as a single HTML file, light or dark as the reader's system is.
 
@@ -41,10 +43,16 @@ def write_report(
         points: what was reached, as (target, accuracy) or (target, accuracy, label).
         verdict: what `verify` returned.
         latency: whether to measure, which takes about two seconds.
+        overwrite: whether a file that is there already may be replaced.
 
     Raises:
-        InputError: the subject or a point is none, or the folder is missing.
+        InputError: the subject or a point is none, the folder is missing, or the file is there.
     """
+    read_from = None if isinstance(subject, Report) else getattr(subject, "source", None)
+    path = check_output("path", path, overwrite=overwrite, sources=[read_from], suffixes=HTML)
+    front = scatter(points)
+    if verdict is not None and not isinstance(verdict, Verdict):
+        raise refusal("verdict", verdict, "what verify returned")
     found = described(subject, latency)
     text = (
         _templates()
@@ -55,7 +63,7 @@ def write_report(
             removed_layers=sum(layer.removed and layer.macs_before > 0 for layer in found.layers),
             widths=widths(found.layers),
             macs=costs(found.layers),
-            scatter=scatter(points),
+            scatter=front,
             verdict=verdict,
             blocks=[row for row in found.rows if row.kind == "branch" and not row.kept],
             free=[row for row in found.rows if not row.pin],
@@ -63,13 +71,14 @@ def write_report(
             environment={**environment(), "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"},
         )
     )
-    with draft_of(path) as draft:
+    with draft_of(path, overwrite=overwrite) as draft:
         draft.write_text(text, encoding="utf-8")
-    return Path(path)
+    return path
 
 
 def described(subject: Any, latency: bool) -> Report:
     """The report of whatever has one."""
+    flag("latency", latency)
     return subject if isinstance(subject, Report) else report(subject, latency=latency)
 
 

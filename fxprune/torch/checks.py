@@ -7,13 +7,12 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.torch.gates.module import Gates
-from fxprune.torch.wrapping import check_whole, unwrapped
+from fxprune.torch.wrapping import check_module, check_whole, unwrapped
 
 
 def check_model(model: nn.Module) -> None:
     """Raise InputError unless `model` is a plain module with values."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module("model", model)
     if any(isinstance(module, Gates) for module in model.modules()):
         raise InputError("the model is gated already: pass the original or a folded one")
     if unwrapped(model) is not model:

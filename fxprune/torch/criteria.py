@@ -3,21 +3,25 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxprune.arguments import batches, choice, refusal
 from fxprune.errors import InputError
-from fxprune.ir import Value
-from fxprune.passes.axes import Axis, spaces
+from fxprune.passes.analyse import Analysis
 from fxprune.progress import steps
-from fxprune.torch.backend.masked_forms import apply_mask
+from fxprune.ranking import NORMS, Part, Sums, ranks
+from fxprune.torch.batches import running_on
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.record import Record, gated_record, traced_part
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """From a model and a batch to a scalar."""
+
+_METHODS = ("taylor", *NORMS, "random")
 
 
 def importance(
@@ -28,7 +32,8 @@ def importance(
 ) -> dict[str, Tensor]:
     """How much every position matters, by group and branch; for `reach_target`.
 
-    - "magnitude": the L1 norm of the filter that makes a channel (Li et al. 2017, section 3.1)
+    - "magnitude": the L1 norm of the filters that make a channel (Li et al. 2017, section 3.1),
+      along whichever axis of a weight they lie
     - "group_norm": the L2 norm of all weights that make or read it (Fang et al. 2023, equation 5)
     - "bn_scale": the factor that normalisation layers give it (Liu et al. 2017)
     - "taylor": the root of the mean over batches of the squared gradient of its gate, that is of
@@ -51,7 +56,7 @@ def importance(
     Raises:
         InputError: the method is unknown, or "taylor" has no data.
     """
-    check_method(method, data)
+    check_method(method, data, loss)
     gates, record = gated_record(gated)
     if method == "taylor":
         assert data is not None
@@ -62,124 +67,52 @@ def importance(
     return dict(zip(gates.layout.names, parts, strict=True))
 
 
-def check_method(method: str, data: Any) -> None:
-    if method not in ("taylor", *_MEASURES):
-        known = ", ".join(("taylor", *_MEASURES))
-        raise InputError(f"unknown method {method!r}; known without training are {known}")
+def check_method(method: Any, data: Any, loss: Any) -> None:
+    """Raise InputError unless positions can be ranked so, as far as that can be told so early."""
+    choice("method", method, _METHODS, "known without training are")
+    if data is not None:
+        batches("data", data)
+    if loss is not None and not callable(loss):
+        raise refusal("loss", loss, "a function of a model and a batch that returns a scalar")
     if method == "taylor" and data is None:
         raise InputError('method="taylor" needs data: batches of (inputs, labels), or a loader')
 
 
 def _of_weights(model: nn.Module, gates: Gates, record: Record, method: str) -> Tensor:
-    """Sums over parameters, as the gradient of their masked sum by the masks."""
-    layout = gates.layout
-    masks = torch.ones(layout.total, dtype=torch.double, requires_grad=True)
-    parts = torch.split(masks, list(layout.sizes))
-    sums = _MEASURES[method](model, gates, record, parts)
-    if not sums:
-        raise InputError(f'method="{method}" finds nothing to rank by in this model')
-    (totals,) = torch.autograd.grad(torch.stack(sums).sum(), masks, allow_unused=True)
-    groups = list(torch.split(totals, list(layout.sizes)))[: layout.groups]
-    ranks = torch.cat([group / group.max().clamp(min=1e-300) for group in groups])
-    branches = torch.full((layout.total - len(ranks),), 1.0 + float(ranks.max()))
-    return torch.cat([ranks, branches.double()])
+    """What the weights say, or chance."""
+
+    def weight_of(name: str) -> Callable[[Part], np.ndarray]:
+        parameter = model.get_parameter(name).detach()
+        return lambda part: parameter[part].cpu().double().numpy()
+
+    if method == "random":
+        sums = _chance(record.analysis, gates)
+    else:
+        sums = NORMS[method](record.analysis, weight_of)
+    return torch.from_numpy(ranks(record.analysis, gates.layout, sums, method))
 
 
-def _filters(
-    model: nn.Module, gates: Gates, record: Record, parts: tuple[Tensor, ...]
-) -> list[Tensor]:
-    """The absolute weights of producers."""
-    return [
-        _masked(_tensor(model, value).abs(), axes[:1], gates, parts).sum()
-        for value, axes in _typed_parameters(record)
-        if len(axes) > 1
-    ]
-
-
-def _all_weights(
-    model: nn.Module, gates: Gates, record: Record, parts: tuple[Tensor, ...]
-) -> list[Tensor]:
-    """The squared weights of everyone."""
-    return [
-        _masked(_tensor(model, value).square(), axes, gates, parts).sum()
-        for value, axes in _typed_parameters(record)
-    ]
-
-
-def _factors(
-    model: nn.Module, gates: Gates, record: Record, parts: tuple[Tensor, ...]
-) -> list[Tensor]:
-    """The absolute factors of normalisation layers."""
-    scales = {
-        node.inputs[place].name  # type: ignore[union-attr]
-        for node in record.program.ir.nodes
-        if (place := _FACTOR_OPERANDS.get(node.op)) is not None
-        and len(node.inputs) > place
-        and node.inputs[place] is not None
-    }
-    return [
-        _masked(_tensor(model, value).abs(), axes, gates, parts).sum()
-        for value, axes in _typed_parameters(record)
-        if value.name in scales
-    ]
-
-
-def _chance(
-    model: nn.Module, gates: Gates, record: Record, parts: tuple[Tensor, ...]
-) -> list[Tensor]:
-    return [(part * torch.rand(part.shape, dtype=part.dtype)).sum() for part in parts]
-
-
-_FACTOR_OPERANDS = {
-    "batch_norm": 3,
-    "standardise": 3,
-    "instance_norm": 3,
-    "layer_norm": 1,
-    "rms_norm": 1,
-    "group_norm": 1,
-}
-"""Which operand of a normalisation is its factor."""
-
-_MEASURES: Mapping[str, Callable[..., list[Tensor]]] = {
-    "magnitude": _filters,
-    "group_norm": _all_weights,
-    "bn_scale": _factors,
-    "random": _chance,
-}
-
-
-def _typed_parameters(record: Record) -> list[tuple[Value, tuple[Axis, ...]]]:
-    """The trained parameters whose axes are known."""
-    types = record.analysis.types
-    values = [v for v in record.program.ir.parameters if v.trained and v.name in types.axes]
-    return [(value, types.axes[value.name]) for value in values]
-
-
-def _tensor(model: nn.Module, value: Value) -> Tensor:
-    return model.get_parameter(value.name).detach().double().cpu()
-
-
-def _masked(x: Tensor, axes: tuple[Axis, ...], gates: Gates, parts: tuple[Tensor, ...]) -> Tensor:
-    """`x` times the masks of its first axes."""
-    for dim, axis in enumerate(axes):
-        if any(gates.holds(space) for space in spaces(axis)):
-            x = apply_mask(x, gates.mask(axis, parts), dim)
-    return x
+def _chance(analysis: Analysis, gates: Gates) -> Sums:
+    numbers = [torch.rand(size, dtype=torch.double).numpy() for size in gates.layout.sizes]
+    spaces = [group.space for group in analysis.free_groups]
+    return dict(zip(spaces, numbers, strict=False))
 
 
 def _taylor(gated: nn.Module, gates: Gates, data: Iterable[Any], loss: Loss) -> Tensor:
     """Gate gradients in evaluation mode, ranked as `static` ranks them."""
     trained = [p for p in gated.parameters() if p.requires_grad and p is not gates.method.scores]
     total, count = torch.zeros(gates.layout.total), 0
+    also = "" if loss is _usual_loss else ", or loss fails on it"
     try:
         for parameter in trained:
             parameter.requires_grad_(False)
         with in_evaluation(gated), torch.enable_grad():
             for batch in steps(data, "looking at data"):
                 values = torch.ones_like(gates.method.scores, requires_grad=True)
-                with gates.showing(values):
+                with gates.showing(values), running_on(f"batch {count} of data{also}"):
                     (gradient,) = torch.autograd.grad(loss(gated, batch), values)
-                total += gradient.detach().cpu().square()
+                gradient = gradient.detach().cpu()
+                total += torch.where(gradient.isfinite(), gradient, 0.0).square()
                 count += 1
     finally:
         for parameter in trained:
@@ -198,7 +131,7 @@ def _usual_loss(model: nn.Module, batch: Any) -> Tensor:
         return own
     if not isinstance(batch, list | tuple) or len(batch) < 2:
         raise InputError(
-            f"expected batches of (inputs, labels) or mappings, got {type(batch).__name__}: "
+            f"data: expected batches of (inputs, labels) or mappings, got {type(batch).__name__}: "
             "give loss="
         )
     *inputs, labels = batch

@@ -1,6 +1,6 @@
 """What the unpruned model knows, as a loss for the pruned one."""
 
-import difflib
+import math
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from fxprune.arguments import names, near, number, refusal, shown
 from fxprune.errors import InputError
+from fxprune.torch.wrapping import check_module
 
 
 def distillation_loss(
@@ -41,21 +43,27 @@ def distillation_loss(
     Raises:
         InputError: shapes differ, or a setting is out of range.
     """
+    for name, value in (("logits", logits), ("teacher_logits", teacher_logits)):
+        if not isinstance(value, Tensor) or value.dim() < 2 or not value.is_floating_point():
+            raise refusal(name, value, "real numbers of shape (..., classes)")
     if logits.shape != teacher_logits.shape:
         raise InputError(
-            f"the model gives logits of shape {tuple(logits.shape)}, its teacher "
+            f"logits have shape {tuple(logits.shape)}, teacher_logits "
             f"{tuple(teacher_logits.shape)}: they must be the same"
         )
-    if not temperature > 0 or not 0 <= share <= 1:
-        raise InputError(
-            f"temperature must be above zero and share in [0, 1], got {temperature} and {share}"
-        )
+    number("temperature", temperature, lambda t: 0 < t < math.inf, "a number above 0")
+    number("share", share, lambda x: 0 <= x <= 1, "a number in [0, 1]")
     student = F.log_softmax(logits.flatten(0, -2).float() / temperature, dim=-1)
     teacher = F.log_softmax(teacher_logits.detach().flatten(0, -2).float() / temperature, dim=-1)
     soft = F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
     if labels is None:
         return soft
-    hard = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
+    if not isinstance(labels, Tensor) or labels.shape != logits.shape[:-1]:
+        raise refusal("labels", labels, f"class indices of shape {tuple(logits.shape[:-1])}")
+    try:
+        hard = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten())
+    except (IndexError, RuntimeError, ValueError) as error:
+        raise InputError(f"labels must be class indices, at most {logits.shape[-1] - 1}") from error
     return share * soft + (1 - share) * hard
 
 
@@ -86,14 +94,17 @@ class FeatureDistillation:
         Raises:
             InputError: no layers, or one that a model does not have.
         """
-        self._layers = tuple(dict.fromkeys(layers))
+        check_module("model", model)
+        check_module("teacher", teacher)
+        self._layers = tuple(dict.fromkeys(names("layers", layers, "names of layers")))
         if not self._layers:
             raise InputError("layers is empty: name the layers whose outputs are compared")
         self._own: dict[str, Tensor] = {}
         self._wanted: dict[str, Tensor] = {}
+        pairs = [(_layer(model, name), _layer(teacher, name), name) for name in self._layers]
         self._handles = [
-            *(_watch(_layer(model, name), name, self._own) for name in self._layers),
-            *(_watch(_layer(teacher, name), name, self._wanted) for name in self._layers),
+            *(_watch(layer, name, self._own) for layer, _, name in pairs),
+            *(_watch(layer, name, self._wanted) for _, layer, name in pairs),
         ]
 
     def loss(self) -> Tensor:
@@ -127,10 +138,8 @@ class FeatureDistillation:
 
 def _layer(model: nn.Module, name: str) -> nn.Module:
     layers: dict[str, nn.Module] = dict(model.named_modules())
-    if name not in layers:
-        near = difflib.get_close_matches(name, layers, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"no layer is called {name!r}{hint}")
+    if not isinstance(name, str) or name not in layers:
+        raise InputError(f"layers: no layer is called {shown(name)}{near(name, layers)}")
     return layers[name]
 
 

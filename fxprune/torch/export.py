@@ -7,23 +7,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 
+from fxprune.arguments import whole
 from fxprune.errors import FxpruneError, InputError
-from fxprune.files import check_place, draft_of
+from fxprune.files import ONNX, check_output, draft_of
 from fxprune.onnx.backend.saving import write_onnx
 from fxprune.reports import metadata
+from fxprune.torch.batches import running_on
 from fxprune.torch.exported import compare_onnx
-from fxprune.torch.frontend.examples import check_examples, random_inputs
+from fxprune.torch.frontend.examples import check_examples, inputs_to_compare, random_inputs
 from fxprune.torch.frontend.modes import in_evaluation
-from fxprune.torch.gates.module import PREFIX
+from fxprune.torch.gates.module import Gates
 from fxprune.torch.measuring import costs_of
 from fxprune.torch.record import record_of
+from fxprune.torch.wrapping import check_module
 
 
 def export_onnx(
-    model: nn.Module, path: str | Path, example_inputs: Any = None, *, opset: int = 18
+    model: nn.Module,
+    path: str | Path,
+    example_inputs: Any = None,
+    *,
+    opset: int = 18,
+    overwrite: bool = False,
 ) -> Path:
     """Write a model as ONNX; the file appears only once ONNX Runtime agrees with the model.
 
@@ -35,29 +44,40 @@ def export_onnx(
         path: the file to write; its folder must exist.
         example_inputs: as in `prepare`; a folded module knows its own.
         opset: the ONNX operator set version.
+        overwrite: whether a file that is there already may be replaced.
 
     Raises:
-        InputError: the model is still gated, or the folder is missing.
+        InputError: the model is still gated, the folder is missing, or the file is there already.
         VerificationError: ONNX Runtime computes something else.
         FxpruneError: torch's exporter cannot express the model.
     """
-    path = Path(path)
-    if PREFIX in dict(model.named_children()):
+    check_module("model", model)
+    if any(isinstance(part, Gates) for part in model.modules()):
         raise InputError("the model is gated: export fxprune.fold(gated)")
-    check_place(path)
+    path = check_output("path", path, overwrite=overwrite, suffixes=ONNX)
+    newest = onnx.defs.onnx_opset_version()
+    whole("opset", opset, f"a version of ONNX's operators from 1 to {newest}", most=newest)
     record = record_of(model)
     examples = record.examples if record and example_inputs is None else None
     examples = examples or check_examples(model, example_inputs)
     trained = [p for p in model.parameters() if p.requires_grad]
     model.requires_grad_(False)  # with gradients torch's exporter trips over attention
     try:
-        with in_evaluation(model), draft_of(path) as draft:
+        with in_evaluation(model), draft_of(path, overwrite=overwrite) as draft:
             _write(model, random_inputs(examples, (2,), seed=0)[0], draft, opset)
-            compare_onnx(model, draft, random_inputs(examples, (1, 3), seed=1))
+            _compare(model, draft, examples)
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
     return path
+
+
+def _compare(model: nn.Module, path: Path, examples: tuple[Any, ...]) -> None:
+    """On random inputs, and on the examples where they hold data."""
+    batches = inputs_to_compare(examples, (1, 3), seed=1)
+    if not any(isinstance(each, Tensor) and each.is_meta for each in examples):
+        batches.append(examples)
+    compare_onnx(model, path, batches)
 
 
 def _write(model: nn.Module, inputs: tuple[Any, ...], path: Path, opset: int) -> None:
@@ -66,6 +86,8 @@ def _write(model: nn.Module, inputs: tuple[Any, ...], path: Path, opset: int) ->
             warnings.simplefilter("ignore")
             program = _quietly(model, inputs, opset)
     except Exception as error:
+        with running_on("example_inputs"), torch.no_grad():  # or is it they?
+            model(*inputs)
         reason = _first_cause(error)
         raise FxpruneError(f"torch.onnx.export cannot express this model: {reason}") from error
     program.model.metadata_props.clear()
@@ -86,9 +108,15 @@ def _quietly(model: nn.Module, inputs: tuple[Any, ...], opset: int) -> Any:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        program = torch.onnx.export(
-            model, inputs, dynamo=True, verbose=False, opset_version=opset, dynamic_shapes=dynamic
-        )
+        with torch.random.fork_rng(devices=[]):  # the exporter draws where it fails
+            program = torch.onnx.export(
+                model,
+                inputs,
+                dynamo=True,
+                verbose=False,
+                opset_version=opset,
+                dynamic_shapes=dynamic,
+            )
     finally:
         logger.setLevel(level)
     assert program is not None

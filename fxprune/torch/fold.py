@@ -8,16 +8,19 @@ from typing import Any, overload
 from torch import nn
 from torch.optim import Optimizer
 
-from fxprune.errors import KeepSetError
+from fxprune.arguments import flag
+from fxprune.errors import InputError, KeepSetError
 from fxprune.passes.analyse import analyse
 from fxprune.passes.fold import FoldPlan, plan_fold
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.fold import fold_model
 from fxprune.torch.backend.module import TracedModule, own_state
-from fxprune.torch.backend.optimizer import fold_optimizer
+from fxprune.torch.backend.optimizer import check_optimizer, fold_optimizer
 from fxprune.torch.checks import check_finite
+from fxprune.torch.criteria import importance
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.gates.module import PREFIX, Gates
+from fxprune.torch.keep_sets import reach_target
 from fxprune.torch.record import Record, Step, attach, gated_record, record_of, traced_part
 from fxprune.torch.wrapping import GATHER, check_whole, unwrapped
 
@@ -25,33 +28,50 @@ _log = logging.getLogger("fxprune")
 
 
 @overload
-def fold(gated: nn.Module) -> Any: ...
+def fold(gated: nn.Module, *, settle: bool = True) -> Any: ...
 @overload
-def fold(gated: nn.Module, *, optimizer: Optimizer) -> tuple[Any, Optimizer]: ...
+def fold(
+    gated: nn.Module, *, optimizer: Optimizer, settle: bool = True
+) -> tuple[Any, Optimizer]: ...
 
 
-def fold(gated: nn.Module, *, optimizer: Optimizer | None = None) -> Any | tuple[Any, Optimizer]:
+def fold(
+    gated: nn.Module, *, optimizer: Optimizer | None = None, settle: bool = True
+) -> Any | tuple[Any, Optimizer]:
     """A physically smaller module that computes what `gated.eval()` computes.
 
     The result is an ordinary module without any gate: it can be trained further, exported, copied,
-    compiled and prepared again. `gated` stays as it is.
+    compiled and prepared again.
+
+    Where the training was shorter than the schedule, so that more is open than the target allows,
+    the rest is closed first, by what the gates have learned (by `importance` if that is nothing),
+    and a warning says so. That closes it in `gated` too, as `reach_target` does: the two compute
+    the same, and the gates stop learning. Otherwise `gated` stays as it is.
 
     Args:
         gated: what `prepare` returned, trained; what torch wrapped around it (torch.compile,
             DistributedDataParallel, AveragedModel) is left out.
         optimizer: SGD, Adam or AdamW over the parameters of `gated`; with it, the pair of the
             folded module and an optimizer of the same kind, settings and (sliced) state.
+        settle: whether to close what the target does not allow; False folds what is open now, and
+            the gates learn on.
 
     Raises:
         InputError: `gated` is not gated or it is sharded, or the optimizer is of another kind.
     """
+    flag("settle", settle)
     gates, record = gated_record(gated)
-    keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
+    flag("settle", settle)
     gated = unwrapped(gated)
+    if optimizer is not None:
+        check_optimizer(optimizer, gated)
     path, part = traced_part(gated)
     check_whole(part, GATHER)
     check_finite(part)
-    _warn_if_unfinished(gates)
+    if not gates.method.done:
+        _finish_schedule(gated, gates, settle)
+    keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
+    record = replace(record, reached=gates.reached())
     folded: nn.Module = _fold(part, record, keep)
     if path:
         folded = with_part(gated, path, folded)
@@ -158,20 +178,61 @@ def with_part(model: nn.Module, path: str, part: nn.Module) -> nn.Module:
     return copy
 
 
-def _warn_if_unfinished(gates: Gates) -> None:
-    method = gates.method
-    done = int(method.steps_done)
-    if done >= method.steps:
-        return
-    if done == 0:
-        _log.warning(
-            "the gates have not seen one optimizer step, so everything is open: build the "
-            "optimizer from the parameters of the gated module"
-        )
-        return
-    _log.warning(
-        "folding after %d of %d steps, before the target is reached: train on, prepare with "
-        "fewer steps, or call fxprune.reach_target(gated)",
-        done,
+def _finish_schedule(gated: nn.Module, gates: Gates, settle: bool) -> None:
+    """Close what the target does not allow, if that is wanted, and say what would be better."""
+    method, is_met = gates.method, gates.at_target
+    if is_met and bool(method.is_open.all()):
+        return  # nothing was asked for
+    learned = method.has_learned
+    _log.log(
+        logging.INFO if gates.waiting.told and not learned else logging.WARNING,
+        "folding after %d of %d steps of the schedule: %s%s",
+        int(method.steps_done),
         method.steps,
+        "its target is met" if is_met else _rest(settle, learned),
+        _advice(gates) if learned else _reason(gates),
     )
+    if is_met or not settle:
+        return
+    if learned:
+        method.settle()
+    else:
+        reach_target(gated, _norms(gated, gates))
+
+
+def _norms(gated: nn.Module, gates: Gates) -> Mapping[str, Any] | None:
+    """Norms of weights; None, so that all positions are alike, where there are none.
+
+    Branches alone have no norms, nor has a model of whose channels no weight is known.
+    """
+    if not gates.layout.groups:
+        return None
+    try:
+        return importance(gated)
+    except InputError:
+        return None
+
+
+def _rest(settle: bool, learned: bool) -> str:
+    """What becomes of what the target does not allow."""
+    if not settle:
+        return "more is open than its target allows"
+    return (
+        f"the rest is closed now, by {'what gates have learned' if learned else 'norms of weights'}"
+    )
+
+
+def _advice(gates: Gates) -> str:
+    """How many steps would have been right, and what was wrong with those that did not count."""
+    said, done, waited = "", int(gates.method.steps_done), gates.waiting
+    if done:
+        steps = gates.method.span(done)
+        said = f"; prepare(..., steps={steps}) would leave time to train with what is kept"
+    if waited.steps:
+        said += f"; {waited.steps} steps more taught nothing, because {waited.cause}"
+    return said
+
+
+def _reason(gates: Gates) -> str:
+    """Why nothing was learned."""
+    return f", because gates have learned nothing: {gates.waiting.why(gates.method)}"

@@ -1,6 +1,7 @@
 """What did a training cost? Samples, multiply-accumulates, time; energy as an estimate."""
 
 import copy
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fxprune.arguments import refusal
 from fxprune.errors import InputError
 from fxprune.torch.measuring import costs_of
 from fxprune.torch.record import Record, is_gated, record_of
+from fxprune.torch.wrapping import check_module
 
 
 @dataclass(slots=True)
@@ -76,6 +79,9 @@ def training_cost(model: nn.Module, *, country: str = "") -> Iterator[TrainingCo
     Raises:
         InputError: `country` is given, but codecarbon is not installed.
     """
+    check_module("model", model)
+    if not isinstance(country, str) or not re.fullmatch("([A-Z]{3})?", country):
+        raise refusal("country", country, 'three capital letters of ISO 3166, such as "DEU"')
     cost = TrainingCost()
     per_sample: dict[Any, int] = {}
     records: list[Record] = []  # alive, so that their ids stay theirs

@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxprune.errors import InputError, KeepSetError
+from fxprune.arguments import near, refusal, shown
+from fxprune.errors import InputError
 from fxprune.filling import Layout
+from fxprune.keep_sets import flags_of
 from fxprune.passes.fold import check_keep_set
 from fxprune.torch.gates.module import PREFIX
 from fxprune.torch.record import gated_record, gates_of, record_of, traced_part
+from fxprune.torch.wrapping import check_module
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +30,10 @@ class GroupInfo:
 
 def groups(gated: nn.Module) -> list[GroupInfo]:
     """Every group and branch of a gated or folded module, the pinned ones with the reason."""
+    check_module("gated", gated)
     record = record_of(traced_part(gated)[1])
     if record is None:
-        raise InputError(f"expected a gated or folded module, got {type(gated).__name__}")
+        raise InputError(f"gated must be a gated or folded module, got {type(gated).__name__}")
     analysis = record.analysis
     channels = [GroupInfo(g.name, "channel", g.size, g.members, g.pin) for g in analysis.groups]
     return channels + [GroupInfo(b.name, "branch", 1, b.nodes) for b in analysis.branches]
@@ -52,9 +56,7 @@ def set_keep_set(gated: nn.Module, keep: Mapping[str, Any]) -> None:
         KeepSetError: an unknown or pinned name, a wrong size, a group that keeps nothing.
     """
     gates, record = gated_record(gated)
-    if not isinstance(keep, Mapping):
-        raise KeepSetError(f"a keep-set maps names to bools, got {type(keep).__name__}")
-    flags = {name: _flags(name, value) for name, value in keep.items()}
+    flags = flags_of(keep)
     check_keep_set(flags, record.analysis.groups, record.analysis.branches)
     gates.set_keep_set(flags)
 
@@ -76,15 +78,31 @@ def reach_target(gated: nn.Module, importance: Mapping[str, Any] | None = None) 
 
 def _flat(layout: Layout, values: Mapping[str, Any]) -> Tensor:
     """Values by name as one vector."""
+    if not isinstance(values, Mapping):
+        raise refusal("importance", values, "numbers by group and branch, as importance(gated)")
+    for name in values:
+        if name not in layout.names:
+            raise InputError(
+                f"importance names {shown(name)}, which is no free group and no branch"
+                f"{near(name, layout.names)}"
+            )
     parts = []
     for name, size in zip(layout.names, layout.sizes, strict=True):
         if name not in values:
             raise InputError(f"importance lacks {name!r}: give every group and branch")
-        part = torch.as_tensor(values[name]).detach().double().reshape(-1).cpu()
-        if len(part) != size or bool(part.isnan().any()):
-            raise InputError(f"importance of {name} must be {size} numbers, got {values[name]!r}")
-        parts.append(part)
+        parts.append(_numbers(name, values[name], size))
     return torch.cat(parts)
+
+
+def _numbers(name: str, value: Any, size: int) -> Tensor:
+    refused = InputError(f"importance of {name} must be {size} numbers, got {shown(value)}")
+    try:
+        given = torch.as_tensor(value).detach().reshape(-1).cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise refused from error
+    if len(given) != size or given.is_complex() or bool(given.isnan().any()):
+        raise refused
+    return given.double()
 
 
 def parameter_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:
@@ -93,16 +111,9 @@ def parameter_groups(model: nn.Module, **options: Any) -> list[dict[str, Any]]:
     >>> optimizer = torch.optim.SGD(parameter_groups(gated, weight_decay=5e-4), lr=0.1)
     ... # doctest: +SKIP
     """
+    check_module("model", model)
+    if "params" in options:
+        raise InputError("params is what parameter_groups finds: leave it out of the options")
     own = [p for name, p in model.named_parameters() if PREFIX not in name.split(".")]
     gates = [p for name, p in model.named_parameters() if PREFIX in name.split(".")]
     return [{"params": own, **options}, {"params": gates, **options, "weight_decay": 0.0}]
-
-
-def _flags(name: str, value: Any) -> list[bool]:
-    try:
-        tensor = torch.as_tensor(value).reshape(-1)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise KeepSetError(f"the keep-set of {name} must be bools, got {value!r}") from error
-    if tensor.dtype is not torch.bool and not bool(((tensor == 0) | (tensor == 1)).all()):
-        raise KeepSetError(f"the keep-set of {name} must be bools, got {tensor.dtype}")
-    return [bool(flag) for flag in tensor.tolist()]

@@ -30,15 +30,22 @@ def report_module(module: nn.Module, *, latency: bool) -> Report:
     part = traced_part(module)[1] if isinstance(module, nn.Module) else module
     record = record_of(part)
     if record is None:
-        raise InputError(f"expected a gated or folded module, got {type(part).__name__}")
+        raise InputError(
+            f"subject must be a gated or folded module, got {type(part).__name__} (what prune_onnx "
+            "returned will do as well)"
+        )
     gated = is_gated(part)
     described = describe(record.source, record.analysis, sizes_of(part, record))
+    gates = gates_of(part) if gated else None
     return replace(
         described,
         before=record.costs_before or described.before,
         latency_ms=_latencies(part, record, gated) if latency else {},
         file_bytes=_file_bytes(part, gated),
-        figures=gates_of(part).method.figures() if gated else {},
+        figures=gates.method.figures() if gates else {},
+        targets=dict(record.targets or {}),
+        reached=gates.reached() if gates else dict(record.reached or {}),
+        schedule=gates.method.progress() if gates else {},
     )
 
 

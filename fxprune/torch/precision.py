@@ -1,13 +1,19 @@
 """Modules and inputs in another precision, and how far their outputs are apart."""
 
 import copy
+import functools
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.agreement import error_of, leaves
 from fxprune.torch.backend.module import TracedModule
-from fxprune.torch.frontend.nests import tensors_in
+from fxprune.torch.frontend.nests import mapped
 
 
 def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -31,34 +37,82 @@ def _in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def relative_error(expected: Any, got: Any) -> float:
-    """The largest difference of all outputs, relative to the largest expected value of each.
+    """The largest error of all outputs, each relative to its largest expected value.
 
-    Infinite if shapes differ or a value is not a number on one side only.
+    Infinite if their form, shapes or types differ, or values that are not finite do.
     """
-    left, right = tensors_in(expected), tensors_in(got)
-    if [x.shape for x in left] != [x.shape for x in right]:
-        return float("inf")
-    return max((_error(a, b) for a, b in zip(left, right, strict=True)), default=0.0)
+    return error_of(arrays_of(expected), arrays_of(got))
 
 
-def _error(expected: Tensor, got: Tensor) -> float:
-    if not (expected.is_floating_point() or expected.is_complex()):
-        return 0.0 if torch.equal(expected, got.to(expected.dtype)) else float("inf")
-    if not expected.numel():
-        return 0.0
-    difference = (expected - got).abs().max()
-    if not bool(torch.isfinite(difference)):
-        return float("inf")
-    return float(difference / expected.abs().max().clamp(min=torch.finfo(expected.dtype).tiny))
+def arrays_of(value: Any) -> Any:
+    """A nest of tensors as one of arrays; objects of which nothing is known as their type."""
+    if isinstance(value, Tensor):
+        return _array_of(value)
+    if isinstance(value, Mapping | list | tuple):
+        return mapped(value, arrays_of)
+    return value if isinstance(value, _PLAIN) else type(value).__name__
+
+
+_PLAIN = (bool, int, float, complex, str, type(None))
+
+
+def named_outputs(value: Any) -> dict[str, Any]:
+    """What a module returned, by place: arrays, numbers and all else that is not nested."""
+    return {f"output{place}": leaf for place, leaf in leaves(arrays_of(value)) if leaf is not None}
+
+
+def _array_of(tensor: Tensor) -> np.ndarray:
+    """Numpy has no bfloat16: its numbers are those of float32 with zeros behind."""
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg()
+    array: np.ndarray = (plain.float() if plain.dtype is torch.bfloat16 else plain).numpy()
+    return array
 
 
 def outputs_of(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
-    with torch.no_grad():
-        return module(*inputs)
+    """What a module returns for copies of inputs; whatever it draws at random begins anew."""
+    with torch.no_grad(), drawing_anew(module):
+        return module(*copied(inputs))
 
 
-def in_dtype(batch: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
-    return tuple(_in_dtype(value, dtype) if isinstance(value, Tensor) else value for value in batch)
+@contextmanager
+def drawing_anew(module: nn.Module) -> Iterator[None]:
+    """Random numbers of torch, numpy and Python from one seed; their generators stay as found."""
+    devices = {p.device.index for p in module.parameters() if p.device.type == "cuda"}
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(sorted(index or 0 for index in devices)):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(of_python)
+            np.random.set_state(of_numpy)
+
+
+def draws(module: nn.Module, inputs: tuple[Any, ...]) -> bool:
+    """Whether a module draws random numbers from a generator of torch, numpy or Python."""
+    with torch.no_grad(), drawing_anew(module):
+        before = _generators()
+        module(*copied(inputs))
+        return before != _generators()
+
+
+def _generators() -> tuple[Any, ...]:
+    name, keys, *place = np.random.get_state()
+    return torch.get_rng_state().tolist(), random.getstate(), name, np.asarray(keys).tolist(), place
+
+
+def copied(value: Any) -> Any:
+    """A nest with copies of its tensors: some models write into what they are given."""
+    return value.clone() if isinstance(value, Tensor) else mapped(value, copied)
+
+
+def in_dtype(batch: Any, dtype: torch.dtype) -> Any:
+    """A nest with its fractional tensors in another precision."""
+    if isinstance(batch, Tensor):
+        return _in_dtype(batch, dtype)
+    return mapped(batch, functools.partial(in_dtype, dtype=dtype))
 
 
 def samples_in(batch: tuple[Any, ...]) -> int:

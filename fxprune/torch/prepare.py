@@ -1,16 +1,18 @@
 """The verbs: prepare a model, look at its groups and keep-set."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fxprune.arguments import flag, names, near, text, whole
 from fxprune.errors import InputError, NothingToPruneError
 from fxprune.filling import layout_of
 from fxprune.passes.analyse import Analysis, analyse
-from fxprune.targets import Target, least_positions, limits, steps_to_target
+from fxprune.passes.cost import lies_in
+from fxprune.targets import DEFAULT_STEPS, Least, Limits, Target, check_total_steps, steps_to_target
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.budget.budget import Budget
 from fxprune.torch.budget.latency import measure_latency
@@ -30,10 +32,10 @@ def prepare(
     example_inputs: Any = None,
     *,
     target: Target = 0.5,
-    steps: int | float = 1000,
+    steps: int | float | None = None,
     total_steps: int | None = None,
     round_to: int = 1,
-    least: float | Mapping[str, float] = 0.0,
+    least: Least = 0.0,
     ignore: Iterable[str | nn.Module] = (),
     leaf: Iterable[str | nn.Module] = (),
     scope: str = "",
@@ -67,8 +69,11 @@ def prepare(
             which takes seconds. The path of a module maps to a target for what is inside it:
             `{"macs": 0.5, "layer1": {"params": 0.8}}`.
         steps: optimizer steps until the target is reached, or the fraction of `total_steps` after
-            which it is; train on afterwards.
-        total_steps: optimizer steps of the whole training, for a fraction.
+            which it is; train on afterwards. If missing, a share of `total_steps` that leaves time
+            for that. If that is missing too, the callbacks of `fxprune.integrations` ask their
+            trainers for it, and it is 1000 steps where there is none. Steps that teach the gates
+            nothing do not count.
+        total_steps: optimizer steps of the whole training.
         round_to: every group keeps a multiple of this many positions (or all of them).
         least: the share of its positions that every group keeps at least, or shares by the path
             of the module that a group is made in.
@@ -98,6 +103,9 @@ def prepare(
         NothingToPruneError: every channel is pinned; the message says why.
     """
     check_model(model)
+    limits = Limits(target, round_to, least)
+    settings = settings_of(method)
+    _check_settings(scope, scatter, shrink_every)
     if scope:
         options: dict[str, Any] = {"ignore": ignore, "leaf": leaf, "scatter": scatter}
         options |= {"target": target, "steps": steps, "total_steps": total_steps}
@@ -105,9 +113,8 @@ def prepare(
         options |= {"method": method, "shrink_every": shrink_every}
         return _prepare_part(model, scope, example_inputs, **options)
     check_finite(model)
-    settings = settings_of(method)
-    _check_settings(round_to, shrink_every)
-    steps = steps_to_target(steps, total_steps)
+    check_total_steps(total_steps)
+    schedule = DEFAULT_STEPS if steps is None else steps_to_target(steps, total_steps)
     examples = check_examples(model, example_inputs)
     ignored = ignored_parameters(model, ignore)
     leaves = tuple(_paths_of(model, leaf, "leaf"))
@@ -118,14 +125,16 @@ def prepare(
     _check_prunable(model, analysis)
     modules = [path for path, _ in model.named_modules() if path]
     latency = cache(lambda: measure_latency(model, analysis, round_to))
-    costs, wanted = limits(target, analysis, modules, lambda path: latency().inside(path))
+    costs, wanted = limits.on(analysis, modules, lambda path: latency().inside(path))
     layout = layout_of(analysis)
     sizes = {group.name: group.size for group in analysis.free_groups}
-    kept = least_positions(least, sizes, modules)
+    kept = limits.least_positions(sizes, modules)
     budget = Budget(costs, layout, wanted, round_to, kept)
-    gated = with_gates(
-        copy_module(model), program, analysis, method_for(settings, analysis, budget, steps)
-    )
+    learner = method_for(settings, analysis, budget, schedule)
+    learner.adjustable = steps is None and total_steps is None
+    if steps is None and total_steps is not None:
+        learner.follow(total_steps)
+    gated = with_gates(copy_module(model), program, analysis, learner)
     previous = record_of(model)
     record = Record(
         source=previous.source if previous else type(model).__qualname__,
@@ -148,27 +157,25 @@ def prepare(
 def _prepare_part(model: nn.Module, scope: str, example_inputs: Any, **options: Any) -> nn.Module:
     """A copy of a model in which one part is gated."""
     if scope not in dict(model.named_modules()):
-        raise InputError(f"scope: the model has no module {scope!r}")
+        parts = [path for path, _ in model.named_modules() if path]
+        raise InputError(f"scope: the model has no module {scope!r}{near(scope, parts)}")
     part = model.get_submodule(scope)
     inputs = None if example_inputs is None else inputs_of_part(model, part, example_inputs)
     return with_part(model, scope, prepare(part, inputs, **options))
 
 
-def _check_settings(round_to: int, shrink_every: int) -> None:
-    if not isinstance(round_to, int) or round_to < 1:
-        raise InputError(f"round_to is {round_to!r}: give a positive integer such as 8")
-    if not isinstance(shrink_every, int) or shrink_every < 0:
-        raise InputError(
-            f"shrink_every is {shrink_every!r}: give a number of steps, or 0 for never"
-        )
+def _check_settings(scope: str, scatter: bool, shrink_every: int) -> None:
+    text("scope", scope, 'the name of a module, or "" for the whole model')
+    flag("scatter", scatter)
+    whole("shrink_every", shrink_every, "a number of steps, or 0 for never", least=0)
 
 
 def ignored_parameters(model: nn.Module, ignore: Iterable[str | nn.Module]) -> list[str]:
     """The parameters of ignored modules."""
     ignored: dict[str, None] = {}
     for path in _paths_of(model, ignore, "ignore"):
-        names = [name for name, _ in model.named_parameters()]
-        ignored.update(dict.fromkeys(n for n in names if f"{n}.".startswith(f"{path}.")))
+        own = (name for name, _ in model.named_parameters() if lies_in(name, path))
+        ignored.update(dict.fromkeys(own))
     return list(ignored)
 
 
@@ -177,13 +184,18 @@ def _paths_of(model: nn.Module, items: Iterable[str | nn.Module], argument: str)
     modules = dict(model.named_modules())
     paths = {id(module): path for path, module in modules.items()}
     known = {*modules, *(name for name, _ in model.named_parameters())}
-    for item in [items] if isinstance(items, str | nn.Module) else items:
+    wanted = "names of modules, or modules"
+    given = [items] if isinstance(items, nn.Module) else names(argument, items, wanted, object)
+    for item in given:
         path = item if isinstance(item, str) else paths.get(id(item))
         if path is None:
             raise InputError(f"{argument}: this {type(item).__name__} is not a part of the model")
         if path not in known:
             close = ", ".join(sorted(name for name in modules if name)[:10])
-            raise InputError(f"{argument}: the model has no module {path!r}; it has {close}, ...")
+            raise InputError(
+                f"{argument}: the model has no module {path!r}; it has {close}, ..."
+                f"{near(path, known)}"
+            )
         yield path
 
 

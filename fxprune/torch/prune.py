@@ -1,12 +1,13 @@
 """Pruning without training, in one call."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
+from fxprune.arguments import flag
 from fxprune.errors import InputError
-from fxprune.targets import Target
+from fxprune.targets import Least, Target
 from fxprune.torch.criteria import Loss, check_method, importance
 from fxprune.torch.fold import fold
 from fxprune.torch.keep_sets import reach_target
@@ -24,7 +25,7 @@ def prune(
     loss: Loss | None = None,
     correct: bool = False,
     round_to: int = 1,
-    least: float | Mapping[str, float] = 0.0,
+    least: Least = 0.0,
     ignore: Iterable[str | nn.Module] = (),
     leaf: Iterable[str | nn.Module] = (),
     scope: str = "",
@@ -55,8 +56,8 @@ def prune(
         InputError: an argument does not fit; TargetError, TraceError and NothingToPruneError as
             `prepare` does.
     """
-    check_method(method, data)
-    if correct and data is None:
+    check_method(method, data, loss)
+    if flag("correct", correct) and data is None:
         raise InputError("correct=True needs data: some hundred samples")
     data = None if data is None else list(data)
     gated = prepare(

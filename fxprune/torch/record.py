@@ -10,7 +10,7 @@ from fxprune.errors import InputError
 from fxprune.passes.analyse import Analysis
 from fxprune.torch.frontend.program import Program
 from fxprune.torch.gates.module import PREFIX, Gates
-from fxprune.torch.wrapping import unwrapped
+from fxprune.torch.wrapping import check_module, unwrapped
 
 _KEY = "fxprune"
 
@@ -30,7 +30,8 @@ class Record:
     """The facts behind a module.
 
     `history` lists the folds since the original constructor; `costs_before` are those of the
-    module before the first fold.
+    module before the first fold. `reached` says, of a folded module, what it costs by the names of
+    `targets`.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Record:
     history: tuple[Step, ...] = ()
     costs_before: Mapping[str, int] | None = None
     targets: Mapping[str, float] | None = None
+    reached: Mapping[str, float] | None = None
 
 
 def attach(module: nn.Module, record: Record) -> None:
@@ -84,11 +86,12 @@ def gates_of(gated: nn.Module) -> Gates:
     Raises:
         InputError: the module has none.
     """
+    check_module("gated", gated)
     _, gated = traced_part(gated)
     gates = getattr(gated, PREFIX, None)
     if not isinstance(gates, Gates):
         kind = "a folded module" if record_of(gated) else f"a plain {type(gated).__name__}"
-        raise InputError(f"expected what fxprune.prepare returns, got {kind}")
+        raise InputError(f"gated must be what fxprune.prepare returns, got {kind}")
     return gates
 
 

@@ -5,6 +5,7 @@ to a layer that mixes channels, its weights are solved anew, so that from what t
 it the layer returns what it returned in the first.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -13,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from fxprune.arguments import batches, number
 from fxprune.errors import InputError
 from fxprune.progress import steps
 from fxprune.torch.backend.gate import call_with
 from fxprune.torch.backend.module import TracedModule
+from fxprune.torch.batches import running_on
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.spellings import bare_name
 from fxprune.torch.gates.module import PREFIX, Gates
@@ -42,6 +45,7 @@ def refit(gated: nn.Module, data: Iterable[Any], *, ridge: float = 1e-3) -> int:
     Raises:
         InputError: `gated` is not gated, or there is no data.
     """
+    number("ridge", ridge, lambda share: 0 < share < math.inf, "a number above 0, such as 1e-3")
     gates, _ = gated_record(gated)
     _, part = traced_part(gated)
     assert isinstance(part, TracedModule)
@@ -49,15 +53,25 @@ def refit(gated: nn.Module, data: Iterable[Any], *, ridge: float = 1e-3) -> int:
         raise InputError("refit takes the prepared part and its own inputs: pass that submodule")
     inputs = _joined(data)
     with in_evaluation(part), torch.no_grad():
+        with running_on("data"):  # before any weight has changed
+            part(*inputs)
         return _Refit(part, gates, ridge).run(inputs)
 
 
 def _joined(data: Iterable[Any]) -> tuple[Tensor, ...]:
     """The inputs of all batches."""
-    batches = [batch[0] if isinstance(batch, list | tuple) else batch for batch in data]
-    if not batches or not all(isinstance(batch, Tensor) for batch in batches):
-        raise InputError("refit needs batches of input tensors, or of (inputs, labels)")
-    return (torch.cat(batches),)
+    given = batches("data", data)
+    found = [batch[0] if isinstance(batch, list | tuple) and batch else batch for batch in given]
+    if not found or not all(isinstance(batch, Tensor) for batch in found):
+        raise InputError(
+            "refit needs batches of input tensors, or of (inputs, labels): data has none, is used "
+            "up, or holds something else"
+        )
+    with running_on("batches of data that do not go together"):
+        joined = torch.cat(found)
+    if joined.is_floating_point() and not bool(joined.isfinite().all()):
+        raise InputError("data holds NaN or infinite values")
+    return (joined,)
 
 
 class _Refit:

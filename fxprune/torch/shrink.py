@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fxprune.arguments import refusal
 from fxprune.errors import InputError
 from fxprune.filling import layout_of
 from fxprune.passes.analyse import Analysis, analyse
@@ -46,15 +47,21 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
             of the parameter (SGD, Adam, AdamW, RMSprop, ...).
 
     Returns:
-        How many positions were removed.
+        How many positions were removed: all that are closed. None, and a warning says so, where
+        nothing that can be closed would be left, as no model is gated without gates.
 
     Raises:
         InputError: `gated` is not gated, its parameters are sharded, or the optimizer is of another
             kind. Nothing is changed then.
     """
     gates, record = gated_record(gated)
+    if not isinstance(optimizer, Optimizer):
+        raise refusal("optimizer", optimizer, "the torch.optim.Optimizer that trains gated")
     _, part = traced_part(gated)
     assert isinstance(part, TracedModule)
+    own = {id(p) for p in part.parameters()}
+    if own.isdisjoint(id(p) for group in optimizer.param_groups for p in group["params"]):
+        raise InputError("optimizer has no parameter of gated: build it from gated.parameters()")
     keep = gates.keep_set()
     closed = sum(int((~flags).sum()) for flags in keep.values())
     if not closed:
@@ -69,6 +76,9 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     analysis = analyse(program.ir, ignored, record.scatter)
     origins = carried(record.analysis, analysis, {k: v.tolist() for k, v in keep.items()})
     if not origins:
+        _log.warning(
+            "shrink: %d closed positions stay, because %s: fold instead", closed, _no_heir(analysis)
+        )
         return 0
     analysis = analysis.only(origins, "was pinned before the model was shrunk")
     method = _carried(gates.method, analysis, origins)
@@ -81,7 +91,15 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     _exchange(optimizer, former, dict(part.named_parameters()), plan_of(record, keep).slices)
     heirs = gates_of(part)
     heirs.shrink_every, heirs.followers = gates.shrink_every, gates.followers
+    heirs.waiting = gates.waiting
     return closed
+
+
+def _no_heir(analysis: Analysis) -> str:
+    """Why no gate of a smaller model goes on where one of the model was."""
+    if analysis.free_groups or analysis.branches:
+        return "what is free in what is left was pinned before, or is not found again"
+    return "every group that is left has one position or is pinned"
 
 
 def _check_tensors(optimizer: Optimizer, part: nn.Module) -> None:
@@ -114,6 +132,7 @@ def _carried(old: Method, analysis: Analysis, origins: Mapping[str, Origin]) -> 
     costs = renewed(old.budget.costs, analysis)
     budget = old.budget.narrowed(costs, layout, former_names)
     method = method_for(old.settings, analysis, budget, old.steps)
+    method.adjustable = old.adjustable
     method.to(old.is_open.device)
     method.carry(old, torch.tensor(kept, device=old.is_open.device))
     return method

@@ -8,7 +8,8 @@ holds the old checkpoint or the new one, never a half.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, fx, nn
 
+from fxprune.arguments import flag
 from fxprune.errors import CheckpointError, InputError, KeepSetError
-from fxprune.files import draft_of
+from fxprune.files import check_folder, check_output, draft_of, made_folder
 from fxprune.torch.checks import check_model
 from fxprune.torch.fold import apply_step
 from fxprune.torch.measuring import costs_of
-from fxprune.torch.record import Record, Step, is_gated, record_of, traced_part
+from fxprune.torch.record import Record, Step, attach, is_gated, record_of, traced_part
+from fxprune.torch.wrapping import check_module
 from fxprune.version import __version__
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "fxprune.json"
@@ -31,17 +34,19 @@ _COMPARED = ("macs", "params")
 _SCALARS = (bool, int, float, str, type(None))
 
 
-def save(folded: nn.Module, folder: str | Path) -> Path:
+def save(folded: nn.Module, folder: str | Path, *, overwrite: bool = False) -> Path:
     """Save a folded module; `load` brings it back onto the original constructor.
 
     Args:
         folded: what `fold` returned (trained further or not).
         folder: where to write; it is made if it does not exist.
+        overwrite: whether a checkpoint that is there already may be replaced.
 
     Raises:
         InputError: the module is not folded, its example inputs cannot be written as JSON, or the
-            folder cannot be written; what stood there before stays.
+            folder cannot be written, or holds a checkpoint; what stood there before stays.
     """
+    check_module("folded", folded)
     record = record_of(folded)
     if record is None or not record.history or is_gated(folded):
         part, _ = traced_part(folded)
@@ -50,20 +55,31 @@ def save(folded: nn.Module, folder: str | Path) -> Path:
             if part
             else "save takes what fxprune.fold returned; fold the gated module first"
         )
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    folder = made_folder(check_checkpoint(folder, overwrite=overwrite))
     tensors, aliases = _unique(folded.state_dict())
     text = json.dumps(_description(folded, record, aliases), indent=1)
     try:
-        with draft_of(folder / WEIGHTS) as draft:
+        with draft_of(folder / WEIGHTS, overwrite=overwrite) as draft:
             save_file(tensors, draft, {"fxprune": text})
-        with draft_of(folder / DESCRIPTION) as draft:
+        with draft_of(folder / DESCRIPTION, overwrite=overwrite) as draft:
             draft.write_text(text)
     except SafetensorError as error:
         raise InputError(f"cannot write {folder / WEIGHTS}: {error}") from error
+    return folder
+
+
+def check_checkpoint(
+    folder: str | Path, *, overwrite: bool = False, sources: Iterable[Any] = ()
+) -> Path:
+    """The folder, if a checkpoint can be written there.
+
+    Raises:
+        InputError: it is a file, or holds a checkpoint, or one of the sources of the work.
+    """
+    folder = check_folder("folder", folder)
+    flag("overwrite", overwrite)
+    for name in (WEIGHTS, DESCRIPTION) if folder.is_dir() else ():
+        check_output("folder", folder / name, overwrite=overwrite, sources=sources)
     return folder
 
 
@@ -80,7 +96,7 @@ def load(folder: str | Path, model: nn.Module) -> fx.GraphModule:
         InputError: `model` is no module, is gated, or has no values (meta device, lazy).
     """
     check_model(model)
-    path = Path(folder) / WEIGHTS
+    path = check_folder("folder", folder) / WEIGHTS
     description, tensors = _read(path)
     folded: Any = model
     examples = tuple(_example(item) for item in _field(description, "examples", list))
@@ -95,6 +111,10 @@ def load(folder: str | Path, model: nn.Module) -> fx.GraphModule:
                 f"from {source}): {error}"
             ) from error
     _check_same_model(path, description, folded, source)
+    record = record_of(folded)
+    assert record is not None
+    targets, reached = (_numbers(description, name) for name in ("targets", "reached"))
+    attach(folded, replace(record, targets=targets, reached=reached))
     for alias, name in _field(description, "aliases", dict).items():
         if name not in tensors:
             raise CheckpointError(f"{path} lacks the tensor {name}, which {alias} shares")
@@ -159,6 +179,7 @@ def _description(folded: nn.Module, record: Record, aliases: Mapping[str, str]) 
         "costs": costs_of(folded),
         "costs_before": dict(record.costs_before or {}),
         "targets": dict(record.targets or {}),
+        "reached": dict(record.reached or {}),
     }
 
 
@@ -209,6 +230,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} has a format that this fxprune does not know: update fxprune"
         )
     return description, tensors
+
+
+def _numbers(description: Mapping[str, Any], name: str) -> dict[str, float]:
+    """Numbers by name, none where the file has none."""
+    found = description.get(name, {})
+    if not isinstance(found, dict) or not all(isinstance(n, int | float) for n in found.values()):
+        raise CheckpointError(f"the checkpoint's description has no numbers in {name!r}")
+    return found
 
 
 def _field(description: Mapping[str, Any], name: str, kind: type) -> Any:

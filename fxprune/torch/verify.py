@@ -6,28 +6,49 @@ precision that ships. A difference is reported with the first layer where it app
 
 import importlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.agreement import TOLERANCES, Comparison, Verdict
+from fxprune.agreement import (
+    Comparison,
+    Run,
+    Verdict,
+    accepted_error,
+    best_to_repeat,
+    compared,
+    handed_through,
+    is_finite,
+    silent_outputs,
+    telling,
+    worst_of,
+)
+from fxprune.arguments import batches as batches_in
+from fxprune.arguments import seed as check_seed
+from fxprune.arguments import sizes
 from fxprune.errors import InputError, VerificationError
+from fxprune.files import path_of
 from fxprune.passes.axes import kept_flags
 from fxprune.progress import steps
-from fxprune.torch.frontend.examples import random_inputs
+from fxprune.torch.frontend.examples import check_examples, inputs_to_compare, random_like
 from fxprune.torch.precision import (
+    arrays_of,
+    draws,
     dtype_name,
     in_dtype,
     in_precision,
+    named_outputs,
     outputs_of,
     relative_error,
     samples_in,
 )
 from fxprune.torch.record import Record, gated_record, record_of, traced_part
-from fxprune.torch.wrapping import GATHER, check_whole
+from fxprune.torch.wrapping import GATHER, check_module, check_whole
 
 _log = logging.getLogger("fxprune")
 
@@ -50,60 +71,144 @@ def verify(
         gated: what `prepare` returned.
         folded: what `fold` made of it.
         onnx: path of the exported folded model; ONNX Runtime runs it.
-        inputs: further inputs of your own (tensors or tuples), beside random ones.
+        inputs: further inputs of your own (tensors, tuples, mappings by argument), beside random
+            ones.
         batch_sizes: batch sizes of the random inputs.
         seed: seeds the random inputs; the global generator is left alone.
 
     Raises:
-        VerificationError: outputs differ; the message names the first differing layer.
+        VerificationError: outputs differ, and the message names the first differing layer; or
+            nothing is shown, because all of them stay as they are on all inputs tried.
         InputError: `gated` has no gates, or `folded` none to compare with.
     """
     _, record = gated_record(gated)
+    check_module("folded", folded)
+    if onnx is not None:
+        path_of("onnx", onnx)
+    inputs, batch_sizes = batches_in("inputs", inputs), sizes("batch_sizes", batch_sizes)
+    check_seed(seed)
     (_, gated), (_, folded) = traced_part(gated), traced_part(folded)
     check_whole(gated, GATHER)
-    batches = [*random_inputs(record.examples, batch_sizes, seed), *map(_as_tuple, inputs)]
-    comparisons: list[Comparison] = []
-    for dtype in PRECISIONS:
-        tolerance = TOLERANCES[dtype_name(dtype)]
-        left, right = (in_precision(m, dtype) for m in (gated, folded))
-        for batch in steps(batches, f"comparing in {dtype_name(dtype)}"):
-            values = in_dtype(batch, dtype)
-            error = relative_error(_expected(left, values), _run_or_none(right, values))
-            item = Comparison(
-                "gated == folded", samples_in(batch), dtype_name(dtype), error, tolerance
-            )
-            if not error <= tolerance:
-                raise VerificationError(
-                    f"{item}\n{first_difference(left, right, values, tolerance)}"
-                )
-            comparisons.append(item)
-    if onnx is not None:
-        exported = importlib.import_module("fxprune.torch.exported")  # needs the extra onnx
-        comparisons.extend(exported.compare_onnx(folded, onnx, batches))
-    return Verdict(tuple(comparisons))
+    more = [_as_tuple(each, gated) for each in inputs]
+    batches = [*inputs_to_compare(record.examples, batch_sizes, seed), *more]
+    verdict = _compared("gated == folded", gated, folded, batches, seed)
+    if onnx is None:
+        return verdict
+    exported = importlib.import_module("fxprune.torch.exported")  # needs the extra onnx
+    return verdict.joined(exported.compare_onnx(folded, onnx, batches, seed))
 
 
 def compare_modules(
-    left: nn.Module, right: nn.Module, batches: Iterable[tuple[Any, ...]]
-) -> Iterator[Comparison]:
+    left: nn.Module, right: nn.Module, batches: Iterable[tuple[Any, ...]], seed: int = 0
+) -> Verdict:
     """Compare two modules in evaluation, in float64 and in float32.
 
     Raises:
-        VerificationError: outputs differ.
+        VerificationError: outputs differ, or nothing is shown.
     """
-    batches = list(batches)
-    for dtype in PRECISIONS:
-        tolerance = TOLERANCES[dtype_name(dtype)]
-        one, other = in_precision(left, dtype), in_precision(right, dtype)
-        for batch in steps(batches, f"comparing in {dtype_name(dtype)}"):
-            values = in_dtype(batch, dtype)
-            error = relative_error(_expected(one, values), _run_or_none(other, values))
-            item = Comparison(
-                "first == second", samples_in(batch), dtype_name(dtype), error, tolerance
-            )
-            if not error <= tolerance:
-                raise VerificationError(str(item))
-            yield item
+    return _compared("first == second", left, right, list(batches), seed)
+
+
+def _compared(
+    what: str, left: nn.Module, right: nn.Module, batches: Sequence[tuple[Any, ...]], seed: int
+) -> Verdict:
+    """Every batch in every precision; more inputs where an output has not moved yet."""
+    pairs = [
+        _Pair(what, in_precision(left, dtype), in_precision(right, dtype), dtype)
+        for dtype in PRECISIONS
+    ]
+    for pair in pairs:
+        for batch in steps(batches, f"comparing in {dtype_name(pair.dtype)}"):
+            pair.compare(batch)
+    outputs = list(dict.fromkeys(name for run in pairs[0].runs for name in run.returned))
+    if batches and set(outputs) - _shown(pairs):
+        several = best_to_repeat(list(map(samples_in, batches)))
+        for batch in random_like(batches[several], seed + 100):
+            for pair in pairs:
+                with suppress(InputError):
+                    pair.compare(batch, optional=True)
+    silent = silent_outputs(outputs, _shown(pairs), handed_through(pairs[0].runs), what)
+    return Verdict(tuple(item for pair in pairs for item in pair.comparisons), silent)
+
+
+def _shown(pairs: Sequence["_Pair"]) -> set[str]:
+    return set().union(*(telling(pair.runs, pair.accepted) for pair in pairs))
+
+
+@dataclass(slots=True)
+class _Pair:
+    """Two modules in one precision, and what comparing them has found so far.
+
+    `accepted` holds the largest tolerance that each output was given.
+    """
+
+    what: str
+    left: nn.Module
+    right: nn.Module
+    dtype: torch.dtype
+    comparisons: list[Comparison] = field(default_factory=list)
+    runs: list[Run] = field(default_factory=list)
+    accepted: dict[str, float] = field(default_factory=dict)
+
+    def compare(self, batch: tuple[Any, ...], *, optional: bool = False) -> None:
+        """Run both modules on a batch.
+
+        Args:
+            batch: the inputs.
+            optional: leave them out if the first module is no measure on them: it overflows, or
+                float32 carries it away from float64.
+
+        Raises:
+            VerificationError: an error is too large; the message names the layer.
+            InputError: the first module does not run.
+        """
+        values = in_dtype(batch, self.dtype)
+        expected, found = _expected(self.left, values), _run_or_none(self.right, values)
+        items = self._items(values, expected, found)
+        wrong = [item for item in items.values() if not item.agrees]
+        if wrong and optional and not self._is_steady(batch, expected):
+            return
+        if wrong:
+            raise VerificationError(self._explained(wrong[0], values, expected, found))
+        for name, item in items.items():
+            self.accepted[name] = max(item.tolerance, self.accepted.get(name, 0.0))
+        self.comparisons.extend([worst] if (worst := worst_of(items)) else [])
+        given = {str(index): arrays_of(value) for index, value in enumerate(values)}
+        self.runs.append(Run(given, named_outputs(expected)))
+
+    def _items(self, values: tuple[Any, ...], expected: Any, found: Any) -> dict[str, Comparison]:
+        left, right = named_outputs(expected), named_outputs(found)
+        precision = dtype_name(self.dtype)
+        return compared(self.what, samples_in(values), left, right, computed_in=precision)
+
+    def _is_steady(self, batch: tuple[Any, ...], expected: Any) -> bool:
+        """Whether the outputs are finite, and about those of float64."""
+        exact = in_precision(self.left, torch.float64)
+        double = in_dtype(_expected(exact, in_dtype(batch, torch.float64)), torch.float64)
+        error = relative_error(double, in_dtype(expected, torch.float64))
+        return is_finite(arrays_of(expected)) and error < accepted_error("float32")
+
+    def _explained(
+        self, item: Comparison, values: tuple[Any, ...], expected: Any, found: Any
+    ) -> str:
+        """Why they differ: they do not even agree with themselves, or where it begins."""
+        for place, module, values_before in (
+            ("first", self.left, expected),
+            ("second", self.right, found),
+        ):
+            again = _run_or_none(module, values)
+            if not relative_error(values_before, again) <= item.tolerance:
+                return (
+                    f"{item}\nthe {place} model differs from run to run on the same inputs and "
+                    "random numbers, so that it cannot be compared"
+                )
+        drawn = (
+            "\nthe models draw random numbers, which differ where shapes do: switch that off"
+            if draws(self.left, values)
+            else ""
+        )
+        where = first_difference(self.left, self.right, values, item.tolerance)
+        return f"{item}\n{where}{drawn}"
 
 
 def first_difference(
@@ -186,9 +291,14 @@ def _run_or_none(folded: nn.Module, inputs: tuple[Any, ...]) -> Any:
         return None
 
 
-def _as_tuple(value: Any) -> tuple[Any, ...]:
+def _as_tuple(value: Any, model: nn.Module) -> tuple[Any, ...]:
+    """Arguments in order; a mapping holds them by name."""
+    if isinstance(value, Mapping):
+        return check_examples(model, value)
     if isinstance(value, Tensor):
         return (value,)
     if isinstance(value, list | tuple):
         return tuple(value)
-    raise InputError(f"inputs must be tensors or tuples of them, got {type(value).__name__}")
+    raise InputError(
+        f"inputs must be mappings by name, tensors or tuples of them, got {type(value).__name__}"
+    )

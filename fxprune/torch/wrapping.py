@@ -1,5 +1,9 @@
 """What torch wraps around a model for training, and how to get at what is inside."""
 
+import os
+from collections.abc import Mapping
+from typing import Any
+
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
@@ -18,6 +22,20 @@ _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
 
 
 _COMPILED = "_orig_mod"  # where torch.compile keeps what it compiles
+
+
+def check_module(name: str, value: Any) -> None:
+    """Raise InputError unless an argument is a module, with what to do about what it is."""
+    if isinstance(value, nn.Module):
+        return
+    advice = ""
+    if isinstance(value, type) and issubclass(value, nn.Module):
+        advice = f": make one, {value.__name__}(...)"
+    elif isinstance(value, str | os.PathLike):
+        advice = ": build the model, then load the file into it"
+    elif isinstance(value, Mapping):
+        advice = ": build the model, then load_state_dict"
+    raise InputError(f"{name} must be a torch.nn.Module, got {type(value).__name__}{advice}")
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

@@ -69,7 +69,7 @@ def is_one_of_them(got: nn.Module | Tensor) -> bool:
 
 def save_for_ever(folder: Path) -> None:
     """Save two versions in turn."""
-    alternate(lambda version: fxprune.save(version, folder / "saved"))
+    alternate(lambda version: fxprune.save(version, folder / "saved", overwrite=True))
 
 
 def check_saved(folder: Path) -> None:
@@ -86,7 +86,7 @@ def shrink_for_ever(folder: Path) -> None:
     while True:
         shrunk = copy.deepcopy(gated)
         fxprune.shrink(shrunk, SGD(shrunk.parameters(), lr=0.1))
-        fxprune.save(fxprune.fold(shrunk), folder / "saved")
+        fxprune.save(fxprune.fold(shrunk), folder / "saved", overwrite=True)
 
 
 # Exporting ------------------------------------------------------------------------------------
@@ -94,7 +94,8 @@ def shrink_for_ever(folder: Path) -> None:
 
 def export_for_ever(folder: Path) -> None:
     """Export two versions in turn."""
-    alternate(lambda version: fxprune.export_onnx(version, folder / "model.onnx", X))
+    path = folder / "model.onnx"
+    alternate(lambda version: fxprune.export_onnx(version, path, X, overwrite=True))
 
 
 def check_exported(folder: Path) -> None:
@@ -135,7 +136,7 @@ def train(folder: Path) -> None:
     for number in range(done, STEPS):
         step(gated, optimizer, number)
         state = {"model": gated.state_dict(), "optimizer": optimizer.state_dict()}
-        with draft_of(path) as draft:
+        with draft_of(path, overwrite=True) as draft:
             torch.save({**state, "done": number + 1}, draft)
 
 
@@ -185,12 +186,17 @@ SCENARIOS = {
 
 
 def kill(scenario: Scenario, folder: Path, seconds: float) -> bool:
-    """Run the work in a child and kill it; whether it was still running."""
+    """Run the work in a child and kill it after a time; whether it was still running."""
     versions()
     child = fork(lambda: scenario.work(folder))
-    time.sleep(seconds)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    deadline = time.monotonic() + seconds
+    ended, status = os.waitpid(child, os.WNOHANG)
+    while not ended and time.monotonic() < deadline:
+        time.sleep(0.001)
+        ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0, "the work failed by itself"
     return os.WIFSIGNALED(status)
 

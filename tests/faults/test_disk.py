@@ -34,7 +34,7 @@ def test_full_disk_leaves_the_old_checkpoint(size, tmp_path):
     first, second = versions()
     fxprune.save(first, tmp_path / "saved")
     files = {file.name: file.read_bytes() for file in (tmp_path / "saved").iterdir()}
-    assert limited(lambda: fxprune.save(second, tmp_path / "saved"), size) == 7
+    assert limited(lambda: fxprune.save(second, tmp_path / "saved", overwrite=True), size) == 7
     assert {f.name: f.read_bytes() for f in (tmp_path / "saved").iterdir()} == files
     check_saved(tmp_path)
 
@@ -65,7 +65,7 @@ def test_read_only_folder_is_named(tmp_path):
 
 def save_often(folder, index):
     for _ in range(20):
-        fxprune.save(versions()[index], folder)
+        fxprune.save(versions()[index], folder, overwrite=True)
 
 
 def test_two_processes_that_save_to_one_path_leave_one_of_theirs(tmp_path):

@@ -44,7 +44,7 @@ def test_work_that_fails_by_itself_is_found(tmp_path):
         raise SystemExit(1)
 
     with pytest.raises(AssertionError, match="failed by itself"):
-        kill(Scenario(fail, lambda folder: None, 0.1), tmp_path, 0.5)
+        kill(Scenario(fail, lambda folder: None, 0.1), tmp_path, 300)
 
 
 def test_cycles_of_prepare_and_fold_leave_nothing_behind():

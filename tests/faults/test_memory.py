@@ -67,7 +67,7 @@ def peak(model: str) -> float:
         text=True,
         env=environment,
         cwd=Path(__file__).parent.parent.parent,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr[-1000:]
     return float(done.stdout.split()[-1])

@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
             near, far = names_by_distance(sabotage.seen_by)
             killers[sabotage.name] = killer_of(sabotage, near) or killer_of(sabotage, far)
             if options.json:
-                with draft_of(options.json) as draft:
+                with draft_of(options.json, overwrite=True) as draft:
                     draft.write_text(json.dumps(killers, indent=1))
         killer = killers[sabotage.name] or "SURVIVES"
         console.print(f"{sabotage.name}: {killer}", markup=False)

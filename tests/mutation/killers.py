@@ -26,9 +26,10 @@ from hypothesis import strategies as st
 from fxprune.testing import OPS, Network, networks
 from tests.forking import fork
 from tests.mutation.table import Sabotage
-from tests.onnx import test_prune as test_onnx_pruning
+from tests.onnx import test_criteria, test_fold, test_prune, test_refit
 from tests.onnx.frontend.test_spellings import SAMPLES, test_masked_and_folded_models_agree
 from tests.torch import test_laws as laws
+from tests.torch import test_ranking
 
 LAWS = (
     laws.test_gated_equals_folded,
@@ -52,7 +53,22 @@ FILES = (
     "test_what_forward_imports_sees_nothing_of_the_trace",
     "tests/torch/frontend/test_global_state.py::"
     "test_bounds_of_slices_are_plain_numbers_after_a_fold",
-    *(f"tests/onnx/test_prune.py::{test}" for test in vars(test_onnx_pruning) if "test_" in test),
+    "tests/test_files.py",
+    "tests/test_ranking.py",
+    *(f"tests/torch/test_ranking.py::{test}" for test in vars(test_ranking) if "test_" in test),
+    "tests/torch/test_schedule.py",
+    "tests/test_overwriting.py",
+    "tests/test_arguments.py",
+    "tests/test_agreement.py",
+    "tests/torch/test_what_is_shown.py",
+    "tests/onnx/test_what_is_shown.py",
+    "tests/onnx/frontend/test_sizes.py",
+    *(
+        f"tests/onnx/{file.__name__.rpartition('.')[2]}.py::{test}"
+        for file in (test_prune, test_criteria, test_refit, test_fold)
+        for test in vars(file)
+        if test.startswith("test_")
+    ),
 )
 NAMES = (*AROUND, *(f"onnx {op_type}" for op_type in SAMPLES), *FILES)
 """All that can notice something: steps of networks, operators of ONNX, files of tests, tests."""
@@ -60,8 +76,8 @@ NAMES = (*AROUND, *(f"onnx {op_type}" for op_type in SAMPLES), *FILES)
 DRAWN = 60
 CHOSEN = 12
 KEEP_SETS = 3
-ALIKE = ("-q", "-p", "no:cacheprovider", "-W", "default", "--hypothesis-seed=0")
-"""The same tests every time; modules that are imported already are no error."""
+QUIET = ("-x", "-q", "-p", "no:cacheprovider", "-W", "default")
+"""Up to the first failure; modules that are imported already are no error."""
 
 Check = Callable[[], None]
 
@@ -155,7 +171,7 @@ def _law(inner: Callable[..., None], network: Network) -> None:
 def _run_tests(file: str) -> None:
     output = io.StringIO()
     with redirect_stdout(output), redirect_stderr(output):
-        status = pytest.main(["-x", *ALIKE, str(TESTS.parent / file)])
+        status = pytest.main([*QUIET, str(TESTS.parent / file)])
     failed = [line for line in output.getvalue().splitlines() if line.startswith("FAILED")]
     if failed:
         raise AssertionError(failed[0])

@@ -36,7 +36,7 @@ def test_bytes_are_those_of_the_weights(result, tmp_path):
 def test_latency_is_measured_for_both(result, tmp_path):
     found = fxprune.report(result)
     assert set(found.latency_ms) == {"before", "after"}
-    assert all(0 < value < 1000 for value in found.latency_ms.values())
+    assert all(value > 0 for value in found.latency_ms.values())
     page = fxprune.write_report(result, tmp_path / "report.html", verdict=result.verdict)
     assert "Verified" in page.read_text()
 
@@ -57,7 +57,8 @@ def test_models_of_a_fixed_batch_and_of_whole_numbers_are_measured(tmp_path):
 def test_file_that_was_overwritten_since_is_not_measured(tmp_path):
     path = tmp_path / "m.onnx"
     fxprune.export_onnx(randomise(Residual()).eval(), path, images(1))
-    result = fxprune.prune_onnx(path, path)
+    result = fxprune.prune_onnx(path, tmp_path / "small.onnx")
+    (tmp_path / "small.onnx").replace(path)
     found = fxprune.report(result)
     assert set(found.latency_ms) == {"after"}
     assert found.file_bytes["after"] < found.file_bytes["before"]

@@ -155,7 +155,7 @@ def test_a_file_that_computes_something_else_is_not_written(
     monkeypatch.setattr(quantization, "_quantize_static", quantiser)
     (tmp_path / "q.onnx").write_text("the old one")
     with pytest.raises(VerificationError, match=message):
-        fxprune.quantize(network(), tmp_path / "q.onnx", calibration=samples())
+        fxprune.quantize(network(), tmp_path / "q.onnx", calibration=samples(), overwrite=True)
     assert [file.read_text() for file in tmp_path.iterdir()] == ["the old one"]
 
 
@@ -168,7 +168,7 @@ def test_what_is_quantised_is_not_quantised_again(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"calibration": []}, "data holds no batches"),
+        ({"calibration": []}, "calibration holds no batches"),
         ({"calibration": [np.zeros((2, 3, 9, 9))]}, "but the model takes"),
         ({"output": "no/such/folder/q.onnx"}, "there is no folder"),
     ],

@@ -15,7 +15,7 @@ from fxprune.onnx.frontend.program import read_onnx
 from fxprune.onnx.saliency import saliency
 from fxprune.passes.analyse import analyse
 from tests.onnx.frontend.samples import drawing, read_whole
-from tests.onnx.test_prune import images, outputs, residual
+from tests.onnx.models import images, outputs, residual
 
 
 def found(model: onnx.ModelProto, x: np.ndarray, step: float = 1.0) -> dict[str, np.ndarray]:

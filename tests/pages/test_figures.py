@@ -17,7 +17,7 @@ def test_figures_are_pictures_of_the_report(tmp_path):
     for file in files:
         picture = matplotlib.image.imread(file)
         assert picture.shape[1] > 400
-        assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 10
+        assert len(np.unique(picture.sum(axis=2))) > 10
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == sorted(
         file.name for file in files
     )

@@ -55,7 +55,7 @@ def check_fits(page: Path, width: int, scheme: str) -> np.ndarray:
         [str(BROWSER), *settings, frame.as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     found = dict(re.findall(r'data-(\w+)="([^"]*)"', done.stdout))

@@ -139,13 +139,13 @@ def test_failure_leaves_the_old_page(tmp_path, monkeypatch):
     (tmp_path / "report.html").write_text("old")
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
     with pytest.raises(InputError, match="disk"):
-        fxprune.write_report(report(), tmp_path / "report.html")
+        fxprune.write_report(report(), tmp_path / "report.html", overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
     assert (tmp_path / "report.html").read_text() == "old"
 
 
 def test_what_has_no_report_is_refused(tmp_path):
-    with pytest.raises(InputError, match="expected a gated or folded module"):
+    with pytest.raises(InputError, match="must be a gated or folded module"):
         fxprune.write_report(Residual(), tmp_path / "report.html")
 
 

@@ -44,6 +44,18 @@ CASES = {
             [(5, 6, 4)],
         ),
         (
+            "matrices are transposed first",
+            "y[2, 5, 6] = matmul(a.x[2, 4, 5], b.w[6, 4]) {'transA': True, 'transB': True}",
+            """
+            a.x: a:2 b:4 c:5
+            b.w: d:6 b:4
+            y: a:2 c:5 d:6
+            y reads 1:1 b:4 (contract)
+            """,
+            [],
+            [(2, 5, 6, 4)],
+        ),
+        (
             "stacks of one matrix are stretched",
             "y[5, 2, 3, 6] = matmul(a.x[5, 1, 3, 4], b.x[2, 4, 6])",
             """
@@ -90,6 +102,23 @@ CASES = {
             """,
             [],
             [(4,)],
+        ),
+    ],
+    "heads_attention": [
+        (
+            "heads are of queries, keys and values; their features are of two kinds",
+            "y[2, 5, 9] = heads_attention(a.q[2, 5, 12], b.k[2, 7, 12], c.v[2, 7, 9]) {'heads': 3}",
+            """
+            a.q: a:2 b:5 (c:3 x d:4)
+            b.k: a:2 7! (c:3 x d:4)
+            c.v: a:2 7! (c:3 x e:3)
+            y: a:2 b:5 (c:3 x e:3)
+            y reads 0:2 (c:3 x d:4) (contract)
+            y.num_heads[0] is c:3
+            y.scale[0] is d:4
+            """,
+            ["compared in y (heads_attention)"],
+            [(2, 5, 7, 3, 4), (2, 5, 7, 3, 3)],
         ),
     ],
     "baddbmm": [

@@ -27,6 +27,20 @@ CASES = {
         """,
         (2, 2, 2, 3, 3, 3, 5, 5),
     ),
+    "conv_add": (
+        "y[2, 6, 5, 5] = conv_add(a.x[2, 4, 7, 7], b.w[6, 2, 3, 3], b.b[6], c.z[2, 6, 5, 5])"
+        " {'sizes': {'g': 2, '*x': 2}, 'slots': {'group': 'g'}}",
+        """
+        a.x: a:2 (b:2 x c:2) 7! 7!
+        b.w: (b:2 x d:3) c:2 3! 3!
+        b.b: (b:2 x d:3)
+        c.z: a:2 (b:2 x d:3) 5! 5!
+        y: a:2 (b:2 x d:3) 5! 5!
+        y reads 1:1 c:2 (contract)
+        y.group[0] is b:2
+        """,
+        (2, 2, 2, 3, 3, 3, 5, 5),
+    ),
     "conv_transpose": (
         "y[2, 6, 9, 9] = conv_transpose(a.x[2, 4, 7, 7], b.w[4, 3, 3, 3], b.b[6])"
         " {'sizes': {'g': 2}, 'slots': {'groups': 'g'}}",
@@ -167,6 +181,30 @@ CASES = {
         y: a:2 b:4 c:5
         y reads 0:2 c:5 (normalise)
         y.normalized_shape[0] is c:5
+        """,
+        None,
+    ),
+    "add_layer_norm": (
+        "y[2, 4, 5], s[2, 4, 5] = add_layer_norm(a.x[2, 4, 5], b.x[2, 4, 5], c.w[5], c.b[5])",
+        """
+        a.x: a:2 b:4 c:5
+        b.x: a:2 b:4 c:5
+        c.w: c:5
+        c.b: c:5
+        y: a:2 b:4 c:5
+        s: a:2 b:4 c:5
+        y reads 0:2 c:5 (normalise)
+        """,
+        None,
+    ),
+    "add_rms_norm": (
+        "y[2, 4, 5] = add_rms_norm(a.x[2, 4, 5], b.x[2, 4, 5], c.w[5])",
+        """
+        a.x: a:2 b:4 c:5
+        b.x: a:2 b:4 c:5
+        c.w: c:5
+        y: a:2 b:4 c:5
+        y reads 0:2 c:5 (normalise)
         """,
         None,
     ),
@@ -361,6 +399,14 @@ def test_operands_that_do_not_fit_the_pattern_are_pinned(line):
     types = infer(graph_of(line))
     axes = [axis for name, axes in types.axes.items() if "." in name for axis in axes]
     assert all(space in types.pins for axis in axes for space in spaces(axis))
+
+
+def test_a_form_without_a_rule_is_named_in_the_reason():
+    types = infer(
+        graph_of("y[2, 3] = Resize(x[2, 3], a.w[3]) {'form': 'another number of samples'}")
+    )
+    (reason,) = {types.pins[space] for axis in types.axes["a.w"] for space in spaces(axis)}
+    assert reason == "Resize with another number of samples at y (Resize)"
 
 
 def test_ignored_parameters_keep_what_they_produce():

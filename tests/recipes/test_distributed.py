@@ -30,7 +30,7 @@ def run_in_two_processes(*command: str) -> str:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
         )
         if TEARDOWN not in done.stderr:
             break
@@ -84,6 +84,7 @@ def test_sharded_models_are_refused_with_the_way_out(ranks):
     assert "train it with DistributedDataParallel" in said["consensus"]
 
 
+@pytest.mark.slow
 def test_example_of_distributed_training_runs():
     output = run_in_two_processes(str(ROOT / "examples" / "recipes" / "distributed.py"))
     assert output.count("gated == folded") == 2 * 6, output

@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import math
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch import Trainer as LightningTrainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -26,7 +27,7 @@ from transformers import (
 )
 
 import fxprune
-from fxprune.integrations import lightning, transformers
+from fxprune.integrations import lightning, progress, transformers
 from tests.recipes.training import (
     BATCH,
     SETTINGS,
@@ -37,7 +38,7 @@ from tests.recipes.training import (
     loss_of,
     sgd,
 )
-from tests.torch.models import assert_equal, images
+from tests.torch.models import assert_equal, images, randomise
 
 STEPS = 14
 
@@ -132,6 +133,42 @@ def test_lightning_callback_logs_shares_and_the_end(tmp_path, caplog):
     assert "% of macs" in caplog.text
 
 
+def without_steps() -> nn.Module:
+    """A gated model of whose training nobody has said how long it is."""
+    torch.manual_seed(0)
+    return fxprune.prepare(randomise(Plain()), images(1), target=0.4).train()
+
+
+class Break(Callback):
+    """Ends a training after its first epoch."""
+
+    def on_train_epoch_end(self, trainer: LightningTrainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = True
+
+
+def test_lightning_says_how_long_the_schedule_is_also_where_it_goes_on(tmp_path):
+    straight, broken, resumed = (without_steps() for _ in range(3))
+    middle = str(tmp_path / "middle.ckpt")
+    for gated, more in ((straight, []), (broken, [Break()]), (resumed, [])):
+        trainer = lightning_trainer(
+            tmp_path, max_epochs=4, callbacks=[lightning.GatesCallback(), *more]
+        )
+        trainer.fit(Squares(gated), batches(), ckpt_path=middle if gated is resumed else None)
+        if gated is broken:
+            trainer.save_checkpoint(middle)
+            assert int(gated.fxprune_gates.method.steps_done) == STEPS
+        assert gated.fxprune_gates.method.steps == round(0.3 * 4 * STEPS) > STEPS
+    assert_same_bits(straight, resumed)
+    assert_prunes(resumed)
+
+
+@pytest.mark.parametrize("total", [math.inf, -1])
+def test_trainers_that_know_no_end_leave_the_schedule_alone(total):
+    gated = without_steps()
+    progress.follow(gated, total)
+    assert gated.fxprune_gates.method.steps == 1000
+
+
 # Hugging Face ---------------------------------------------------------------------------------
 
 
@@ -171,16 +208,20 @@ def language_model() -> tuple[nn.Module, list[dict[str, Tensor]]]:
     return GPT2LMHeadModel(config), [{"input_ids": t, "labels": t} for t in TOKENS]
 
 
-def gated_of_transformers(kind: Any) -> tuple[nn.Module, list[dict[str, Tensor]]]:
+def gated_of_transformers(
+    kind: Any, steps: int | None = 10
+) -> tuple[nn.Module, list[dict[str, Tensor]]]:
     """The same at every call."""
     torch.manual_seed(0)
     model, data = kind()
     example = {name: torch.stack([row[name] for row in data[:2]]) for name in data[0]}
-    return fxprune.prepare(model, example, target=0.6, steps=10), data
+    return fxprune.prepare(model, example, target=0.6, steps=steps), data
 
 
-def hf_trainer(kind: Any, folder: Path, **options: Any) -> tuple[nn.Module, Trainer]:
-    gated, data = gated_of_transformers(kind)
+def hf_trainer(
+    kind: Any, folder: Path, steps: int | None = 10, **options: Any
+) -> tuple[nn.Module, Trainer]:
+    gated, data = gated_of_transformers(kind, steps)
     arguments = TrainingArguments(
         str(folder),
         max_steps=12,
@@ -227,6 +268,14 @@ def test_hugging_face_trainer_prunes_in_bfloat16_with_accumulation(tmp_path):
     assert report.after["macs"] <= 0.6 * report.before["macs"]
     assert int(gated.fxprune_gates.method.steps_done) == 10
     fxprune.verify(gated, fxprune.fold(gated))
+
+
+def test_hugging_face_trainer_says_how_long_the_schedule_is(tmp_path):
+    gated, trainer = hf_trainer(classifier, tmp_path, steps=None)
+    trainer.train()
+    assert gated.fxprune_gates.method.steps == round(0.3 * 12)
+    report = fxprune.report(gated, latency=False)
+    assert report.after["macs"] <= 0.6 * report.before["macs"]
 
 
 # accelerate -----------------------------------------------------------------------------------

@@ -145,8 +145,10 @@ def test_shrinking_changes_nothing_that_is_kept():
 
 
 def test_exported_file_agrees(tmp_path):
-    folded = fxprune.fold(gated_of(model().float(), KEPT))
-    fxprune.export_onnx(folded, tmp_path / "model.onnx", images(1))
+    gated = gated_of(model().float(), KEPT)
+    folded = fxprune.fold(gated)
+    path = fxprune.export_onnx(folded, tmp_path / "model.onnx", images(1))
+    assert fxprune.verify(gated, folded, path).worst["folded == onnxruntime float32"] <= 1e-4
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import fxprune
-from tests.torch.models import Residual, images, randomise, train
+from tests.torch.models import Residual, images, plain, randomise, train
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9, weight_decay=0.01),
@@ -184,9 +184,81 @@ def test_state_of_another_shape_is_refused_and_nothing_changes():
     train(gated, optimizer, 1)
 
 
+class Sorting(nn.Module):
+    """A stream that a branch reads by position, and a layer inside of another branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.outer = nn.Conv2d(8, 8, 1)
+        self.first, self.second = nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1)
+        self.head = nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.outer(x.sort(1).values)
+        return self.head(x + self.second(torch.relu(self.first(x))))
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (plain, "every group that is left has one position or is pinned"),
+        (Sorting, "what is free in what is left was pinned before, or is not found again"),
+    ],
+)
+def test_shrink_says_why_it_removes_nothing(make, why, caplog):
+    """Without the branch that sorts a stream, which pinned it, the stream is free."""
+    gated = fxprune.prepare(make(), images(1), target=1.0).train()
+    free = [group for group in fxprune.groups(gated) if not group.pin]
+    keep = {g.name: [g.kind == "channel"] + [False] * (g.size - 1) for g in free}
+    fxprune.set_keep_set(gated, keep)
+    optimizer = OPTIMIZERS["sgd"](gated.parameters())
+    state = copy.deepcopy(gated.state_dict())
+    with caplog.at_level(logging.WARNING, "fxprune"):
+        assert fxprune.shrink(gated, optimizer) == 0
+    assert caplog.text.count(f"closed positions stay, because {why}") == 1
+    assert all(torch.equal(state[name], value) for name, value in gated.state_dict().items())
+
+
 def test_nothing_closed_nothing_removed():
     gated = gate()
     optimizer = OPTIMIZERS["sgd"](gated.parameters())
     assert fxprune.shrink(gated, optimizer) == 0
     with pytest.raises(fxprune.InputError, match=r"fxprune\.prepare returns"):
         fxprune.shrink(Residual(), optimizer)
+
+
+def pickled(gated, optimizer):
+    """The whole state of a training in one file, and back."""
+    file = io.BytesIO()
+    torch.save({"model": gated, "optimizer": optimizer}, file)
+    file.seek(0)
+    state = torch.load(file, weights_only=False)
+    return state["model"], state["optimizer"]
+
+
+def copied(gated, optimizer):
+    """Both, as one."""
+    return copy.deepcopy((gated, optimizer))
+
+
+@pytest.mark.parametrize("clone", [pickled, copied])
+@pytest.mark.parametrize("done", [0, 3])
+def test_copies_of_a_training_shrink_as_it_does(clone, done):
+    gated = gate(steps=6, shrink_every=2)
+    optimizer = OPTIMIZERS["sgd"](gated.parameters())
+    train(gated, optimizer, done)
+    again, its = clone(gated, optimizer)
+    del gated, optimizer
+    train(again, its, 6, first=done)
+    assert size(again) == size(fxprune.fold(again)) < size(gate())
+
+
+def test_copy_that_lives_beside_the_original_stays_whole(caplog):
+    gated = gate(shrink_every=1)
+    clone = copy.deepcopy(gated)
+    with caplog.at_level(logging.WARNING, "fxprune"):
+        train(clone, OPTIMIZERS["sgd"](clone.parameters()), 6)
+    assert size(clone) == size(gated)
+    assert caplog.text.count("it was copied") == 1

@@ -7,8 +7,8 @@ import onnx_ir
 from onnx_ir.passes import common
 
 from fxprune.onnx.backend.literals import derived, write_literals
-from fxprune.onnx.frontend.initializers import constant
-from fxprune.onnx.frontend.program import OnnxProgram, name_of
+from fxprune.onnx.frontend.names import name_of, replace_value
+from fxprune.onnx.frontend.program import OnnxProgram
 from fxprune.passes.fold import DropOperand, FoldPlan, SetLiteral, Slice
 
 Cuts = tuple[tuple[int, tuple[int, ...]], ...]
@@ -21,7 +21,6 @@ def fold_program(program: OnnxProgram, plan: FoldPlan) -> onnx_ir.Model:
     nodes = {name_of(node): node for node in model.graph}
     if not (plan.slices or plan.literals or plan.drops):
         return model
-    _name_squeezed_axes(program, model)
     _slice_parameters(program, model, nodes, plan.slices)
     changed = _by_node(plan.literals)
     for name in sorted(changed, key=lambda name: nodes[name].op_type == "Shape"):
@@ -98,38 +97,10 @@ def _drop(
     if output.is_graph_output():
         passing = onnx_ir.node("Identity", left)
         graph.insert_before(node, passing)
-        name, kept = output.name, passing.outputs[0]
-        kept.shape, kept.type = output.shape, output.type
-        graph.outputs[[value is output for value in graph.outputs].index(True)] = kept
-        output.replace_all_uses_with(kept)
-        graph.remove(node)
-        kept.name = name
+        replace_value(graph, output, passing.outputs[0])
     else:
         output.replace_all_uses_with(left[0])
-        graph.remove(node)
-
-
-def _name_squeezed_axes(program: OnnxProgram, model: onnx_ir.Model) -> None:
-    """An axis that has shrunk to one position stays: only axes that had one are squeezed."""
-    for node in model.graph:
-        if node.op_type == "Squeeze" and node.domain == "" and not _says_axes(node):
-            source = node.inputs[0]
-            assert source is not None
-            shape = program.facts.shapes[str(source.name)]
-            axes = [dim for dim, size in enumerate(shape) if size == 1]
-            if model.opset_imports[""] < _AXES_BY_INPUT:
-                node.attributes["axes"] = onnx_ir.AttrInt64s("axes", axes)
-            else:
-                node.resize_inputs(2)
-                node.replace_input_with(1, constant(node, np.array(axes, dtype=np.int64)))
-
-
-_AXES_BY_INPUT = 13
-"""The version of the operator set from which the axes of a squeeze are an input."""
-
-
-def _says_axes(node: onnx_ir.Node) -> bool:
-    return "axes" in node.attributes or (len(node.inputs) > 1 and node.inputs[1] is not None)
+    graph.remove(node)
 
 
 def _forget_shapes(model: onnx_ir.Model) -> None:

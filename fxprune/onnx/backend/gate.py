@@ -5,14 +5,16 @@ way: closed positions are multiplied by zero where they are read. Gates may also
 between, which tells how much the outputs depend on them.
 """
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir
 
-from fxprune.onnx.backend.masked_forms import MASKED_FORMS, Place, mask_operand
-from fxprune.onnx.frontend.program import OnnxProgram, name_of
-from fxprune.passes.axes import Axis, Space, Sum, spaces
+from fxprune.onnx.backend.masked_forms import MASKED_FORMS, Mask, Place, mask_operand
+from fxprune.onnx.frontend.names import name_of
+from fxprune.onnx.frontend.program import OnnxProgram
+from fxprune.passes.axes import Axis, Space, gated_part, interpret, spaces
 from fxprune.passes.gate import GatePlan
 
 
@@ -41,25 +43,24 @@ def mask_program(
         mask_operand(Place(nodes[mask.node], program), mask.operand, mask.dim, numbers)
     for gate in plan.branches:
         for operand in gate.operands if gate.branch in branches else ():
-            number = np.array([branches[gate.branch]])
+            number = Mask(np.array([branches[gate.branch]]))
             mask_operand(Place(nodes[gate.node], program), operand, 0, number)
-    gated = {form.node for form in plan.forms if gates.keys() & set(spaces(form.axis))}
-    forms: dict[str, dict[int, np.ndarray]] = {}
+    forms: dict[str, dict[int, Mask]] = {}
     for form in plan.forms:
-        if form.node in gated:
+        if gates.keys() & set(spaces(form.axis)):
             forms.setdefault(form.node, {})[form.dim] = _mask_of(form.axis, gates)
     for name, by_dim in forms.items():
         MASKED_FORMS[ops[name]](Place(nodes[name], program), by_dim)
     return model
 
 
-def _mask_of(axis: Axis, gates: Mapping[Space, np.ndarray]) -> np.ndarray:
-    """A number for every position of an axis."""
-    if isinstance(axis, Space):
-        return gates.get(axis, np.ones(axis.size))
-    if isinstance(axis, Sum):
-        return np.concatenate([np.ones(0), *(_mask_of(part, gates) for part in axis.parts)])
-    mask = np.ones(1)
-    for factor in axis.factors:
-        mask = np.multiply.outer(mask, _mask_of(factor, gates)).ravel()
-    return mask
+def _mask_of(axis: Axis, gates: Mapping[Space, np.ndarray]) -> Mask:
+    """A number for every position of an axis, repeated for factors without gates around them."""
+    before, part, after = gated_part(axis, gates.__contains__)
+    numbers = interpret(part, lambda s: gates.get(s, np.ones(s.size)), _outer, np.concatenate)
+    return Mask(numbers, before, after)
+
+
+def _outer(masks: list[np.ndarray]) -> np.ndarray:
+    """The mask of a row-major product."""
+    return functools.reduce(lambda left, right: np.multiply.outer(left, right).ravel(), masks)

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
-from fxprune.onnx.frontend.initializers import constant, fresh_name
+from fxprune.onnx.frontend.initializers import constant
+from fxprune.onnx.frontend.names import fresh_name, name_of, replace_value
 from fxprune.onnx.frontend.observe import Facts
-from fxprune.onnx.frontend.program import name_of
 from fxprune.passes.fold import SetLiteral
 
 Changes = Mapping[tuple[str, int], SetLiteral]
@@ -224,6 +224,38 @@ def _write_scale(node: onnx_ir.Node, changes: Changes, facts: Facts) -> None:
         node.attributes["scale"] = onnx_ir.AttrFloat32("scale", 1 / math.sqrt(width))
 
 
+def _write_heads(node: onnx_ir.Node, changes: Changes, facts: Facts) -> None:
+    """The number of heads, and the scale of the original width."""
+    if ("num_heads", 0) in changes:
+        _set_attribute("num_heads")(node, changes, facts)
+    if ("scale", 0) in changes:
+        _write_scale(node, changes, facts)
+
+
+def _write_squeeze(node: onnx_ir.Node, changes: Changes, facts: Facts) -> None:
+    """An axis that has shrunk to one position stays; without a list, those of one position go.
+
+    Which these are may differ from run to run, so it is asked of the array.
+    """
+    shrunk = {dim for (_, dim), change in changes.items() if change.value == 1}
+    source = node.inputs[0]
+    if not shrunk or _says_axes(node) or source is None:
+        return
+    shape = facts.shapes[str(source.name)]
+    left = [dim for dim, size in enumerate(shape) if size != 1]
+    stays = np.array([dim in left and left.index(dim) in shrunk for dim in range(len(shape))])
+    sizes = _insert(node, "Shape", source)
+    single = _insert(node, "Equal", sizes, constant(node, np.array(1)))
+    kept = _insert(node, "Or", _insert(node, "Not", single), constant(node, stays))
+    node.op_type = "Reshape"
+    node.resize_inputs(2)
+    node.replace_input_with(1, _insert(node, "Compress", sizes, kept))
+
+
+def _says_axes(node: onnx_ir.Node) -> bool:
+    return "axes" in node.attributes or (len(node.inputs) > 1 and node.inputs[1] is not None)
+
+
 def _write_size(node: onnx_ir.Node, changes: Changes, facts: Facts) -> None:
     """What asks for a size is told the original one."""
     source, output = node.inputs[0], node.outputs[0]
@@ -242,9 +274,8 @@ def _write_size(node: onnx_ir.Node, changes: Changes, facts: Facts) -> None:
     grown = onnx_ir.node("Mul", (output, constant(node, factors)))
     told = onnx_ir.node("Div", (grown.outputs[0], constant(node, divisors)))
     graph.insert_after(node, (grown, told))
-    for use in output.uses():
-        if use.node is not grown:
-            use.node.replace_input_with(use.idx, told.outputs[0])
+    replace_value(graph, output, told.outputs[0])
+    grown.replace_input_with(0, output)
 
 
 Writer = Callable[[onnx_ir.Node, Changes, Facts], None]
@@ -259,6 +290,7 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
         "FusedConv": _set_attribute("group"),
         "GRU": _set_attribute("hidden_size"),
         "GroupNormalization": _set_attribute("num_groups"),
+        "MultiHeadAttention": _write_heads,
         "LSTM": _set_attribute("hidden_size"),
         "Pad": _write_pad,
         "RNN": _set_attribute("hidden_size"),
@@ -267,6 +299,7 @@ WRITERS: Mapping[str, Writer] = MappingProxyType(
         "Shape": _write_size,
         "Slice": _write_slice,
         "Split": _write_split,
+        "Squeeze": _write_squeeze,
     }
 )
 """Operator types with sizes that are literals; those of any other type follow their inputs."""

@@ -1,19 +1,56 @@
 """Reductions and normalisations that see open positions only, written in plain ONNX operators."""
 
+import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir
 
 from fxprune.onnx.backend.literals import derived
 from fxprune.onnx.frontend.initializers import constant
-from fxprune.onnx.frontend.program import OnnxProgram, name_of
+from fxprune.onnx.frontend.names import name_of, replace_value
+from fxprune.onnx.frontend.program import OnnxProgram
 
-Flags = Mapping[int, np.ndarray]
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """How far positions of an axis are open.
+
+    In the example run the `numbers` are repeated `after` times each, and `before` times as a whole,
+    for factors of the axis that have no gates. How often they are in another run, the array tells:
+    one of the two may be the size of an axis that the file leaves open.
+    """
+
+    numbers: np.ndarray
+    before: int = 1
+    after: int = 1
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the axis is longer than the numbers."""
+        return self.before * self.after > 1
+
+    @property
+    def is_inner(self) -> bool:
+        """Whether it is the numbers as a whole that are repeated as often as the array tells."""
+        return self.after == 1
+
+    @property
+    def unit(self) -> np.ndarray:
+        """What is repeated, as often as the array tells."""
+        return self.numbers if self.is_inner else np.tile(self.numbers, self.before)
+
+    @property
+    def whole(self) -> np.ndarray:
+        """A number for every position in the example run."""
+        return np.tile(np.repeat(self.numbers, self.after), self.before)
+
+
+Flags = Mapping[int, Mask]
 """Which positions are open, by axis."""
 
 
@@ -35,24 +72,45 @@ class Place:
         assert value is not None
         return value
 
+    def has(self, operand: int) -> bool:
+        """Whether the node has an operand."""
+        given = operand < len(self.operands)
+        return given and self.node.inputs[self.operands[operand]] is not None
+
     def shape(self, operand: int = 0) -> tuple[int, ...]:
         """The shape of an operand in the example run."""
+        return self.program.facts.shapes[self._name(operand)]
+
+    def _name(self, operand: int) -> str:
+        """The name of an operand in the program's own model."""
         original = self.program.nodes[name_of(self.node)][0].inputs[self.operands[operand]]
         assert original is not None
-        return self.program.facts.shapes[str(original.name)]
+        return str(original.name)
 
     def rank(self, operand: int = 0) -> int:
         """The number of axes of an operand."""
         return len(self.shape(operand))
 
-    def dtype(self) -> Any:
-        """The numpy type of what the node computes."""
-        kind = self.program.facts.types[str(self.node.outputs[0].name)]
-        return onnx.helper.tensor_dtype_to_np_dtype(kind)
+    def type_of(self, operand: int = 0) -> onnx_ir.DataType:
+        """The type of an operand."""
+        return onnx_ir.DataType(self.program.facts.types[self._name(operand)])
 
-    def constant(self, array: Any, dtype: Any = None) -> onnx_ir.Value:
-        """A new initialiser."""
-        return constant(self.node, np.asarray(array, self.dtype() if dtype is None else dtype))
+    def array(self, operand: int = 0) -> onnx_ir.Value:
+        """An operand in a type that ONNX Runtime computes in, and that counts do not overflow."""
+        own = self.type_of(operand)
+        wide = _WIDE.get(own, own)
+        value = self.input(operand)
+        return value if wide == own else self.insert("Cast", value, to=int(wide))
+
+    def narrow(self, value: onnx_ir.Value, operand: int = 0) -> onnx_ir.Value:
+        """What was computed of `array`, in the type of the operand."""
+        own = self.type_of(operand)
+        return self.insert("Cast", value, to=int(own)) if own in _WIDE else value
+
+    def constant(self, array: Any, dtype: Any = None, operand: int = 0) -> onnx_ir.Value:
+        """A new initialiser, in the type that the operand is computed in."""
+        own = self.type_of(operand)
+        return constant(self.node, np.asarray(array, dtype or _WIDE.get(own, own).numpy()))
 
     def insert(self, op_type: str, *inputs: onnx_ir.Value, **attributes: Any) -> onnx_ir.Value:
         """A new node in front of this one; its output."""
@@ -68,93 +126,128 @@ class Place:
             return self.insert("ReduceSum", value, axes=dims, keepdims=int(keep))
         return self.insert("ReduceSum", value, axes, keepdims=int(keep))
 
-    def replace(self, value: onnx_ir.Value) -> None:
-        """Let everyone who reads the node's first output read `value`."""
-        old, graph = self.node.outputs[0], self.node.graph
-        assert isinstance(graph, onnx_ir.Graph)
-        old.replace_all_uses_with(value)
-        for index, output in enumerate(graph.outputs):
-            if output is old:
-                value.type, value.shape = old.type, old.shape
-                graph.outputs[index] = value
-        name, old.name = old.name, f"{old.name}_unmasked"
-        value.name = name
+    def mask(
+        self, x: onnx_ir.Value, dim: int, mask: Mask, trailing: int, operand: int = 0
+    ) -> onnx_ir.Value:
+        """Numbers along an axis of `x`, followed by `trailing` axes; a single one for all of it."""
+        unit = mask.unit
+        if not mask.repeats:
+            shape = [-1, *[1] * trailing] if len(unit) > 1 else []
+            return self.constant(unit.reshape(shape), operand=operand)
+        length, one = [len(unit)], [1]
+        size = self.insert("Gather", self.insert("Shape", x), self.constant([dim], np.int64))
+        blocks = self.insert("Div", size, self.constant(length, np.int64))
+        own = self.constant(unit.reshape(one + length if mask.is_inner else length + one))
+        sizes = [self.constant(length, np.int64), blocks]
+        repeated = self.insert(
+            "Expand", own, self.insert("Concat", *sizes[:: -1 if mask.is_inner else 1], axis=0)
+        )
+        return self.insert("Reshape", repeated, self.constant([-1, *[1] * trailing], np.int64))
+
+    def replace(self, value: onnx_ir.Value, output: int = 0) -> None:
+        """Let everyone who reads an output of the node read `value`."""
+        assert isinstance(self.node.graph, onnx_ir.Graph)
+        replace_value(self.node.graph, self.node.outputs[output], self.narrow(value))
 
 
+_Type = onnx_ir.DataType
+_WIDE: Mapping[onnx_ir.DataType, onnx_ir.DataType] = MappingProxyType(
+    dict.fromkeys((_Type.FLOAT16, _Type.BFLOAT16), _Type.FLOAT)
+    | dict.fromkeys((_Type.BOOL, _Type.INT8, _Type.UINT8, _Type.INT16, _Type.UINT16), _Type.INT32)
+    | {_Type.UINT32: _Type.INT64}
+)
+"""In which type arrays of short numbers are masked and counted."""
 _AXES_BY_INPUT = 13
 """The version of the operator set from which the axes of a sum are an input."""
 
 
-def mask_operand(place: Place, operand: int, dim: int, flags: np.ndarray) -> None:
-    """Multiply an operand by flags along one of its axes; a single flag is for all of it."""
+def mask_operand(place: Place, operand: int, dim: int, mask: Mask) -> None:
+    """Multiply an operand by a mask along one of its axes; a single number is for all of it."""
     index = place.operands[operand]
     value = place.input(operand)
-    shape = [1] * (place.rank(operand) - dim)
-    shape[0] = len(flags)
-    mask = flags.reshape(shape if len(flags) > 1 else [])
     tensor, graph = value.const_value, place.node.graph
+    trailing = place.rank(operand) - dim - 1
     if tensor is None:
-        masked = place.insert("Mul", value, place.constant(mask))
-    else:  # beforehand, or ONNX Runtime would hold every masked weight while it runs
-        assert isinstance(graph, onnx_ir.Graph)
-        sizes = tensor.shape.numpy()
-        masked = derived(graph, value, lambda: tensor.numpy() * mask.astype(place.dtype()), sizes)
+        x = place.array(operand)
+        masked = place.insert("Mul", x, place.mask(x, dim, mask, trailing, operand))
+        place.node.replace_input_with(index, place.narrow(masked, operand))
+        return
+    # beforehand, or ONNX Runtime would hold every masked weight while it runs
+    assert isinstance(graph, onnx_ir.Graph)
+    numbers = mask.whole.astype(tensor.dtype.numpy()).reshape(-1, *[1] * trailing)
+    masked = derived(graph, value, lambda: tensor.numpy() * numbers, tensor.shape.numpy())
     place.node.replace_input_with(index, masked)
 
 
-def _mask(place: Place, flags: Flags) -> np.ndarray:
-    """All flags of the first operand, as an array that is stretched to it."""
-    rank = place.rank()
-    mask = np.ones([1] * rank)
-    for dim, own in flags.items():
-        mask = mask * own.reshape([-1 if axis == dim else 1 for axis in range(rank)])
-    return mask
+def _mask(place: Place, x: onnx_ir.Value, flags: Flags) -> onnx_ir.Value:
+    """The masks of all axes of `x`, as an array that is stretched to it."""
+    masks = [place.mask(x, dim, own, place.rank() - dim - 1) for dim, own in flags.items()]
+    return functools.reduce(lambda left, right: place.insert("Mul", left, right), masks)
 
 
-def _count(place: Place, mask: np.ndarray, dims: tuple[int, ...]) -> np.ndarray:
-    """How many open positions there are along axes."""
-    shape = place.shape()
-    others = np.prod([shape[dim] for dim in dims if mask.shape[dim] == 1], initial=1)
-    count: np.ndarray = mask.sum(dims, keepdims=True) * others
-    return count
+def _count(
+    place: Place, x: onnx_ir.Value, open_: np.ndarray | float, units: Mapping[int, int]
+) -> onnx_ir.Value:
+    """How many open positions `x` has: `open_` in each block of `units[dim]` positions by axis."""
+    shape = place.insert("Shape", x)
+    sizes = place.insert("Gather", shape, place.constant(list(units), np.int64))
+    blocks = place.insert("Div", sizes, place.constant(list(units.values()), np.int64))
+    number = place.insert("ReduceProd", blocks, keepdims=0)
+    own = place.type_of()
+    number = place.insert("Cast", number, to=int(_WIDE.get(own, own)))
+    return place.insert("Mul", place.constant(np.maximum(open_, 1)), number)
+
+
+def _count_along(
+    place: Place, x: onnx_ir.Value, flags: Flags, dims: tuple[int, ...]
+) -> onnx_ir.Value:
+    """How many open positions `x` has along axes."""
+    units = {dim: len(flags[dim].unit) if dim in flags else 1 for dim in dims}
+    open_ = math.prod(float(flags[dim].unit.sum()) for dim in dims if dim in flags)
+    return _count(place, x, open_, units)
 
 
 def _reduce(place: Place, flags: Flags) -> None:
     """The mean, largest or smallest of open positions."""
     node = next(n for n in place.program.ir.nodes if n.name == name_of(place.node))
     dims: Any = node.attributes["dims"]
-    keep = bool(node.attributes["keepdim"])
-    mask = _mask(place, flags)
+    x = place.array()
+    mask = _mask(place, x, flags)
     if place.node.op_type == "ReduceMean":
-        masked = place.insert("Mul", place.input(0), place.constant(mask))
-        count = _count(place, mask, dims)
-        shown = count if keep else count.squeeze(tuple(dims))
-        place.replace(place.insert("Div", place.total(masked, dims, keep), place.constant(shown)))
+        total = place.total(place.insert("Mul", x, mask), dims, bool(node.attributes["keepdim"]))
+        place.replace(place.insert("Div", total, _count_along(place, x, flags, dims)))
         return
-    worst = -np.inf if place.node.op_type == "ReduceMax" else np.inf
-    chosen = place.constant(mask != 0, bool)
-    seen = place.insert("Where", chosen, place.input(0), place.constant(worst))
-    place.node.replace_input_with(place.operands[0], seen)
+    is_open = place.insert("Cast", mask, to=int(_Type.BOOL))
+    seen = place.insert("Where", is_open, x, _worst(place))
+    place.node.replace_input_with(place.operands[0], place.narrow(seen))
+
+
+def _worst(place: Place) -> onnx_ir.Value:
+    """What no open position is behind."""
+    own, sign = place.type_of(), -1 if place.node.op_type == "ReduceMax" else 1
+    if own.is_floating_point():
+        return place.constant(sign * np.inf)
+    least, most = (0, 1) if own == _Type.BOOL else (own.min, own.max)
+    return place.constant(least if sign < 0 else most)
 
 
 def _standardised(
-    place: Place, flags: Flags, dims: tuple[int, ...], centre: bool = True
+    place: Place, x: onnx_ir.Value, flags: Flags, dims: tuple[int, ...], centre: bool = True
 ) -> onnx_ir.Value:
-    """The first operand with mean 0 (if `centre`) and variance 1 over open positions."""
-    mask = _mask(place, flags)
-    return _centred(place, place.input(0), mask, _count(place, mask, dims), dims, centre)
+    """`x` with mean 0 (if `centre`) and variance 1 over open positions."""
+    count = _count_along(place, x, flags, dims)
+    return _centred(place, x, _mask(place, x, flags), count, dims, centre)
 
 
 def _centred(
     place: Place,
     x: onnx_ir.Value,
-    mask: np.ndarray,
-    number: np.ndarray,
+    open_: onnx_ir.Value,
+    count: onnx_ir.Value,
     dims: tuple[int, ...],
     centre: bool = True,
 ) -> onnx_ir.Value:
-    """`x` with mean 0 (if `centre`) and variance 1 over the `number` positions of a mask."""
-    open_, count = place.constant(mask), place.constant(np.maximum(number, 1))
+    """`x` with mean 0 (if `centre`) and variance 1 over the `count` positions of a mask."""
     if centre:
         total = place.total(place.insert("Mul", x, open_), dims, True)
         x = place.insert("Sub", x, place.insert("Div", total, count))
@@ -172,8 +265,8 @@ def _epsilon(place: Place) -> float:
 def _scaled(place: Place, value: onnx_ir.Value, trailing: int = 0) -> None:
     """Factor and shift of a normalisation, followed by `trailing` axes; then replace the node."""
     for operand, op_type in ((1, "Mul"), (2, "Add")):
-        if operand < len(place.operands):
-            parameter = place.input(operand)
+        if place.has(operand):
+            parameter = place.array(operand)
             if trailing:
                 shape = place.constant([-1, *[1] * trailing], np.int64)
                 parameter = place.insert("Reshape", parameter, shape)
@@ -182,11 +275,39 @@ def _scaled(place: Place, value: onnx_ir.Value, trailing: int = 0) -> None:
 
 
 def _layer_norm(place: Place, flags: Flags) -> None:
-    _scaled(place, _standardised(place, flags, _last(place)))
+    _scaled(place, _standardised(place, place.array(), flags, _last(place)))
 
 
 def _rms_norm(place: Place, flags: Flags) -> None:
-    _scaled(place, _standardised(place, flags, _last(place), centre=False))
+    _scaled(place, _standardised(place, place.array(), flags, _last(place), centre=False))
+
+
+def _add_layer_norm(place: Place, flags: Flags) -> None:
+    _add_norm(place, flags, {2: "Mul", 3: "Add"}, bias=4)
+
+
+def _add_rms_norm(place: Place, flags: Flags) -> None:
+    _add_norm(place, flags, {2: "Mul"}, bias=3)
+
+
+def _add_norm(place: Place, flags: Flags, affine: Mapping[int, str], bias: int) -> None:
+    """The norm of a sum, which may be an output as well; a shift makes it a layer norm."""
+    total = place.array()
+    for operand in (1, bias):
+        if place.has(operand):
+            total = place.insert("Add", total, place.array(operand))
+    centre = "Add" in affine.values()
+    value = _standardised(place, total, flags, (place.rank() - 1,), centre)
+    for operand, op_type in affine.items():
+        if place.has(operand):
+            value = place.insert(op_type, value, place.array(operand))
+    if len(place.node.outputs) > _SUM and place.node.outputs[_SUM].name:
+        place.replace(total, _SUM)
+    place.replace(value)
+
+
+_SUM = 3
+"""Which output the sum is that has been normalised."""
 
 
 def _last(place: Place) -> tuple[int, ...]:
@@ -198,19 +319,18 @@ def _last(place: Place) -> tuple[int, ...]:
 
 def _instance_norm(place: Place, flags: Flags) -> None:
     dims = tuple(range(2, place.rank()))
-    _scaled(place, _standardised(place, flags, dims), trailing=len(dims))
+    _scaled(place, _standardised(place, place.array(), flags, dims), trailing=len(dims))
 
 
 def _group_norm(place: Place, flags: Flags) -> None:
     """Channels are taken apart into groups, and joined again."""
-    x, groups = place.input(0), place.node.attributes["num_groups"].as_int()
+    x, groups = place.array(), place.node.attributes["num_groups"].as_int()
     shape = place.shape()
     apart = place.constant([0, groups, shape[1] // groups, -1], np.int64)
     grouped = place.insert("Reshape", x, apart)
-    mask = np.ones(shape[1]) if 1 not in flags else flags[1].astype(float)
-    inner = mask.reshape(1, groups, -1, 1)
-    count = inner.sum((2, 3), keepdims=True) * np.prod(shape[2:], initial=1)
-    y = _centred(place, grouped, inner, count, (2, 3))
+    mask = flags[1].whole.reshape(1, groups, -1, 1)
+    count = _count(place, grouped, mask.sum(2, keepdims=True), {2: mask.shape[2], 3: 1})
+    y = _centred(place, grouped, place.constant(mask), count, (2, 3))
     _scaled(place, place.insert("Reshape", y, place.insert("Shape", x)), len(shape) - 2)
 
 
@@ -221,6 +341,8 @@ MASKED_FORMS: Mapping[str, MaskedForm] = MappingProxyType(
         "reduce": _reduce,
         "layer_norm": _layer_norm,
         "rms_norm": _rms_norm,
+        "add_layer_norm": _add_layer_norm,
+        "add_rms_norm": _add_rms_norm,
         "instance_standardise": _instance_norm,
         "group_norm": _group_norm,
     }

@@ -8,13 +8,13 @@ import onnx_ir
 from onnx_ir.passes import common
 
 from fxprune.errors import InternalError
-from fxprune.files import draft_of
+from fxprune.files import companion_of, draft_of
 from fxprune.onnx.frontend.session import weight_bytes
 
 _ONE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GiB
 
 
-def save_onnx(model: onnx_ir.Model, path: str | Path) -> Path:
+def save_onnx(model: onnx_ir.Model, path: str | Path, *, overwrite: bool = False) -> Path:
     """Write a model; below 1.5 GB as one file, else with its weights in `<name>.data` beside it.
 
     Doc strings and the metadata of nodes and values, where exporters leave paths and stack traces,
@@ -23,12 +23,13 @@ def save_onnx(model: onnx_ir.Model, path: str | Path) -> Path:
     Args:
         model: what to write.
         path: the file to write; its folder must exist.
+        overwrite: whether a file that is there already may be replaced.
 
     Raises:
         InputError: the file cannot be written there.
         InternalError: the model does not pass ONNX's own checker.
     """
-    with draft_of(path) as draft:
+    with draft_of(path, overwrite=overwrite) as draft:
         write_onnx(model, draft)
     return Path(path)
 
@@ -39,7 +40,7 @@ def write_onnx(model: onnx_ir.Model, path: Path) -> None:
     if weight_bytes(clean) < _ONE_FILE_BYTES:
         _write_in_pieces(clean, path)
     else:
-        onnx_ir.save(clean, path, external_data=f"{path.name}.data")
+        onnx_ir.save(clean, path, external_data=companion_of(path).name)
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
+from fxprune.arguments import batches as batches_in
 from fxprune.errors import InputError
+from fxprune.files import path_of
 
 Feed = dict[str, np.ndarray]
 Data = str | Path | Iterable[Any] | Callable[[], Iterable[Any]]
@@ -18,7 +20,9 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm")
 _CHANNELS = (1, 3)
 
 
-def batches(data: Data, inputs: Sequence[onnx_ir.Value], *, batch_size: int = 32) -> list[Feed]:
+def batches(
+    data: Data, inputs: Sequence[onnx_ir.Value], *, batch_size: int = 32, name: str = "data"
+) -> list[Feed]:
     """What to feed to a model, batch after batch.
 
     >>> from onnx import TensorProto, helper
@@ -37,20 +41,46 @@ def batches(data: Data, inputs: Sequence[onnx_ir.Value], *, batch_size: int = 32
               tuples in the order of the inputs, or an array where the model has one input.
         inputs: The inputs of the model's graph.
         batch_size: Samples per batch where the data is not in batches and the model does not say.
+        name: What the argument is called.
 
     Raises:
         InputError: The data cannot be read, is empty, or does not fit the inputs.
     """
     if isinstance(data, str | Path):
-        found = _from_path(Path(data), inputs, batch_size)
-    elif isinstance(data, np.ndarray | Mapping):
-        raise InputError("data is one batch: pass a list of batches")
+        path = path_of(name, data)
+        if not path.exists():
+            raise InputError(
+                f"{name}: there is no data at {path}: give an .npz file or a folder of images"
+            )
+        found = _from_path(path, inputs, batch_size)
     else:
-        found = iter(data() if callable(data) else data)
-    feeds = [_feed(batch, inputs, number) for number, batch in enumerate(found)]
+        found = iter(batches_in(name, _called(name, data) if callable(data) else data))
+    feeds = [
+        _feed(batch, inputs, f"batch {number} of {name}") for number, batch in enumerate(found)
+    ]
     if not feeds:
-        raise InputError("data holds no batches: some hundred samples are enough")
+        raise InputError(f"{name} holds no batches: some hundred samples are enough")
+    for number, feed in enumerate(feeds):
+        for key, array in feed.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise InputError(f"batch {number} of {name}: {key!r} holds NaN or infinite values")
     return feeds
+
+
+def feeds_of(name: str, data: Any, inputs: Sequence[onnx_ir.Value]) -> list[Feed]:
+    """Batches that Python gives; there may be none."""
+    given = enumerate(batches_in(name, data))
+    return [_feed(batch, inputs, f"batch {number} of {name}") for number, batch in given]
+
+
+def _called(name: str, function: Callable[[], Any]) -> Any:
+    """What a function returns as batches."""
+    try:
+        return function()
+    except Exception as error:
+        raise InputError(
+            f"{name} is a function that fails without arguments: {type(error).__name__}: {error}"
+        ) from error
 
 
 def takes_any_number(inputs: Sequence[onnx_ir.Value]) -> bool:
@@ -79,27 +109,34 @@ def some_samples(feeds: Sequence[Feed], inputs: Sequence[onnx_ir.Value], count: 
     return [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}]
 
 
-def _feed(batch: Any, inputs: Sequence[onnx_ir.Value], number: int) -> Feed:
+def _feed(batch: Any, inputs: Sequence[onnx_ir.Value], place: str) -> Feed:
     names = [str(value.name) for value in inputs]
     if not isinstance(batch, Mapping):
         several = batch if isinstance(batch, tuple | list) else (batch,)
         if len(several) != len(names):
             raise InputError(
-                f"batch {number} of data has {len(several)} arrays, but the model takes "
+                f"{place} has {len(several)} arrays, but the model takes "
                 f"{len(names)}: {', '.join(names)}"
             )
         batch = dict(zip(names, several, strict=True))
     if missing := [name for name in names if name not in batch]:
         there = ", ".join(map(str, batch))
-        raise InputError(f"batch {number} of data lacks {', '.join(missing)}; it has {there}")
-    return {str(value.name): _array(batch[value.name], value, number) for value in inputs}
+        raise InputError(f"{place} lacks {', '.join(missing)}; it has {there}")
+    return {
+        str(value.name): _array(batch[value.name], value, f"{place}: {value.name!r}")
+        for value in inputs
+    }
 
 
-def _array(given: Any, value: onnx_ir.Value, number: int) -> np.ndarray:
+def _array(given: Any, value: onnx_ir.Value, place: str) -> np.ndarray:
     """An array of the input's type and shape."""
-    array = np.asarray(given)
-    place = f"batch {number} of data: {value.name!r}"
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{place} is no array: {error}") from error
     dtype = value.dtype.numpy() if value.dtype is not None else array.dtype
+    if dtype.kind == "O":
+        return array.astype(dtype)
     if array.dtype.kind not in "biufc" or (dtype.kind in "biu" and array.dtype.kind == "f"):
         raise InputError(f"{place} holds {array.dtype}, but the model takes {dtype}")
     expected = list(value.shape) if value.shape is not None else list(array.shape)
@@ -112,16 +149,12 @@ def _array(given: Any, value: onnx_ir.Value, number: int) -> np.ndarray:
         raise InputError(
             f"{place} has the shape {list(array.shape)}, but the model takes [{sizes}]"
         )
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise InputError(f"{place} holds NaN or infinite values")
     return array.astype(dtype, copy=False)
 
 
 def _from_path(path: Path, inputs: Sequence[onnx_ir.Value], batch_size: int) -> Iterator[Any]:
     if path.is_dir():
         return _from_images(path, inputs, batch_size)
-    if not path.is_file():
-        raise InputError(f"there is no data at {path}: give an .npz file or a folder of images")
     return _cut(_arrays_in(path), inputs, batch_size)
 
 

@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from onnx_ir.passes import common
 
 from fxprune.errors import CheckpointError, FxpruneError, InputError
+from fxprune.files import check_source
 from fxprune.onnx.frontend.tensors import check_tensor, tensors_of
 
 Source = str | Path | bytes | onnx.ModelProto | onnx_ir.Model
@@ -29,7 +30,7 @@ _IR_VERSIONS = (4, 10)
 reads, while onnx.helper stamps the newest number on anything."""
 
 
-def load_onnx(source: Source) -> onnx_ir.Model:
+def load_onnx(source: Source, name: str = "source") -> onnx_ir.Model:
     """An ONNX model as a sorted graph without functions, whose constants are all initialisers.
 
     Nodes, outputs and constants that nobody reads are left out.
@@ -51,6 +52,7 @@ def load_onnx(source: Source) -> onnx_ir.Model:
 
     Args:
         source: A file's path, its bytes, or a model in memory, which stays as it is.
+        name: What the argument is called.
 
     Raises:
         InputError: There is no such file, or the source is something else.
@@ -67,19 +69,15 @@ def load_onnx(source: Source) -> onnx_ir.Model:
         return _plain(_read(_parsed(source, "the model"), "the model"), "the model")
     if not isinstance(source, str | Path):
         raise InputError(
-            "an ONNX model is a path, bytes, an onnx.ModelProto or an onnx_ir.Model, got "
+            f"{name}: an ONNX model is a path, bytes, an onnx.ModelProto or an onnx_ir.Model, got "
             f"{type(source).__name__}"
         )
-    path = Path(source)
+    path = check_source(name, source)
     model = _read(_parsed(_contents(path), str(path)), str(path))
     return _plain(model, str(path), path.absolute().parent)
 
 
 def _contents(path: Path) -> bytes:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: name the .onnx file in it")
-    if not path.is_file():
-        raise InputError(f"there is no file {path}")
     if path.stat().st_size > _PROTOBUF_BYTES:
         raise CheckpointError(
             f"{path} has {path.stat().st_size} bytes, and ONNX files hold at most "

@@ -4,6 +4,7 @@ One walk in execution order. ONNX's own shape inference answers node by node, wi
 shapes are computed from; where it gives up, ONNX Runtime runs the model once.
 """
 
+import contextlib
 import functools
 import logging
 import math
@@ -17,18 +18,17 @@ import onnx
 import onnx_ir
 
 from fxprune.errors import InputError
+from fxprune.onnx.frontend.data import takes_any_number
+from fxprune.onnx.frontend.names import output_name
 from fxprune.onnx.frontend.session import Feeds, random_feeds, session_of
+from fxprune.onnx.frontend.sizes import Shape, bound_sizes, open_axes, shapes_at, stand_ins
 
 _log = logging.getLogger("fxprune")
-
-Shape = tuple[int, ...]
 
 _MOST_NUMBERS = 4096
 """Arrays of more elements are never taken for numbers that shapes are computed from."""
 _RANDOM = ("RandomNormal", "RandomUniform", "Bernoulli", "Multinomial")
 _MOST_ELEMENTS = 2**36
-_BATCH, _IMAGE, _SEQUENCE = 2, 224, 16
-"""What stands for axes that the file leaves open."""
 
 
 @dataclass(slots=True)
@@ -55,16 +55,41 @@ def observe(
     Raises:
         InputError: `shapes` does not fit the inputs, or ONNX Runtime does not run the model.
     """
+    feeds = _fewer(model, feeds) if feeds else None
+    given: dict[str, Sequence[int]] = {name: feed.shape for name, feed in (feeds or {}).items()}
+    given.update(shapes or {})
+    free = set(open_axes(model)) - set(bound_sizes(model, given))
+    *attempts, usual = (shapes_at(model, sizes, given) for sizes in stand_ins(model))
+    for attempt in attempts:
+        with contextlib.suppress(InputError):
+            return _observe_at(model, attempt, feeds, runs=len(free) > 1)
+    return _observe_at(model, usual, feeds, runs=False)
+
+
+def _fewer(model: onnx_ir.Model, feeds: Feeds) -> Feeds:
+    """As many samples as a number that occurs nowhere in the model, if it takes any number."""
+    batches = [name for name, kind in open_axes(model).items() if kind == "batch"]
+    if len(batches) != 1 or not takes_any_number(model.graph.inputs):
+        return feeds
+    count = next(stand_ins(model))[batches[0]]
+    enough = all(len(feed) >= count for feed in feeds.values())
+    return {name: feed[:count] for name, feed in feeds.items()} if enough else feeds
+
+
+def _observe_at(
+    model: onnx_ir.Model, shapes: Mapping[str, Shape], feeds: Feeds | None, *, runs: bool
+) -> Facts:
+    """Shapes and numbers where inputs have these shapes, at which the model `runs`, if asked to."""
     facts = Facts()
-    given = {name: feed.shape for name, feed in (feeds or {}).items()}
-    for name, shape in example_shapes(model, {**given, **(shapes or {})}).items():
+    for name, shape in shapes.items():
         facts.shapes[name], facts.types[name] = shape, _type_of_input(model, name)
     for value in model.graph.initializers.values():
         _note_initializer(facts, value)
     unknown = [node for node in model.graph if not _observe_node(facts, node, model)]
     _check_sizes(facts)
-    if unknown:
+    if unknown or runs:
         _run(facts, model, feeds)
+    if unknown:
         for node in model.graph:  # numbers that hang on shapes found by running
             _observe_node(facts, node, model)
     return facts
@@ -75,52 +100,6 @@ def _check_sizes(facts: Facts) -> None:
     for name, shape in facts.shapes.items():
         if math.prod(shape) > _MOST_ELEMENTS:
             raise InputError(f"value {name} has {math.prod(shape)} elements: shape {list(shape)}")
-
-
-def example_shapes(
-    model: onnx_ir.Model, given: Mapping[str, Sequence[int]], batch: int = _BATCH
-) -> dict[str, Shape]:
-    """A shape for every input: as given, as the file says, or the usual for what it leaves open.
-
-    First axes that are left open have size `batch`, and so has every axis of the same name.
-    """
-    names = [str(value.name) for value in model.graph.inputs]
-    if unknown := [name for name in given if name not in names]:
-        raise InputError(f"no input is called {unknown[0]!r}; the inputs are {', '.join(names)}")
-    symbols = {_symbol(value, 0): batch for value in model.graph.inputs if value.shape}
-    return {
-        name: _example_shape(value, given.get(name), symbols)
-        for name, value in zip(names, model.graph.inputs, strict=True)
-    }
-
-
-def _example_shape(
-    value: onnx_ir.Value, given: Sequence[int] | None, symbols: dict[str, int]
-) -> Shape:
-    if value.shape is None:
-        if given is None:
-            raise InputError(f"input {value.name} has no shape: give one in shapes")
-        return tuple(given)
-    declared = [dim if isinstance(dim, int) and dim > 0 else None for dim in value.shape]
-    if given is not None:
-        fits = len(given) == len(declared) and all(
-            size > 0 and own in (None, size) for own, size in zip(declared, given, strict=True)
-        )
-        if not fits:
-            raise InputError(f"input {value.name} has shape {value.shape}, not {tuple(given)}")
-        return tuple(given)
-    usual = _IMAGE if len(declared) >= 4 else _SEQUENCE
-    return tuple(
-        dim or symbols.setdefault(_symbol(value, axis), usual) for axis, dim in enumerate(declared)
-    )
-
-
-def _symbol(value: onnx_ir.Value, axis: int) -> str:
-    """Open axes of one name have one size, and so have first axes without a name."""
-    assert value.shape is not None
-    dim = value.shape[axis]
-    name = dim.value if isinstance(dim, onnx_ir.SymbolicDim) else None
-    return name or ("batch" if axis == 0 else f"{value.name}:{axis}")
 
 
 def _type_of_input(model: onnx_ir.Model, name: str) -> int:
@@ -202,7 +181,7 @@ def _is_arithmetic(facts: Facts, node: onnx_ir.Node) -> bool:
         and not node.op_type.startswith(_RANDOM)
         and not any(a.type in _GRAPHS for a in node.attributes.values())
         and all(value.name in facts.numbers for value in given)
-        and any(value.name not in facts.numbers for value in node.outputs)
+        and any(value.name not in facts.numbers for value in node.outputs if value.name)
     )
 
 
@@ -250,6 +229,8 @@ def _infer(facts: Facts, node: onnx_ir.Node, model: onnx_ir.Model) -> None:
     if not _known(facts, node) or any(a.type in _GRAPHS for a in node.attributes.values()):
         return
     proto = onnx_ir.to_proto(node)
+    for index in range(len(node.outputs)):
+        proto.output[index] = output_name(node, index)
     names = [value.name for value in node.inputs if value is not None and value.name]
     types = {n: onnx.helper.make_tensor_type_proto(facts.types[n], facts.shapes[n]) for n in names}
     data = {
@@ -291,7 +272,7 @@ def _run(facts: Facts, model: onnx_ir.Model, feeds: Feeds | None) -> None:
     shapes = {value.name: facts.shapes[value.name] for value in model.graph.inputs if value.name}
     with session_of(model, wanted) as session:
         results = session.run(feeds or random_feeds(model, shapes), wanted)
-    for name, result in zip(wanted, results, strict=True):
+    for name, result in zip(wanted, results, strict=bool(wanted)):  # asked for none, it tells all
         array = isinstance(result, np.ndarray)
         facts.shapes[name] = result.shape if array else ()
         if array and result.dtype.kind in "fiub":

@@ -13,9 +13,10 @@ import onnx_ir
 from fxprune.ir import Graph, Kind, Node, Value
 from fxprune.onnx.frontend.data import Data, batches
 from fxprune.onnx.frontend.loading import load_onnx
+from fxprune.onnx.frontend.names import name_of, output_name
 from fxprune.onnx.frontend.observe import Facts, observe
 from fxprune.onnx.frontend.session import Feeds
-from fxprune.onnx.frontend.spellings import Call, spelled
+from fxprune.onnx.frontend.spellings import Call, outputs_of, spelled
 from fxprune.onnx.frontend.views import plain_views
 
 
@@ -114,25 +115,28 @@ class _Translation:
         found = spelled(Call(node, self._facts, version))
         if found is None:
             self._opaque(node)
-            return
-        spelling, attributes = found
-        operands = range(len(node.inputs)) if spelling.operands is None else spelling.operands
-        outputs = node.outputs[: spelling.outputs]
-        self._emit(node, spelling.op, tuple(operands), tuple(outputs), **attributes)
+        elif isinstance(found, str):
+            self._opaque(node, form=found)
+        else:
+            spelling, attributes = found
+            operands = range(len(node.inputs)) if spelling.operands is None else spelling.operands
+            outputs = outputs_of(node, spelling)
+            self._emit(node, spelling.op, tuple(operands), outputs, **attributes)
 
-    def _opaque(self, node: onnx_ir.Node) -> None:
+    def _opaque(self, node: onnx_ir.Node, **attributes: str) -> None:
         """Everything that goes in is pinned, also what subgraphs take from around them."""
         captured = tuple(self._array(value) for value in captured_values(node))
         op = node.op_type if node.domain == "" else f"{node.domain}.{node.op_type}"
         operands = tuple(range(len(node.inputs)))
-        self._emit(node, op, operands, tuple(node.outputs), captured)
+        outputs = tuple(index for index, value in enumerate(node.outputs) if value.name)
+        self._emit(node, op, operands, outputs, captured, **attributes)
 
     def _emit(
         self,
         node: onnx_ir.Node,
         op: str,
         operands: tuple[int, ...],
-        outputs: tuple[onnx_ir.Value, ...],
+        outputs: tuple[int, ...],
         more: tuple[Value, ...] = (),
         **attributes: Any,
     ) -> None:
@@ -141,12 +145,11 @@ class _Translation:
         inputs = tuple(self._operand(node, index) for index in operands)
         while inputs and inputs[-1] is None:
             inputs, operands = inputs[:-1], operands[:-1]
-        made = tuple(self._output(name, i, value) for i, value in enumerate(outputs))
+        made = tuple(self._output(output_name(node, index)) for index in outputs)
         self._places[name] = (node, operands)
         self._nodes.append(Node(name, op, (*inputs, *more), made, attributes))
 
-    def _output(self, node: str, index: int, value: onnx_ir.Value) -> Value:
-        name = value.name or f"{node}.{index}"
+    def _output(self, name: str) -> Value:
         self._values[name] = Value(name, self._facts.shapes.get(name, ()))
         return self._values[name]
 
@@ -205,12 +208,7 @@ class _Translation:
         return tuple(fed)
 
     def _is_arithmetic(self, node: onnx_ir.Node) -> bool:
-        return all(value.name in self._facts.numbers for value in node.outputs)
-
-
-def name_of(node: onnx_ir.Node) -> str:
-    """A node of ours goes by its first output."""
-    return next(str(value.name) for value in node.outputs if value.name)
+        return all(value.name in self._facts.numbers for value in node.outputs if value.name)
 
 
 def _subgraphs(node: onnx_ir.Node) -> Iterator[onnx_ir.Graph]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
+from fxprune.agreement import KINDS, Numbers
 from fxprune.errors import InputError
 
 _IN_MEMORY_BYTES = 16_000_000
@@ -121,21 +122,28 @@ def weight_bytes(model: onnx_ir.Model) -> int:
     return sum(value.const_value.nbytes for value in values if value.const_value is not None)
 
 
-def random_feeds(model: onnx_ir.Model, shapes: Mapping[str, Sequence[int]], seed: int = 0) -> Feeds:
-    """Inputs of the given shapes: normal numbers, zeros and ones for whole numbers."""
+def random_feeds(
+    model: onnx_ir.Model,
+    shapes: Mapping[str, Sequence[int]],
+    seed: int = 0,
+    kind: Numbers = KINDS[0],
+) -> Feeds:
+    """Inputs of the given shapes: random numbers of a kind, and words of one letter."""
     generator = np.random.default_rng(seed)
     types = {str(value.name): value.dtype for value in model.graph.inputs}
     return {
-        name: _random(generator, dtype or onnx_ir.DataType.FLOAT, tuple(shapes[name]))
+        name: _random(generator, dtype or onnx_ir.DataType.FLOAT, tuple(shapes[name]), kind)
         for name, dtype in types.items()
     }
 
 
 def _random(
-    generator: np.random.Generator, dtype: onnx_ir.DataType, shape: tuple[int, ...]
+    generator: np.random.Generator, dtype: onnx_ir.DataType, shape: tuple[int, ...], kind: Numbers
 ) -> np.ndarray:
     if dtype == onnx_ir.DataType.STRING:
-        return np.full(shape, "a", dtype=object)
-    if dtype.is_floating_point():
-        return generator.standard_normal(shape).astype(dtype.numpy())
-    return generator.integers(0, 2, shape).astype(dtype.numpy())
+        return generator.choice(list("abcdefgh"), shape).astype(object)
+    if not dtype.is_floating_point():
+        below = 2 if dtype == onnx_ir.DataType.BOOL else kind.whole_below
+        return generator.integers(0, below, shape).astype(dtype.numpy())
+    numbers = generator.uniform(size=shape) if kind.positive else generator.standard_normal(shape)
+    return (kind.scale * numbers).astype(dtype.numpy())

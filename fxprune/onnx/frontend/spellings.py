@@ -1,7 +1,8 @@
 """How ONNX spells the operators of the table: one entry per operator type.
 
 A spelling names the operator, which inputs are its operands in order, and how its attributes are
-read. Where a reading returns None, this use of the type has no meaning for axes and is pinned.
+read. A reading that returns text names a form of the type that has no meaning for axes: that use of
+it is pinned, with this reason.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +12,9 @@ from typing import Any
 
 import onnx_ir
 
-from fxprune.onnx.frontend.observe import Facts, Shape
+from fxprune.onnx.frontend.names import output_name
+from fxprune.onnx.frontend.observe import Facts
+from fxprune.onnx.frontend.sizes import Shape
 from fxprune.passes.contractions import einsum_letters
 
 Attributes = dict[str, Any]
@@ -34,6 +37,10 @@ class Call:
         value = self.node.inputs[index]
         assert value is not None and value.name
         return self.facts.shapes[value.name]
+
+    def rank_of(self, index: int) -> int:
+        """The number of axes of an input, 0 if it is absent."""
+        return len(self.shape(index)) if self.has(index) else 0
 
     @property
     def rank(self) -> int:
@@ -74,7 +81,7 @@ class Call:
         return int(self.attribute(name, default)) % max(self.rank, 1)
 
 
-Reading = Callable[[Call], Attributes | None]
+Reading = Callable[[Call], Attributes | str]
 
 
 def _nothing(call: Call) -> Attributes:
@@ -85,14 +92,16 @@ def _nothing(call: Call) -> Attributes:
 class Spelling:
     """How an operator type is written. `operands` are inputs; without them all are.
 
-    `outputs` is how many outputs the operator has; a node with others in use has no meaning here.
+    `outputs` are those that the operator has, None for all; a node with others in use is pinned.
     """
 
     op: str
     operands: tuple[int, ...] | None = None
     attributes: Reading = _nothing
-    outputs: int | None = 1
+    outputs: tuple[int, ...] | None = (0,)
 
+
+_COMPUTED = "numbers that depend on the data"
 
 # Reading attributes --------------------------------------------------------------------------
 
@@ -114,15 +123,15 @@ def _layer_norm(call: Call) -> Attributes:
     return {"sizes": {"*c": call.rank - call.axis(-1)}}
 
 
-def _group_norm(call: Call) -> Attributes | None:
+def _group_norm(call: Call) -> Attributes | str:
     groups = call.attribute("num_groups")
-    if call.shape(1) != call.shape()[1:2]:  # before version 21 there is one factor per group
-        return None
+    if call.shape(1) != call.shape()[1:2]:  # before version 21
+        return "a factor per group"
     return {"sizes": {"g": groups}, "slots": {"num_groups": "g"}}
 
 
-def _batch_norm(call: Call) -> Attributes | None:
-    return None if call.attribute("training_mode", 0) else {}
+def _batch_norm(call: Call) -> Attributes | str:
+    return "statistics of the batch" if call.attribute("training_mode", 0) else {}
 
 
 def _axis(default: int | None = None) -> Reading:
@@ -140,9 +149,9 @@ def _softmax(call: Call) -> Attributes:
     return {"dims": tuple(range(call.axis(1), call.rank))}
 
 
-def _cumulative(call: Call) -> Attributes | None:
+def _cumulative(call: Call) -> Attributes | str:
     axis = call.numbers(1)
-    return None if axis is None else {"dims": (axis[0] % call.rank,)}
+    return _COMPUTED if axis is None else {"dims": (axis[0] % call.rank,)}
 
 
 def _last_two(call: Call) -> Attributes:
@@ -150,12 +159,12 @@ def _last_two(call: Call) -> Attributes:
 
 
 def _reduce(reading: str | None) -> Reading:
-    def read(call: Call) -> Attributes | None:
+    def read(call: Call) -> Attributes | str:
         if call.is_unknown("axes", 1):
-            return None
+            return _COMPUTED
         axes = call.given("axes", 1)
         if not axes and call.attribute("noop_with_empty_axes", 0):
-            return None
+            return "no axes"
         dims = [axis % call.rank for axis in axes] if axes else range(call.rank)
         keep = bool(call.attribute("keepdims", 1))
         return {"dims": tuple(sorted(dims)), "keepdim": keep, "reading": reading}
@@ -177,14 +186,14 @@ def _concat(call: Call) -> Attributes:
     return {"dim": call.axis()}
 
 
-def _slice(call: Call) -> Attributes | None:
+def _slice(call: Call) -> Attributes | str:
     starts, ends = call.given("starts", 1), call.given("ends", 2)
     if starts is None or ends is None or call.is_unknown("axes", 3):
-        return None
+        return _COMPUTED
     axes = call.given("axes", 3) or list(range(len(starts)))
     steps = call.numbers(4) or [1] * len(starts)
     if call.has(4) and call.numbers(4) is None:
-        return None
+        return _COMPUTED
     ranges = [(0, size, 1) for size in call.shape()]
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         dim = axis % call.rank
@@ -194,10 +203,10 @@ def _slice(call: Call) -> Attributes | None:
     return {"ranges": tuple(ranges)}
 
 
-def _pad(call: Call) -> Attributes | None:
+def _pad(call: Call) -> Attributes | str:
     pads, axes = call.given("pads", 1), call.numbers(3)
     if pads is None or (call.has(3) and axes is None):
-        return None
+        return _COMPUTED
     chosen = [axis % call.rank for axis in axes] if axes else list(range(call.rank))
     widths = [(0, 0)] * call.rank
     for place, dim in enumerate(chosen):
@@ -208,12 +217,12 @@ def _pad(call: Call) -> Attributes | None:
 
 def _sized(index: int) -> Reading:
     """A shape has to be known; what is computed from values is another on every run."""
-    return lambda call: None if call.is_unknown("shape", index) else {}
+    return lambda call: _COMPUTED if call.is_unknown("shape", index) else {}
 
 
-def _tile(call: Call) -> Attributes | None:
+def _tile(call: Call) -> Attributes | str:
     repeats = call.numbers(1)
-    return None if repeats is None else {"repeats": tuple(repeats)}
+    return _COMPUTED if repeats is None else {"repeats": tuple(repeats)}
 
 
 def _take_along(call: Call) -> Attributes:
@@ -235,19 +244,19 @@ def _block(call: Call) -> Attributes:
     return {"sizes": {"r": size, "s": size}}
 
 
-def _resize(call: Call) -> Attributes | None:
+def _resize(call: Call) -> Attributes | str:
     """Image axes change, samples and channels do not."""
     if call.output[:2] != call.shape()[:2]:
-        return None
+        return "another number of samples or channels"
     axes = call.attribute("axes")
     named = call.has(3) and (axes is None or 1 in axes or 1 - call.rank in axes)
     return {"slots": {"channels": "c"}} if named else {}
 
 
-def _attention(call: Call) -> Attributes | None:
+def _attention(call: Call) -> Attributes | str:
     """Four axes each, no caches."""
     if call.rank != 4 or call.has(4) or call.has(5) or call.attribute("qk_matmul_output_mode"):
-        return None
+        return "heads in one axis, or a cache"
     return {
         "gqa": call.shape(0)[1] != call.shape(1)[1],
         "causal": bool(call.attribute("is_causal", 0)),
@@ -255,19 +264,37 @@ def _attention(call: Call) -> Attributes | None:
 
 
 def _recurrent(gates: int) -> Reading:
-    def read(call: Call) -> Attributes | None:
+    def read(call: Call) -> Attributes | str:
         if call.attribute("layout", 0):
-            return None
+            return "samples first"
         return {"gates": gates, "slots": {"hidden_size": "h"}}
 
     return read
 
 
-def _quantise(call: Call) -> Attributes | None:
+def _quantise(call: Call) -> Attributes | str:
     if call.attribute("block_size", 0):
-        return None
+        return "blocks"
     return {"dim": call.axis(1)}
 
+
+def _fused_matmul(call: Call) -> Attributes | str:
+    if call.attribute("transBatchA", 0) or call.attribute("transBatchB", 0):
+        return "stacks that are transposed"
+    return _gemm(call)
+
+
+def _heads_attention(call: Call) -> Attributes | str:
+    """Queries, keys and values in three arrays, their heads in the last axis."""
+    if any(call.rank_of(index) != 3 for index in range(3)):
+        return "packed heads"
+    if any(map(call.has, range(3, len(call.node.inputs)))) or call.attribute("unidirectional", 0):
+        return "biases, a mask or a cache"
+    heads = call.attribute("num_heads")
+    return {"heads": heads}
+
+
+_CONTRIBUTED_ELEMENTWISE = "BiasGelu FastGelu Gelu QuickGelu"
 
 _ELEMENTWISE = """
     Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot BitwiseAnd BitwiseOr BitwiseXor BitShift Ceil
@@ -330,7 +357,7 @@ SPELLINGS: Mapping[str, Spelling] = MappingProxyType(
         "ReduceLogSumExp": Spelling("reduce", (0,), _reduce(None)),
         "ArgMax": Spelling("reduce", (0,), _extreme_place),
         "ArgMin": Spelling("reduce", (0,), _extreme_place),
-        "TopK": Spelling("ranked", (0,), _axis(-1), outputs=2),
+        "TopK": Spelling("ranked", (0,), _axis(-1), outputs=None),
         "Reshape": Spelling("reshape", (0,), _sized(1)),
         "Flatten": Spelling("reshape", (0,)),
         "Squeeze": Spelling("reshape", (0,)),
@@ -351,10 +378,31 @@ SPELLINGS: Mapping[str, Spelling] = MappingProxyType(
 """Operator types of the standard domain; see also `_VARIANTS`."""
 
 CONTRIBUTED: Mapping[str, Spelling] = MappingProxyType(
-    {name: Spelling("elementwise") for name in ("Gelu", "FastGelu", "QuickGelu", "BiasGelu")}
-    | {"FusedConv": Spelling("conv", (0, 1, 2), _conv)}
+    {
+        **{name: Spelling("elementwise") for name in _CONTRIBUTED_ELEMENTWISE.split()},
+        "FusedConv": Spelling("conv_add", attributes=_conv),
+        "FusedGemm": Spelling("gemm", attributes=_gemm),
+        "FusedMatMul": Spelling("matmul", attributes=_fused_matmul),
+        "MultiHeadAttention": Spelling("heads_attention", (0, 1, 2), _heads_attention),
+        "SkipLayerNormalization": Spelling("add_layer_norm", outputs=(0, 3)),
+        "SkipSimplifiedLayerNormalization": Spelling("add_rms_norm", outputs=(0, 3)),
+    }
 )
 """Operator types of ONNX Runtime's own domain, com.microsoft."""
+
+_PINNED = MappingProxyType(
+    {
+        "Attention": "one weight for queries, keys and values",
+        "EmbedLayerNormalization": "tables that are added and normalised at once",
+        "GroupQueryAttention": "a cache",
+        "PackedAttention": "one weight for queries, keys and values",
+        "PackedMultiHeadAttention": "packed samples",
+        "NhwcConv": "channels behind",
+        "NhwcFusedConv": "channels behind",
+        "NhwcMaxPool": "channels behind",
+    }
+)
+"""Operator types of com.microsoft that are known, and why their axes are not followed."""
 
 
 def _gather(call: Call) -> tuple[Spelling, Attributes]:
@@ -379,22 +427,38 @@ _VARIANTS = MappingProxyType({"Gather": _gather, "DepthToSpace": _depth_to_space
 """Operator types whose operator depends on the use."""
 
 
-def spelled(call: Call) -> tuple[Spelling, Attributes] | None:
-    """The spelling of a node and its attributes; None where it has no meaning for axes."""
+def spelled(call: Call) -> tuple[Spelling, Attributes] | str | None:
+    """The spelling of a node and its attributes.
+
+    A form that has no meaning for axes gives text that names it, an unknown operator None.
+    """
     node = call.node
-    table = {"": SPELLINGS, "com.microsoft": CONTRIBUTED}.get(node.domain, {})
     if node.domain == "" and node.op_type in _VARIANTS:
         return _VARIANTS[node.op_type](call)
+    table = {"": SPELLINGS, "com.microsoft": CONTRIBUTED}.get(node.domain, {})
     spelling = table.get(node.op_type)
-    if spelling is None or not _outputs_fit(node, spelling):
-        return None
+    if spelling is None:
+        return _PINNED.get(node.op_type) if node.domain == "com.microsoft" else None
+    outputs = outputs_of(node, spelling)
+    if any(_is_read(value) for i, value in enumerate(node.outputs) if i not in outputs):
+        return "more outputs"
+    if any(output_name(node, index) not in call.facts.shapes for index in outputs):
+        return "outputs that are left out"
     attributes = spelling.attributes(call)
-    return None if attributes is None else (spelling, attributes)
+    return attributes if isinstance(attributes, str) else (spelling, attributes)
 
 
-def _outputs_fit(node: onnx_ir.Node, spelling: Spelling) -> bool:
-    """Whether nobody reads outputs that the operator of the table does not have."""
-    if spelling.outputs is None:
-        return True
-    more = node.outputs[spelling.outputs :]
-    return not any(value.uses() or value.is_graph_output() for value in more)
+def outputs_of(node: onnx_ir.Node, spelling: Spelling) -> tuple[int, ...]:
+    """The numbers of the outputs that the operator of the table has; not those at the end that are
+    left out."""
+    last = max(index for index, value in enumerate(node.outputs) if value.name)
+    present = range(last + 1)
+    return (
+        tuple(present)
+        if spelling.outputs is None
+        else tuple(index for index in spelling.outputs if index in present)
+    )
+
+
+def _is_read(value: onnx_ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()

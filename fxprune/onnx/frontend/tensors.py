@@ -28,6 +28,17 @@ def tensors_of(graph: onnx_ir.Graph) -> Iterator[tuple[str, onnx_ir.TensorProtoc
                 yield from ((place, tensor) for tensor in attribute.as_tensors())
 
 
+def data_files(model: onnx_ir.Model) -> list[Path]:
+    """The files beside its own that a model keeps weights in."""
+    stored = (tensor for _, tensor in tensors_of(model.graph))
+    files = [
+        Path(tensor.base_dir or ".") / str(tensor.location)
+        for tensor in stored
+        if isinstance(tensor, onnx_ir.ExternalTensor)
+    ]
+    return list(dict.fromkeys(files))
+
+
 def check_tensor(tensor: onnx_ir.TensorProtocol, place: str, what: str) -> None:
     """Raise CheckpointError unless the data has the declared size; nothing is read or allocated.
 

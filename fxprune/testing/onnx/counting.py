@@ -41,7 +41,8 @@ def _shapes(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> dict[st
     arrays = zip(made, session.run(made, dict(inputs)), strict=True)
     stored = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     given = {name: array.shape for name, array in inputs.items()}
-    return {**stored, **given, **{name: array.shape for name, array in arrays}}
+    found = {name: array.shape for name, array in arrays if isinstance(array, np.ndarray)}
+    return {**stored, **given, **found}
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
@@ -62,7 +63,8 @@ def _conv_transpose(node: onnx.NodeProto, given: Given, shapes: Shapes) -> int:
 
 
 def _matmul(node: onnx.NodeProto, given: Given, shapes: Shapes) -> int:
-    return math.prod(shapes[node.output[0]]) * given[0][-1]
+    inner = given[0][-2 if _attribute(node, "transA", 0) else -1]
+    return math.prod(shapes[node.output[0]]) * inner
 
 
 def _gemm(node: onnx.NodeProto, given: Given, shapes: Shapes) -> int:
@@ -88,6 +90,12 @@ def _attention(node: onnx.NodeProto, given: Given, shapes: Shapes) -> int:
     return batch * heads * length * keys * (size + last)
 
 
+def _heads_attention(node: onnx.NodeProto, given: Given, shapes: Shapes) -> int:
+    """Heads are in the last axis."""
+    (batch, length, size), (_, keys, last) = given[0], given[2]
+    return batch * length * keys * (size + last)
+
+
 def _recurrent(node: onnx.NodeProto, given: Given, shapes: Shapes) -> int:
     """Two matrices in every step of every direction."""
     length, batch = given[0][:2]
@@ -102,6 +110,10 @@ _MACS: Mapping[str, Callable[[onnx.NodeProto, Given, Shapes], int]] = MappingPro
         "Gemm": _gemm,
         "Einsum": _einsum,
         "Attention": _attention,
+        "FusedConv": _conv,
+        "FusedGemm": _gemm,
+        "FusedMatMul": _matmul,
+        "MultiHeadAttention": _heads_attention,
         "LSTM": _recurrent,
         "GRU": _recurrent,
         "RNN": _recurrent,

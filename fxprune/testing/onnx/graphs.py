@@ -79,20 +79,26 @@ class Drawing:
         self._numbers: dict[str, Array] = {}
 
     def __call__(
-        self, op_type: str, *inputs: str, outputs: int = 1, like: str = "", **attributes: Any
+        self, op_type: str, *inputs: str, outputs: int | str = 1, like: str = "", **attributes: Any
     ) -> Any:
         """Add a node; the type may have a domain in front, as in `com.microsoft.FastGelu`.
+
+        `outputs` is how many there are, or a letter for each: a dot is one that is left out.
 
         Where ONNX infers no shapes (subgraphs, other domains, some functions) the outputs have that
         of `like`, by default the first input.
         """
         domain, _, name = op_type.rpartition(".")
         number = len(self._nodes)
-        names = [f"v{number}_{i}" if outputs > 1 else f"v{number}" for i in range(outputs)]
+        letters = "y" * outputs if isinstance(outputs, int) else outputs
+        names = [
+            "" if letter == "." else f"v{number}_{i}" if len(letters) > 1 else f"v{number}"
+            for i, letter in enumerate(letters)
+        ]
         node = helper.make_node(name, list(inputs), names, domain=domain, **attributes)
         self._nodes.append(node)
         self._infer(node, like)
-        return names[0] if outputs == 1 else names
+        return names[0] if len(names) == 1 else names
 
     def input(self, name: str, *sizes: int, dtype: int = TensorProto.FLOAT, below: int = 2) -> str:
         """An input of samples that have these sizes; whole numbers are smaller than `below`."""
@@ -160,7 +166,12 @@ class Drawing:
         return f'{header}\nGRAPH = """\n{text}\n"""\n{weights}{inputs}{_FOOTER}'
 
     def _declared(self, name: str) -> onnx.ValueInfoProto:
+        if self._types[name].HasField("sequence_type"):
+            element = self._types[name].sequence_type.elem_type.tensor_type.elem_type
+            return helper.make_tensor_sequence_value_info(name, element, None)
         tensor = self._types[name].tensor_type
+        if name in self._numbers:
+            return helper.make_tensor_value_info(name, tensor.elem_type, self.shape(name))
         shape = [self.batch, *self.shape(name)[1:]] if self.shape(name) else []
         return helper.make_tensor_value_info(name, tensor.elem_type, shape)
 
@@ -182,10 +193,12 @@ class Drawing:
         found = onnx.shape_inference.infer_node_outputs(
             schema, node, types, known, opset_imports=opsets
         )
-        for name in node.output:
+        for name in filter(None, node.output):
             tensor = found[name].tensor_type
-            known_shape = tensor.HasField("shape") and all(
-                dim.HasField("dim_value") for dim in tensor.shape.dim
+            nested = not found[name].HasField("tensor_type")
+            known_shape = nested or (
+                tensor.HasField("shape")
+                and all(dim.HasField("dim_value") for dim in tensor.shape.dim)
             )
             assert known_shape or like, f"ONNX infers no shape of {node.op_type}"
             self._types[name] = found[name] if known_shape else self._types[like]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from onnx import TensorProto
 
-from fxprune.testing.onnx import channels, layers, sequences
+from fxprune.testing.onnx import channels, forms, layers, sequences
 from fxprune.testing.onnx.graphs import Drawing, OnnxModel, volume
 from fxprune.testing.onnx.steps import Family, Kind, Pen, Shape, chain, joined, reduced, reshaped
 
@@ -99,6 +99,11 @@ _IMAGE_STEPS = MappingProxyType(
         "pinning": Kind(channels.pinning),
         "stretched": Kind(channels.stretched),
         "repeated": Kind(channels.repeated, _few),
+        "fused_convolution": Kind(forms.fused_convolution),
+        "pooled_without_axes": Kind(forms.pooled_without_axes),
+        "whole_numbers": Kind(forms.whole_numbers),
+        "blurred": Kind(forms.blurred),
+        "through_a_sequence": Kind(forms.through_a_sequence, since=11),
     }
 )
 
@@ -119,6 +124,11 @@ _SEQUENCE_STEPS = MappingProxyType(
         "convolution": Kind(sequences.convolution),
         "grouped_linear": Kind(sequences.grouped_linear, _many),
         "channel_mixing": Kind(sequences.channel_mixing),
+        "last_state": Kind(forms.last_state),
+        "added_norm": Kind(forms.added_norm),
+        "fused_matrix": Kind(forms.fused_matrix),
+        "fused_attention": Kind(forms.fused_attention),
+        "through_a_sequence": Kind(forms.through_a_sequence, since=11),
     }
 )
 
@@ -239,5 +249,5 @@ def onnx_models(
     body = chain(pen, family.stem(pen, inputs), max_nodes)
     outputs = [family.head(pen, body)]
     if pen.pick(False, True):
-        outputs.append(body)
+        outputs.append(forms.another_output(pen, body, 2 if dims == "sequence" else 1))
     return graph.model(*outputs, seed=draw(st.integers(0, 2**16 - 1)))

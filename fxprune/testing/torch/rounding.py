@@ -12,7 +12,8 @@ when every weight, input and result of an operation is off by up to u of float32
 Carlo Arithmetic, 1997), which also shows what cancels by luck, such as the mean of equal values,
 which float32 sums in float64. No error is taken to be below one rounding of the largest value. A
 rewrite re-associates sums, which changes how errors add up, but not the condition: `ROUNDINGS` pays
-for it.
+for it. Beyond the caps of `fxprune.agreement` rounding explains nothing; they are of the
+largest value, or of one where all values are smaller, which may be what is left of a difference.
 """
 
 import copy
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from fxprune.agreement import CAPS
 from fxprune.torch.frontend.nests import tensors_in
 from fxprune.torch.precision import in_precision
 
@@ -70,8 +72,12 @@ def allowed_errors(model: nn.Module, inputs: Sequence[Any], dtype: torch.dtype) 
     with suppress(RuntimeError):  # a constant of float64 may be beyond float32
         measured.append(run(in_dtype(model, torch.float32), converted(inputs, torch.float32)))
     scale = ROUNDINGS * torch.finfo(dtype).eps / _SINGLE
+    cap = CAPS[str(dtype).removeprefix("torch.")]
     return [
-        scale * max(_error(expected, other[index]) for other in measured)
+        min(
+            scale * max(_error(expected, other[index]) for other in measured),
+            cap * max(largest_of(expected), 1),
+        )
         for index, expected in enumerate(exact)
     ]
 
@@ -100,15 +106,21 @@ class _Off(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def least_error(expected: Tensor, dtype: torch.dtype) -> float:
     """What is allowed in any case: the roundings of the largest value."""
-    largest = expected.abs().max().item() if expected.numel() else 0.0
-    return ROUNDINGS * torch.finfo(dtype).eps * largest
+    return ROUNDINGS * torch.finfo(dtype).eps * largest_of(expected)
+
+
+def largest_of(tensor: Tensor) -> float:
+    """The largest absolute value that is finite."""
+    finite = tensor[tensor.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
 
 
 def _error(exact: Tensor, rounded: Tensor) -> float:
     if not exact.is_floating_point() or not exact.numel():
         return 0.0
-    largest = exact.abs().max().item()
-    error = (rounded.double() - exact).abs().max().item()
+    largest = largest_of(exact)
+    same = (exact == rounded.double()) | (exact.isnan() & rounded.isnan())
+    error = (rounded.double() - exact).abs()[~same].max().item() if not same.all() else 0.0
     if not math.isfinite(error):  # float32 overflows: then nothing but its range is known
         error = largest
     return max(error, _SINGLE * largest)

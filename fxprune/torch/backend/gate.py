@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.passes.axes import Axis
+from fxprune.passes.axes import Axis, Space, gated_part
 from fxprune.passes.condition import Condition
 from fxprune.passes.gate import GateBranch, GatePlan, MaskedForm, MaskOperand
 from fxprune.torch.backend import masked_forms
@@ -16,7 +16,7 @@ from fxprune.torch.backend.module import TracedModule, copy_graph
 from fxprune.torch.backend.operands import argument, parameter_names, replace_argument
 from fxprune.torch.frontend.program import Program
 from fxprune.torch.frontend.spellings import NAMES, bare_name
-from fxprune.torch.gates.module import PREFIX
+from fxprune.torch.gates.module import PREFIX, Gates
 
 # Gating ---------------------------------------------------------------------------------------
 
@@ -32,15 +32,14 @@ def mask_branches(plan: GatePlan) -> tuple[str, ...]:
     return tuple(dict.fromkeys(gate.branch for gate in plan.branches))
 
 
-def insert_gates(
-    model: nn.Module, program: Program, plan: GatePlan, gates: nn.Module
-) -> TracedModule:
+def insert_gates(model: nn.Module, program: Program, plan: GatePlan, gates: Gates) -> TracedModule:
     """Carry out a gate plan: `model` (our own copy) becomes a gated module.
 
     Ensures: with every gate open the result computes the bits that the model computes.
     """
     graph, copies = copy_graph(program.graph)
-    editor = _GateEditor(model, graph, {node.name: copies[node] for node in copies}, plan)
+    nodes = {node.name: copies[node] for node in copies}
+    editor = _GateEditor(model, graph, nodes, plan, gates.holds)
     for mask in plan.masks:
         editor.mask_operand(mask)
     for name, forms in _by_node(plan.forms).items():
@@ -64,11 +63,17 @@ class _GateEditor:
     """Edits one graph; masks come from one call of the gates at its start."""
 
     def __init__(
-        self, model: nn.Module, graph: fx.Graph, nodes: Mapping[str, fx.Node], plan: GatePlan
+        self,
+        model: nn.Module,
+        graph: fx.Graph,
+        nodes: Mapping[str, fx.Node],
+        plan: GatePlan,
+        is_gated: Callable[[Space], bool],
     ) -> None:
         self._model = model
         self._graph = graph
         self._nodes = nodes
+        self._is_gated = is_gated
         self._names: dict[str, list[str]] = {}
         self._overrides: dict[str, dict[str, fx.Node]] = {}
         self._pooled: dict[tuple[fx.Node, int], fx.Node] = {}
@@ -84,8 +89,13 @@ class _GateEditor:
 
     def mask_operand(self, mask: MaskOperand) -> None:
         """Multiply one operand, a parameter of a module or an argument, by a mask."""
-        arguments = (self._masks[mask.axis], mask.dim)
+        arguments = (self._masks[mask.axis], mask.dim, *self._repeats(mask.axis))
         self._rewrite(mask.node, mask.operand, masked_forms.apply_mask, arguments)
+
+    def _repeats(self, axis: Axis) -> tuple[int, ...]:
+        """How often a mask repeats what has gates; nothing where it does not."""
+        before, _, after = gated_part(axis, self._is_gated)
+        return (before, after) if before * after > 1 else ()
 
     def gate_branch(self, gate: GateBranch) -> None:
         """Multiply operands by the gate of a branch."""
@@ -150,8 +160,8 @@ class _GateEditor:
         """Replace a normalisation or reduction by its masked form."""
         node = self._nodes[name]
         dims = tuple(form.dim for form in forms)
-        masks = tuple(self._masks[form.axis] for form in forms)
         with self._graph.inserting_before(node):
+            masks = tuple(self._mask_for(node, form) for form in forms)
             if node.op == "call_module":
                 module = self._graph.create_node("get_attr", str(node.target))
                 node.args = (module, node.args[0], masks, dims)
@@ -163,6 +173,14 @@ class _GateEditor:
             bound = NAMES[bare_name(node)].bind(node.args, node.kwargs)
             node.args = (bare_name(node), bound, masks, dims)
             node.op, node.target, node.kwargs = "call_function", masked_function, {}
+
+    def _mask_for(self, node: fx.Node, form: MaskedForm) -> fx.Node:
+        """The mask of an axis, as long as the axis is in each run."""
+        mask, repeats = self._masks[form.axis], self._repeats(form.axis)
+        if not repeats:
+            return mask
+        arguments: Any = (mask, self._array(node, 0), form.dim, *repeats)
+        return self._graph.call_function(masked_forms.stretched, arguments)
 
 
 def call_with(module: nn.Module, parameters: dict[str, Tensor], *args: Any) -> Any:

@@ -11,12 +11,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def apply_mask(x: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """`x` with position i of axis `dim` multiplied by `mask[i]`, or in sample n by `mask[n, i]`."""
+def apply_mask(x: Tensor, mask: Tensor, dim: int, before: int = 1, after: int = 1) -> Tensor:
+    """`x` with position i of axis `dim` multiplied by `mask[i]`, or in sample n by `mask[n, i]`.
+
+    See `stretched` for `before` and `after`.
+    """
     if mask.dim() == 1:
+        mask = stretched(mask, x, dim, before, after)
         return x * _along(mask, dim, x.dim()).to(x.dtype)
     shape = [len(x) if axis == 0 else -1 if axis == dim else 1 for axis in range(x.dim())]
     return x * mask.view(shape).to(x.dtype)
+
+
+def stretched(mask: Tensor, x: Tensor, dim: int, before: int, after: int) -> Tensor:
+    """`mask` for as many positions as axis `dim` of `x` has in this run.
+
+    In the example run its numbers are repeated `after` times each, and `before` times as a whole,
+    for factors of the axis that have no gates: sizes of pictures, which may be others now.
+    """
+    length = x.shape[dim]
+    if length == len(mask):
+        return mask
+    if after > 1:
+        numbers = mask[::after]
+        return numbers.repeat_interleave(length // len(numbers))
+    numbers = mask[: len(mask) // before]
+    return numbers.repeat(length // len(numbers))
 
 
 def scale(x: Tensor, gate: Tensor) -> Tensor:

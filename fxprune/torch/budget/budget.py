@@ -142,6 +142,10 @@ class Budget:
         counts = self._counts(gates)
         return any(float(p(counts)) > limit[name] for name, p in self._tensors.items())
 
+    def is_met(self, is_open: Tensor) -> bool:
+        """Whether what is open costs no more than the target allows."""
+        return self._filling.fits(self._counts(is_open).numpy(), self.limit)
+
     def per_price(self, importance: Tensor, is_open: Tensor) -> Tensor:
         """Importance divided by what a position costs at present."""
         prices = self.prices(is_open).to(importance)

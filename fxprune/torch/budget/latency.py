@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis
 from fxprune.passes.cost import homes_of, lies_in
+from fxprune.passes.operators import factor_of
 from fxprune.passes.peak import enclosing_branches
 from fxprune.passes.polynomials import Monomials, Polynomial, Sizes, polynomial, times
 from fxprune.torch.budget.latency_tables import (
@@ -29,8 +30,6 @@ from fxprune.torch.budget.latency_tables import (
     other_nodes,
 )
 from fxprune.torch.budget.point_costs import PointCost
-
-_NORMS = ("batch_norm", "standardise", "instance_norm", "layer_norm", "rms_norm", "group_norm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +162,7 @@ def _others(analysis: Analysis, sizes: Sizes, measured: Measured) -> dict[str, P
     nodes = other_nodes(graph, measured.tables)
     for node in nodes:
         for value in node.outputs:
-            rate = rates.per_normalised if node.op in _NORMS else rates.per_element
+            rate = rates.per_normalised if factor_of(node.op) is not None else rates.per_element
             add(node.name, (), rates.per_call)
             add(node.name, types.axes[value.name], rate / graph.batch)
     alone = {node.name for node in nodes}

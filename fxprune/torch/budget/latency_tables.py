@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.ir import Graph, Node
-from fxprune.passes.peak import VIEWS
+from fxprune.passes.kinds import CONVOLUTIONS, LAYERS, VIEWS
 from fxprune.torch.frontend.meta import device_of
 
 _log = logging.getLogger("fxprune")
@@ -27,7 +27,6 @@ _FEWEST_RUNS, _MOST_RUNS = 3, 25
 _FRESH = 16
 """How many arrays take turns, so that none is in the caches when its turn comes."""
 _CHANNELS = 32
-_TIMED = ("conv", "conv_transpose", "linear")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,7 @@ def measure(model: nn.Module, graph: Graph, round_to: int = 1) -> Measured:
     layers = {
         node.source: node
         for node in graph.nodes
-        if node.name in served and node.op in _TIMED and node.source
+        if node.name in served and node.op in LAYERS and node.source
     }
     keys = {
         path: (repr(model.get_submodule(path)), _shape_of(node)[1:])
@@ -123,7 +122,7 @@ def _grid(full: int, step: int) -> list[int]:
 def _table(module: Any, node: Node, batch: int, round_to: int, clock: _Clock) -> Table:
     first, *rest = _shape_of(node)
     shape = [1 if first == batch else first, *rest]
-    dim, linear = channel_dim(node), node.op == "linear"
+    dim, linear = channel_dim(node), node.op not in CONVOLUTIONS
     full_in, full_out = shape[dim], node.outputs[0].shape[dim]
     groups = 1 if linear else module.groups
     found: dict[tuple[int, int], float] = {}
@@ -203,4 +202,4 @@ def other_nodes(graph: Graph, layers: Collection[str]) -> list[Node]:
 def channel_dim(node: Node) -> int:
     weight = node.inputs[1]
     assert weight is not None
-    return 1 - len(weight.shape) if node.op != "linear" else -1
+    return 1 - len(weight.shape) if node.op in CONVOLUTIONS else -1

@@ -2,12 +2,13 @@
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fxprune.agreement import KINDS, Numbers
 from fxprune.errors import InputError, TraceError
 from fxprune.torch.frontend.forward import holds_tensor, named_arguments
 from fxprune.torch.frontend.modes import in_evaluation
@@ -132,21 +133,38 @@ def inputs_of_part(model: nn.Module, part: nn.Module, example_inputs: Any) -> tu
 
 
 def random_inputs(
-    examples: Sequence[Any], batch_sizes: Sequence[int], seed: int
+    examples: Sequence[Any], batch_sizes: Sequence[int], seed: int, kind: Numbers = KINDS[0]
 ) -> list[tuple[Any, ...]]:
-    """Standard normal inputs like the examples (small integers for integer inputs)."""
+    """Random inputs like the examples; by default standard normal, and zeros and ones."""
     generator = torch.Generator().manual_seed(seed)
     sizes = {value.shape[0] for value in examples if isinstance(value, Tensor) and value.dim()}
     batches: list[tuple[Any, ...]] = []
     for size in batch_sizes if len(sizes) == 1 else (0,):
-        batches.append(tuple(_random(value, size, generator) for value in examples))
+        batches.append(tuple(_random(value, size, generator, kind) for value in examples))
     return batches
 
 
-def _random(value: Any, batch: int, generator: torch.Generator) -> Any:
+def inputs_to_compare(
+    examples: Sequence[Any], batch_sizes: Sequence[int], seed: int
+) -> list[tuple[Any, ...]]:
+    """Random inputs of every batch size, and of the first one twice: what stays shows nothing."""
+    again = random_inputs(examples, batch_sizes[:1], seed + 1)
+    return [*random_inputs(examples, batch_sizes, seed), *again]
+
+
+def random_like(batch: Sequence[Any], seed: int) -> Iterator[tuple[Any, ...]]:
+    """Inputs of the very same shapes, one of each kind."""
+    for number, kind in enumerate(KINDS):
+        yield from random_inputs(batch, (0,), seed + number, kind)
+
+
+def _random(value: Any, batch: int, generator: torch.Generator, kind: Numbers) -> Any:
     if not isinstance(value, Tensor):
         return value
     shape = (batch or value.shape[0], *value.shape[1:]) if value.dim() else ()
     if value.is_floating_point():
-        return torch.randn(shape, generator=generator, dtype=value.dtype)
-    return torch.randint(0, 2, shape, generator=generator).to(value.dtype)
+        draw = torch.rand if kind.positive else torch.randn
+        numbers = draw(shape, generator=generator, dtype=value.dtype)
+        return numbers if kind.scale == 1 else kind.scale * numbers
+    below = 2 if value.dtype is torch.bool else kind.whole_below
+    return torch.randint(0, below, shape, generator=generator).to(value.dtype)

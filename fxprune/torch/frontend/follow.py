@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from fxprune.torch.frontend.forward import Subject, record
+from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.recorder import Recorder
 
 _log = logging.getLogger("fxprune")
@@ -76,6 +77,7 @@ def _follow_batch(recorder: Recorder, nodes: list[fx.Node], subject: Subject) ->
         return
     if recorder.compares_batch and batch > 1:
         _warn_of_single_samples(nodes, subject)
+    _check_few_samples(nodes, subject)
     larger = 4 * batch + 1
     pairs = _run_alike(nodes, subject.with_batch(larger))
     size: fx.Node | None = None
@@ -112,6 +114,28 @@ def _follow_batch(recorder: Recorder, nodes: list[fx.Node], subject: Subject) ->
             node.kwargs = {
                 name: renewed(value, twin.kwargs[name], node) for name, value in node.kwargs.items()
             }
+
+
+_FEW = 2
+
+
+def _check_few_samples(nodes: list[fx.Node], subject: Subject) -> None:
+    """Raise ValueError if two samples are not computed as many are."""
+    if subject.batch <= _FEW:
+        return
+    for node, twin in _run_alike(nodes, subject.with_batch(_FEW)):
+        own, others = (leaves_of((n.args, n.kwargs)) for n in (node, twin))
+        if len(own) != len(others):
+            raise ValueError(f"{node.name} depends on the size of the batch by its operands")
+        for value, changed in zip(own, others, strict=True):
+            numbers = type(value) in (int, float) or type(changed) in (int, float)
+            if not numbers or value == changed:
+                continue
+            follows = type(value) is type(changed) and math.isclose(
+                value * _FEW, changed * subject.batch
+            )
+            if not follows:
+                raise ValueError(f"{node.name} depends on the size of the batch by a number")
 
 
 def _warn_of_single_samples(nodes: list[fx.Node], subject: Subject) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxprune.errors import TraceError
+from fxprune.passes.kinds import SHARING
 from fxprune.torch.frontend.module_spellings import module_spelling
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 
@@ -19,7 +20,6 @@ Modules = Mapping[str, nn.Module]
 
 _OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imod", "iand", "ior",
               "ixor", "ilshift", "irshift")  # fmt: skip
-_SHARING = ("reshape", "permute", "slice", "split", "unbind", "select", "expand", "identity")
 
 
 def follow_in_place(model: nn.Module, graph: fx.Graph) -> None:
@@ -108,7 +108,7 @@ def memory_origins(modules: Modules, graph: fx.Graph) -> dict[fx.Node, fx.Node]:
 def _shares_memory(modules: Modules, node: fx.Node) -> bool:
     if node.op == "call_module":
         module_spelled = module_spelling(type(modules[str(node.target)]))
-        return module_spelled is not None and module_spelled.op in _SHARING
+        return module_spelled is not None and module_spelled.op in SHARING
     if node.op not in ("call_function", "call_method"):
         return False
     name = bare_name(node)
@@ -117,4 +117,4 @@ def _shares_memory(modules: Modules, node: fx.Node) -> bool:
         assert isinstance(source, fx.Node)
         return isinstance(source.meta["value"], Tensor) or _shares_memory(modules, source)
     spelling = NAMES.get(name)
-    return spelling is not None and spelling.op in _SHARING and name != "clone"
+    return spelling is not None and spelling.op in SHARING and name != "clone"

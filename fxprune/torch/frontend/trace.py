@@ -21,6 +21,7 @@ from fxprune.torch.frontend.follow import record_and_follow
 from fxprune.torch.frontend.forward import Subject
 from fxprune.torch.frontend.in_place import follow_in_place
 from fxprune.torch.frontend.modes import is_training_flag, merge, remove_dead
+from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.recorder import CallError, Recorder
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 from fxprune.torch.frontend.values import UndecidedError
@@ -28,8 +29,8 @@ from fxprune.torch.frontend.watch import told_of_trace
 
 _LIBRARIES = tuple(os.path.dirname(str(library.__file__)) + os.sep for library in (torch, errors))
 """Whose lines are not the model's."""
-EXAMPLE_BATCH = 2
-"""The batch size of the example run where the user's examples have one."""
+_BATCHES = (5, 7, 11, 13, 17, 19, 23, 29, 31)
+"""What stands in for the batch size of the example: the first that occurs nowhere in the model."""
 
 
 def trace(
@@ -47,16 +48,29 @@ def trace(
     """
     subject = Subject(model, inputs, model.training, leaves)
     with _ONE_AT_A_TIME:
-        if subject.batch == 1:
+        if stand_in := _stand_in(subject):
             try:
-                return _trace(subject.with_batch(EXAMPLE_BATCH))
+                return _trace(subject.with_batch(stand_in))
             except (InputError, TraceError):
-                pass  # a model for single samples
+                pass  # a model for so many samples
         return _trace(subject)
 
 
 _ONE_AT_A_TIME = threading.RLock()
 """What a trace replaces in torch is there for one thread; another waits until it is put back."""
+
+
+def _stand_in(subject: Subject) -> int:
+    """A batch size that no other axis has, so that no axis passes for the batch; 0 for none."""
+    if not subject.batch:
+        return 0
+    taken = {size for x in subject.inputs if isinstance(x, Tensor) for size in x.shape[1:]}
+    for tensor in (*subject.model.parameters(), *subject.model.buffers()):
+        taken.update(tensor.shape)
+    for module in subject.model.modules():
+        for value in vars(module).values():
+            taken.update(each for each in leaves_of(value) if type(each) is int)
+    return next((size for size in _BATCHES if size not in taken), 0)
 
 
 def _trace(subject: Subject) -> fx.Graph:

@@ -23,10 +23,22 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxprune.arguments import number, whole
 from fxprune.errors import InputError
 from fxprune.passes.condition import Condition
 from fxprune.torch.budget.budget import Budget
-from fxprune.torch.gates.method import Adam, Method, cubic, full_tensor, is_distributed, logit
+from fxprune.torch.gates.method import (
+    NO_GRADIENT,
+    NOT_FINITE,
+    Adam,
+    Method,
+    cubic,
+    full_tensor,
+    is_distributed,
+    logit,
+    rate,
+    weight,
+)
 
 _MEMORY = 0.95
 """How much of the running mean decision stays in one step."""
@@ -67,14 +79,18 @@ class Consensus:
     opening: float = 0.7
 
     def __post_init__(self) -> None:
-        if not 0 <= self.polarisation_weight < self.activation_weight:
+        for name in ("activation_weight", "polarisation_weight", "consensus_weight"):
+            weight(name, getattr(self, name))
+        rate(self.lr)
+        whole("hidden", self.hidden, "the width of the gate networks, at least 1")
+        opening = "a probability above 0.5, below 1"
+        number("opening", self.opening, lambda x: 0.5 < x < 1, opening)
+        if not self.polarisation_weight < self.activation_weight:
             raise InputError(
                 f"polarisation_weight is {self.polarisation_weight}, activation_weight "
                 f"{self.activation_weight}: the first must be smaller and not negative, or gates "
                 "that are open could never close"
             )
-        if not 0.5 < self.opening < 1:
-            raise InputError(f"opening is {self.opening}: give a probability above 0.5, below 1")
 
     def build(
         self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()
@@ -168,8 +184,13 @@ class ConsensusGates(Method):
         taken = [parameter.grad for parameter in (self.scores, *self.deciders.parameters())]
         for parameter in self.parameters():
             parameter.grad = None
-        if not self.learning or self.done or skipped:
-            return
+        if not skipped:
+            self.lack = self._take_all(taken, scale) if self.learning else ""
+
+    def _take_all(self, taken: list[Tensor | None], scale: Tensor | None) -> str:
+        """Learn from the gradients of the logits and the gate networks; what is missing if not."""
+        if all(gradient is None for gradient in taken):
+            return NO_GRADIENT
         learned = self._learned()
         if any(hasattr(tensor, "full_tensor") for tensor in learned):
             raise InputError(
@@ -185,17 +206,24 @@ class ConsensusGates(Method):
         self._remember(decisions, probabilities)
         gradient = _flat(taken, learned) / (1 if scale is None else scale)
         gradient = gradient + _reduced(_flat(added, learned))
-        if bool(torch.isfinite(gradient).all()):
-            steps = torch.split(self.adam.step(gradient), [tensor.numel() for tensor in learned])
-            with torch.no_grad():
-                for tensor, step in zip(learned, steps, strict=True):
-                    tensor += step.view_as(tensor)
+        if not bool(torch.isfinite(gradient).all()):
+            return NOT_FINITE
+        steps = torch.split(self.adam.step(gradient), [tensor.numel() for tensor in learned])
+        with torch.no_grad():
+            for tensor, step in zip(learned, steps, strict=True):
+                tensor += step.view_as(tensor)
+        return ""
 
-    def after_step(self) -> None:
+    @property
+    def has_learned(self) -> bool:
+        """Whether gates have moved."""
+        return self.adam.has_moved
+
+    def after_step(self) -> bool:
         """As ever; what the samples disagree about when all is decided is kept as `gap`."""
         if not self.done:
             self.gap.copy_(consensus_gap(self.agreement))
-        super().after_step()
+        return super().after_step()
 
     def check_carry(self) -> None:
         """Gate networks see pooled features, so they would have to be cut as well."""

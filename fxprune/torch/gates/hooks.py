@@ -3,7 +3,8 @@
 before a step   gates take the gradients that reached them; where the optimizer has a closure, those
                 that it makes
 after a step    the method advances its schedule and chooses what is open; then come the gates'
-                followers, in their order (shrinking)
+                followers, in their order (shrinking). A step that should have taught something
+                and has not is noted instead: the schedule waits
 
 A step that a GradScaler skips is none. No table of this module says what gates do: all of it is in
 the gates, so it is copied and pickled with them.
@@ -20,12 +21,14 @@ from torch.optim.optimizer import (
 )
 
 from fxprune.torch.gates.method import Method
+from fxprune.torch.gates.waiting import Taught, Waiting
 
 
-class Listener(Protocol):
+class Listener(Taught, Protocol):
     """What hears of steps: gates, by the optimizer that holds the scores of their method."""
 
     method: Method
+    waiting: Waiting
     followers: "tuple[Callable[[Any, Optimizer], None], ...]"
 
 
@@ -71,8 +74,15 @@ def _telling(held: list[Listener], closure: Callable[[], Any]) -> Callable[[], A
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for gates in [] if _is_skipped(optimizer) else held_by(optimizer):
-        gates.method.after_step()
+    if not live or _is_skipped(optimizer):
+        return
+    held = held_by(optimizer)
+    for gates in [each for each in live if each not in held]:
+        gates.waiting.passed_by(gates, optimizer)
+    for gates in held:
+        if not gates.method.after_step():
+            gates.waiting.saw_nothing(gates, optimizer)
+            continue
         for follower in gates.followers:
             follower(gates, optimizer)
 

@@ -13,11 +13,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fxprune.arguments import number
 from fxprune.passes.condition import Condition
+from fxprune.targets import ramp
 from fxprune.torch.budget.budget import Budget
 
 _STAGES = 250
 """How often the budget shrinks on its way to the target, at most twice that many times."""
+
+NO_GRADIENT = "no gradient reached the gates"
+NOT_FINITE = "the gradients of the gates are infinite or not numbers"
+_ZERO = "the gradients of the gates are all zero: the loss does not depend on what has gates"
 
 
 class Method(nn.Module):
@@ -30,6 +36,9 @@ class Method(nn.Module):
 
     freezes_model = False
     """Whether the model's own parameters and statistics stay as they are."""
+
+    learns_in_evaluation = False
+    """Whether a forward that sees the keep-set, as in evaluation, can teach these gates."""
 
     conditions: tuple[Condition, ...] = ()
     """The gates that depend on the sample."""
@@ -45,6 +54,8 @@ class Method(nn.Module):
         self.steps = steps
         self.settings = settings
         self.learning = True
+        self.adjustable = False
+        self.lack = NO_GRADIENT
         self.scores = nn.Parameter(torch.zeros(total))
         self.register_buffer("is_open", torch.ones(total))
         self.register_buffer("steps_done", torch.zeros((), dtype=torch.long))
@@ -69,6 +80,15 @@ class Method(nn.Module):
         """What a report should say of this method."""
         return {}
 
+    def progress(self) -> dict[str, int]:
+        """How many steps of the schedule are done, of all."""
+        return {"done": min(int(self.steps_done), self.steps), "all": self.steps}
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether any gradient has ever told something of the positions."""
+        raise NotImplementedError
+
     @property
     def done(self) -> bool:
         """Whether the keep-set is final."""
@@ -78,22 +98,55 @@ class Method(nn.Module):
         """Take the gradients that reached the gates; the optimizer leaves `scores` alone.
 
         `scale` is what a fused optimizer is still to divide gradients by; nothing is learned from
-        gradients of a step that is `skipped`.
+        gradients of a step that is `skipped`. `lack` says what is missing where nothing is learned
+        from a step that should teach.
         """
         gradient, self.scores.grad = self.scores.grad, None
-        if gradient is not None and self.learning and not self.done and not skipped:
-            gradient = full_tensor(gradient) if scale is None else full_tensor(gradient) / scale
-            if bool(torch.isfinite(gradient).all()):
-                self.learn(gradient)
+        if not skipped:
+            self.lack = self._take(gradient, scale) if self.learning else ""
 
-    def after_step(self) -> None:
-        """Advance the schedule until the target is reached; from then on the keep-set stays."""
+    def _take(self, gradient: Tensor | None, scale: Tensor | None) -> str:
+        """Learn from a gradient; what is missing if that is not possible."""
+        if gradient is None:
+            return NO_GRADIENT
+        gradient = full_tensor(gradient) if scale is None else full_tensor(gradient) / scale
+        if not bool(torch.isfinite(gradient).all()):
+            return NOT_FINITE
+        self.learn(gradient)
+        return "" if self.has_learned else _ZERO
+
+    def after_step(self) -> bool:
+        """Advance the schedule until the target is reached; from then on the keep-set stays.
+
+        False where it waits, because the step should have taught something and has not.
+        """
         if self.done:
-            return
+            return True
+        if self.lack:
+            return False
         self.steps_done += 1
         done = int(self.steps_done)
         if done % max(self.steps // _STAGES, 1) == 0 or done == self.steps:
             self._choose()
+        self.plan()
+        return True
+
+    def span(self, total: int) -> int:
+        """How many of the steps of a training the schedule should take.
+
+        Where only gates learn, nothing is left to do when they are final.
+        """
+        return total if self.freezes_model else ramp(total)
+
+    def follow(self, total: int) -> None:
+        """Let the schedule end in time for a training of `total` optimizer steps in all.
+
+        What has come further already ends with the next step, unless the target is met.
+        """
+        if self.done:
+            return
+        steps, done = self.span(total), int(self.steps_done)
+        self.steps = steps if self.budget.is_met(self.is_open) else max(steps, done + 1)
         self.plan()
 
     def settle(self, rank: Tensor | None = None) -> None:
@@ -168,6 +221,21 @@ class Settings(Protocol):
         """
 
 
+def weight(name: str, value: Any) -> None:
+    """Raise InputError unless a setting can weigh a term of the loss."""
+    number(name, value, lambda x: 0 <= x < math.inf, "a number from 0 on")
+
+
+def rate(value: Any) -> None:
+    """Raise InputError unless a setting is a learning rate."""
+    number("lr", value, lambda x: 0 < x < math.inf, "a learning rate above 0")
+
+
+def probability(name: str, value: Any) -> None:
+    """Raise InputError unless a setting is a probability that has a logit."""
+    number(name, value, lambda x: 0 < x < 1, "a number above 0, below 1")
+
+
 def cubic(done: int, steps: int) -> float:
     """The sparsity schedule of Zhu & Gupta 2017, equation 1: fast first, slow at the end."""
     return 1 - (1 - min(done / steps, 1)) ** 3
@@ -186,6 +254,11 @@ class Adam(nn.Module):
         self.register_buffer("first", torch.zeros(size))
         self.register_buffer("second", torch.zeros(size))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether there was a gradient, also where a moving average of weights has averaged it."""
+        return bool(self.first.any())
 
     def step(self, gradient: Tensor) -> Tensor:
         """What to add to the tensor."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from fxprune.arguments import near, shown
 from fxprune.errors import InputError
 from fxprune.torch.gates.consensus import Consensus
 from fxprune.torch.gates.method import Settings
@@ -28,8 +29,8 @@ def settings_of(method: str | Settings) -> Settings:
     if not isinstance(method, str) or method not in METHODS:
         kinds = ", ".join(kind.__name__ for kind in METHODS.values())
         raise InputError(
-            f"unknown method {method!r}; known methods are {', '.join(METHODS)}, or one of "
-            f"{kinds} with settings"
+            f"unknown method {shown(method)}; known methods are {', '.join(METHODS)}, or one of "
+            f"{kinds} with settings{near(method, METHODS)}"
         )
     settings: Settings = METHODS[method]()
     return settings

@@ -1,6 +1,7 @@
 """The module in a gated model that turns gates into masks for its readers."""
 
 import copy
+import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fxprune.passes.axes import Axis, Prod, Space
+from fxprune.passes.axes import Axis, Space, interpret
 from fxprune.torch.gates.hooks import live
 from fxprune.torch.gates.method import Conditioned, Method, is_distributed
+from fxprune.torch.gates.waiting import Waiting
 
 PREFIX = "fxprune_gates"
 """Where the gates live in a gated model, and the prefix of their state_dict keys."""
@@ -40,6 +42,7 @@ class Gates(nn.Module):
         self._owner: weakref.ref[nn.Module] | None = None
         self.shrink_every = 0
         self.followers: tuple[Callable[[Gates, Optimizer], None], ...] = ()
+        self.waiting = Waiting()
         self._family = object()
         live.add(self)
 
@@ -53,7 +56,7 @@ class Gates(nn.Module):
             return self._conditioned(features, name)
         values = self._values()
         parts = torch.split(values, list(self.layout.sizes))
-        if self.training and not self.method.learning and self._part_of_every_step():
+        if self._may_learn() and not self.method.learning and self._part_of_every_step():
             idle = [0 * parameter.sum() for parameter in self.method.parameters()]
             parts = (parts[0] + torch.stack(idle).sum(), *parts[1:])
         masks = tuple(self.mask(axis, parts) for axis in self._axes)
@@ -68,8 +71,8 @@ class Gates(nn.Module):
 
     def _conditioned(self, features: Tensor, name: str) -> Tensor:
         place = self.layout.names.index(name)
-        learns = (self.training or self._deciding) and self.method.learning
-        if learns and self._shown is None:
+        decides = (self.training or self._deciding) and self.method.learning
+        if decides and self._shown is None:
             assert isinstance(self.method, Conditioned)
             return self.method.decide(name, features)
         return torch.split(self._values(), list(self.layout.sizes))[place]
@@ -77,8 +80,23 @@ class Gates(nn.Module):
     def _values(self) -> Tensor:
         if self._shown is not None:
             return self._shown
-        learns = self.training or self._deciding
-        return self.method.gates() if learns else self._open().to(self.method.is_open)
+        if self.training or self._deciding:
+            return self.method.gates()
+        is_open = self._open().to(self.method.is_open)
+        if not (self._may_learn() and self.method.learning):
+            return is_open
+        return is_open + (self.method.scores - self.method.scores.detach())
+
+    def _may_learn(self) -> bool:
+        """Whether a loss of this forward may teach gates.
+
+        In evaluation it may where the method learns at the keep-set, as in fine-tuning with frozen
+        statistics; values stay those of the keep-set. What is exported has no part in that.
+        """
+        if self.training:
+            return True
+        exported = torch.compiler.is_exporting() or torch._C._is_tracing()
+        return self.method.learns_in_evaluation and torch.is_grad_enabled() and not exported
 
     @contextmanager
     def showing(self, values: Tensor) -> Iterator[None]:
@@ -104,19 +122,28 @@ class Gates(nn.Module):
 
     def mask(self, axis: Axis, parts: tuple[Tensor, ...]) -> Tensor:
         """The gates of an axis, from those of every group."""
-        if isinstance(axis, Space):
-            place = self._places.get(axis)
-            return parts[0].new_ones(axis.size) if place is None else parts[place]
-        if isinstance(axis, Prod):
-            mask, *others = (self.mask(factor, parts) for factor in axis.factors)
-            for other in others:
-                mask = torch.outer(mask, other).flatten()
-            return mask
-        return torch.cat([self.mask(part, parts) for part in axis.parts])
+
+        def leaf(space: Space) -> Tensor:
+            place = self._places.get(space)
+            return parts[0].new_ones(space.size) if place is None else parts[place]
+
+        return interpret(axis, leaf, _outer, torch.cat)
 
     def _open(self) -> Tensor:
         """What is open, also where a moving average of weights has averaged the flags."""
         return self.method.is_open.detach() > 0.5
+
+    @property
+    def at_target(self) -> bool:
+        """Whether what is open costs no more than the target allows."""
+        return self.method.budget.is_met(self._open())
+
+    def reached(self) -> dict[str, float]:
+        """What is open costs, by the names of the costs that have a target."""
+        sizes = {name: int(flags.sum()) for name, flags in self.keep_set().items()}
+        costs = self.method.budget.costs
+        found = costs.at({**costs.full, **sizes})
+        return {name: float(found[name]) for name in self.method.budget.limit}
 
     def keep_set(self) -> dict[str, Tensor]:
         """The open positions by name."""
@@ -164,3 +191,8 @@ class Gates(nn.Module):
 
 
 _SHARED = ("layout", "_axes", "_branches", "_places", "_family")
+
+
+def _outer(masks: list[Tensor]) -> Tensor:
+    """The mask of a row-major product."""
+    return functools.reduce(lambda left, right: torch.outer(left, right).flatten(), masks)

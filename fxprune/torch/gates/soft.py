@@ -11,9 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fxprune.arguments import flag, is_number, number, refusal
 from fxprune.passes.condition import Condition
 from fxprune.torch.budget.budget import Budget
-from fxprune.torch.gates.method import Adam, Method, logit
+from fxprune.torch.gates.method import Adam, Method, logit, probability, rate, weight
 
 _SHARPENING_START = 0.6
 
@@ -43,6 +44,9 @@ class AutoBot:
         opening: the value of every gate at the start.
         frozen: whether the gates alone learn.
         branches: whether whole branches have gates as well; the paper closes channels.
+
+    Raises:
+        InputError: a setting is out of range.
     """
 
     lr: float = 0.5
@@ -53,6 +57,15 @@ class AutoBot:
     opening: float = 0.9
     frozen: bool = True
     branches: bool = False
+
+    def __post_init__(self) -> None:
+        rate(self.lr)
+        for name in ("cost_weight", "binary_weight", "sharpening"):
+            weight(name, getattr(self, name))
+        number("rounding", self.rounding, lambda x: 0 <= x <= 1, "a share of the steps in [0, 1]")
+        probability("opening", self.opening)
+        flag("frozen", self.frozen)
+        flag("branches", self.branches)
 
     def build(
         self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()
@@ -72,7 +85,10 @@ class HardConcrete:
         cost_weight: weight of the excess of the expected cost over the target.
         opening: the probability of every gate to be above zero at the start.
         temperature: beta of the paper.
-        stretch: gamma and zeta of the paper.
+        stretch: gamma and zeta of the paper, below 0 and above 1.
+
+    Raises:
+        InputError: a setting is out of range.
     """
 
     branches: ClassVar[bool] = True
@@ -82,6 +98,17 @@ class HardConcrete:
     opening: float = 0.95
     temperature: float = 2 / 3
     stretch: tuple[float, float] = (-0.1, 1.1)
+
+    def __post_init__(self) -> None:
+        rate(self.lr)
+        weight("cost_weight", self.cost_weight)
+        probability("opening", self.opening)
+        number("temperature", self.temperature, lambda x: 0 < x < math.inf, "a number above 0")
+        pair = isinstance(self.stretch, tuple | list) and len(self.stretch) == 2
+        if not pair or not all(map(is_number, self.stretch)):
+            raise refusal("stretch", self.stretch, "a pair of numbers such as (-0.1, 1.1)")
+        if not -math.inf < self.stretch[0] < 0 or not 1 < self.stretch[1] < math.inf:
+            raise refusal("stretch", self.stretch, "a number below 0, and one above 1")
 
     def build(
         self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()
@@ -128,6 +155,11 @@ class SoftGates(Method):
         with torch.enable_grad():
             (added,) = torch.autograd.grad(self.penalty(logits), logits)
         self.logits += self.rate() * self.adam.step(gradient.detach() + added)
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether gates have moved."""
+        return self.adam.has_moved
 
     def _with_gradient(self) -> Tensor:
         return self.logits + (self.scores - self.scores.detach())

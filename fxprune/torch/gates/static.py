@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fxprune.errors import InputError
+from fxprune.arguments import number
 from fxprune.passes.condition import Condition
 from fxprune.torch.budget.budget import Budget
 from fxprune.torch.gates.method import Method, cubic
@@ -43,8 +43,7 @@ class Static:
     warmup: float = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"warmup is {self.warmup}: give a share of the steps in [0, 1)")
+        number("warmup", self.warmup, lambda x: 0 <= x < 1, "a share of the steps in [0, 1)")
 
     def build(
         self, budget: Budget, steps: int, conditions: tuple[Condition, ...] = ()
@@ -55,6 +54,8 @@ class Static:
 
 class StaticGates(Method):
     """The state of the method `Static`."""
+
+    learns_in_evaluation = True
 
     settings: Static
     importance: Tensor
@@ -70,6 +71,11 @@ class StaticGates(Method):
         if not self.learning:
             return self.is_open.detach()
         return self.is_open + (self.scores - self.scores.detach())
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether any position has importance."""
+        return bool(self.importance.any())
 
     def learn(self, gradient: Tensor) -> None:
         """Average the squared gradients."""

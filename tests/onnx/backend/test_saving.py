@@ -66,7 +66,7 @@ def test_large_weights_lie_beside_the_file(model, tmp_path, monkeypatch):
 def test_a_model_can_be_saved_over_its_own_external_data(model, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_saving, "_ONE_FILE_BYTES", 1000)
     path = save_onnx(model, tmp_path / "m.onnx")
-    save_onnx(onnx_ir.load(path), path)
+    save_onnx(onnx_ir.load(path), path, overwrite=True)
     np.testing.assert_array_equal(output(path), EXPECTED)
 
 
@@ -74,7 +74,7 @@ def test_what_is_not_valid_is_not_written(model, tmp_path):
     (tmp_path / "m.onnx").write_text("the old one")
     model.graph[1].op_type = "Cat"  # there is no such operator
     with pytest.raises(InternalError, match="Cat"):
-        save_onnx(model, tmp_path / "m.onnx")
+        save_onnx(model, tmp_path / "m.onnx", overwrite=True)
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
     assert (tmp_path / "m.onnx").read_text() == "the old one"
 

@@ -81,6 +81,20 @@ def _attention(g: Drawing, h: str) -> str:
     return g("Attention", q, k, v)
 
 
+def _heads(g: Drawing, h: str) -> str:
+    flat = g("Transpose", g("Reshape", h, g.numbers(0, 8, 36)), perm=[0, 2, 1])
+    return g("com.microsoft.MultiHeadAttention", flat, g("Relu", flat), flat, num_heads=2)
+
+
+def _added(g: Drawing, h: str, *shift: str) -> str:
+    """A norm of a sum, and the sum."""
+    x = g("Transpose", g("Reshape", h, g.numbers(0, 8, 36)), perm=[0, 2, 1])
+    op_type = "SkipLayerNormalization" if shift else "SkipSimplifiedLayerNormalization"
+    parts = g("Relu", x), g.weight(8), *shift
+    y, _, _, total = g(f"com.microsoft.{op_type}", x, *parts, outputs="y..s", like=x)
+    return g("Concat", y, total, axis=2)
+
+
 def _split(g: Drawing, h: str) -> str:
     left, right = g("Split", h, outputs=2, axis=1, num_outputs=2)
     return g("Concat", right, g("Relu", left), axis=1)
@@ -126,8 +140,11 @@ SAMPLES: dict[str, Sample] = {
     "Mod": lambda g, h: g("Mod", h, g("Exp", g.weight(1, 8, 1, 1)), fmod=1),
     **{
         op_type: _binary(op_type)
-        for op_type in ["Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"]
+        for op_type in ["Greater", "GreaterOrEqual", "Less", "LessOrEqual"]
     },
+    "Equal": lambda g, h: g("Equal", g("Relu", h), g("Abs", h)),
+    "IsInf": lambda g, h: g("IsInf", g("Reciprocal", g("Relu", h))),
+    "IsNaN": lambda g, h: g("IsNaN", g("Sqrt", h)),
     **{op_type: _logic(op_type) for op_type in ["And", "Or", "Xor"]},
     **{op_type: _integer_pair(op_type) for op_type in ["BitwiseAnd", "BitwiseOr", "BitwiseXor"]},
     "BitwiseNot": _integers("BitwiseNot"),
@@ -176,7 +193,9 @@ SAMPLES: dict[str, Sample] = {
         op_type: _with_one(op_type, kernel_shape=[2, 2])
         for op_type in ["AveragePool", "LpPool", "MaxPool"]
     },
-    "Resize": lambda g, h: g("Resize", h, "", "", g.numbers(2, 8, 12, 12), mode="nearest"),
+    "Resize": lambda g, h: g(
+        "Resize", h, "", "", g.numbers(8, 12, 12), mode="nearest", axes=[1, 2, 3]
+    ),
     "Upsample": lambda g, h: g("Upsample", h, g.stored(np.array([1, 1, 2, 2], np.float32))),
     "GridSample": _grid,
     "DepthToSpace": _with_one("DepthToSpace", blocksize=2),
@@ -214,8 +233,29 @@ SAMPLES: dict[str, Sample] = {
     "FastGelu": _with_one("com.microsoft.FastGelu"),
     "QuickGelu": _with_one("com.microsoft.QuickGelu"),
     "FusedConv": lambda g, h: g(
-        "com.microsoft.FusedConv", h, g.weight(8, 8, 1, 1), g.weight(8), activation="Relu"
+        "com.microsoft.FusedConv", h, g.weight(8, 8, 1, 1), g.weight(8), h, activation="Relu"
     ),
+    "FusedGemm": lambda g, h: g(
+        "com.microsoft.FusedGemm",
+        g("ReduceMean", h, g.numbers(2, 3), keepdims=0),
+        g.weight(7, 8),
+        g.weight(7),
+        transB=1,
+        activation="Tanh",
+        like=g("Gemm", g("ReduceMean", h, g.numbers(2, 3), keepdims=0), g.weight(8, 7)),
+    ),
+    "FusedMatMul": lambda g, h: g(
+        "com.microsoft.FusedMatMul",
+        g("Reshape", h, g.numbers(0, 8, 36)),
+        g.weight(7, 8),
+        transA=1,
+        transB=1,
+        alpha=0.5,
+        like=g("MatMul", g.weight(2, 36, 8), g.weight(8, 7)),
+    ),
+    "MultiHeadAttention": _heads,
+    "SkipLayerNormalization": lambda g, h: _added(g, h, g.weight(8)),
+    "SkipSimplifiedLayerNormalization": lambda g, h: _added(g, h),
 }
 """By operator type."""
 

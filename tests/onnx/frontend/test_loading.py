@@ -82,7 +82,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """Every hostile file, loaded in a process with little memory."""
     folder = tmp_path_factory.mktemp("hostile")
     command = [sys.executable, "-m", "tests.onnx.frontend.hostile", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert not done.stderr, "libraries below must not talk"
     return json.loads(done.stdout)
@@ -113,7 +113,7 @@ def test_a_truncated_file_loads_as_nothing(tmp_path, cut):
     ("source", "message"),
     [
         ("missing.onnx", "there is no file missing.onnx"),
-        (".", "is a folder: name the .onnx file"),
+        (".", "is a folder: name the file in it"),
         (3, "is a path, bytes, an onnx.ModelProto or an onnx_ir.Model, got int"),
     ],
 )
@@ -247,6 +247,6 @@ def test_four_gigabytes_of_external_data_are_not_read(tmp_path):
         "print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "big.onnx")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 500_000, "kilobytes"

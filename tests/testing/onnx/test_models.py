@@ -15,11 +15,17 @@ from fxprune.onnx.frontend.spellings import SPELLINGS
 from fxprune.testing import ONNX_OPS, Drawing, onnx_models
 
 SEARCH = settings(max_examples=50, derandomize=True, database=None)
+FIRST = settings(SEARCH, max_examples=1, phases=[Phase.generate])
 
 
 def drawn(**settings):
     """Models of every sort."""
     return st.sampled_from(list(ONNX_OPS)).flatmap(lambda dims: onnx_models(dims=dims, **settings))
+
+
+def first(strategy):
+    """What Hypothesis draws before everything else: the simplest choice, every time."""
+    return find(strategy, lambda model: True, settings=FIRST)
 
 
 def run(model):
@@ -28,6 +34,11 @@ def run(model):
     text = model.proto.SerializeToString()
     session = onnxruntime.InferenceSession(text, options, ["CPUExecutionProvider"])
     return session.run(None, dict(model.inputs))
+
+
+def test_no_model_is_smaller_than_the_first():
+    found = find(onnx_models(), lambda model: True, settings=settings(SEARCH, max_examples=10))
+    assert found.source() == first(onnx_models()).source()
 
 
 @pytest.mark.parametrize(
@@ -40,14 +51,14 @@ def run(model):
     ],
 )
 def test_smallest_model_is_plain(dims, expected):
-    model = find(onnx_models(dims=dims), lambda model: True, settings=SEARCH)
+    model = first(onnx_models(dims=dims))
     assert " ".join(node.op_type for node in model.proto.graph.node) == expected
     assert model.proto.opset_import[0].version == 17
     assert fxprune.inspect_onnx(model.proto).free_groups
 
 
 def test_smallest_model_prints_in_the_notation_of_onnx():
-    model = find(onnx_models(), lambda model: True, settings=SEARCH)
+    model = first(onnx_models())
     lines = repr(model).splitlines()
     assert "network (float[n,3,6,6] x) => (float[n,3,6,6] v3) {" in lines
     assert "   v0 = Conv <pads: ints = [1, 1, 1, 1]> (x, w0, w1)" in lines
@@ -60,13 +71,15 @@ def test_model_is_valid_without_being_filtered(model):
     onnx.checker.check_model(model.proto, full_check=True)
     for value, array in zip(model.proto.graph.output, run(model), strict=True):
         assert np.isfinite(array).all()
+        if isinstance(array, list):
+            continue
         sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         assert sizes[1:] == list(array.shape[1:])
 
 
 @pytest.mark.parametrize("inputs", [1, 3])
 def test_model_is_given_as_many_inputs_as_asked_for(inputs):
-    model = find(onnx_models(inputs=inputs), lambda model: True, settings=SEARCH)
+    model = first(onnx_models(inputs=inputs))
     assert list(model.inputs) == ["x", "x1", "x2"][:inputs]
     assert [value.name for value in model.proto.graph.input] == list(model.inputs)
 
@@ -81,11 +94,11 @@ def test_source_is_the_model_bit_for_bit(model):
 
 
 def test_source_runs_without_hypothesis_and_without_us(tmp_path):
-    model = find(onnx_models(dims="sequence"), lambda model: True, settings=SEARCH)
+    model = first(onnx_models(dims="sequence"))
     blocked = "import sys; sys.modules.update(dict.fromkeys(['hypothesis', 'fxprune', 'torch']))\n"
     (tmp_path / "failure.py").write_text(blocked + model.source() + "print(model.graph.name)\n")
     done = subprocess.run(
-        [sys.executable, "failure.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [sys.executable, "failure.py"], cwd=tmp_path, capture_output=True, text=True, timeout=600
     )
     assert done.stdout == "network\n", done.stderr
 

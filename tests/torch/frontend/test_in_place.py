@@ -7,7 +7,7 @@ from torch import nn
 
 import fxprune
 from fxprune.testing import assert_rewrite_equivalent
-from tests.torch.frontend.test_spellings import model_of
+from tests.torch.frontend.bodies import model_of
 from tests.torch.test_samples import some_keep_sets
 
 

@@ -1,0 +1,44 @@
+"""A keep-set as users write it, read: flags by name, from lists, arrays and tensors."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fxprune.arguments import shown
+from fxprune.errors import KeepSetError
+
+
+def flags_of(keep: Any) -> dict[str, tuple[bool, ...]]:
+    """A flag for every position, by the name of the group or branch.
+
+    >>> flags_of({"stem": [1, 0], "body+": np.array([True])})
+    {'stem': (True, False), 'body+': (True,)}
+
+    Raises:
+        KeepSetError: it is no mapping, or something in it is neither True nor False, 1 nor 0.
+    """
+    if not isinstance(keep, Mapping):
+        raise KeepSetError(
+            f"a keep-set maps names to bools, got {type(keep).__name__} {shown(keep)}: give "
+            'for instance {"conv1": [True, False]}'
+        )
+    return {name: _flags(name, value) for name, value in keep.items()}
+
+
+def _flags(name: Any, value: Any) -> tuple[bool, ...]:
+    if isinstance(value, str | bytes | Mapping):
+        raise _refusal(name, value)
+    try:
+        array = np.asarray(value.tolist() if hasattr(value, "tolist") else value).reshape(-1)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise _refusal(name, value) from error
+    if array.size and (array.dtype.kind not in "buif" or not np.isin(array, (0, 1)).all()):
+        raise _refusal(name, value)
+    return tuple(map(bool, array.tolist()))
+
+
+def _refusal(name: Any, value: Any) -> KeepSetError:
+    return KeepSetError(
+        f"the keep-set of {name} must be bools, got {shown(value)}: give one for every position"
+    )

@@ -1,0 +1,116 @@
+"""One ONNX file that ONNX Runtime agrees with."""
+
+import os
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import fxprune
+from fxprune.testing import assert_unchanged
+from fxprune.testing.torch.checkers import count_macs
+from tests.torch.gated import EXACT, folded_at_half, params
+from tests.torch.models import Auxiliary, Residual, images, plain, randomise
+
+
+def test_export_is_one_file_that_onnx_runtime_agrees_with(exported):
+    gated, folded, path = exported
+    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
+    verdict = fxprune.verify(gated, folded, path, inputs=[images(7)], batch_sizes=(1, 4))
+    seen = {(item.what, item.batch, item.dtype) for item in verdict.comparisons}
+    assert {("folded == onnxruntime", batch, "float32") for batch in (1, 4, 7)} <= seen
+    assert {("gated == folded", batch, "float64") for batch in (1, 4, 7)} <= seen
+    assert verdict.worst["gated == folded float64"] <= EXACT
+    assert verdict.worst["folded == onnxruntime float32"] <= 1e-4
+
+
+def test_exported_file_tells_our_figures(exported):
+    _, folded, path = exported
+    properties = {item.key: item.value for item in onnx.load(path).metadata_props}
+    before = randomise(Residual())
+    assert properties["fxprune_version"] == fxprune.__version__
+    assert properties["fxprune_source"] == "Residual"
+    assert properties["fxprune_params"] == str(params(folded))
+    assert properties["fxprune_params_before"] == str(params(before))
+    assert properties["fxprune_macs"] == str(count_macs(folded.eval(), [images(1)]))
+    assert properties["fxprune_macs_before"] == str(count_macs(before.eval(), [images(1)]))
+    assert float(properties["fxprune_targets"].partition(":")[2].strip("} ")) > 1
+
+
+def local_names() -> list[bytes]:
+    """What would give this machine away."""
+    names = [os.getcwd(), str(Path(__file__).parent), str(Path.home()), "site-packages"]
+    names += [Path(torch.__file__).parent.as_posix(), __file__]
+    return [name.encode() for name in names if len(name) > 4]
+
+
+def test_exported_file_has_no_paths_of_this_machine(exported):
+    data = exported[2].read_bytes()
+    for name in local_names():
+        assert name not in data, name
+    assert b".py" not in data
+
+
+def test_search_for_local_paths_finds_those_of_torch(tmp_path):
+    path = tmp_path / "plain.onnx"
+    program = torch.onnx.export(plain().eval(), (images(2),), dynamo=True, verbose=False)
+    program.save(path)
+    data = path.read_bytes()
+    assert any(name in data for name in local_names())
+
+
+def test_exported_batch_is_dynamic(exported):
+    model = onnx.load(exported[2])
+    shape = model.graph.input[0].type.tensor_type.shape
+    assert shape.dim[0].dim_param
+    assert [dim.dim_value for dim in shape.dim][1:] == [3, 8, 8]
+    onnx.checker.check_model(model, full_check=True)
+
+
+def test_plain_models_are_exported_too(tmp_path):
+    model = randomise(Residual()).eval()
+    with assert_unchanged(model):
+        path = fxprune.export_onnx(model, tmp_path / "plain.onnx", images(1))
+    assert path.stat().st_size > 4 * params(model)
+
+
+def test_what_torch_cannot_export_is_said_in_its_own_words(tmp_path, monkeypatch):
+    def failing(*_: object, **__: object) -> None:
+        try:
+            raise AssertionError("only 4D query")
+        except AssertionError as error:
+            raise RuntimeError("much advice") from error
+
+    monkeypatch.setattr(torch.onnx, "export", failing)
+    with pytest.raises(fxprune.FxpruneError, match="cannot express this model: only 4D query"):
+        fxprune.export_onnx(nn.Linear(3, 2), tmp_path / "model.onnx", torch.randn(2, 3))
+    assert not list(tmp_path.iterdir())
+
+
+def test_model_in_training_is_exported_as_it_evaluates(tmp_path):
+    _, folded = folded_at_half(randomise(Auxiliary()))
+    path = fxprune.export_onnx(folded.train(), tmp_path / "auxiliary.onnx")
+    assert folded.training
+    assert len(onnx.load(path).graph.output) == 1
+
+
+def test_gated_model_is_not_exported(gated, tmp_path):
+    with (
+        assert_unchanged(gated),
+        pytest.raises(fxprune.InputError, match=r"export fxprune\.fold\(gated\)"),
+    ):
+        fxprune.export_onnx(gated, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_export_into_a_missing_folder_is_refused(gated, tmp_path):
+    with pytest.raises(fxprune.InputError, match=r"there is no folder .*missing"):
+        fxprune.export_onnx(fxprune.fold(gated), tmp_path / "missing" / "model.onnx")
+
+
+def test_export_over_a_folder_is_refused(gated, tmp_path):
+    with pytest.raises(fxprune.InputError, match="it is a folder"):
+        fxprune.export_onnx(fxprune.fold(gated), tmp_path)
+    assert not list(tmp_path.iterdir())

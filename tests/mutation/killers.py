@@ -46,6 +46,13 @@ TESTS = Path(__file__).parent.parent
 FILES = (
     *(f"tests/passes/{file.name}" for file in sorted(TESTS.glob("passes/test_*.py"))),
     "tests/torch/frontend/test_in_place.py",
+    "tests/torch/frontend/test_compiled.py::test_removed_branches_are_not_asked_for_their_type",
+    "tests/torch/frontend/test_compiled.py::"
+    "test_both_results_of_broadcast_tensors_have_the_channels_of_their_operands",
+    "tests/torch/frontend/test_global_state.py::"
+    "test_what_forward_imports_sees_nothing_of_the_trace",
+    "tests/torch/frontend/test_global_state.py::"
+    "test_bounds_of_slices_are_plain_numbers_after_a_fold",
     "tests/test_files.py",
     "tests/test_ranking.py",
     *(f"tests/torch/test_ranking.py::{test}" for test in vars(test_ranking) if "test_" in test),

@@ -166,6 +166,12 @@ def activation(draw: DrawFn, place: Place) -> Step:
             "x = x.clamp(min=0.1)",
             "x = x / (1 + x.abs())",
             "x = F.leaky_relu(x, 0.2)",
+            "x = F.logsigmoid(x)",
+            "x = torch.fmax(x, x.sin())",
+            "x = torch.asinh(x) + torch.special.expit(x)",
+            "x = torch.copysign(x, x.cos()).sinc()",
+            "x = torch.special.erfc(x) - torch.hypot(x, x + 1)",
+            "x, y = torch.broadcast_tensors(x, x.mean())\nx = x - y",
         ],
     )
 

@@ -119,7 +119,7 @@ def test_table_knows_every_elementwise_function_of_torch():
         (torch.where, True),
         (lambda x: x.softmax(1), False),
         (lambda x: x.cumsum(2), False),
-        (lambda x: x / x.max(), False),
+        (lambda x: x - x.mean(), False),
         (lambda x: x.flip(0), False),
         (F.dropout, False),
     ],

@@ -242,6 +242,18 @@ def test_gated_and_folded_hold_plain_numbers(network, data):
         assert_plain(module)
 
 
+def test_bounds_of_slices_are_plain_numbers_after_a_fold():
+    model = Network(lambda m, x: torch.cat([x[:, 4:].relu(), x[:, :4].narrow(1, 1, 2)], 1))
+    model.last = nn.Linear(6, 3)
+    gated = fxprune.prepare(model, inputs(), target=1.0)
+    free = [group for group in fxprune.groups(gated) if not group.pin]
+    keep = {g.name: [i == 0 for i in range(g.size)] for g in free if g.kind != "branch"}
+    fxprune.set_keep_set(gated, keep)
+    folded = fxprune.fold(gated)
+    assert_plain(folded)
+    assert folded.get_parameter("first.weight").shape[0] < 8
+
+
 def test_pickles_name_none_of_our_numbers():
     folded = fxprune.fold(gated())
     for name in (b"TracedInt", b"TracedFloat", b"Resized", b"TrainingFlag"):

@@ -13,7 +13,12 @@ from fxprune.torch.frontend.spellings import NAMES
 
 SHAPE = (2, 3, 8, 8)
 
-ONNX_ONLY = {spelling.op for spelling in SPELLINGS.values()} | {"depth_to_space"}
+ONNX_ONLY = {spelling.op for spelling in SPELLINGS.values()} | {
+    "depth_to_space",
+    "add_layer_norm",
+    "add_rms_norm",
+    "conv_add",
+}
 ONNX_ONLY -= {spelling.op for spelling in (*NAMES.values(), *MODULES.values())}
 """Operators that torch has no word for; their samples are in tests/onnx/frontend/samples.py."""
 

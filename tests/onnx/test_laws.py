@@ -27,7 +27,7 @@ from tests.campaign import check_costs
 from tests.keeping import composed
 
 SLOW_DATA = [HealthCheck.too_slow, HealthCheck.data_too_large]
-SINGLE = {"Conv", "Erf"}
+SINGLE = {"SequenceConstruct", "SplitToSequence", "Conv", "Erf"}
 """Operators that ONNX Runtime has in float32 only."""
 EXACT = ("linear", "attention", "normalisation", "residual", "rotation", "mlp", "channel_slice")
 """Steps on sequences that are mostly made of others."""

@@ -37,7 +37,7 @@ def whole_numbers(pen: Pen, x: str) -> str:
     narrow = [TensorProto.INT8, TensorProto.UINT8] if op_type != "ReduceSum" else []
     kinds = [TensorProto.INT32, TensorProto.INT64, *(narrow if pen.knows(12) else [])]
     tenfold = pen("Mul", pen("Sigmoid", x), pen.number(10))
-    whole = pen("Cast", pen("Round", tenfold), to=pen.pick(*kinds))
+    whole = pen("Cast", pen("Floor", tenfold), to=pen.pick(*kinds))
     y = pen("Cast", reduced(pen, op_type, whole, [1]), to=TensorProto.FLOAT)
     return joined(pen, "Mul", x, y)
 

@@ -62,8 +62,9 @@ def _why_not(node: Node) -> str:
     """Why the axes of a node cannot be followed; front ends name a `form` that has no rule."""
     if form := node.attributes.get("form"):
         return f"{node.op} with {form}"
-    known = "operands of an unexpected rank for" if node.op in OPERATORS else "unknown operator"
-    return f"{known} {node.op}"
+    if node.op in OPERATORS:
+        return f"operands of an unexpected rank for {node.op}"
+    return f"{'no rule for' if ' ' in node.op else 'unknown operator'} {node.op}"
 
 
 def _fits(axes: tuple[Axis, ...], value: Value) -> bool:

@@ -83,6 +83,11 @@ def broadcast(
     return tuple(axis or state.fresh(1) for axis in axes)
 
 
+def broadcast_all(state: Inference, node: Node) -> OutputTypes:
+    """Every operand is stretched to the shape that an element-wise operator would return."""
+    return elementwise(state, node) * len(node.outputs)
+
+
 def reshape(state: Inference, node: Node) -> OutputTypes:
     """Input and output axes are grouped by equal cumulative size; groups are equal products."""
     value, output = _operand(node), node.outputs[0]
@@ -447,6 +452,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "add": add,
         "index_add": index_add,
         "elementwise": elementwise,
+        "broadcast_all": broadcast_all,
         "reshape": reshape,
         "permute": permute,
         "identity": identity,

@@ -151,7 +151,7 @@ WRONG: dict[str, list[Any]] = {
     "correct": NOT_FLAGS,
     "cost_weight": [-1, math.inf, *NOT_NUMBERS],
     "country": [3, None, "Germany", "de", ["DEU"], b"DEU"],
-    "data": [None, *BATCHES],
+    "data": BATCHES,
     "example_inputs": [
         *(3, "image", [], {}, X.numpy(), object(), {"z": X}, (X, X), X.long()),
         *(
@@ -220,6 +220,7 @@ WRONG: dict[str, list[Any]] = {
     "round_to": [0, -1, *NOT_WHOLE],
     "rounding": [-0.1, 1.1, *NOT_NUMBERS],
     "scatter": NOT_FLAGS,
+    "settle": NOT_FLAGS,
     "scope": [3, None, [], "nowhere", b"0", True, {}],
     "seed": [-1, 2**64, *NOT_WHOLE],
     "shapes": [
@@ -253,6 +254,7 @@ WRONG: dict[str, list[Any]] = {
 }
 ALSO_WRONG: dict[tuple[str, str], list[Any]] = {
     ("quantize", "output"): [None],
+    **{(verb, "data"): [None] for verb in ("importance", "prune", "prune_onnx", "refit")},
     ("fold", "optimizer"): [torch.optim.RMSprop(plain().parameters())],
 }
 WORDS = {

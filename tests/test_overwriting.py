@@ -135,6 +135,7 @@ def test_data_is_never_written_over(world):
     for call in (
         lambda path: fxprune.quantize(world.proto, path, calibration=path, overwrite=True),
         lambda path: fxprune.prune_onnx(world.proto, path, data=path, overwrite=True),
+        lambda path: fxprune.fold_onnx(world.proto, KEEP, path, data=path, overwrite=True),
         lambda path: fxprune.prune_onnx(world.proto, path, data=str(world.folder), overwrite=True),
     ):
         with pytest.raises(fxprune.InputError, match="would replace it"):

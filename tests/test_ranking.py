@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fxprune import ranking
-from fxprune.filling import Layout
+from fxprune.filling import Layout, _means
 from fxprune.passes.axes import Prod, Space, Sum
 from tests.passes.example import example
 
@@ -50,3 +50,11 @@ def test_ranks_without_groups_are_those_of_branches():
     analysis = example().only([], "left alone")
     layout = Layout(("a+", "b+"), (1, 1), 0, ((), ()), (1, 1))
     assert ranking.ranks(analysis, layout, {}, "magnitude").tolist() == [1.0, 1.0]
+
+
+def test_units_rank_by_what_is_finite_in_them():
+    found = _means(
+        np.array([1.0, 2.0, -1e300, 1e300, 0.1, 0.1, 0.1]), np.array([0, 0, 0, 1, 2, 2, 2])
+    )
+    assert found[:2] == pytest.approx([1.5, 1e300])
+    assert found[2] == _means(np.array([0.1]), np.array([0]))[0]

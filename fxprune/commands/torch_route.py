@@ -27,6 +27,7 @@ from fxprune.torch.checks import check_model
 from fxprune.torch.criteria import check_method
 from fxprune.torch.exported import compare_onnx
 from fxprune.torch.frontend.examples import check_examples, inputs_to_compare
+from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.precision import outputs_of
 from fxprune.torch.prepare import ignored_parameters
@@ -82,7 +83,8 @@ def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verd
     announce("comparing", 0.2)
     if second.is_onnx:
         load_onnx(second.text)  # a file that is no model is no model that differs
-        with running_on(f"inputs of shape {tuple(map(_shape, batches[0]))}"):
+        shape = tuple(map(_shape, batches[0]))
+        with running_on(f"inputs of shape {shape}"), in_evaluation(model):
             outputs_of(model, batches[0])
         return compare_onnx(model, second.text, batches, seed)
     other, _ = _model(second)

@@ -167,7 +167,7 @@ def fold_onnx(
         KeepSetError: the model has no such groups; otherwise as `prune_onnx`.
     """
     keep, shapes = flags_of(keep_set), check_shapes(shapes)
-    output = _place(output, overwrite, source)
+    output = _place(output, overwrite, source, data)
     program = read_onnx(source, shapes, data)
     _check_apart(output, program)
     analysis = analyse(program.ir)

@@ -25,6 +25,11 @@ def check_model(model: nn.Module) -> None:
     tensors = [*model.named_parameters(), *model.named_buffers()]
     if lazy := [name for name, p in tensors if nn.parameter.is_lazy(p)]:
         raise InputError(f"{lazy[0]} has no shape yet: run the model once before preparing it")
+    if sparse := [n for n, p in model.named_parameters() if p.layout is not torch.strided]:
+        raise InputError(
+            f"{sparse[0]} is a sparse parameter, which torch itself cannot copy: hold it as a "
+            "buffer, or dense"
+        )
     if meta := [name for name, p in tensors if p.is_meta]:
         raise InputError(
             f"{meta[0]} is on the meta device, so it has no values: load the weights before "
@@ -39,7 +44,7 @@ def check_finite(model: nn.Module) -> None:
             raise InputError(f"{name} holds NaN: restore a sound checkpoint first")
     for name, parameter in model.named_parameters():
         values = parameter.detach()
-        if not math.isfinite(values.sum()) and not bool(torch.isfinite(values).all()):
+        if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
             raise InputError(
                 f"{name} holds NaN or infinite values: masking would spread them; restore "
                 "a sound checkpoint first"

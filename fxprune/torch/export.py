@@ -19,6 +19,7 @@ from fxprune.reports import metadata
 from fxprune.torch.batches import running_on
 from fxprune.torch.exported import compare_onnx
 from fxprune.torch.frontend.examples import check_examples, inputs_to_compare, random_inputs
+from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.measuring import costs_of
 from fxprune.torch.record import record_of
@@ -59,15 +60,13 @@ def export_onnx(
     record = record_of(model)
     examples = record.examples if record and example_inputs is None else None
     examples = examples or check_examples(model, example_inputs)
-    training = model.training
     trained = [p for p in model.parameters() if p.requires_grad]
-    model.eval().requires_grad_(False)  # with gradients torch's exporter trips over attention
+    model.requires_grad_(False)  # with gradients torch's exporter trips over attention
     try:
-        with draft_of(path, overwrite=overwrite) as draft:
+        with in_evaluation(model), draft_of(path, overwrite=overwrite) as draft:
             _write(model, random_inputs(examples, (2,), seed=0)[0], draft, opset)
             _compare(model, draft, examples)
     finally:
-        model.train(training)
         for parameter in trained:
             parameter.requires_grad_(True)
     return path

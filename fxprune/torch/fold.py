@@ -8,6 +8,7 @@ from typing import Any, overload
 from torch import nn
 from torch.optim import Optimizer
 
+from fxprune.arguments import flag
 from fxprune.errors import InputError, KeepSetError
 from fxprune.passes.analyse import analyse
 from fxprune.passes.fold import FoldPlan, plan_fold
@@ -58,15 +59,15 @@ def fold(
     Raises:
         InputError: `gated` is not gated or it is sharded, or the optimizer is of another kind.
     """
+    flag("settle", settle)
     gates, record = gated_record(gated)
+    flag("settle", settle)
     gated = unwrapped(gated)
     if optimizer is not None:
         check_optimizer(optimizer, gated)
     path, part = traced_part(gated)
     check_whole(part, GATHER)
     check_finite(part)
-    if optimizer is not None:
-        check_optimizer(optimizer, gated)
     if not gates.method.done:
         _finish_schedule(gated, gates, settle)
     keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}

@@ -21,10 +21,19 @@ def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     A traced module that casts to float32 by name would else be no more exact than that.
     """
-    clone = copy.deepcopy(module).to(dtype).eval()
+    clone = copy.deepcopy(module).eval()
+    clone._apply(lambda tensor: _in_dtype(tensor, dtype))  # type: ignore[no-untyped-call]
     if isinstance(clone, TracedModule) and dtype is torch.float64:
         clone.replace_literals(torch.float32, torch.float64)
+        clone.replace_literals(torch.complex64, torch.complex128)
     return clone
+
+
+def _in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in a precision; complex ones stay complex."""
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def relative_error(expected: Any, got: Any) -> float:
@@ -102,7 +111,7 @@ def copied(value: Any) -> Any:
 def in_dtype(batch: Any, dtype: torch.dtype) -> Any:
     """A nest with its fractional tensors in another precision."""
     if isinstance(batch, Tensor):
-        return batch.to(dtype) if batch.is_floating_point() else batch
+        return _in_dtype(batch, dtype)
     return mapped(batch, functools.partial(in_dtype, dtype=dtype))
 
 

@@ -55,6 +55,7 @@ FILES = (
     "tests/test_agreement.py",
     "tests/torch/test_what_is_shown.py",
     "tests/onnx/test_what_is_shown.py",
+    "tests/onnx/frontend/test_sizes.py",
     *(
         f"tests/onnx/{file.__name__.rpartition('.')[2]}.py::{test}"
         for file in (test_prune, test_criteria, test_refit, test_fold)

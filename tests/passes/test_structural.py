@@ -178,6 +178,19 @@ CASES = {
             [],
         ),
     ],
+    "broadcast_all": [
+        (
+            "all are stretched to one shape",
+            "y[2, 4, 3], z[2, 4, 3] = broadcast_all(a.x[2, 4, 3], b.s[4, 1])",
+            """
+            a.x: a:2 b:4 c:3
+            b.s: b:4 d:1
+            y: a:2 b:4 c:3
+            z: a:2 b:4 c:3
+            """,
+            [],
+        ),
+    ],
     "stack": [
         (
             "operands are equal, the new axis counts them",

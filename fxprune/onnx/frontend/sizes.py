@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir
 
+from fxprune.arguments import near
 from fxprune.errors import InputError
 
 Shape = tuple[int, ...]
@@ -80,7 +81,7 @@ def shapes_at(
 
 def _shape_at(value: onnx_ir.Value, sizes: Sizes) -> Shape:
     if value.shape is None:
-        raise InputError(f"input {value.name} has no shape: give one in shapes")
+        raise InputError(f"shapes: input {value.name} has no shape, give one")
     return tuple(
         int(dim) if isinstance(dim, int) and dim > 0 else sizes[_symbol(value, axis)]
         for axis, dim in enumerate(value.shape)
@@ -95,7 +96,10 @@ def bound_sizes(model: onnx_ir.Model, given: Mapping[str, Sequence[int]]) -> dic
     """
     inputs = {str(value.name): value for value in model.graph.inputs}
     if unknown := [name for name in given if name not in inputs]:
-        raise InputError(f"no input is called {unknown[0]!r}; the inputs are {', '.join(inputs)}")
+        raise InputError(
+            f"shapes: no input is called {unknown[0]!r}; the inputs are {', '.join(inputs)}"
+            f"{near(unknown[0], inputs)}"
+        )
     bound: dict[str, int] = {}
     for name, shape in given.items():
         declared = inputs[name].shape
@@ -106,7 +110,7 @@ def bound_sizes(model: onnx_ir.Model, given: Mapping[str, Sequence[int]]) -> dic
             for dim, size in zip(declared, shape, strict=True)
         )
         if not fits:
-            raise InputError(f"input {name} has shape {declared}, not {tuple(shape)}")
+            raise InputError(f"shapes: input {name} has shape {declared}, not {tuple(shape)}")
         for axis, size in enumerate(shape):
             if not _is_known(declared[axis]):
                 bound.setdefault(_symbol(inputs[name], axis), int(size))

@@ -45,7 +45,7 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _copied_attribute(name: str, value: Any, memo: dict[int, Any]) -> Any:
-    if isinstance(value, _IMMUTABLE):
+    if isinstance(value, (*_IMMUTABLE, torch.jit.ScriptFunction)):
         return value
     if name in _TENSORS:
         return {key: _copied_tensor(tensor, memo) for key, tensor in value.items()}

@@ -12,6 +12,7 @@ from fxprune.torch.backend.copying import clone_tensor
 from fxprune.torch.backend.literals import Changes, Resized, write_literals
 from fxprune.torch.backend.module import TracedModule, copy_graph
 from fxprune.torch.backend.operands import argument, operands_of
+from fxprune.torch.backend.questions import ask_what_stays
 from fxprune.torch.frontend.in_place import memory_origins, overwritten, set_item
 from fxprune.torch.frontend.meta import device_of
 from fxprune.torch.frontend.modes import remove_dead
@@ -36,9 +37,12 @@ def fold_model(
     for scatter in plan.scatters:
         _scatter_operand(model, nodes[scatter.node], scatter)
     before = _used(graph)
+    ask_what_stays(model, graph)
     remove_dead(graph)
-    for path in before - _used(graph):
-        _delete(model, path)
+    used = _used(graph)
+    for path in before - used:
+        if not any(_within(other, path) or _within(path, other) for other in used):
+            _delete(model, path)
     own_parameters(model, program, plan.slices)
     return TracedModule(model, graph, class_name)
 
@@ -54,7 +58,7 @@ def _write_literals(model: nn.Module, node: fx.Node, changes: Changes) -> None:
     if node.op == "call_module":
         _write_attributes(model.get_submodule(str(node.target)), changes)
     elif bare_name(node) in ("size", "shape"):
-        _freeze_sizes(node, {dim: value for (_, dim), value in changes.items()})
+        _freeze_sizes(node, {dim: int(value) for (_, dim), value in changes.items()})
     elif bare_name(node) == "getitem" or node.target is set_item:
         _write_ranges(node, changes)
     else:
@@ -120,7 +124,9 @@ def _write_ranges(node: fx.Node, changes: Changes) -> None:
         if item == slice(None):
             continue
         items[dims[dim]] = slice(
-            changes.get(("start", dim), start), changes.get(("stop", dim), stop), item.step
+            int(changes.get(("start", dim), start)),
+            int(changes.get(("stop", dim), stop)),
+            item.step,
         )
     node.args = (node.args[0], tuple(items), *node.args[2:])
 
@@ -171,6 +177,11 @@ def add_scattered(whole: Tensor, dim: int, index: Tensor, part: Tensor) -> Tenso
 def _used(graph: fx.Graph) -> set[str]:
     """The modules that a graph calls and the tensors that it reads."""
     return {str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}
+
+
+def _within(path: str, other: str) -> bool:
+    """Whether a module or tensor is a part of another module."""
+    return path.startswith(f"{other}.")
 
 
 def _delete(model: nn.Module, path: str) -> None:

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,15 +11,18 @@ from torch import fx
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 
 
-class Resized(int):
-    """The new value of a size; `old` is what it was, where a computed size is to be scaled."""
+@dataclass(frozen=True, slots=True)
+class Resized:
+    """The new value of a size; `old` is what it was, where a computed size is to be scaled.
 
-    old: int
+    No kind of int, which would go into the user's graphs and layers.
+    """
 
-    def __new__(cls, value: int, old: int = 0) -> "Resized":
-        resized = super().__new__(cls, value)
-        resized.old = old
-        return resized
+    value: int
+    old: int = 0
+
+    def __int__(self) -> int:
+        return self.value
 
     def replacing(self, size: Any, node: fx.Node) -> Any:
         """What stands in a call of `node` where `size` stood: a number, or a node if it was one."""
@@ -132,7 +136,7 @@ def _new_size(changes: Changes, dim: int, size: Any, node: fx.Node) -> Any:
 def _write_scale(node: fx.Node, changes: Changes) -> None:
     """The scale that torch would take from the size of the heads stays the original one."""
     if NAMES[bare_name(node)].bind(node.args, node.kwargs)["scale"] is None:
-        set_argument(node, 6, "scale", changes["scale", 0] ** -0.5)
+        set_argument(node, 6, "scale", int(changes["scale", 0]) ** -0.5)
 
 
 def _write_narrow(node: fx.Node, changes: Changes) -> None:
@@ -140,8 +144,8 @@ def _write_narrow(node: fx.Node, changes: Changes) -> None:
     shape = node.args[0].meta["value"].shape  # type: ignore[union-attr]
     dim = arguments["dim"] % len(shape)
     old = arguments["start"] % shape[dim]
-    start = changes.get(("start", dim), old)
-    stop = changes.get(("stop", dim), old + arguments["length"])
+    start = int(changes.get(("start", dim), old))
+    stop = int(changes.get(("stop", dim), old + arguments["length"]))
     node.args, node.kwargs = (node.args[0], dim, start, stop - start), {}
 
 

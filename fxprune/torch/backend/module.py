@@ -120,7 +120,10 @@ class TracedModule(fx.GraphModule):
         graph.output(graph.graph_copy(self._graph, {})).meta.update(self._graph.output_node().meta)
         record = self.meta
         root.__dict__ = {
-            name: copy.deepcopy(value, memo) for name, value in own_state(self).items()
+            name: value
+            if isinstance(value, torch.jit.ScriptFunction)  # torch cannot copy it
+            else copy.deepcopy(value, memo)
+            for name, value in own_state(self).items()
         }
         clone = TracedModule(root, graph, type(self).__name__)
         clone.meta = dict(record)

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Mapping
-from types import FunctionType
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -16,6 +16,17 @@ def attribute_read(func: Any) -> str | None:
     if getattr(func, "__name__", "") == "__get__":
         return str(func.__self__.__name__)
     return None
+
+
+_INSIDES = ("torch._refs", "torch._prims", "torch._decomp", "torch._meta_registrations")
+
+
+def is_inside_torch(frame: FrameType) -> bool:
+    """Whether a call is made by torch's own formulas for shapes.
+
+    They run where a call that no tracer sees, as of compiled code, computes without data.
+    """
+    return str(frame.f_globals.get("__name__", "")).startswith(_INSIDES)
 
 
 def is_method(func: Any) -> bool:
@@ -64,7 +75,11 @@ def entered(func: FunctionType) -> FunctionType:
     """A Python function of torch.nn that runs its body instead of asking to be recorded whole."""
     blind = {name: never for name in func.__globals__ if name.startswith("has_torch_function")}
     entered = FunctionType(
-        func.__code__, {**func.__globals__, **blind}, func.__name__, func.__defaults__
+        func.__code__,
+        {**func.__globals__, **blind},
+        func.__name__,
+        func.__defaults__,
+        func.__closure__,
     )
     entered.__kwdefaults__ = func.__kwdefaults__
     return entered

@@ -18,7 +18,8 @@ from fxprune.torch.frontend.spellings import NAMES, bare_name
 Modules = Mapping[str, nn.Module]
 """The modules of a model by path."""
 
-_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow")
+_OPERATORS = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow", "imod", "iand", "ior",
+              "ixor", "ilshift", "irshift")  # fmt: skip
 
 
 def follow_in_place(model: nn.Module, graph: fx.Graph) -> None:

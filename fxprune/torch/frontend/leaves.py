@@ -1,10 +1,11 @@
-"""Which modules are one call of the graph? Those that the operator table knows.
+"""Which modules are one call of the graph? Those that the operator table knows, and scripted ones.
 
 Every other module is entered, so that no leaf hides parameters that inference cannot see.
 """
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -14,7 +15,7 @@ from fxprune.torch.frontend.module_spellings import module_spelling
 
 def is_leaf(module: nn.Module) -> bool:
     """Whether a module is one call of the graph."""
-    if qualified_name(type(module)) in OPERATORS:
+    if qualified_name(type(module)) in OPERATORS or isinstance(module, torch.jit.ScriptModule):
         return True
     base = torch_base(type(module))
     return base is not None and module_spelling(base) is not None and not _computes_weights(module)

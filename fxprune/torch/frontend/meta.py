@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from fxprune.torch.frontend.module_spellings import module_spelling
+from fxprune.torch.frontend.nests import leaves_of
 
 
 class MetaModules:
@@ -34,6 +35,8 @@ class MetaModules:
             shape = _module_shape(module, tuple(args[0].shape))
             if shape is not None:
                 return args[0].new_empty(shape)
+        if isinstance(module, torch.jit.ScriptModule):
+            return self._for_real(module, args, kwargs)
         tensors = itertools.chain(module.named_parameters(), module.named_buffers())
         state = {name: self.twin(tensor) for name, tensor in tensors}
         if not state:
@@ -70,6 +73,35 @@ class MetaModules:
         if isinstance(value, Mapping):
             return {key: self.like(item) for key, item in value.items()}
         return value
+
+
+_LARGEST = 2**24
+"""The largest array, in elements, that an operator is tried on."""
+
+
+def shaped_by_trial(func: Any, args: Any, kwargs: Any) -> Any:
+    """What an operator without a rule for shapes returns for zeros and, alike, for ones.
+
+    Raises:
+        NotImplementedError: its shape depends on values, or trying it is too much work.
+    """
+    sizes = [x.numel() for x in leaves_of((args, kwargs)) if isinstance(x, Tensor)]
+    if sum(sizes) > _LARGEST:
+        raise NotImplementedError("it has no rule for shapes, and is too large to be tried")
+
+    def attempt(filled: Any) -> Any:
+        def real(value: Any) -> Any:
+            return filled(value, device="cpu") if isinstance(value, Tensor) else value
+
+        given = tree_map(real, (args, dict(kwargs)))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return func(*given[0], **given[1])
+
+    zeros, ones = attempt(torch.zeros_like), attempt(torch.ones_like)
+    shapes = [[x.shape for x in leaves_of(r) if isinstance(x, Tensor)] for r in (zeros, ones)]
+    if shapes[0] != shapes[1]:
+        raise NotImplementedError("the shape of what it returns depends on values")
+    return zeros
 
 
 def _is_float(value: Any) -> bool:

@@ -15,7 +15,11 @@ from torch import fx
 
 
 class Watcher(Protocol):
-    """Who hears what Python does with the numbers of a trace."""
+    """Who hears what Python does with the numbers of a trace, until the trace has ended."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the trace is over; its numbers are plain from then on."""
 
     def number_lost(self) -> None:
         """Python forgets where a number comes from."""
@@ -85,6 +89,8 @@ def _record(function: Callable[..., Any], *operands: Any) -> Any:
         first.watcher.number_lost()  # as in [x] * n
         return NotImplemented
     result = function(*map(plain_number, operands))
+    if first.watcher.ended:
+        return result
     arguments = tuple(x.node if isinstance(x, TracedNumber) else x for x in operands)
     node = first.node.graph.call_function(function, arguments)
     return traced_number(result, node, first.watcher)

@@ -173,7 +173,7 @@ class _Translation:
             return self._emit(node, "constant", (), result)
         path, _, name = str(node.target).rpartition(".")
         tensor = getattr(self._modules[path], name)
-        if id(tensor) in self._parameters:
+        if id(tensor) in self._parameters and _is_sliced(tensor):
             return self._parameters[id(tensor)]
         return self._emit(node, "constant", (), result)
 
@@ -193,14 +193,20 @@ class _Translation:
         spelling = module_spelling(torch_base(type(module)))
         qualified = qualified_name(type(module))
         renormalises = getattr(module, "max_norm", None) is not None  # rows of an embedding
+        if not all(map(_is_sliced, module.parameters())):
+            return self._emit(
+                node, f"complex or sparse {type(module).__name__}", tuple(operands), result
+            )
         if qualified in OPERATORS or spelling is None or renormalises or len(operands) != 1:
-            own = [p for p in module.parameters()]
+            own = [p for p in module.parameters() if _is_sliced(p)]
             op = qualified if qualified in OPERATORS else type(module).__name__
+            if spelling is not None and qualified not in OPERATORS:
+                op += " with max_norm" if renormalises else f" of {len(operands)} operands"
             return self._emit(node, op, (*operands, *map(self._parameter, own)), result)
         tensors = [getattr(module, name, None) for name in spelling.parameters.split()]
         if any(tensor is not None and id(tensor) not in self._parameters for tensor in tensors):
             # Computed by a parametrization or a hook, so there is nothing to slice.
-            own = [self._parameters[id(p)] for p in module.parameters()]
+            own = [self._parameters[id(p)] for p in module.parameters() if _is_sliced(p)]
             return self._emit(
                 node, f"parametrised {type(module).__name__}", (*operands, *own), result
             )
@@ -254,7 +260,12 @@ class _Translation:
         if unnamed and op == "elementwise":
             inputs.extend(unnamed)  # such as bounds of clamp
         elif unnamed and op != "identity":
-            return self._emit(node, bare_name(node), (*inputs, *unnamed), result)
+            form = f"{bare_name(node)} with an array for an argument"
+            return self._emit(node, form, (*inputs, *unnamed), result)
+        if len(_flat(self._named("", result))) > 1 and op in OPERATORS:
+            return self._emit(
+                node, f"{bare_name(node)} with several results", tuple(inputs), result
+            )
         if op in ("add", "elementwise"):
             inputs = [value for value in inputs if value is not None]
         attributes = spelling.attributes(Call(node, concrete, result)) if op == spelling.op else {}
@@ -281,7 +292,8 @@ class _Translation:
         operands = (source, value) if isinstance(value, Value) else (source,)
         plain = all(type(item) is int or isinstance(item, slice) for item in concrete)
         if not plain or any(map(_holds_array, concrete)):
-            return self._emit(node, "set_item", (*operands, *_flat(index)), result)
+            form = "set_item by arrays or lists"
+            return self._emit(node, form, (*operands, *_flat(index)), result)
         sizes = zip(concrete, source.shape, strict=True)
         ranges = tuple(
             (item % n, item % n + 1, 1) if isinstance(item, int) else item.indices(n)
@@ -295,7 +307,7 @@ class _Translation:
         items = index_items(index, len(value.shape))
         concrete = fx.map_arg(items, lambda item: item.meta["value"])
         if any(isinstance(item, bool | list) or _holds_array(item) for item in concrete):
-            return self._emit(node, "getitem", (value,), result)
+            return self._emit(node, "getitem by lists or bounds in arrays", (value,), result)
         arrays = [item for item in concrete if isinstance(item, Tensor)]
         if arrays:
             return self._index_by_array(node, value, items, concrete, result)
@@ -323,8 +335,13 @@ class _Translation:
         plain = all(isinstance(i, Tensor) or i == slice(None) for i in concrete)
         together = dims == list(range(dims[0], dims[0] + len(dims)))
         if not (plain and together) or any(concrete[i].dtype == torch.bool for i in dims):
-            return self._emit(node, "getitem", (value, *arrays), result)
+            return self._emit(node, "getitem by masks or arrays apart", (value, *arrays), result)
         return self._emit(node, "gather", (value, *arrays), result, dims=tuple(dims))
+
+
+def _is_sliced(tensor: Tensor) -> bool:
+    """Whether positions of a tensor are cut out of it; complex and sparse ones stay as they are."""
+    return tensor.layout is torch.strided and not (tensor.is_complex() or tensor.is_quantized)
 
 
 def _holds_array(item: Any) -> bool:

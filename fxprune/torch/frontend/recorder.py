@@ -9,6 +9,8 @@ and shapes alone; a trace that followed the values of one example would be wrong
 
 import math
 import operator
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +27,7 @@ from fxprune.torch.frontend.calls import (
     attribute_read,
     entered,
     holds_arrays,
+    is_inside_torch,
     is_method,
     is_number,
     is_python,
@@ -32,8 +35,9 @@ from fxprune.torch.frontend.calls import (
     target_name,
     types_in,
 )
+from fxprune.torch.frontend.flags import TrainingFlag, own_training
 from fxprune.torch.frontend.in_place import set_item, works_in_place
-from fxprune.torch.frontend.meta import MetaModules, device_of
+from fxprune.torch.frontend.meta import MetaModules, device_of, shaped_by_trial
 from fxprune.torch.frontend.nests import leaves_of, mapped, rebuilt
 from fxprune.torch.frontend.numbers import TracedNumber, plain_number, traced_number
 from fxprune.torch.frontend.regions import enter_autocast, exit_autocast
@@ -58,25 +62,6 @@ class CallError(FxpruneError):
         self.place = place
 
 
-class TrainingFlag:
-    """What a module under trace sees as its `training`: a node, or a bool where Python asks."""
-
-    def __init__(self, node: fx.Node, mode: bool, on_branch: Callable[[], None]) -> None:
-        self.node = node
-        self.mode = mode
-        self._on_branch = on_branch
-
-    def __bool__(self) -> bool:
-        self._on_branch()
-        return self.mode
-
-    def __eq__(self, other: object) -> bool:
-        return bool(self) == other
-
-    def __hash__(self) -> int:
-        return hash(bool(self))
-
-
 class Recorder(TorchFunctionMode):
     """Records into `graph` what runs under it; every node gets `meta["value"]`."""
 
@@ -86,7 +71,9 @@ class Recorder(TorchFunctionMode):
         self.graph = fx.Graph()
         self.mode = mode
         self.branched_on_mode = False
-        self.paused = False
+        self.ended = False
+        self._silent = False
+        self._thread = threading.get_ident()
         self.batch = 0
         self.device = device_of(root)
         self._modules = dict(root.named_modules())
@@ -108,8 +95,14 @@ class Recorder(TorchFunctionMode):
         self.writes_types: dict[fx.Node, fx.Node] = {}
         self._meta = MetaModules({self.floats: stand_in} if stand_in else {})
 
+    @property
+    def paused(self) -> bool:
+        """Whether calls pass unseen: for a while, after the end, and those of other threads."""
+        return self._silent or threading.get_ident() != self._thread
+
     def let_go(self) -> None:
         """Forget the model, which would else live until Python looks for cycles of references."""
+        self.ended = self._silent = True
         self._modules.clear()
         self._alive.clear()
         self._views.clear()
@@ -146,7 +139,7 @@ class Recorder(TorchFunctionMode):
         """What a module under trace sees as its `training`."""
         path = self._paths.get(id(module))
         if self.paused or path is None:
-            return module.__dict__["training"]
+            return own_training(module)
         node = self._attribute(f"{path}.training" if path else "training", self.mode)
         return TrainingFlag(node, self.mode, self._branch)
 
@@ -192,7 +185,7 @@ class Recorder(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if self.paused:
+        if self.paused or is_inside_torch(sys._getframe(1)):
             return func(*args, **kwargs)
         attribute = attribute_read(func)
         if attribute is not None:
@@ -228,7 +221,7 @@ class Recorder(TorchFunctionMode):
 
     def call(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Record one call and compute its result without data."""
-        with self._pause():
+        with self.pause():
             return self._call(func, args, kwargs)
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -277,14 +270,14 @@ class Recorder(TorchFunctionMode):
         """Record where a region with or without gradients begins and ends."""
         before = self._note(torch.is_grad_enabled)
         self._note(torch._C._set_grad_enabled, mode)
-        with self._pause():
+        with self.pause():
             outside = torch.is_grad_enabled()
             torch._C._set_grad_enabled(mode)
         try:
             yield
         finally:
             self._note(torch._C._set_grad_enabled, before)
-            with self._pause():
+            with self.pause():
                 torch._C._set_grad_enabled(outside)
 
     @contextmanager
@@ -325,7 +318,7 @@ class Recorder(TorchFunctionMode):
 
     def call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Any:
         """Record the call of a leaf module."""
-        with self._pause():
+        with self.pause():
             path = self._paths[id(module)]
             node = self.graph.call_module(path, self.to_nodes(args), self.to_nodes(kwargs))
             arguments, keywords = self._to_meta(args), self._to_meta(kwargs)
@@ -337,7 +330,7 @@ class Recorder(TorchFunctionMode):
 
     def _compute(self, node: fx.Node, function: Callable[[], Any]) -> Any:
         try:
-            with self._pause(), torch.no_grad():
+            with self.pause(), torch.no_grad():
                 return function()
         except UndecidedError:
             raise
@@ -354,13 +347,17 @@ class Recorder(TorchFunctionMode):
         try:
             return func(*arguments, **keywords)
         except (RuntimeError, NotImplementedError) as error:
-            if "meta" not in str(error).lower():
+            if not any(word in str(error).lower() for word in ("meta", "fake impl")):
                 raise
             # A tensor stands where a number is needed, as in x[:n] with a tensor n, or the shape
             # of the result depends on values, as that of nonzero.
             if getattr(func, "__name__", "") in VALUE_SHAPED:
                 return self._meta.like(self._value(func, args, kwargs))
-            return func(*self._with_numbers(args), **self._with_numbers(kwargs))
+            numbers = self._with_numbers(args), self._with_numbers(kwargs)
+            try:
+                return func(*numbers[0], **numbers[1])
+            except (RuntimeError, NotImplementedError):
+                return self._meta.like(shaped_by_trial(func, *numbers))
 
     def _with_numbers(self, value: Any) -> Any:
         """As `_to_meta`, with the values of the tensors that are single integers."""
@@ -375,7 +372,7 @@ class Recorder(TorchFunctionMode):
     def _read(self, tensor: Tensor, name: str) -> Any:
         if name == "shape":
             return self._size(tensor)
-        with self._pause():
+        with self.pause():
             if name == "device":
                 return self.device if tensor.is_meta else tensor.device
             if name == "is_meta":
@@ -394,7 +391,7 @@ class Recorder(TorchFunctionMode):
 
     def _size(self, tensor: Tensor, dim: int | None = None) -> Any:
         """The sizes of computed tensors are nodes, those of parameters plain numbers."""
-        with self._pause():
+        with self.pause():
             shape = tensor.size()
         node = self._nodes.get(id(tensor))
         if node is not None and node.op != "get_attr":
@@ -428,17 +425,17 @@ class Recorder(TorchFunctionMode):
         return Spy("range", (), {})
 
     @contextmanager
-    def _pause(self) -> Iterator[None]:
+    def pause(self) -> Iterator[None]:
         """Let torch calls through unseen."""
-        before, self.paused = self.paused, True
+        before, self._silent = self._silent, True
         try:
             yield
         finally:
-            self.paused = before
+            self._silent = before
 
     def _value(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """Answer a question about values."""
-        with self._pause():
+        with self.pause():
             real = [
                 self._known.of(self._tensor_node(x)) if isinstance(x, Tensor) else plain_number(x)
                 for x in args

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from fxprune.passes.contractions import einsum_letters
+from fxprune.torch.frontend.elementwise import BINARY, SAME, UNARY
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,27 +304,6 @@ def _holds_arrays(value: Any) -> bool:
 
 # The table ------------------------------------------------------------------------------------
 
-_ELEMENTWISE = """
-    sub rsub mul div true_divide floor_divide truediv floordiv pow maximum minimum fmod remainder
-    isub imul itruediv ifloordiv ipow atan2 logaddexp eq ne lt le gt ge
-    and_ or_ xor logical_and logical_or bitwise_and bitwise_or lerp addcmul addcdiv hypot xlogy
-"""
-_UNARY = """
-    relu relu6 hardtanh elu selu celu leaky_relu gelu silu mish hardswish hardsigmoid sigmoid tanh
-    softplus logsigmoid softsign hardshrink softshrink tanhshrink threshold exp expm1 log log2 log1p
-    sqrt rsqrt abs neg sign square clamp clip clamp_min clamp_max sin cos erf reciprocal round floor
-    ceil trunc nan_to_num logical_not isnan zeros_like ones_like zero fill full_like
-    invert bitwise_not isinf isfinite angle square cosh sinh tan atan
-    timm.layers.activations_me.HardMishAutoFn timm.layers.activations_me.HardSigmoidAutoFn
-    timm.layers.activations_me.HardSwishAutoFn timm.layers.activations_me.MishAutoFn
-    timm.layers.activations_me.SwishAutoFn transformers.models.bloom.modeling_bloom.GeLUFunction
-    transformers.models.recurrent_gemma.modeling_recurrent_gemma.SqrtBoundDerivative
-"""
-_SAME = """
-    contiguous clone detach to float double half bfloat16 type type_as cpu cuda requires_grad_
-    dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout identity alias
-    torchvision.ops.stochastic_depth.stochastic_depth
-"""
 _OTHER_REDUCTIONS = "argmax argmin any all median logsumexp prod var_mean std_mean"
 _SPATIAL = """
     max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
@@ -369,15 +349,16 @@ _BINARY = Spelling("elementwise", "input other", "input other")
 
 NAMES: Mapping[str, Spelling] = MappingProxyType(
     {
-        **{name: Spelling("elementwise") for name in _UNARY.split()},
-        **{name: _BINARY for name in _ELEMENTWISE.split()},
-        **{name: Spelling("identity") for name in _SAME.split()},
+        **{name: Spelling("elementwise") for name in UNARY.split()},
+        **{name: _BINARY for name in BINARY.split()},
+        **{name: Spelling("identity") for name in SAME.split()},
         **{name: Spelling("channelwise") for name in _SPATIAL.split()},
         **{f"avg_pool{rank}d": Spelling("average_pool") for rank in RANKS},
         **{f"adaptive_avg_pool{rank}d": Spelling("adaptive_average_pool") for rank in RANKS},
         "add": Spelling("add", "input other alpha=1", "input other"),
         "iadd": Spelling("add", "input other alpha=1", "input other"),
         "copy": _BINARY,
+        "broadcast_tensors": Spelling("broadcast_all", "*tensors", "tensors"),
         "where": Spelling("elementwise", "condition input other", "condition input other"),
         "masked_fill": Spelling("elementwise", "input mask value", "input mask value"),
         "lerp": Spelling("elementwise", "input end weight", "input end weight"),
@@ -397,8 +378,9 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "cosine_similarity": Spelling("cosine", "x1 x2 dim=1", "x1 x2", _cosine),
         "embedding_bag": Spelling(
             "embedding_bag",
-            "input weight offsets=None max_norm=None",
-            "input weight offsets",
+            "input weight offsets=None max_norm=None norm_type scale_grad_by_freq mode sparse "
+            "per_sample_weights=None",
+            "input weight offsets per_sample_weights",
         ),
         "einsum": Spelling("einsum", "equation *operands", "operands", _einsum),
         "scaled_dot_product_attention": Spelling(
@@ -472,6 +454,7 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "ravel": _RESHAPE,
         "squeeze": Spelling("reshape", "input dim=None"),
         "unsqueeze": _RESHAPE,
+        **{f"atleast_{rank}d": _RESHAPE for rank in RANKS},
         "unflatten": Spelling("reshape", "input dim sizes"),
         "permute": Spelling("permute", "input *dims", attributes=_permute),
         "transpose": Spelling("permute", "input dim0 dim1", attributes=_transpose),

@@ -7,6 +7,7 @@ where the model branches on it both modes are traced and merged.
 """
 
 import os
+import threading
 import traceback
 from dataclasses import replace
 from typing import Any
@@ -46,13 +47,17 @@ def trace(
         TraceError: the model's Python cannot be traced.
     """
     subject = Subject(model, inputs, model.training, leaves)
-    stand_in = _stand_in(subject)
-    if stand_in:
-        try:
-            return _trace(subject.with_batch(stand_in))
-        except (InputError, TraceError):
-            pass  # a model for so many samples
-    return _trace(subject)
+    with _ONE_AT_A_TIME:
+        if stand_in := _stand_in(subject):
+            try:
+                return _trace(subject.with_batch(stand_in))
+            except (InputError, TraceError):
+                pass  # a model for so many samples
+        return _trace(subject)
+
+
+_ONE_AT_A_TIME = threading.RLock()
+"""What a trace replaces in torch is there for one thread; another waits until it is put back."""
 
 
 def _stand_in(subject: Subject) -> int:

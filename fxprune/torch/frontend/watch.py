@@ -1,13 +1,14 @@
 """What a model meets while its forward is recorded, beside torch's own calls.
 
-Modules, their `training`, functions of other libraries, regions and Python's `len` and `range` are
-replaced by stand-ins that tell the recorder; everything is put back afterwards.
+Modules, their `training`, functions of other libraries, regions, and Python's `len` and `range` in
+the model's own code are replaced by stand-ins that tell the recorder, in its thread and for that
+time only; everything is put back afterwards, and while a module is imported.
 """
 
-import builtins
+import functools
 import sys
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,12 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from fxprune.passes.operators import OPERATORS
 from fxprune.torch.frontend.leaves import is_leaf
+from fxprune.torch.frontend.namespaces import Namespace, is_own, namespaces_of
 from fxprune.torch.frontend.recorder import Recorder
+from fxprune.torch.frontend.scripted import Scripted, is_scripted
 from fxprune.torch.frontend.spellings import NAMES
+from fxprune.torch.frontend.stand_ins import StandIn, StandIns, undisturbed_imports
+from fxprune.torch.frontend.states import restored_state
 
 
 @contextmanager
@@ -29,7 +34,30 @@ def watched(recorder: Recorder, model: nn.Module, leaves: Collection[str]) -> It
 
     `leaves` are the paths of modules that are not to be entered.
     """
-    with _restored(model), _live_training(recorder), _watched_calls(recorder, leaves), recorder:
+    namespaces = namespaces_of(model)
+    stand_ins = StandIns(
+        [
+            _training(recorder),
+            _calls(recorder, leaves),
+            *_regions(recorder),
+            _functions_of_autograd(recorder),
+            *_recurrences(recorder),
+            *(item for function in _whole_functions() for item in _whole(recorder, function)),
+            *_names(recorder, model, namespaces),
+        ]
+    )
+
+    @contextmanager
+    def aside() -> Iterator[None]:
+        with recorder.pause(), stand_ins.aside():
+            yield
+
+    with (
+        restored_state(model, namespaces),
+        undisturbed_imports(aside),
+        stand_ins.in_place(),
+        recorder,
+    ):
         yield
 
 
@@ -49,76 +77,50 @@ def told_of_trace() -> Iterator[None]:
             setattr(torch.compiler, name, value)
 
 
-@contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """Undo what forward writes on the modules."""
-    dictionaries = [
-        values
-        for module in model.modules()
-        for values in (module.__dict__, *module.__dict__.values())
-        if isinstance(values, dict)
-    ]
-    before = [dict(values) for values in dictionaries]
-    try:
-        yield
-    finally:
-        for values, original in zip(dictionaries, before, strict=True):
-            values.clear()
-            values.update(original)
-
-
-@contextmanager
-def _live_training(recorder: Recorder) -> Iterator[None]:
+def _training(recorder: Recorder) -> StandIn:
     """Let modules read their `training` from the recorder; a data descriptor wins over __dict__."""
 
     def write(module: nn.Module, value: bool) -> None:
         module.__dict__["training"] = value
 
-    nn.Module.training = property(recorder.training_flag, write)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del nn.Module.training
+    def delete(module: nn.Module) -> None:
+        del module.__dict__["training"]
+
+    return StandIn(nn.Module, "training", property(recorder.training_flag, write, delete))
 
 
-@contextmanager
-def _watched_calls(recorder: Recorder, leaves: Collection[str]) -> Iterator[None]:
-    """Let calls of leaf modules and of registered functions reach the recorder."""
+def _calls(recorder: Recorder, leaves: Collection[str]) -> StandIn:
+    """Let calls of leaf modules reach the recorder."""
     original = nn.Module.__call__
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         path = None if recorder.paused else recorder.path_of(module)
-        if path is None or not (path in leaves or is_leaf(module)):
+        if path is None:
             return original(module, *args, **kwargs)
-        return recorder.call_module(module, args, kwargs)
+        if path in leaves or is_leaf(module):
+            return recorder.call_module(module, args, kwargs)
+        inner = module.__dict__["_modules"].get("_orig_mod")  # of torch.compile
+        return original(module if inner is None else inner, *args, **kwargs)
 
-    with ExitStack() as stack:
-        nn.Module.__call__ = call  # type: ignore[method-assign]
-        stack.callback(setattr, nn.Module, "__call__", original)
-        _watch_regions(recorder, stack)
-        _watch_functions_of_autograd(recorder, stack)
-        for name, watched in (("len", recorder.length), ("range", recorder.spy_on_range())):
-            stack.callback(setattr, builtins, name, getattr(builtins, name))
-            setattr(builtins, name, watched)
-        for name in _RECURRENT:  # C functions that do not take a live `training`
-            stand_in = _stand_in(recorder, getattr(torch, name))
-            stack.callback(setattr, torch, name, getattr(torch, name))
-            setattr(torch, name, stand_in)  # folded modules call it there
-            setattr(torch._VF, name, stand_in)
-            stack.callback(delattr, torch._VF, name)
-        for function in _whole_functions():
-            stack.enter_context(_watched_function(recorder, function))
-        yield
+    return StandIn(nn.Module, "__call__", call)
 
 
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+"""C functions that do not take a live `training`."""
 
 
-def _watch_regions(recorder: Recorder, stack: ExitStack) -> None:
+def _recurrences(recorder: Recorder) -> Iterator[StandIn]:
+    for name in _RECURRENT:
+        stand_in = _stand_in(recorder, getattr(torch, name))
+        yield StandIn(torch, name, stand_in)  # folded modules call it there
+        yield StandIn(torch._VF, name, stand_in)
+
+
+def _regions(recorder: Recorder) -> Iterator[StandIn]:
     """Record the regions that are no torch calls: autocast and inference mode."""
     regions: dict[int, Any] = {}
 
-    def watch(kind: type, begin: Callable[[Any], Any]) -> None:
+    def watch(kind: type, begin: Callable[[Any], Any]) -> Iterator[StandIn]:
         begun, ended = kind.__enter__, kind.__exit__  # type: ignore[attr-defined]
 
         def enter(self: Any) -> Any:
@@ -133,14 +135,13 @@ def _watch_regions(recorder: Recorder, stack: ExitStack) -> None:
                 return ended(self, *error)
             return regions.pop(id(self)).__exit__(*error)
 
-        for name, method in (("__enter__", enter), ("__exit__", leave)):
-            stack.callback(setattr, kind, name, getattr(kind, name))
-            setattr(kind, name, method)
+        yield StandIn(kind, "__enter__", enter)
+        yield StandIn(kind, "__exit__", leave)
 
-    watch(torch.autocast, recorder.autocast)
-    watch(torch.no_grad, lambda region: recorder.grad_region(False))
-    watch(torch.enable_grad, lambda region: recorder.grad_region(True))
-    watch(torch.inference_mode, lambda region: recorder.grad_region(not region.mode))
+    yield from watch(torch.autocast, recorder.autocast)
+    yield from watch(torch.no_grad, lambda region: recorder.grad_region(False))
+    yield from watch(torch.enable_grad, lambda region: recorder.grad_region(True))
+    yield from watch(torch.inference_mode, lambda region: recorder.grad_region(not region.mode))
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,9 @@ def _zeros(like: Tensor) -> Tensor:
     return torch.zeros_like(like, device="cpu")
 
 
-def _watch_functions_of_autograd(recorder: Recorder, stack: ExitStack) -> None:
+def _functions_of_autograd(recorder: Recorder) -> StandIn:
     """Record a torch.autograd.Function as one call: entered, it would lose its own backward."""
-    descriptor = Function.__dict__["apply"]
-    original = descriptor.__func__
+    original = Function.__dict__["apply"].__func__
 
     def apply(kind: type, *args: Any, **kwargs: Any) -> Any:
         if recorder.paused:
@@ -181,13 +181,13 @@ def _watch_functions_of_autograd(recorder: Recorder, stack: ExitStack) -> None:
             return function(*inputs)
         return recorder.call(Differentiated(kind), args, kwargs)
 
-    stack.callback(setattr, Function, "apply", descriptor)
-    Function.apply = classmethod(apply)  # type: ignore[method-assign, assignment]
+    return StandIn(Function, "apply", classmethod(apply))
 
 
 def _stand_in(recorder: Recorder, function: Callable[..., Any]) -> Callable[..., Any]:
     """What records a call of `function` and otherwise is it."""
 
+    @functools.wraps(function, updated=())
     def stand_in(*args: Any, **kwargs: Any) -> Any:
         if recorder.paused:
             return function(*args, **kwargs)
@@ -207,19 +207,39 @@ def _whole_functions() -> list[Any]:
     return found
 
 
-@contextmanager
-def _watched_function(recorder: Recorder, function: Callable[..., Any]) -> Iterator[None]:
-    """Put a recording stand-in wherever a module has imported `function`."""
+def _whole(recorder: Recorder, function: Callable[..., Any]) -> Iterator[StandIn]:
+    """A recording stand-in wherever a module has imported `function`."""
+    name = function.__name__
+    for module in list(sys.modules.values()):
+        if getattr(module, "__dict__", {}).get(name) is function:
+            yield StandIn(vars(module), name, _stand_in(recorder, function))
 
-    places = [
-        vars(module)
-        for module in list(sys.modules.values())
-        if getattr(module, "__dict__", {}).get(function.__name__) is function
-    ]
-    for place in places:
-        place[function.__name__] = _stand_in(recorder, function)
-    try:
-        yield
-    finally:
-        for place in places:
-            place[function.__name__] = function
+
+def _names(
+    recorder: Recorder, model: nn.Module, namespaces: Sequence[Namespace]
+) -> Iterator[StandIn]:
+    """What goes by another meaning in the model's own code.
+
+    Python's `len` and `range` tell where a number comes from. Functions that torch has compiled
+    run as they were written. One that keeps its results would keep arrays without data.
+    """
+    own = {"len": recorder.length, "range": recorder.spy_on_range()}
+    classes = dict.fromkeys(base for m in model.modules() for base in type(m).__mro__)
+    for namespace in namespaces:
+        yield from (
+            StandIn(namespace, name, new) for name, new in own.items() if name not in namespace
+        )
+    owners = [*namespaces, *filter(is_own, classes), *(m.__dict__ for m in model.modules())]
+    for owner in owners:
+        for name, value in list((owner if isinstance(owner, dict) else vars(owner)).items()):
+            if (new := _as_written(recorder, value)) is not None:
+                yield StandIn(owner, name, new)
+
+
+def _as_written(recorder: Recorder, value: Any) -> Any:
+    """What stands in for a function that is cached, compiled or scripted."""
+    if isinstance(value, functools._lru_cache_wrapper):
+        return value.__wrapped__
+    if is_scripted(value):
+        return _stand_in(recorder, Scripted(value))
+    return getattr(value, "__dict__", {}).get("_torchdynamo_orig_callable")

@@ -195,7 +195,7 @@ LAYERS = {
     ),
     "torch.addmm(beta=0.5)": (
         lambda m, x: torch.addmm(m.b, x.mean((2, 3)), m.p, beta=0.5),
-        "pinned: unknown operator scaled addmm",
+        "pinned: no rule for scaled addmm",
         {"b": (5,), "p": (8, 5)},
     ),
     "torch.einsum": (

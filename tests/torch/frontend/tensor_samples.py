@@ -61,7 +61,7 @@ TENSORS = {
     "torch.max(x, p)": (lambda m, x: m.last(torch.max(x, m.p)), "first:8", {"p": (8, 1, 1)}),
     "torch.min(x, other=p)": (
         lambda m, x: m.last(torch.min(x, other=m.p)),
-        "pinned: unknown operator min",
+        "pinned: no rule for min",
         {"p": (8, 1, 1)},
     ),
     "torch.maximum(x, p)": (
@@ -273,7 +273,7 @@ TENSORS = {
     "x[:, :5] + x[:, 3:]": (lambda m, x: m.last(x[:, :5] * x[:, 3:]), "first[0:2]:2", {"width": 5}),
     "x[:, [0, 2, 1]]": (
         lambda m, x: m.last(x[:, [0, 2, 1]]),
-        "pinned: unknown operator getitem",
+        "pinned: no rule for getitem",
         {"width": 3},
     ),
     "x[:, index]": (

@@ -1,0 +1,86 @@
+"""Which code is a model's own? The globals of its classes, of what they call, and so on.
+
+Torch's own code and Python's library do not count: nothing is ever replaced there.
+"""
+
+import functools
+import sys
+from collections.abc import Iterator
+from types import FunctionType, ModuleType
+from typing import Any
+
+from torch import nn
+
+_NOT_OWN = frozenset(("torch", "torchgen", "functorch", "numpy", "fxprune", "builtins"))
+_CODE = (FunctionType, type, ModuleType, functools.partial, staticmethod, classmethod, property,
+         functools._lru_cache_wrapper)  # fmt: skip
+
+Namespace = dict[str, Any]
+
+
+def namespaces_of(model: nn.Module) -> list[Namespace]:
+    """The globals of all code that a model's forward may run."""
+    found: dict[int, Namespace] = {}
+    met: set[int] = set()
+    pending = [item for module in model.modules() for item in (type(module), *_held(module))]
+    while pending:
+        item = pending.pop()
+        if id(item) in met:
+            continue
+        met.add(id(item))
+        namespace = _globals_of(item)
+        if namespace is not None and id(namespace) not in found and _is_own(namespace):
+            found[id(namespace)] = namespace
+            pending.extend(filter(_is_code, list(namespace.values())))
+        pending.extend(filter(_is_code, _inside(item)))
+    return list(found.values())
+
+
+def _held(module: nn.Module) -> list[Any]:
+    return [value for value in module.__dict__.values() if _is_code(value)]
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, _CODE)
+
+
+def _globals_of(item: Any) -> Namespace | None:
+    if isinstance(item, ModuleType):
+        return vars(item)
+    return item.__globals__ if isinstance(item, FunctionType) else None
+
+
+def _inside(item: Any) -> Iterator[Any]:
+    """The functions and classes that a class, function or wrapper is made of."""
+    if isinstance(item, type):
+        if is_own(item):
+            yield from (*item.__bases__, *vars(item).values())
+    elif isinstance(item, FunctionType):
+        yield from map(_content, item.__closure__ or ())
+    elif isinstance(item, property):
+        yield from (item.fget, item.fset)
+    elif isinstance(item, functools.partial):
+        yield item.func
+    if not isinstance(item, type | ModuleType):
+        yield getattr(item, "__wrapped__", None)
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def is_own(cls: type) -> bool:
+    """Whether a class is of the model's own code."""
+    return _is_own_name(str(cls.__module__))
+
+
+def _is_own(namespace: Namespace) -> bool:
+    return _is_own_name(str(namespace.get("__name__", "")))
+
+
+def _is_own_name(name: str) -> bool:
+    top = name.partition(".")[0]
+    return top not in _NOT_OWN and (top == "__main__" or top not in sys.stdlib_module_names)

@@ -1,0 +1,95 @@
+"""What a forward writes while it is recorded is undone: it holds arrays without data.
+
+The modules of the model, and all that hangs on them, get back what they held. Of the globals of the
+model's code only what is of a trace is taken out again: other news may be there to stay.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from fxprune.torch.frontend.flags import TrainingFlag
+from fxprune.torch.frontend.namespaces import Namespace, is_own
+from fxprune.torch.frontend.numbers import TracedNumber
+
+_CONTAINERS = (dict, list, set, deque)
+_Container = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
+
+
+@contextmanager
+def restored_state(model: nn.Module, namespaces: Sequence[Namespace]) -> Iterator[None]:
+    """Undo what forward writes on the modules, and what it keeps of the trace in globals."""
+    held = [(item, item.copy()) for item in _containers(m.__dict__ for m in model.modules())]
+    known = {id(item) for item, _ in held}
+    kept = [(item, item.copy()) for item in _globals(namespaces) if id(item) not in known]
+    try:
+        yield
+    finally:
+        for container, before in held:
+            _refill(container, before)
+        for container, before in kept:
+            _take_out_traces(container, before)
+
+
+def _containers(roots: Iterable[_Container]) -> list[_Container]:
+    """The containers that hang on `roots`, by way of one another and of the model's objects."""
+    found: dict[int, _Container] = {}
+    pending: list[Any] = list(roots)
+    while pending:
+        item = pending.pop()
+        if id(item) in found:
+            continue
+        if isinstance(item, _CONTAINERS):
+            found[id(item)] = item
+        pending.extend(x for x in _held_by(item) if not isinstance(x, _ENDS))
+    return list(found.values())
+
+
+_ENDS = (bool, int, float, str, bytes, type(None), Tensor, type)
+
+
+def _held_by(item: Any) -> Iterable[Any]:
+    if isinstance(item, Mapping):
+        return list(item.values())
+    if isinstance(item, (*_CONTAINERS, tuple)):
+        return list(item)
+    return [vars(item)] if is_own(type(item)) and hasattr(item, "__dict__") else []
+
+
+def _globals(namespaces: Sequence[Namespace]) -> Iterator[_Container]:
+    """The globals of the model's code, and the containers among them."""
+    for namespace in namespaces:
+        yield namespace
+        yield from (value for value in list(namespace.values()) if type(value) in _CONTAINERS)
+
+
+def _refill(container: Any, before: Any) -> None:
+    container.clear()
+    (container.extend if isinstance(container, list | deque) else container.update)(before)
+
+
+def _take_out_traces(container: Any, before: Any) -> None:
+    if not isinstance(container, dict):
+        if len(container) != len(before) and any(map(_is_traced, container)):
+            _refill(container, before)
+        return
+    for key in [key for key, value in container.items() if value is not before.get(key)]:
+        if not (_is_traced(container[key]) or _is_traced(key)):
+            continue
+        del container[key]
+        if key in before:
+            container[key] = before[key]
+
+
+def _is_traced(value: Any) -> bool:
+    """Whether a value is made of what only a trace has."""
+    if isinstance(value, Tensor):
+        return value.is_meta
+    if isinstance(value, Mapping):
+        return any(map(_is_traced, value.values()))
+    if isinstance(value, list | tuple | set):
+        return any(map(_is_traced, value))
+    return isinstance(value, TracedNumber | TrainingFlag)

@@ -353,7 +353,7 @@ def silent_outputs(
     if not outputs or (silent and not set(shown) - set(handed)):
         raise VerificationError(
             f"{what}: nothing was shown, as {', '.join(silent) or 'no output'} has the same "
-            "values, or none that is finite, on all inputs tried: give inputs (inputs=, or data= "
-            "where a verb takes that) on which the outputs differ"
+            "values, up to what is accepted as an error, or none that is finite, on all inputs "
+            "tried: give inputs (inputs=, or data= where a verb takes that) on which outputs differ"
         )
     return silent

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 from fxprune.ir import Graph, Kind, Node, Value
-from fxprune.passes import contractions, structural
+from fxprune.passes import contractions, indexing, structural
 from fxprune.passes.axes import Axis, Unifier, product, spaces
 from fxprune.passes.facts import Contraction, Inference, Literal, Reader, Reading, Types
 from fxprune.passes.operators import OPERATORS, Operand, Operator, Term
@@ -51,7 +51,7 @@ def infer(
     return types
 
 
-RULES = MappingProxyType({**structural.RULES, **contractions.RULES})
+RULES = MappingProxyType({**structural.RULES, **indexing.RULES, **contractions.RULES})
 """Every rule that is a function, by operator name."""
 
 

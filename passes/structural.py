@@ -55,7 +55,7 @@ def scatter(
 
 def index_add(state: Inference, node: Node) -> OutputTypes:
     """Operand 2 is added where operand 1 says along `dim`; an index the model owns is sliced."""
-    (dim,) = _ints(node, "dim")
+    (dim,) = ints(node, "dim")
     whole, index, part = node.inputs
     assert whole is not None and index is not None and part is not None
     axes, own = state.type_of(whole), state.type_of(part)
@@ -90,7 +90,7 @@ def broadcast_all(state: Inference, node: Node) -> OutputTypes:
 
 def reshape(state: Inference, node: Node) -> OutputTypes:
     """Input and output axes are grouped by equal cumulative size; groups are equal products."""
-    value, output = _operand(node), node.outputs[0]
+    value, output = operand_of(node), node.outputs[0]
     if 0 in output.shape:
         return state.opaque(node, f"no elements in {node.place}")
     axes: list[Axis] = []
@@ -146,18 +146,18 @@ def _regroup(
 
 def permute(state: Inference, node: Node) -> OutputTypes:
     """Output axis `i` is input axis `order[i]`."""
-    axes = state.type_of(_operand(node))
-    return (tuple(axes[dim] for dim in _ints(node, "order")),)
+    axes = state.type_of(operand_of(node))
+    return (tuple(axes[dim] for dim in ints(node, "order")),)
 
 
 def identity(state: Inference, node: Node) -> OutputTypes:
     """The output is the input: clone, contiguous, dropout, type casts."""
-    return (state.type_of(_operand(node)),)
+    return (state.type_of(operand_of(node)),)
 
 
 def cat(state: Inference, node: Node) -> OutputTypes:
     """Along `dim` the operands are concatenated; other axes are equal."""
-    (dim,) = _ints(node, "dim")
+    (dim,) = ints(node, "dim")
     types = [state.type_of(value) for value in node.inputs if value and math.prod(value.shape)]
     first, *others = types
     for other in others:
@@ -170,7 +170,7 @@ def cat(state: Inference, node: Node) -> OutputTypes:
 
 def stack(state: Inference, node: Node) -> OutputTypes:
     """All axes are equal; a new one, pinned, counts the operands."""
-    (dim,) = _ints(node, "dim")
+    (dim,) = ints(node, "dim")
     first, *others = [state.type_of(value) for value in node.inputs if value]
     for other in others:
         for left, right in zip(first, other, strict=True):
@@ -181,8 +181,8 @@ def stack(state: Inference, node: Node) -> OutputTypes:
 
 def split(state: Inference, node: Node) -> OutputTypes:
     """Consecutive pieces along `dim`; their sizes are literals."""
-    (dim,) = _ints(node, "dim")
-    axes = state.type_of(_operand(node))
+    (dim,) = ints(node, "dim")
+    axes = state.type_of(operand_of(node))
     pieces = state.cut(axes[dim], [output.shape[dim] for output in node.outputs])
     outputs = []
     for index, piece in enumerate(pieces):
@@ -193,8 +193,8 @@ def split(state: Inference, node: Node) -> OutputTypes:
 
 def glu(state: Inference, node: Node) -> OutputTypes:
     """Along `dim` the second half gates the first: both halves are one axis."""
-    (dim,) = _ints(node, "dim")
-    axes = state.type_of(_operand(node))
+    (dim,) = ints(node, "dim")
+    axes = state.type_of(operand_of(node))
     left, right = state.split(axes[dim], axes[dim].size // 2)
     state.unify(left, right, node)
     return ((*axes[:dim], left, *axes[dim + 1 :]),)
@@ -213,7 +213,7 @@ def prelu(state: Inference, node: Node) -> OutputTypes:
 
 def quantise(state: Inference, node: Node) -> OutputTypes:
     """One scale and zero point for everything, or one per position of `dim`."""
-    (dim,) = _ints(node, "dim")
+    (dim,) = ints(node, "dim")
     axes, *scales = (state.type_of(value) for value in node.inputs if value)
     for scale in scales:
         if len(scale) > 1:
@@ -223,120 +223,12 @@ def quantise(state: Inference, node: Node) -> OutputTypes:
     return (axes,)
 
 
-def unbind(state: Inference, node: Node) -> OutputTypes:
-    """One output per position of `dim`, which is pinned."""
-    (dim,) = _ints(node, "dim")
-    axes = state.type_of(_operand(node))
-    state.pin(axes[dim], f"taken apart by position in {node.place}")
-    return tuple((*axes[:dim], *axes[dim + 1 :]) for _ in node.outputs)
-
-
-def slice_(state: Inference, node: Node) -> OutputTypes:
-    """Per axis a `(start, stop, step)`; unit steps cut the axis, others pin it."""
-    return (_cut(state, node),)
-
-
-def overwrite(state: Inference, node: Node) -> OutputTypes:
-    """`x[ranges] = value`: the value is stretched to the part, and the rest stays.
-
-    Axes `positions` are indexed by a number, so the value lacks them.
-    """
-    whole = state.type_of(_operand(node))
-    positions: Any = node.attributes.get("positions", ())
-    for dim in positions:
-        state.pin(whole[dim], f"indexed by position in {node.place}")
-    part = tuple(axis for dim, axis in enumerate(_cut(state, node)) if dim not in positions)
-    for value in node.inputs[1:]:
-        if value is not None:
-            sizes = [axis.size for axis in part]
-            broadcast(state, node, [part, state.type_of(value)], sizes)
-    return (whole,)
-
-
-def _cut(state: Inference, node: Node) -> tuple[Axis, ...]:
-    axes: list[Axis] = []
-    ranges: Any = node.attributes["ranges"]
-    for dim, (axis, (start, stop, step)) in enumerate(
-        zip(state.type_of(_operand(node)), ranges, strict=True)
-    ):
-        size = len(range(start, stop, step))
-        if step == 1:
-            before, rest = state.split(axis, start if size else 0)
-            middle, _ = state.split(rest, size)
-            state.literal(node, ("size", dim), axis)  # which bounds counted from the end follow
-            state.literal(node, ("start", dim), before)
-            state.literal(node, ("stop", dim), concat(before, middle))
-            axes.append(middle)
-        else:
-            state.pin(axis, f"strided in {node.place}")
-            axes.append(state.fresh(size, pin=f"strided in {node.place}"))
-    return tuple(axes)
-
-
-def select(state: Inference, node: Node) -> OutputTypes:
-    """One position of `dim` is taken; the axis disappears and is pinned."""
-    (dim,) = _ints(node, "dim")
-    axes = state.type_of(_operand(node))
-    state.pin(axes[dim], f"indexed by position in {node.place}")
-    return ((*axes[:dim], *axes[dim + 1 :]),)
-
-
-def gather(state: Inference, node: Node) -> OutputTypes:
-    """Consecutive axes `dims` are indexed by arrays: they and what replaces them are pinned."""
-    dims = _ints(node, "dims")
-    axes, output = state.type_of(_operand(node)), node.outputs[0]
-    reason = f"indexed by position in {node.place}"
-    for dim in dims:
-        state.pin(axes[dim], reason)
-    for index in filter(None, node.inputs[1:]):
-        for axis in state.type_of(index):
-            state.pin(axis, reason)
-            if index.kind is Kind.PARAMETER:  # a table of positions is no news to anybody
-                state.positional.append(axis)
-    first, new = dims[0], len(output.shape) - len(axes) + len(dims)
-    inserted = tuple(state.fresh(n, pin=reason) for n in output.shape[first : first + new])
-    return ((*axes[:first], *inserted, *axes[first + len(dims) :]),)
-
-
-def take_along(state: Inference, node: Node) -> OutputTypes:
-    """Axis `dim` is indexed by an array of the result's shape; the others are the same axes."""
-    (dim,) = _ints(node, "dim")
-    axes, index = (state.type_of(value) for value in node.inputs if value)
-    state.pin(axes[dim], f"indexed by position in {node.place}")
-    for other, (left, right) in enumerate(zip(axes, index, strict=True)):
-        if other != dim and left.size == right.size:
-            state.unify(left, right, node)
-        else:
-            state.pin(left, f"cut by the index of {node.place}")
-            state.pin(right, f"cuts the input of {node.place}")
-    return (index,)
-
-
-def ranked(state: Inference, node: Node) -> OutputTypes:
-    """Positions along `dim` are put in order, all or the first ones (sort, topk)."""
-    (dim,) = _ints(node, "dim")
-    axes, reason = state.type_of(_operand(node)), f"put in order by {node.place}"
-    state.pin(axes[dim], reason)
-    new = state.fresh(node.outputs[0].shape[dim], pin=reason)
-    return ((*axes[:dim], new, *axes[dim + 1 :]),) * len(node.outputs)
-
-
-def windows(state: Inference, node: Node) -> OutputTypes:
-    """Axis `dim` becomes the number of windows; their positions are a new last axis."""
-    (dim,) = _ints(node, "dim")
-    axes, shape = state.type_of(_operand(node)), node.outputs[0].shape
-    reason = f"taken in windows by {node.place}"
-    state.pin(axes[dim], reason)
-    count, inside = (state.fresh(shape[i], pin=reason) for i in (dim, -1))
-    return ((*axes[:dim], count, *axes[dim + 1 :], inside),)
-
-
 def pad(state: Inference, node: Node) -> OutputTypes:
     """`widths[dim] = (before, after)`; constant padding adds positions, other modes pin."""
     axes: list[Axis] = []
     widths: Any = node.attributes["widths"]
     for dim, (axis, (before, after)) in enumerate(
-        zip(state.type_of(_operand(node)), widths, strict=True)
+        zip(state.type_of(operand_of(node)), widths, strict=True)
     ):
         if not before and not after:
             axes.append(axis)
@@ -355,7 +247,7 @@ def pad(state: Inference, node: Node) -> OutputTypes:
 
 def expand(state: Inference, node: Node) -> OutputTypes:
     """Axes of one position are repeated; the others are kept."""
-    axes, output = state.type_of(_operand(node)), node.outputs[0]
+    axes, output = state.type_of(operand_of(node)), node.outputs[0]
     missing = len(output.shape) - len(axes)
     result: list[Axis] = []
     for dim, size in enumerate(output.shape):
@@ -368,10 +260,10 @@ def expand(state: Inference, node: Node) -> OutputTypes:
 
 def tile(state: Inference, node: Node) -> OutputTypes:
     """Axis `dim` is repeated `repeats[dim]` times as a whole."""
-    axes, output = state.type_of(_operand(node)), node.outputs[0]
+    axes, output = state.type_of(operand_of(node)), node.outputs[0]
     missing = len(output.shape) - len(axes)
     result: list[Axis] = []
-    for dim, repeats in enumerate(_ints(node, "repeats")):
+    for dim, repeats in enumerate(ints(node, "repeats")):
         new = state.fresh(repeats, pin=f"repeats of {node.place}")
         result.append(product(new, axes[dim - missing]) if dim >= missing else new)
     return (tuple(result),)
@@ -381,15 +273,15 @@ def repeat_interleave(state: Inference, node: Node) -> OutputTypes:
     """Every position of axis `dim` is repeated `repeats` times in a row."""
     if "dim" not in node.attributes:
         return state.opaque(node, f"repeated by number in {node.place}")
-    (dim,), (repeats,) = _ints(node, "dim"), _ints(node, "repeats")
-    axes = state.type_of(_operand(node))
+    (dim,), (repeats,) = ints(node, "dim"), ints(node, "repeats")
+    axes = state.type_of(operand_of(node))
     new = state.fresh(repeats, pin=f"repeats of {node.place}")
     return ((*axes[:dim], product(axes[dim], new), *axes[dim + 1 :]),)
 
 
 def reduce(state: Inference, node: Node) -> OutputTypes:
     """Axes `dims` are reduced. `reading` says how; without it they are pinned."""
-    axes, dims = state.type_of(_operand(node)), _ints(node, "dims")
+    axes, dims = state.type_of(operand_of(node)), ints(node, "dims")
     reading = node.attributes.get("reading")
     for dim in dims:
         if reading is None:
@@ -406,15 +298,15 @@ def reduce(state: Inference, node: Node) -> OutputTypes:
 
 def along(state: Inference, node: Node) -> OutputTypes:
     """Positions of `dims` are compared or mixed (softmax, cumsum, roll): these are pinned."""
-    axes = state.type_of(_operand(node))
-    for dim in _ints(node, "dims"):
+    axes = state.type_of(operand_of(node))
+    for dim in ints(node, "dims"):
         state.pin(axes[dim], f"compared or mixed along in {node.place}")
     return tuple(axes for _ in node.outputs)
 
 
 def size(state: Inference, node: Node) -> OutputTypes:
     """The model asks for a size: it is told the original one for ever."""
-    for dim, axis in enumerate(state.type_of(_operand(node))):
+    for dim, axis in enumerate(state.type_of(operand_of(node))):
         state.literal(node, ("value", dim), axis, frozen=True)
     return ()
 
@@ -435,13 +327,14 @@ def constant(state: Inference, node: Node) -> OutputTypes:
     )
 
 
-def _operand(node: Node) -> Value:
+def operand_of(node: Node) -> Value:
+    """The first operand."""
     value = node.inputs[0]
     assert value is not None, node
     return value
 
 
-def _ints(node: Node, name: str) -> tuple[int, ...]:
+def ints(node: Node, name: str) -> tuple[int, ...]:
     """An attribute as a tuple of non-negative dimensions."""
     value = node.attributes[name]
     return (value,) if isinstance(value, int) else tuple(value)  # type: ignore[arg-type]
@@ -462,14 +355,6 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "glu": glu,
         "prelu": prelu,
         "quantise": quantise,
-        "unbind": unbind,
-        "slice": slice_,
-        "overwrite": overwrite,
-        "select": select,
-        "gather": gather,
-        "take_along": take_along,
-        "ranked": ranked,
-        "windows": windows,
         "pad": pad,
         "expand": expand,
         "tile": tile,

@@ -51,6 +51,7 @@ from fxprune.testing import (
 from fxprune.testing.onnx.counting import count_onnx_macs
 from fxprune.testing.torch.rounding import allowed_errors, converted, least_error, run
 from fxprune.torch.record import record_of
+from tests.showing import something_to_show
 
 NETWORKS = 20
 """Networks between two states on disk."""
@@ -176,7 +177,8 @@ def check_onnx(network: Network, folded: nn.Module, draw: Draw, summary: Summary
         analysis = fxprune.inspect_onnx(file)
         for number in range(KEEP_SETS if analysis.free_groups or analysis.branches else 0):
             keep = draw(keep_sets(analysis), f"ONNX keep-set {number}")
-            fxprune.fold_onnx(file, keep)  # compares masked with folded, and raises
+            with something_to_show():
+                fxprune.fold_onnx(file, keep)  # compares masked with folded, and raises
             summary.onnx_pairs += 1
 
 
@@ -184,7 +186,9 @@ def check_model(model: OnnxModel, draw: Draw, summary: Summary) -> None:
     """Everything that must hold for one ONNX model, under keep-sets that `draw` returns."""
     analysis = fxprune.inspect_onnx(model.proto)
     for number in range(KEEP_SETS):
-        result = fxprune.fold_onnx(model.proto, draw(keep_sets(analysis), f"keep-set {number}"))
+        keep = draw(keep_sets(analysis), f"keep-set {number}")
+        with something_to_show():
+            result = fxprune.fold_onnx(model.proto, keep)
         check_costs(model, result)  # folding has compared masked with folded
         summary.model_pairs += 1
     check_open(model, analysis)
@@ -215,8 +219,9 @@ def shares_weights(model: onnx.ModelProto) -> bool:
 def check_open(model: OnnxModel, analysis: Analysis) -> None:
     """Folding with everything open changes no bit."""
     keep = {name: [True] * size for name, size in analysis.costs.full.items()}
-    folded = fxprune.fold_onnx(model.proto, keep).model
-    verdict = fxprune.verify_onnx(model.proto, folded, inputs=[model.inputs])
+    with something_to_show():
+        folded = fxprune.fold_onnx(model.proto, keep).model
+        verdict = fxprune.verify_onnx(model.proto, folded, inputs=[model.inputs])
     assert all(item.error == 0 for item in verdict.comparisons), str(verdict)
 
 

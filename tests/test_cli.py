@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir
 import onnxruntime
 import pytest
 import torch
+from onnx import parser
 from rich.progress import Progress
 from typer.testing import CliRunner
 
@@ -224,6 +226,26 @@ def test_verify_tells_models_that_differ(onnx_file, tmp_path):
         found = answered("verify", *pair, code=1)
         assert found["kind"] == "VerificationError" and found["exit_code"] == 1
         assert "relative error" in found["error"]
+
+
+SATURATED = """<ir_version: 8, opset_import: ["": 17]>
+g (float[n, 2] x) => (float[n, 2] y OTHERS) <float far = {1e9}> {
+    q = Sub (x, far)
+    y = Relu (q)
+    z = Exp (x)
+}"""
+
+
+def test_verify_says_what_it_does_not_show(tmp_path):
+    for name, others in (("silent.onnx", ""), ("one.onnx", ", float[n, 2] z")):
+        onnx.save(parser.parse_model(SATURATED.replace("OTHERS", others)), tmp_path / name)
+    found = answered("verify", tmp_path / "silent.onnx", tmp_path / "silent.onnx", code=1)
+    assert "nothing was shown" in found["error"]
+    pair = ("verify", tmp_path / "one.onnx", tmp_path / "one.onnx")
+    assert answered(*pair)["shows_nothing"] == ["y"]
+    said = run(*pair).stdout.splitlines()
+    assert said[-2].startswith("nothing is shown of y: ")
+    assert said[-1] == "the same in all that is shown"
 
 
 def test_shapes_are_for_what_the_factory_does_not_say(tmp_path):

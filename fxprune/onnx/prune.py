@@ -308,7 +308,7 @@ def _part(array: np.ndarray, value: onnx_ir.Value) -> np.ndarray:
 def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeepSet) -> list[str]:
     """The last values that have the same axes in both models and are computed from what has not.
 
-    Outputs may be saturated.
+    Outputs may be saturated. Where nothing is closed, any value shows that nothing has changed.
     """
     changed = {g.space for g in analysis.groups if g.name in keep and not all(keep[g.name])}
     closed = [b for b in analysis.branches if b.name in keep and not keep[b.name][0]]
@@ -320,11 +320,12 @@ def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeepSet) -> list[
         axes = analysis.types.axes.get(value.name) or ()
         return any(space in changed for axis in axes for space in spaces(axis))
 
+    whole = not changed and not gone
     behind: set[str] = set()
     names: list[str] = []
     for node in analysis.graph.nodes:
         read = [value for value in node.inputs if value is not None]
-        if node.name in gone or any(v.name in behind or is_cut(v) for v in read):
+        if whole or node.name in gone or any(v.name in behind or is_cut(v) for v in read):
             behind.update(value.name for value in node.outputs)
             names += [
                 value.name

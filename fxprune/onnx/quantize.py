@@ -15,6 +15,14 @@ import numpy as np
 import onnx
 import onnx_ir
 
+from fxprune.agreement import (
+    Run,
+    accepted_error,
+    handed_through,
+    precision_of,
+    silent_outputs,
+    telling,
+)
 from fxprune.arguments import seed as check_seed
 from fxprune.arguments import shapes as check_shapes
 from fxprune.errors import CheckpointError, InputError, VerificationError
@@ -26,6 +34,8 @@ from fxprune.onnx.frontend.session import Feeds, random_feeds, session_of
 from fxprune.onnx.frontend.sizes import open_axes, shapes_at, stand_ins
 from fxprune.onnx.frontend.tensors import data_files
 from fxprune.progress import stage, steps
+
+Outputs = dict[str, np.ndarray]
 
 _FIRST_OPSET_PER_CHANNEL = 13
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
@@ -43,9 +53,9 @@ class Quantization:
         scheme: "static" with calibration data, "dynamic" without.
         bytes_before: Size of the float32 model on disk.
         bytes_after: Size of the quantised one.
-        samples: How many samples were compared.
+        samples: How many samples of the first output were compared.
         agreement: The share of samples whose largest output stays the largest.
-        error: Root mean square difference of the outputs over the root mean square of the outputs.
+        error: Root mean square difference of an output over its root mean square, at the worst.
     """
 
     path: Path
@@ -99,7 +109,8 @@ def quantize(
     Raises:
         InputError: the model is quantised already, or the data does not fit it.
         CheckpointError: the file is damaged.
-        VerificationError: the quantised model does not run, or computes something else.
+        VerificationError: the quantised model does not run, or computes something else; or no
+            output moves with the inputs, so that nothing is shown.
     """
     shapes = check_shapes(shapes)
     check_seed(seed)
@@ -121,6 +132,7 @@ def quantize(
         before, after = Path(folder) / "float" / "model.onnx", Path(folder) / "quantised.onnx"
         before.parent.mkdir()
         expected = _outputs(model, feeds)
+        _check_that_something_moves(model, expected, feeds, seed)
         write_onnx(_at_least(model, _FIRST_OPSET_PER_CHANNEL), before)
         stage("quantising")
         with _silence():
@@ -234,9 +246,11 @@ def _flatten_biases(path: Path) -> None:
 
 
 def _compare(
-    expected: Sequence[np.ndarray], after: onnx_ir.Model, feeds: Sequence[Feeds]
+    expected: Sequence[Outputs], after: onnx_ir.Model, feeds: Sequence[Feeds]
 ) -> tuple[float, float, int]:
     """The share of samples with the same largest output, the relative error, how many samples.
+
+    Samples are those of the first output, the error is that of the worst.
 
     Raises:
         VerificationError: the quantised model does not run, or outputs have nothing in common.
@@ -245,35 +259,69 @@ def _compare(
         found = _outputs(after, feeds)
     except InputError as error:
         raise VerificationError(f"the quantised model does not run: {error}") from error
-    squares, total, same = 0.0, 0.0, []
-    for left, right in zip(expected, found, strict=True):
-        if left.shape != right.shape or not np.isfinite(right).all():
-            raise VerificationError(
-                f"an output of the quantised model has shape {list(right.shape)} and "
-                f"{int((~np.isfinite(right)).sum())} values that are not finite; expected shape "
-                f"{list(left.shape)}"
-            )
-        squares += float(np.square(left - right, dtype=np.float64).sum())
-        total += float(np.square(left, dtype=np.float64).sum())
+    first, *_ = names = list(expected[0])
+    distance = max(
+        _distance([(e[n], f[n]) for e, f in zip(expected, found, strict=True)]) for n in names
+    )
+    same: list[bool] = []
+    for left, right in ((e[first], f[first]) for e, f in zip(expected, found, strict=True)):
         rows = [array.reshape(len(array) if array.ndim > 1 else 1, -1) for array in (left, right)]
-        same.extend(rows[0].argmax(1) == rows[1].argmax(1))
-    distance = (squares / total) ** 0.5 if total else float(squares > 0)
+        same.extend(rows[0].argmax(1) == rows[1].argmax(1) if rows[0].size else [])
     if not distance <= _LARGEST_ERROR:
         raise VerificationError(
             f"the quantised model computes something else: relative error {distance:.0%} (accepted "
             f"{_LARGEST_ERROR:.0%}); give calibration data like what the model will see"
         )
-    return float(np.mean(same)), distance, len(same)
+    return float(np.mean(same)) if same else 1.0, distance, len(same)
 
 
-def _outputs(model: onnx_ir.Model, feeds: Sequence[Feeds]) -> list[np.ndarray]:
-    """The first output of real numbers, for every batch."""
+def _distance(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """The root mean square error of an output over its root mean square, for all batches."""
+    squares, total = 0.0, 0.0
+    for left, right in pairs:
+        finite = np.isfinite(left) if left.shape == right.shape else np.zeros((), bool)
+        if left.shape != right.shape or not _are_alike(
+            left[~finite], right[~finite], right[finite]
+        ):
+            raise VerificationError(
+                f"an output of the quantised model has shape {list(right.shape)} and "
+                f"{int((~np.isfinite(right)).sum())} values that are not finite; expected shape "
+                f"{list(left.shape)} and {int((~np.isfinite(left)).sum())} such values"
+            )
+        squares += float(np.square(left[finite] - right[finite], dtype=np.float64).sum())
+        total += float(np.square(left[finite], dtype=np.float64).sum())
+    return float((squares / total) ** 0.5 if total else squares > 0)
+
+
+def _are_alike(left: np.ndarray, right: np.ndarray, finite: np.ndarray) -> bool:
+    """Whether what is not finite is the same, and what should be finite is."""
+    return np.array_equal(left, right, equal_nan=True) and bool(np.isfinite(finite).all())
+
+
+def _check_that_something_moves(
+    model: onnx_ir.Model, expected: Sequence[Outputs], feeds: Sequence[Feeds], seed: int
+) -> None:
+    """Raise VerificationError where no output moves with the inputs: any copy would agree."""
+    runs = [Run(given, outputs) for given, outputs in zip(feeds, expected, strict=True)]
+    shapes = {name: np.shape(feed) for name, feed in feeds[0].items()}
+    with contextlib.suppress(InputError):  # random inputs need not be ones that the model takes
+        more = [random_feeds(model, shapes, seed + 1)]
+        runs += [
+            Run(given, outputs) for given, outputs in zip(more, _outputs(model, more), strict=True)
+        ]
+    accepted = {name: accepted_error(precision_of(each)) for name, each in expected[0].items()}
+    silent_outputs(list(accepted), telling(runs, accepted), handed_through(runs), "float == 8-bit")
+
+
+def _outputs(model: onnx_ir.Model, feeds: Sequence[Feeds]) -> list[Outputs]:
+    """All outputs of real numbers, by name, for every batch."""
     kinds = (onnx_ir.DataType.FLOAT, onnx_ir.DataType.DOUBLE, onnx_ir.DataType.FLOAT16)
     names = [str(value.name) for value in model.graph.outputs if value.dtype in kinds]
     if not names:
         raise InputError("the model has no output of real numbers, so nothing can be compared")
     with session_of(model, optimised=True) as session:
-        return [session.run(feed, names[:1])[0] for feed in steps(feeds, "running the model")]
+        every = [session.run(feed, names) for feed in steps(feeds, "running the model")]
+    return [dict(zip(names, arrays, strict=True)) for arrays in every]
 
 
 def _size_of(folder: Path) -> int:

@@ -76,7 +76,7 @@ def peak(model: str) -> float:
 def test_prepare_and_fold_need_what_three_models_need():
     """The model, its gated copy and half of it folded are 2.5 times its parameters."""
     share = peak("kept")
-    assert 2.4 < share <= 2.55, f"prepare and fold peak at {share:.2f} times the parameters"
+    assert 2.4 < share <= 2.6, f"prepare and fold peak at {share:.2f} times the parameters"
 
 
 def test_model_that_the_caller_lets_go_makes_room_for_the_fold():

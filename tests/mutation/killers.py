@@ -62,6 +62,8 @@ FILES = (
     "tests/test_agreement.py",
     "tests/torch/test_what_is_shown.py",
     "tests/onnx/test_what_is_shown.py",
+    "tests/onnx/test_left_out.py",
+    "tests/torch/test_sizes.py",
     "tests/onnx/frontend/test_sizes.py",
     *(
         f"tests/onnx/{file.__name__.rpartition('.')[2]}.py::{test}"

@@ -244,7 +244,8 @@ def test_sizes_may_be_an_input():
     ]
     ends = [info("x", "n", 3, 6, 6), info("s", 2, dtype=TensorProto.INT64)], [info("y", "n", "m")]
     model = written(nodes, *ends, a=normal(8, 3, 3, 3), b=normal(4, 8, 1, 1))
-    data = [{"x": normal(2, 3, 6, 6), "s": np.array([2, -1])}]
+    x, sizes = normal(2, 3, 6, 6), np.array([2, -1])
+    data = [{"x": x, "s": sizes}, {"x": -x, "s": sizes}]
     result = fxprune.prune_onnx(model, data=data, target=0.6)
     assert [group.size for group in result.analysis.free_groups] == [8]
 

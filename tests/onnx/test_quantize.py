@@ -1,6 +1,7 @@
 """Quantised files: how small, how close, and never one that does not work."""
 
 import logging
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -157,6 +158,47 @@ def test_a_file_that_computes_something_else_is_not_written(
     with pytest.raises(VerificationError, match=message):
         fxprune.quantize(network(), tmp_path / "q.onnx", calibration=samples(), overwrite=True)
     assert [file.read_text() for file in tmp_path.iterdir()] == ["the old one"]
+
+
+def with_output(op_type: str, *inputs: str) -> onnx.ModelProto:
+    """The network with a second output."""
+    proto = network()
+    proto.graph.node.append(helper.make_node(op_type, inputs, ["z"]))
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    return proto
+
+
+def test_every_output_is_compared(tmp_path, monkeypatch):
+    def spoiled(before: Path, after: Path, feeds: object) -> None:
+        model = onnx.load(before)
+        model.graph.node[-1].op_type = "Neg"
+        onnx.save(model, after)
+
+    monkeypatch.setattr(quantization, "_quantize_static", spoiled)
+    proto = with_output("Identity", "y")
+    with pytest.raises(VerificationError, match="computes something else"):
+        fxprune.quantize(proto, tmp_path / "q.onnx", calibration=samples())
+
+
+@pytest.mark.parametrize("calibration", [None, samples(), samples(1)])
+def test_a_model_whose_outputs_never_move_is_not_written(calibration, tmp_path):
+    proto = network()
+    proto.graph.node[-1].output[0] = "q"
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(-1e9), "far"))
+    proto.graph.node.append(helper.make_node("Add", ["q", "far"], ["p"]))
+    proto.graph.node.append(helper.make_node("Relu", ["p"], ["y"]))
+    with pytest.raises(VerificationError, match="nothing was shown"):
+        fxprune.quantize(proto, tmp_path / "q.onnx", calibration=calibration)
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_that_are_infinite_in_both_agree(tmp_path):
+    proto = network()
+    mask = np.array([0, -np.inf, 0, 0, 0], np.float32)
+    proto.graph.node[-1].output[0] = "q"
+    proto.graph.initializer.append(numpy_helper.from_array(mask, "mask"))
+    proto.graph.node.append(helper.make_node("Add", ["q", "mask"], ["y"]))
+    assert 0 < fxprune.quantize(proto, tmp_path / "q.onnx").error < 0.5
 
 
 def test_what_is_quantised_is_not_quantised_again(tmp_path):

@@ -279,3 +279,41 @@ def test_law_of_unified_axes_can_fail():
     kept = {left: [True, False]}
     with pytest.raises(AssertionError):
         assert_same_positions(unifier, left, right, kept)
+
+
+# Axes of thousands of parts
+
+
+def test_pieces_are_those_between_the_points_whatever_the_axis_is_made_of():
+    unifier = Unifier()
+    axis = concat(unifier.space(3), product(unifier.space(2), unifier.space(3)), unifier.space(4))
+    pieces = unifier.cut(axis, (2, 0, 5, 6))
+    assert [piece.size for piece in pieces] == [2, 0, 5, 6]
+    assert unifier.resolve(concat(*pieces)) == unifier.resolve(axis)
+
+
+def test_thousands_of_parts_are_cut_and_joined_again():
+    unifier = Unifier()
+    axis = unifier.space(10_000)
+    parts = unifier.cut(axis, [2] * 5_000)
+    other = unifier.space(10_000, pin="known")
+    unifier.unify(concat(*reversed(parts)), other, "joined")
+    leaves = spaces(unifier.resolve(axis))
+    assert [leaf.size for leaf in leaves] == [2] * 5_000
+    assert {unifier.reason(leaf) for leaf in leaves} == {"known"}
+
+
+def test_parts_that_are_cut_off_one_by_one_are_resolved():
+    unifier = Unifier()
+    axis = rest = unifier.space(1_200)
+    for _ in range(1_199):
+        _, rest = unifier.split(rest, 1)
+    assert len(spaces(unifier.resolve(axis))) == 1_200
+
+
+def test_long_chains_of_equal_spaces_are_resolved():
+    unifier = Unifier()
+    chain = [unifier.space(4) for _ in range(3_000)]
+    for left, right in pairwise(reversed(chain)):
+        unifier.unify(right, left, "equal")
+    assert len({unifier.resolve(space) for space in chain}) == 1

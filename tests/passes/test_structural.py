@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from fxprune.passes import structural
+from fxprune.passes import indexing, structural
 from fxprune.passes.axes import spaces
 from fxprune.passes.infer import infer
 from tests.passes.written import facts, graph_of, lines
@@ -614,7 +614,7 @@ def test_operand_with_two_axes_that_may_change_is_not_scattered():
     assert not types.readers
 
 
-@pytest.mark.parametrize("rule", structural.RULES)
+@pytest.mark.parametrize("rule", [*structural.RULES, *indexing.RULES])
 def test_every_rule_has_a_case(rule):
     assert rule in CASES
 

@@ -31,7 +31,7 @@ def no_accelerator() -> Iterator[None]:
 def test_recipe_runs(name, capsys, caplog):
     runpy.run_path(str(FOLDER / name), run_name="__main__")
     output = capsys.readouterr().out
-    assert output.count("gated == folded") == 6
+    assert output.count("gated == folded") == 8
     shares = re.findall(r"macs\W.*?(\d+\.\d)%", output) or [
         f"{100 * float(share):.1f}" for share in re.findall(r"fxprune/macs': ([\d.]+)", output)
     ]

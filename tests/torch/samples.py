@@ -13,7 +13,13 @@ from fxprune.torch.frontend.spellings import NAMES
 
 SHAPE = (2, 3, 8, 8)
 
-ONNX_ONLY = {spelling.op for spelling in SPELLINGS.values()} | {"depth_to_space"}
+ONNX_ONLY = {spelling.op for spelling in SPELLINGS.values()} | {
+    "depth_to_space",
+    "add_layer_norm",
+    "add_rms_norm",
+    "conv_add",
+    "heads_attention",
+}
 ONNX_ONLY -= {spelling.op for spelling in (*NAMES.values(), *MODULES.values())}
 """Operators that torch has no word for; their samples are in tests/onnx/frontend/samples.py."""
 
@@ -273,6 +279,10 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "split": (
         lambda: between(lambda m, x: m.last(torch.cat(x.split([3, 5], 1)[::-1], 1))),
         "first[0:3]:3 first[3:8]:5",
+    ),
+    "broadcast_all": (
+        lambda: between(lambda m, x: m.last(torch.broadcast_tensors(x, x.sigmoid())[1])),
+        "first:8",
     ),
     "glu": (lambda: between(lambda m, x: m.last(F.glu(x, 1)), 4), "first[0:4]:4"),
     "prelu": (lambda: between(lambda m, x: m.last(m.mid(x)), mid=nn.PReLU(8)), "first:8"),

@@ -259,7 +259,13 @@ def _centred(
 
 def _epsilon(place: Place) -> float:
     found = place.node.attributes.get("epsilon")
-    return 1e-5 if found is None else float(found.as_float())
+    default = _SMALLEST if place.node.op_type in _ADDING else 1e-5
+    return default if found is None else float(found.as_float())
+
+
+_ADDING = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+_SMALLEST = 1e-12
+"""What ONNX Runtime adds to variances in these operator types unless they say another number."""
 
 
 def _scaled(place: Place, value: onnx_ir.Value, trailing: int = 0) -> None:

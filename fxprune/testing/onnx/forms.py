@@ -37,7 +37,7 @@ def whole_numbers(pen: Pen, x: str) -> str:
     narrow = [TensorProto.INT8, TensorProto.UINT8] if op_type != "ReduceSum" else []
     kinds = [TensorProto.INT32, TensorProto.INT64, *(narrow if pen.knows(12) else [])]
     tenfold = pen("Mul", pen("Sigmoid", x), pen.number(10))
-    whole = pen("Cast", pen("Round", tenfold), to=pen.pick(*kinds))
+    whole = pen("Cast", pen("Floor", tenfold), to=pen.pick(*kinds))
     y = pen("Cast", reduced(pen, op_type, whole, [1]), to=TensorProto.FLOAT)
     return joined(pen, "Mul", x, y)
 
@@ -47,7 +47,9 @@ def blurred(pen: Pen, x: str) -> str:
     c = pen.shape(x)[1]
     groups = pen.pick(*(n for n in range(1, c + 1) if c % n == 0))
     y = reduced(pen, pen.pick("ReduceMean", "ReduceMax"), reshaped(pen, x, 0, groups, -1), [2])
-    y = unsqueezed(pen, reduced(pen, "ReduceMean", y, [1]), *spatial(pen, x)[1:])
+    y = reduced(pen, "ReduceMean", y, [1])
+    if more := spatial(pen, x)[1:]:
+        y = unsqueezed(pen, y, *more)
     return joined(pen, "Mul", x, pen("Sigmoid", y))
 
 

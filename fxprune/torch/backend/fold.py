@@ -67,7 +67,7 @@ def _write_literals(model: nn.Module, node: fx.Node, changes: Changes) -> None:
     if node.op == "call_module":
         _write_attributes(model.get_submodule(str(node.target)), changes)
     elif bare_name(node) in ("size", "shape"):
-        _freeze_sizes(node, {dim: int(value) for (_, dim), value in changes.items()})
+        _freeze_sizes(node, {dim: value for (_, dim), value in changes.items()})
     elif bare_name(node) == "getitem" or node.target is set_item:
         _write_ranges(node, changes)
     else:
@@ -83,43 +83,50 @@ def _write_attributes(module: nn.Module, changes: Changes) -> None:
             setattr(module, name, int(value))
 
 
-def _freeze_sizes(node: fx.Node, sizes: Mapping[int, int]) -> None:
+def _freeze_sizes(node: fx.Node, sizes: Mapping[int, Resized]) -> None:
     """Answer a question for a size with the original number."""
     value = node.meta["value"]
     if isinstance(value, int):
         asked = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
         rank = node.args[0].meta["value"].dim()  # type: ignore[union-attr]
         if isinstance(asked, int) and asked % rank in sizes:
-            _replace_by_constant(node, sizes[asked % rank])
+            _replace_by_original(node, sizes[asked % rank])
         return
     users = list(node.users)
     with node.graph.inserting_after(node):
         items: list[Any] = [
-            sizes[dim] if dim in sizes else node.graph.call_function(operator.getitem, (node, dim))
-            for dim in range(len(value))
+            node.graph.call_function(operator.getitem, (node, dim)) for dim in range(len(value))
         ]
-    for item, number in zip(items, value, strict=True):
-        if isinstance(item, fx.Node):
-            item.meta["value"] = number
-    last = next((item for item in items if isinstance(item, fx.Node)), node)
+    for dim, (item, number) in enumerate(zip(items, value, strict=True)):
+        item.meta["value"] = number
+        items[dim] = _original(item, sizes[dim]) if dim in sizes else item
+    last = max(items, key=list(node.graph.nodes).index)
     with node.graph.inserting_after(last):
         frozen = node.graph.call_function(tuple, (items,))
     frozen.meta["value"] = value
     for user in users:
         index = user.args[1] if bare_name(user) == "getitem" else None
         if isinstance(index, int) and index % len(value) in sizes:
-            _replace_by_constant(user, sizes[index % len(value)])
+            _replace_by_original(user, sizes[index % len(value)])
         elif not isinstance(index, int):
             user.replace_input_with(node, frozen)
 
 
-def _replace_by_constant(node: fx.Node, value: int) -> None:
-    def swap(item: fx.Node) -> Any:
-        return value if item is node else item
+def _original(node: fx.Node, size: Resized) -> fx.Node:
+    """What a size was before; it may count others too, such as samples, so it is scaled."""
+    with node.graph.inserting_after(node):
+        grown = node.graph.call_function(operator.mul, (node, int(size)))
+    with node.graph.inserting_after(grown):
+        original = node.graph.call_function(operator.floordiv, (grown, size.old))
+    grown.meta["value"], original.meta["value"] = node.meta["value"] * int(size), int(size)
+    return original
 
-    for user in list(node.users):
-        user.args = fx.map_arg(user.args, swap)
-        user.kwargs = fx.map_arg(user.kwargs, swap)
+
+def _replace_by_original(node: fx.Node, size: Resized) -> None:
+    users = list(node.users)
+    original = _original(node, size)
+    for user in users:
+        user.replace_input_with(node, original)
 
 
 def _write_ranges(node: fx.Node, changes: Changes) -> None:

@@ -44,7 +44,8 @@ def _redirect(model: nn.Module, question: fx.Node, alive: set[fx.Node]) -> None:
     """Ask a parameter if one was asked, else the nearest array of that type before."""
     source = question.args[0]
     assert isinstance(source, fx.Node)
-    dtype = source.meta["value"].dtype
+    own = _parameter(model, str(source.target)) if source.op == "get_attr" else None
+    dtype = source.meta["value"].dtype if own is None else own.dtype  # it may have been converted
     for other in () if source.op == "get_attr" else _before(question):
         value = other.meta.get("value")
         if other in alive and isinstance(value, Tensor) and value.dtype == dtype:

@@ -74,8 +74,8 @@ def _stand_in(subject: Subject) -> int:
     for tensor in (*subject.model.parameters(), *subject.model.buffers()):
         taken.update(tensor.shape)
     for module in subject.model.modules():
-        for value in vars(module).values():
-            taken.update(each for each in leaves_of(value) if type(each) is int)
+        own = (value for name, value in vars(module).items() if not name.startswith("_"))
+        taken.update(each for value in own for each in leaves_of(value) if type(each) is int)
     return next((size for size in _BATCHES if size not in taken), 0)
 
 

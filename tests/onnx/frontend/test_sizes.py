@@ -1,4 +1,4 @@
-"""Which sizes stand in for open axes: none that the model has; what is given comes before all."""
+"""Which sizes stand in for open axes: none that the model has; what is given comes before them."""
 
 import numpy as np
 import pytest

@@ -314,9 +314,11 @@ VERBS = {
     "prune": lambda folder: fxprune.prune(Residual(), torch.randn(2, 3, 8, 8)),
     "importance": lambda folder: fxprune.importance(gated()),
     "verify": lambda folder: fxprune.verify(model := gated(), fxprune.fold(model)),
-    "save": lambda folder: fxprune.save(fxprune.fold(gated()), folder),
+    "save": lambda folder: fxprune.save(fxprune.fold(gated()), folder, overwrite=True),
     "report": lambda folder: fxprune.report(gated()),
-    "export": lambda folder: fxprune.export_onnx(fxprune.fold(gated()), folder / "a.onnx"),
+    "export": lambda folder: fxprune.export_onnx(
+        fxprune.fold(gated()), folder / "a.onnx", overwrite=True
+    ),
     "refused": lambda folder: fxprune.prepare(Residual(), torch.randn(2, 4, 8, 8)),
     "refused by name": lambda folder: fxprune.prune(
         Residual(), torch.randn(2, 3, 8, 8), method="?"

@@ -1,0 +1,136 @@
+"""What operators that pick positions do to axes: slices, selections, gathers, orders, windows.
+
+Unit steps cut an axis; whoever picks positions by number or by an array pins it.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from fxprune.ir import Kind, Node
+from fxprune.passes.axes import Axis, concat
+from fxprune.passes.facts import Inference
+from fxprune.passes.structural import OutputTypes, Rule, broadcast, ints, operand_of
+
+
+def unbind(state: Inference, node: Node) -> OutputTypes:
+    """One output per position of `dim`, which is pinned."""
+    (dim,) = ints(node, "dim")
+    axes = state.type_of(operand_of(node))
+    state.pin(axes[dim], f"taken apart by position in {node.place}")
+    return tuple((*axes[:dim], *axes[dim + 1 :]) for _ in node.outputs)
+
+
+def slice_(state: Inference, node: Node) -> OutputTypes:
+    """Per axis a `(start, stop, step)`; unit steps cut the axis, others pin it."""
+    return (_cut(state, node),)
+
+
+def overwrite(state: Inference, node: Node) -> OutputTypes:
+    """`x[ranges] = value`: the value is stretched to the part, and the rest stays.
+
+    Axes `positions` are indexed by a number, so the value lacks them.
+    """
+    whole = state.type_of(operand_of(node))
+    positions: Any = node.attributes.get("positions", ())
+    for dim in positions:
+        state.pin(whole[dim], f"indexed by position in {node.place}")
+    part = tuple(axis for dim, axis in enumerate(_cut(state, node)) if dim not in positions)
+    for value in node.inputs[1:]:
+        if value is not None:
+            sizes = [axis.size for axis in part]
+            broadcast(state, node, [part, state.type_of(value)], sizes)
+    return (whole,)
+
+
+def _cut(state: Inference, node: Node) -> tuple[Axis, ...]:
+    axes: list[Axis] = []
+    ranges: Any = node.attributes["ranges"]
+    for dim, (axis, (start, stop, step)) in enumerate(
+        zip(state.type_of(operand_of(node)), ranges, strict=True)
+    ):
+        size = len(range(start, stop, step))
+        if step == 1:
+            before, rest = state.split(axis, start if size else 0)
+            middle, _ = state.split(rest, size)
+            state.literal(node, ("size", dim), axis)  # which bounds counted from the end follow
+            state.literal(node, ("start", dim), before)
+            state.literal(node, ("stop", dim), concat(before, middle))
+            axes.append(middle)
+        else:
+            state.pin(axis, f"strided in {node.place}")
+            axes.append(state.fresh(size, pin=f"strided in {node.place}"))
+    return tuple(axes)
+
+
+def select(state: Inference, node: Node) -> OutputTypes:
+    """One position of `dim` is taken; the axis disappears and is pinned."""
+    (dim,) = ints(node, "dim")
+    axes = state.type_of(operand_of(node))
+    state.pin(axes[dim], f"indexed by position in {node.place}")
+    return ((*axes[:dim], *axes[dim + 1 :]),)
+
+
+def gather(state: Inference, node: Node) -> OutputTypes:
+    """Consecutive axes `dims` are indexed by arrays: they and what replaces them are pinned."""
+    dims = ints(node, "dims")
+    axes, output = state.type_of(operand_of(node)), node.outputs[0]
+    reason = f"indexed by position in {node.place}"
+    for dim in dims:
+        state.pin(axes[dim], reason)
+    for index in filter(None, node.inputs[1:]):
+        for axis in state.type_of(index):
+            state.pin(axis, reason)
+            if index.kind is Kind.PARAMETER:  # a table of positions is no news to anybody
+                state.positional.append(axis)
+    first, new = dims[0], len(output.shape) - len(axes) + len(dims)
+    inserted = tuple(state.fresh(n, pin=reason) for n in output.shape[first : first + new])
+    return ((*axes[:first], *inserted, *axes[first + len(dims) :]),)
+
+
+def take_along(state: Inference, node: Node) -> OutputTypes:
+    """Axis `dim` is indexed by an array of the result's shape; the others are the same axes."""
+    (dim,) = ints(node, "dim")
+    axes, index = (state.type_of(value) for value in node.inputs if value)
+    state.pin(axes[dim], f"indexed by position in {node.place}")
+    for other, (left, right) in enumerate(zip(axes, index, strict=True)):
+        if other != dim and left.size == right.size:
+            state.unify(left, right, node)
+        else:
+            state.pin(left, f"cut by the index of {node.place}")
+            state.pin(right, f"cuts the input of {node.place}")
+    return (index,)
+
+
+def ranked(state: Inference, node: Node) -> OutputTypes:
+    """Positions along `dim` are put in order, all or the first ones (sort, topk)."""
+    (dim,) = ints(node, "dim")
+    axes, reason = state.type_of(operand_of(node)), f"put in order by {node.place}"
+    state.pin(axes[dim], reason)
+    new = state.fresh(node.outputs[0].shape[dim], pin=reason)
+    return ((*axes[:dim], new, *axes[dim + 1 :]),) * len(node.outputs)
+
+
+def windows(state: Inference, node: Node) -> OutputTypes:
+    """Axis `dim` becomes the number of windows; their positions are a new last axis."""
+    (dim,) = ints(node, "dim")
+    axes, shape = state.type_of(operand_of(node)), node.outputs[0].shape
+    reason = f"taken in windows by {node.place}"
+    state.pin(axes[dim], reason)
+    count, inside = (state.fresh(shape[i], pin=reason) for i in (dim, -1))
+    return ((*axes[:dim], count, *axes[dim + 1 :], inside),)
+
+
+RULES: Mapping[str, Rule] = MappingProxyType(
+    {
+        "unbind": unbind,
+        "slice": slice_,
+        "overwrite": overwrite,
+        "select": select,
+        "gather": gather,
+        "take_along": take_along,
+        "ranked": ranked,
+        "windows": windows,
+    }
+)
+"""The rules that pick positions, by operator name."""

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
+from fxprune.testing.torch import channel_steps
 from fxprune.testing.torch import image_steps as steps
 from fxprune.testing.torch.image_steps import CHANNELS, axes, widened
 from fxprune.testing.torch.programs import (
@@ -191,16 +192,18 @@ IMAGE_OPS: Mapping[str, Kind] = MappingProxyType(
         "dropout": Kind(steps.dropout, always, result="view"),
         "layer_scale": Kind(steps.layer_scale, always),
         "squeeze_excitation": Kind(squeeze_excitation, always),
-        "channel_shuffle": Kind(steps.channel_shuffle, several, result="view"),
-        "channel_slice": Kind(steps.channel_slice, always, result="view"),
-        "channel_scatter": Kind(steps.channel_scatter, always),
-        "channel_padding": Kind(steps.channel_padding, _small),
-        "pixel_shuffle": Kind(steps.pixel_shuffle, _shuffles_to_pixels, keeps_size=False),
-        "pixel_unshuffle": Kind(steps.pixel_unshuffle, _shuffles_to_channels, keeps_size=False),
-        "patches": Kind(steps.patches, _flat),
-        "gated_unit": Kind(steps.gated_unit, even),
-        "channel_mixing": Kind(steps.channel_mixing, always),
-        "pinning": Kind(steps.pinning, always),
+        "channel_shuffle": Kind(channel_steps.channel_shuffle, several, result="view"),
+        "channel_slice": Kind(channel_steps.channel_slice, always, result="view"),
+        "channel_scatter": Kind(channel_steps.channel_scatter, always),
+        "channel_padding": Kind(channel_steps.channel_padding, _small),
+        "pixel_shuffle": Kind(channel_steps.pixel_shuffle, _shuffles_to_pixels, keeps_size=False),
+        "pixel_unshuffle": Kind(
+            channel_steps.pixel_unshuffle, _shuffles_to_channels, keeps_size=False
+        ),
+        "patches": Kind(channel_steps.patches, _flat),
+        "gated_unit": Kind(channel_steps.gated_unit, even),
+        "channel_mixing": Kind(channel_steps.channel_mixing, always),
+        "pinning": Kind(channel_steps.pinning, always),
     }
 )
 """The kinds of steps of image networks, by name."""

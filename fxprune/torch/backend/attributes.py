@@ -13,7 +13,7 @@ from fxprune.passes.axes import Axis, Space, spaces
 from fxprune.passes.facts import Literal
 from fxprune.passes.fold import SetLiteral
 from fxprune.torch.frontend.origins import Attribute, Origin, Place
-from fxprune.torch.frontend.recorder import ORIGINS, OWNER
+from fxprune.torch.frontend.owners import ORIGINS, OWNER
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 
 Values = dict[Attribute, int]

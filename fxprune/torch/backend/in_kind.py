@@ -19,8 +19,8 @@ from fxprune.torch.backend.parts import Fold, generate_part
 from fxprune.torch.backend.proof import Line, first_difference, normal_form
 from fxprune.torch.backend.shapes import with_values
 from fxprune.torch.frontend.modes import MODES, select_mode
+from fxprune.torch.frontend.owners import OWNER
 from fxprune.torch.frontend.program import read_model
-from fxprune.torch.frontend.recorder import OWNER
 
 _log = logging.getLogger("fxprune")
 

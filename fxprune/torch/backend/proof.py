@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.torch.frontend.program import index_items
-from fxprune.torch.frontend.recorder import EFFECTS
+from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 from fxprune.torch.frontend.values import CONSTANT
 

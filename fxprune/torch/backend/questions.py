@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, fx, nn
 
-from fxprune.torch.frontend.recorder import EFFECTS
+from fxprune.torch.frontend.regions import EFFECTS
 
 _ASKED = ("dtype", "device")
 

@@ -9,7 +9,7 @@ from torch.utils._device import _device_constructors
 from fxprune.torch.backend.module import copy_graph
 from fxprune.torch.frontend.meta import MetaModules
 from fxprune.torch.frontend.nests import mapped
-from fxprune.torch.frontend.recorder import EFFECTS
+from fxprune.torch.frontend.regions import EFFECTS
 
 
 def with_values(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) -> fx.Graph:

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxprune.torch.frontend.recorder import EFFECTS, OwnedGraph
+from fxprune.torch.frontend.owners import OwnedGraph
+from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.values import CONSTANT
 
 MODES = "fxprune_modes"

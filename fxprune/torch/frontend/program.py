@@ -20,7 +20,7 @@ from fxprune.torch.frontend.leaves import qualified_name, torch_base
 from fxprune.torch.frontend.modes import MODES
 from fxprune.torch.frontend.module_spellings import module_spelling
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
-from fxprune.torch.frontend.recorder import EFFECTS
+from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.spellings import NAMES, Call, Spelling, bare_name, spatial_rank
 from fxprune.torch.frontend.trace import trace
 from fxprune.torch.frontend.values import CONSTANT

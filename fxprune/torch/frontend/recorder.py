@@ -41,43 +41,16 @@ from fxprune.torch.frontend.meta import MetaModules, device_of, shaped_by_trial
 from fxprune.torch.frontend.nests import leaves_of, mapped, rebuilt
 from fxprune.torch.frontend.numbers import TracedNumber, plain_number, traced_number
 from fxprune.torch.frontend.origins import OwnInt, origins_in
-from fxprune.torch.frontend.regions import enter_autocast, exit_autocast
+from fxprune.torch.frontend.owners import ORIGINS, OWNER, OwnedGraph
+from fxprune.torch.frontend.regions import Regions
 from fxprune.torch.frontend.spellings import NAMES, bare_name_of
 from fxprune.torch.frontend.values import CONSTANT, KnownValues, UndecidedError
-
-EFFECTS = (torch._C._set_grad_enabled, enter_autocast, exit_autocast)
-"""Functions that are called for what they do, not for what they return."""
 
 _len, _range = len, range  # Python's own
 _VALUES = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy", "equal",
            "__contains__", "allclose", "is_nonzero", "__complex__")  # fmt: skip
 _ANSWERED = ("__repr__", "__str__", "__format__", "__len__", "__dir__", "__hash__", "register_hook",
              "requires_grad_", "retain_grad", "is_floating_point", "is_complex")  # fmt: skip
-
-
-OWNER, ORIGINS = "fxprune_owner", "fxprune_origins"
-"""Keys in a node's meta: the path of the module whose code makes the call, and where the numbers in
-the call come from."""
-
-
-class OwnedGraph(fx.Graph):
-    """A graph whose nodes know whose code makes them, and which knows the calls of modules.
-
-    `calls` has for every module that was entered the arguments of each call, as nodes. `told` says
-    whether libraries were told that they are traced, which may take another path than they do.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.owner = ""
-        self.calls: dict[str, list[Any]] = {}
-        self.told = False
-
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """As ever."""
-        node = super().create_node(*args, **kwargs)
-        node.meta[OWNER] = self.owner
-        return node
 
 
 class CallError(FxpruneError):
@@ -112,7 +85,7 @@ class Recorder(TorchFunctionMode):
         self.loses_numbers = False
         self.compares_batch = False
         self._views: dict[int, tuple[Tensor, Any]] = {}  # x[index] of which array, and where
-        self._grad_modes: list[tuple[bool, fx.Node]] = []
+        self.regions = Regions(self)
         self._sizes: dict[tuple[fx.Node, int], Any] = {}
         self._known = KnownValues(self._modules, self.device, self.number_lost)
         self.floats = next(
@@ -269,7 +242,7 @@ class Recorder(TorchFunctionMode):
 
     def _call(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         if func is torch._C._set_grad_enabled:
-            return self._set_grad_mode(*args)
+            return self.regions.set_grad_mode(*args)
         arguments, keywords = self.to_nodes(args), self.to_nodes(kwargs)
         if is_method(func):
             node = self.graph.call_method(func.__name__, arguments, keywords)
@@ -293,47 +266,11 @@ class Recorder(TorchFunctionMode):
             self._views[id(result)] = args
         return result
 
-    def _set_grad_mode(self, mode: bool) -> None:
-        """`set_grad_enabled`: the call that changes the mode back restores that of the caller."""
-        written: Any = mode
-        if mode != torch.is_grad_enabled():
-            if self._grad_modes and self._grad_modes[-1][0] == mode:
-                _, written = self._grad_modes.pop()
-            else:
-                self._grad_modes.append((not mode, self._note(torch.is_grad_enabled)))
-        self._note(torch._C._set_grad_enabled, written)
-        torch._C._set_grad_enabled(mode)
-
-    def _note(self, func: Callable[..., Any], *args: Any) -> fx.Node:
+    def note(self, func: Callable[..., Any], *args: Any) -> fx.Node:
         """A node for a call that is no computation."""
         node = self.graph.call_function(func, args)
         node.meta["value"] = None
         return node
-
-    @contextmanager
-    def grad_region(self, mode: bool) -> Iterator[None]:
-        """Record where a region with or without gradients begins and ends."""
-        before = self._note(torch.is_grad_enabled)
-        self._note(torch._C._set_grad_enabled, mode)
-        with self.pause():
-            outside = torch.is_grad_enabled()
-            torch._C._set_grad_enabled(mode)
-        try:
-            yield
-        finally:
-            self._note(torch._C._set_grad_enabled, before)
-            with self.pause():
-                torch._C._set_grad_enabled(outside)
-
-    @contextmanager
-    def autocast(self, region: torch.autocast) -> Iterator[None]:
-        """Record where a region with autocast begins and ends."""
-        device: Any = region.device
-        device = (device == self.device.type and self._device_node()) or device
-        settings = (device, region.fast_dtype, region._enabled, region._cache_enabled)
-        entered = self._note(enter_autocast, *settings)
-        yield
-        self._note(exit_autocast, entered)
 
     def _apart(self, result: Any, operands: Any) -> Any:
         """A result that is no object that went in, so that each keeps its own node."""
@@ -514,14 +451,14 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, OwnInt):
             return plain_number(value)
         if isinstance(value, torch.device) and value == self.device:
-            return self._device_node() or value
+            return self.device_node() or value
         if type(value).__module__ == "numpy" and hasattr(value, "item"):
             return value.item()
         if isinstance(value, tuple):
             return tuple(map(self.to_nodes, value))
         return mapped(value, self.to_nodes)
 
-    def _device_node(self) -> fx.Node | None:
+    def device_node(self) -> fx.Node | None:
         """The device of the first tensor that comes in, wherever the model runs later."""
         for node in self.graph.nodes:
             if node.op == "placeholder" and isinstance(node.meta["value"], Tensor):

@@ -141,10 +141,10 @@ def _regions(recorder: Recorder) -> Iterator[StandIn]:
         yield StandIn(kind, "__enter__", enter)
         yield StandIn(kind, "__exit__", leave)
 
-    yield from watch(torch.autocast, recorder.autocast)
-    yield from watch(torch.no_grad, lambda region: recorder.grad_region(False))
-    yield from watch(torch.enable_grad, lambda region: recorder.grad_region(True))
-    yield from watch(torch.inference_mode, lambda region: recorder.grad_region(not region.mode))
+    yield from watch(torch.autocast, recorder.regions.autocast)
+    yield from watch(torch.no_grad, lambda region: recorder.regions.grad(False))
+    yield from watch(torch.enable_grad, lambda region: recorder.regions.grad(True))
+    yield from watch(torch.inference_mode, lambda region: recorder.regions.grad(not region.mode))
 
 
 @dataclass(frozen=True)

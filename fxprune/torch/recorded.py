@@ -29,4 +29,4 @@ def recorded_program(module: nn.Module, record: Record) -> tuple[Program, tuple[
     modules = dict(module.named_modules())
     leaves = tuple(path for path in record.leaves if path in modules)
     examples: tuple[Any, ...] = record.examples
-    return read_model(module, examples, frozenset(leaves)), leaves
+    return read_model(module, examples, frozenset(leaves), batch=record.program.batch), leaves

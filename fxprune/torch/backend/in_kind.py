@@ -91,7 +91,7 @@ class _Wanted:
 def _difference(fold: Fold, small: nn.Module, wanted: _Wanted) -> tuple[str, str] | None:
     """The module whose code makes the first difference, and which; None if there is none."""
     try:
-        again = read_model(small, fold.examples, fold.leaves)
+        again = read_model(small, fold.examples, fold.leaves, batch=fold.program.batch)
     except FxpruneError as error:
         return _owner_of(error), "its code fails on smaller layers"
     found = dict(_by_mode(again.graph))

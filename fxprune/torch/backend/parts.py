@@ -57,7 +57,7 @@ def generate_part(fold: Fold, small: nn.Module, path: str, reason: str) -> bool:
     )
     try:
         inputs, extras, given = _inputs(part, calls[0])
-        program = read_model(part, inputs, leaves, extras)
+        program = read_model(part, inputs, leaves, extras, batch=0)
     except (FxpruneError, TypeError) as error:
         _log.debug("%s cannot be recorded alone: %s", path, error)
         return False

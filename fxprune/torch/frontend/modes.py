@@ -41,7 +41,7 @@ def remove_dead(graph: fx.Graph) -> None:
     )
 
 
-def merge(train: fx.Graph, evaluation: fx.Graph) -> fx.Graph:
+def merge(train: OwnedGraph, evaluation: OwnedGraph) -> OwnedGraph:
     """One graph that computes both results; what both modes compute alike is there once."""
     merged = OwnedGraph()
     known: dict[Any, fx.Node] = {}
@@ -61,16 +61,16 @@ def merge(train: fx.Graph, evaluation: fx.Graph) -> fx.Graph:
                 known[key] = merged.node_copy(node, copies.__getitem__)
             copies[node] = known[key]
         merged.calls.update(_copied_calls(graph, copies))
-        merged.told |= getattr(graph, "told", False)
+        merged.told |= graph.told
     merged.output(tuple(results)).meta[MODES] = True
     return merged
 
 
-def _copied_calls(graph: fx.Graph, copies: Mapping[fx.Node, fx.Node]) -> dict[str, list[Any]]:
+def _copied_calls(graph: OwnedGraph, copies: Mapping[fx.Node, fx.Node]) -> dict[str, list[Any]]:
     """The calls of modules, with nodes of the copy where it has them."""
     return {
         path: fx.map_arg(given, lambda node: copies.get(node, node))
-        for path, given in getattr(graph, "calls", {}).items()
+        for path, given in graph.calls.items()
     }
 
 

@@ -14,6 +14,7 @@ class OwnedGraph(fx.Graph):
 
     `calls` has for every module that was entered the arguments of each call, as nodes. `told` says
     whether libraries were told that they are traced, which may take another path than they do.
+    `batch` is the size that stood in for that of the inputs, 0 for none.
     """
 
     def __init__(self) -> None:
@@ -21,6 +22,7 @@ class OwnedGraph(fx.Graph):
         self.owner = ""
         self.calls: dict[str, list[Any]] = {}
         self.told = False
+        self.batch = 0
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """As ever."""

@@ -41,7 +41,8 @@ class Program:
 
     `graph` belongs to no module; its nodes carry `meta["value"]`. `aliases` gives for every
     parameter of `ir` the state_dict names under which the model knows it. `calls` are those of the
-    modules that were entered, by path. `told` says whether libraries knew that they were traced.
+    modules that were entered, by path. `told` says whether libraries knew that they were traced,
+    `batch` which size stood in for that of the inputs.
     """
 
     graph: fx.Graph
@@ -49,9 +50,10 @@ class Program:
     aliases: Mapping[str, tuple[str, ...]]
     calls: "Mapping[str, tuple[CallOf, ...]]"
     told: bool
+    batch: int
 
     def __reduce__(self) -> tuple[Any, ...]:
-        rest = (self.ir, self.aliases, self.calls, self.told)
+        rest = (self.ir, self.aliases, self.calls, self.told, self.batch)
         return _unpacked, (pack_graph(self.graph), *rest)
 
 
@@ -80,22 +82,22 @@ def read_model(
     example_inputs: tuple[Any, ...],
     leaves: frozenset[str] = frozenset(),
     extras: Mapping[str, Any] | None = None,
+    batch: int | None = None,
 ) -> Program:
     """Trace a model and translate it; the model is as it was afterwards.
 
     Modules at the paths `leaves` stay whole; what goes in and out of them is pinned. A part of a
-    model has `extras`, arguments for the `**kwargs` of its forward.
+    model has `extras`, arguments for the `**kwargs` of its forward. `batch` is as in `trace`.
 
     Raises:
         TraceError: the model's Python cannot be traced.
         InputError: the model does not accept the example inputs.
     """
-    graph = trace(model, example_inputs, leaves, extras)
+    graph = trace(model, example_inputs, leaves, extras, batch)
     _warn_of_lost_hooks(model, graph)
     translation = _Translation(model, graph)
     ir = translation.graph()
-    told = getattr(graph, "told", False)
-    return Program(graph, ir, translation.aliases, translation.calls(), told)
+    return Program(graph, ir, translation.aliases, translation.calls(), graph.told, graph.batch)
 
 
 def _warn_of_lost_hooks(model: nn.Module, graph: fx.Graph) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from fxprune import errors
 from fxprune.errors import InputError, TraceError
@@ -23,6 +23,7 @@ from fxprune.torch.frontend.forward import Subject
 from fxprune.torch.frontend.in_place import follow_in_place
 from fxprune.torch.frontend.modes import is_training_flag, merge, remove_dead
 from fxprune.torch.frontend.nests import leaves_of
+from fxprune.torch.frontend.owners import OwnedGraph
 from fxprune.torch.frontend.recorder import CallError, Recorder
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 from fxprune.torch.frontend.values import UndecidedError
@@ -39,13 +40,16 @@ def trace(
     inputs: tuple[Any, ...],
     leaves: frozenset[str] = frozenset(),
     extras: Mapping[str, Any] | None = None,
-) -> fx.Graph:
+    batch: int | None = None,
+) -> OwnedGraph:
     """The torch.fx graph of a model on example inputs, one per argument of its forward.
 
     Every node has `meta["value"]`: a meta tensor, a container of them, or a Python value. A model
     that branches on `self.training` gets one graph that returns the pair of both results, marked
     by `MODES` in the meta of its output node. Modules at the paths `leaves` are not entered. A
     part of a model has `extras`, arguments for its `**kwargs`; inputs that are one object are one.
+    `batch` stands in for the batch size of the inputs: 0 for none, None for one that occurs nowhere
+    in the model.
 
     Raises:
         InputError: the model does not accept the inputs.
@@ -54,9 +58,11 @@ def trace(
     alike = extras is not None
     subject = Subject(model, inputs, model.training, leaves, extras or {}, alike)
     with _ONE_AT_A_TIME:
-        if stand_in := _stand_in(subject):
+        if stand_in := _stand_in(subject) if batch is None else batch:
             try:
-                return _trace(subject.with_batch(stand_in))
+                graph = _trace(subject.with_batch(stand_in))
+                graph.batch = stand_in
+                return graph
             except (InputError, TraceError):
                 pass  # a model for so many samples
         return _trace(subject)
@@ -79,7 +85,7 @@ def _stand_in(subject: Subject) -> int:
     return next((size for size in _BATCHES if size not in taken), 0)
 
 
-def _trace(subject: Subject) -> fx.Graph:
+def _trace(subject: Subject) -> OwnedGraph:
     graph, branched = _trace_mode(subject)
     if not branched:
         return graph
@@ -87,7 +93,7 @@ def _trace(subject: Subject) -> fx.Graph:
     return merge(*((graph, other) if subject.mode else (other, graph)))
 
 
-def _trace_mode(subject: Subject) -> tuple[fx.Graph, bool]:
+def _trace_mode(subject: Subject) -> tuple[OwnedGraph, bool]:
     name, shapes = type(subject.model).__name__, _shapes(subject.inputs)
     try:
         recorder = _attempt(subject)
@@ -137,7 +143,7 @@ def _line_of(error: BaseException) -> str:
     return f"at {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else "in its forward"
 
 
-def _name_no_first_operand(graph: fx.Graph) -> None:
+def _name_no_first_operand(graph: OwnedGraph) -> None:
     """Put first operands given by name (`torch.relu(input=x)`) where everybody looks for them."""
     for node in graph.nodes:
         spelling = NAMES.get(bare_name(node)) if node.op == "call_function" else None

@@ -34,7 +34,8 @@ class Report:
     of all saved tensors, by "before" and "after", whichever is known; `figures` is what the gating
     method says of itself. `targets` are the limits, in absolute numbers, of the costs that have
     one, `reached` what these costs are; `schedule` says of gates that learn how many steps of
-    their schedule are "done", and how many there are in "all".
+    their schedule are "done", and how many there are in "all". `generated` says of a folded torch
+    model which modules run generated code instead of their own, and why; "" is the model itself.
     """
 
     source: str
@@ -48,6 +49,7 @@ class Report:
     targets: Mapping[str, float] = field(default_factory=dict)
     reached: Mapping[str, float] = field(default_factory=dict)
     schedule: Mapping[str, int] = field(default_factory=dict)
+    generated: Mapping[str, str] | None = None
 
     def as_dict(self) -> dict[str, float]:
         """Every number under a flat name."""
@@ -59,6 +61,8 @@ class Report:
         result.update({f"{name}_target": value for name, value in self.targets.items()})
         result.update({f"{name}_reached": value for name, value in self.reached.items()})
         result.update({f"schedule_{name}": value for name, value in self.schedule.items()})
+        if self.generated is not None:
+            result["generated_modules"] = len(self.generated)
         return {**result, **self.figures}
 
     def progress(self) -> tuple[str, ...]:
@@ -83,7 +87,18 @@ class Report:
     def summary(self) -> str:
         """What is kept of every cost as a table, targets, and what the method says of itself."""
         figures = (f"{name}: {value:.3g}" for name, value in self.figures.items())
-        return "\n".join((_text(self._costs()), *self.progress(), *figures))
+        return "\n".join((_text(self._costs()), *self.progress(), *figures, *self.code()))
+
+    def code(self) -> tuple[str, ...]:
+        """Whose code a folded torch model runs."""
+        if self.generated is None:
+            return ()
+        if not self.generated:
+            return ("code: the model's own throughout",)
+        return tuple(
+            f"code: generated for {path or 'the whole model'}: {reason}"
+            for path, reason in self.generated.items()
+        )
 
     def _groups(self) -> Table:
         table = Table(title=f"{self.source}: groups", title_justify="left")

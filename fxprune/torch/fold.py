@@ -16,8 +16,8 @@ from fxprune.passes.analyse import analyse
 from fxprune.passes.fold import FoldPlan, plan_fold
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.fold import fold_model
-from fxprune.torch.backend.generated import generated_code
-from fxprune.torch.backend.in_kind import rewritten
+from fxprune.torch.backend.generated import generate, generated_code, is_generated
+from fxprune.torch.backend.in_kind import rewrite
 from fxprune.torch.backend.module import TracedModule, kind_of, of_own_kind, own_state
 from fxprune.torch.backend.optimizer import check_optimizer, fold_optimizer
 from fxprune.torch.backend.parts import Fold
@@ -178,16 +178,19 @@ def _as_own(
 ) -> nn.Module:
     """`folded` as a module of class `kind`; `full` is the model before the fold."""
     plan = plan_of(record, keep)
-    if kind is None or issubclass(kind, fx.GraphModule) or plan.scatters:
+    if kind is None or issubclass(kind, fx.GraphModule):
         return folded
     full.__class__ = kind
     small = of_own_kind(folded, kind)
     leaves = frozenset(record.leaves)
     job = Fold(full, record.examples, leaves, record.program, record.analysis, keep, plan)
-    if not rewritten(job, small, folded._graph):
-        return folded
+    rewrite(job, small, folded._graph)
     took_its_path = not record.program.told and not generated_code(small)
-    return small if took_its_path or _agree(folded, small, record.examples) else folded
+    if not (took_its_path or is_generated(small) or _agree(folded, small, record.examples)):
+        generate(
+            small, folded._graph, "its code knows when it is recorded, and does something else"
+        )
+    return small
 
 
 def _agree(folded: nn.Module, small: nn.Module, examples: tuple[Any, ...]) -> bool:

@@ -12,6 +12,7 @@ from torch import nn
 from fxprune.errors import InputError
 from fxprune.reports import Report, costs_at, describe
 from fxprune.timing import median_ms
+from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.fold import fold_as
 from fxprune.torch.frontend.examples import random_inputs
 from fxprune.torch.frontend.modes import in_evaluation
@@ -46,6 +47,7 @@ def report_module(module: nn.Module, *, latency: bool) -> Report:
         targets=dict(record.targets or {}),
         reached=gates.reached() if gates else dict(record.reached or {}),
         schedule=gates.method.progress() if gates else {},
+        generated=None if gates else generated_code(part),
     )
 
 

@@ -1,7 +1,8 @@
 """What a gated or folded module remembers about itself, kept in its `meta`."""
 
+import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import nn
@@ -49,6 +50,11 @@ class Record:
     def __deepcopy__(self, memo: dict[int, Any]) -> "Record":
         return self  # nothing in it changes
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As bytes, so that the user's model in a pickle needs no fxprune."""
+        values = tuple(getattr(self, item.name) for item in fields(self))
+        return bytes, (pickle.dumps(values),)
+
 
 def attach(module: nn.Module, record: Record) -> None:
     """Let a module remember its record."""
@@ -58,6 +64,9 @@ def attach(module: nn.Module, record: Record) -> None:
 def record_of(module: nn.Module) -> Record | None:
     """The record of a module, None if fxprune did not make it."""
     record = getattr(module, "__dict__", {}).get(_KEY)
+    if isinstance(record, bytes):  # from a pickle
+        record = Record(*pickle.loads(record))
+        attach(module, record)
     return record if isinstance(record, Record) else None
 
 

@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from fxprune.errors import FxpruneError
 from fxprune.torch.backend.attributes import owners_without, solved, write
+from fxprune.torch.backend.generated import generate
 from fxprune.torch.backend.parts import Fold, generate_part
 from fxprune.torch.backend.proof import Line, first_difference, normal_form
 from fxprune.torch.backend.shapes import with_values
@@ -25,20 +26,28 @@ from fxprune.torch.frontend.program import read_model
 _log = logging.getLogger("fxprune")
 
 
-def rewritten(fold: Fold, small: nn.Module, graph: fx.Graph) -> bool:
-    """Let `small`, whose parameters and layers are folded, compute what `graph` does by its code.
+def rewrite(fold: Fold, small: nn.Module, graph: fx.Graph) -> None:
+    """Let `small`, whose parameters and layers are folded, compute what `graph` does.
 
-    Returns:
-        Whether that is proved; if not, `small` is not to be used.
+    By its own code where that is proved, by generated code elsewhere.
     """
+    if fold.plan.scatters:
+        generate(small, graph, "a branch writes only some channels of its stream (scatter=True)")
+    elif reason := _unproved(fold, small, graph):
+        generate(small, graph, reason)
+
+
+def _unproved(fold: Fold, small: nn.Module, graph: fx.Graph) -> str:
+    """Why the model itself needs generated code after all; nothing if it does not."""
     nodes = {node.name: node for node in fold.program.graph.nodes}
     values = solved(nodes, fold.plan.literals)
     write(small, values)
     owners = owners_without(fold.model, nodes, fold.plan.literals, values)
     for drop in fold.plan.drops:
         owners.setdefault(str(nodes[drop.node].meta[OWNER]), "a branch is gone")
-    if not all(_generate_around(fold, small, *item) for item in sorted(owners.items())):
-        return False
+    for owner, reason in sorted(owners.items()):
+        if not _generate_around(fold, small, owner, reason):
+            return reason
     wanted = _Wanted(small, graph)
     tried: set[str] = set()
     while (difference := _difference(fold, small, wanted)) is not None:
@@ -46,9 +55,9 @@ def rewritten(fold: Fold, small: nn.Module, graph: fx.Graph) -> bool:
         while owner in tried:
             owner = owner.rpartition(".")[0]
         if not _generate_around(fold, small, owner, reason):
-            return False
+            return reason
         tried.add(owner)
-    return True
+    return ""
 
 
 def _generate_around(fold: Fold, small: nn.Module, path: str, reason: str) -> bool:

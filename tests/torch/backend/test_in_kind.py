@@ -1,7 +1,10 @@
 """What fold returns is the user's model: its class, its code, on smaller layers."""
 
 import copy
+import importlib
 import io
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -167,6 +170,38 @@ def test_copies_and_pickles_compute_the_same(parts):
         assert type(other.blocks[0]) is Block
         assert torch.equal(other(x), folded(x))
         assert generated_code(other) == generated_code(folded)
+
+
+HOME = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.b(self.a(x).relu())
+"""
+ELSEWHERE = """
+import sys, torch
+sys.modules["fxprune"] = None  # as if it were not installed
+sys.path.insert(0, sys.argv[1])
+model, x, y = torch.load(sys.argv[1] + "/model.pt", weights_only=False)
+assert type(model).__name__ == "Net" and model.a.out_features < 8
+assert torch.equal(model(x), y)
+"""
+
+
+def test_pickle_of_own_code_loads_where_fxprune_is_not_installed(tmp_path, monkeypatch):
+    (tmp_path / "home.py").write_text(HOME)
+    monkeypatch.syspath_prepend(tmp_path)
+    _, folded, x = folded_at(importlib.import_module("home").Net())
+    torch.save((folded, x, folded(x)), tmp_path / "model.pt")
+    run = [sys.executable, "-c", ELSEWHERE, str(tmp_path)]
+    assert subprocess.run(run, capture_output=True, text=True).stderr == ""
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)[0]
+    assert fxprune.report(loaded, latency=False) == fxprune.report(folded, latency=False)
 
 
 def test_a_branch_on_the_mode_stays_one():

@@ -16,17 +16,19 @@ from fxprune.passes.analyse import analyse
 from fxprune.passes.fold import FoldPlan, plan_fold
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.fold import fold_model
+from fxprune.torch.backend.fold_in_kind import Fold, rewrite
+from fxprune.torch.backend.frozen import thaw
 from fxprune.torch.backend.generated import generate, generated_code, is_generated
-from fxprune.torch.backend.in_kind import rewrite
-from fxprune.torch.backend.module import TracedModule, kind_of, of_own_kind, own_state
+from fxprune.torch.backend.module import TracedModule, of_own_kind
 from fxprune.torch.backend.optimizer import check_optimizer, fold_optimizer
-from fxprune.torch.backend.parts import Fold
+from fxprune.torch.backend.parts import Whole
 from fxprune.torch.checks import check_finite
 from fxprune.torch.criteria import importance
 from fxprune.torch.frontend.examples import random_inputs
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.program import read_model
-from fxprune.torch.gates.module import PREFIX, Gates
+from fxprune.torch.gates.module import Gates
+from fxprune.torch.gating import without_gates
 from fxprune.torch.keep_sets import reach_target
 from fxprune.torch.precision import outputs_of, relative_error
 from fxprune.torch.record import Record, Step, attach, gated_record, record_of, traced_part
@@ -80,7 +82,7 @@ def fold(
         _finish_schedule(gated, gates, settle)
     keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
     record = replace(record, reached=gates.reached())
-    folded: nn.Module = _in_kind(part, record, keep, _fold(part, record, keep))
+    folded = fold_in_kind(part, record, keep)
     if path:
         folded = with_part(gated, path, folded)
     if optimizer is None:
@@ -129,14 +131,14 @@ def apply_step(model: nn.Module, step: Step, examples: tuple[Any, ...], source: 
     copied = copy_module(model, share_tensors=True)
     folded = _finish(fold_model(copied, program, plan_of(record, keep)), record, keep)
     before = copy_module(model, share_tensors=True)
-    return _as_own(before, type(model), record, keep, folded)
+    return _as_own(before, record, keep, folded)
 
 
 def _fold(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> TracedModule:
     folded = fold_model(
-        _without_gates(gated), record.program, plan_of(record, keep), type(gated).__name__
+        without_gates(gated), record.program, plan_of(record, keep), type(gated).__name__
     )
-    folded.thaw()
+    thaw(folded)
     return _finish(folded, record, keep)
 
 
@@ -161,30 +163,25 @@ def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]
     return folded
 
 
-def _in_kind(
-    gated: nn.Module, record: Record, keep: Mapping[str, list[bool]], folded: TracedModule
-) -> nn.Module:
-    """The folded model as one of the user's own class, if that can be proved; else as it is."""
-    full = _without_gates(gated)
-    return _as_own(full, kind_of(gated), record, keep, folded)
+def fold_in_kind(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> nn.Module:
+    """A gated module folded: one of the user's own class."""
+    return _as_own(without_gates(gated), record, keep, _fold(gated, record, keep))
 
 
 def _as_own(
     full: nn.Module,
-    kind: type[nn.Module] | None,
     record: Record,
     keep: Mapping[str, list[bool]],
     folded: TracedModule,
 ) -> nn.Module:
-    """`folded` as a module of class `kind`; `full` is the model before the fold."""
+    """`folded` as a module of the class of `full`, which is the model before the fold."""
     plan = plan_of(record, keep)
-    if kind is None or issubclass(kind, fx.GraphModule):
+    if isinstance(full, fx.GraphModule) or type(full) is nn.Module:
         return folded
-    full.__class__ = kind
-    small = of_own_kind(folded, kind)
+    small = of_own_kind(folded, type(full))
     leaves = frozenset(record.leaves)
-    job = Fold(full, record.examples, leaves, record.program, record.analysis, keep, plan)
-    rewrite(job, small, folded._graph)
+    whole = Whole(full, record.examples, leaves, record.program, record.analysis)
+    rewrite(Fold(whole, keep, plan), small, folded._graph)
     took_its_path = not record.program.told and not generated_code(small)
     if not (took_its_path or is_generated(small) or _agree(folded, small, record.examples)):
         generate(
@@ -206,14 +203,6 @@ def _agree(folded: nn.Module, small: nn.Module, examples: tuple[Any, ...]) -> bo
         _log.debug("the folded model fails on its own path: %s", error)
         return False
     return relative_error(expected, found) <= TOLERANCES["float32"]
-
-
-def _without_gates(gated: nn.Module) -> nn.Module:
-    """The module tree of a gated module without the gates; tensors are shared."""
-    root = nn.Module()
-    root.__dict__ = own_state(gated)
-    root.__dict__["_modules"] = {k: v for k, v in gated._modules.items() if k != PREFIX}
-    return copy_module(root, share_tensors=True)
 
 
 def with_part(model: nn.Module, path: str, part: nn.Module) -> nn.Module:

@@ -1,33 +1,71 @@
-"""Gates put into a model whose groups are known."""
+"""Gates put into a model whose groups are known, taken out of it, and told by a graph."""
 
-from torch import nn
+from torch import fx, nn
 
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.condition import plan_conditions
-from fxprune.passes.gate import plan_gates
+from fxprune.passes.gate import GatePlan, plan_gates
+from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.backend.frozen import freeze, release
 from fxprune.torch.backend.gate import insert_gates, mask_axes, mask_branches
-from fxprune.torch.backend.module import TracedModule
+from fxprune.torch.backend.gate_in_kind import gate, remove_hooks
+from fxprune.torch.backend.layers import ungate
+from fxprune.torch.backend.module import CALLS, TracedModule, own_state
+from fxprune.torch.backend.parts import Whole
 from fxprune.torch.budget.budget import Budget
 from fxprune.torch.frontend.meta import device_of
-from fxprune.torch.frontend.program import Program
 from fxprune.torch.gates.method import Method, Settings
-from fxprune.torch.gates.module import Gates
+from fxprune.torch.gates.module import PREFIX, Gates
+from fxprune.torch.record import attach, gated_record
 
 
-def with_gates(
-    model: nn.Module, program: Program, analysis: Analysis, method: Method
-) -> TracedModule:
-    """Insert gates that learn by `method` into `model`, our own copy."""
-    plan = plan_gates(
-        program.ir, analysis.types, analysis.groups, analysis.branches, method.conditions
-    )
+def with_gates(whole: Whole, method: Method) -> nn.Module:
+    """Insert gates that learn by `method` into the model of `whole`, which is our own copy."""
+    model, analysis = whole.model, whole.analysis
+    plan = _plan(analysis, method)
     names = {group.space: group.name for group in analysis.free_groups}
     gates = Gates(method, mask_axes(plan), mask_branches(plan), names)
     gates.train(model.training).to(device_of(model))
-    gated = insert_gates(model, program, plan, gates)
+    if isinstance(model, fx.GraphModule):
+        model = insert_gates(model, whole.program, plan, gates)
+        gates.belong_to(model)
+    else:
+        gate(whole, plan, gates)
     if method.freezes_model:
-        gated.freeze()
-    return gated
+        freeze(model)
+    return model
+
+
+def _plan(analysis: Analysis, method: Method) -> GatePlan:
+    return plan_gates(
+        analysis.graph, analysis.types, analysis.groups, analysis.branches, method.conditions
+    )
+
+
+def without_gates(gated: nn.Module) -> nn.Module:
+    """The module tree of a gated module without the gates; tensors are shared."""
+    if isinstance(gated, fx.GraphModule):
+        root = nn.Module()
+        root.__dict__ = own_state(gated)
+        root.__dict__["_modules"] = {k: v for k, v in gated._modules.items() if k != PREFIX}
+        return copy_module(root, share_tensors=True)
+    model = copy_module(gated, share_tensors=True, shared=[gated.get_submodule(PREFIX)])
+    del model._modules[PREFIX]
+    for name in CALLS:
+        model.__dict__.pop(name, None)
+    remove_hooks(model)
+    release(model)
+    ungate(model)
+    return model
+
+
+def gated_graph_of(gated: nn.Module) -> TracedModule:
+    """A gated module that runs the graph recorded of it; tensors and gates are shared."""
+    gates, record = gated_record(gated)
+    plan = _plan(record.analysis, gates.method)
+    traced = insert_gates(without_gates(gated), record.program, plan, gates)
+    attach(traced, record)
+    return traced
 
 
 def method_for(settings: Settings, analysis: Analysis, budget: Budget, steps: int) -> Method:

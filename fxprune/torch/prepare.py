@@ -15,6 +15,7 @@ from fxprune.passes.cost import lies_in
 from fxprune.targets import DEFAULT_STEPS, Least, Limits, Target, check_total_steps, steps_to_target
 from fxprune.torch.backend.attributes import bound_spaces
 from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.backend.parts import Whole
 from fxprune.torch.budget.budget import Budget
 from fxprune.torch.budget.latency import measure_latency
 from fxprune.torch.checks import check_finite, check_model
@@ -142,7 +143,8 @@ def prepare(
     learner.adjustable = steps is None and total_steps is None
     if steps is None and total_steps is not None:
         learner.follow(total_steps)
-    gated = with_gates(copy_module(model), program, analysis, learner)
+    whole = Whole(copy_module(model), examples, frozenset(leaves), program, analysis)
+    gated = with_gates(whole, learner)
     previous = record_of(model)
     record = Record(
         source=previous.source if previous else type(model).__qualname__,

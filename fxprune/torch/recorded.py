@@ -1,4 +1,4 @@
-"""A folded model, which is the user's own, as a module that runs the graph recorded of it.
+"""A gated or folded model, which is the user's own, as a module that runs the graph of it.
 
 For what needs the graph: float64 throughout, first differences, torch's exporter.
 """
@@ -10,14 +10,17 @@ from torch import fx, nn
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.frontend.program import Program, read_model
-from fxprune.torch.record import Record, attach, record_of
+from fxprune.torch.gating import gated_graph_of
+from fxprune.torch.record import Record, attach, is_gated, record_of
 
 
 def recorded(module: nn.Module) -> nn.Module:
-    """A copy of a folded module that runs its graph; anything else as it is."""
+    """A module that runs the graph of a gated or folded one; anything else as it is."""
     record = record_of(module)
     if record is None or isinstance(module, fx.GraphModule):
         return module
+    if is_gated(module):
+        return gated_graph_of(module)
     program, _ = recorded_program(module, record)
     traced = TracedModule(copy_module(module), program.graph, type(module).__name__)
     attach(traced, record)

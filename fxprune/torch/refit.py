@@ -24,6 +24,7 @@ from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.spellings import bare_name
 from fxprune.torch.gates.module import PREFIX, Gates
 from fxprune.torch.record import gated_record, traced_part
+from fxprune.torch.recorded import recorded
 
 
 def refit(gated: nn.Module, data: Iterable[Any], *, ridge: float = 1e-3) -> int:
@@ -48,14 +49,15 @@ def refit(gated: nn.Module, data: Iterable[Any], *, ridge: float = 1e-3) -> int:
     number("ridge", ridge, lambda share: 0 < share < math.inf, "a number above 0, such as 1e-3")
     gates, _ = gated_record(gated)
     _, part = traced_part(gated)
-    assert isinstance(part, TracedModule)
     if part is not gated:
         raise InputError("refit takes the prepared part and its own inputs: pass that submodule")
     inputs = _joined(data)
     with in_evaluation(part), torch.no_grad():
         with running_on("data"):  # before any weight has changed
             part(*inputs)
-        return _Refit(part, gates, ridge).run(inputs)
+        traced = recorded(part)
+        assert isinstance(traced, TracedModule)
+        return _Refit(traced, gates, ridge).run(inputs)
 
 
 def _joined(data: Iterable[Any]) -> tuple[Tensor, ...]:

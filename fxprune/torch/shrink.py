@@ -23,8 +23,9 @@ from fxprune.passes.fold import Slice
 from fxprune.torch.backend.fold import by_parameter, sliced
 from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.backend.optimizer import folded_state
+from fxprune.torch.backend.parts import Whole
 from fxprune.torch.budget.budget import renewed
-from fxprune.torch.fold import fold_as, plan_of
+from fxprune.torch.fold import fold_in_kind, plan_of
 from fxprune.torch.gates.method import Method, is_distributed
 from fxprune.torch.gates.module import PREFIX, Gates
 from fxprune.torch.gating import method_for, with_gates
@@ -58,7 +59,6 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     if not isinstance(optimizer, Optimizer):
         raise refusal("optimizer", optimizer, "the torch.optim.Optimizer that trains gated")
     _, part = traced_part(gated)
-    assert isinstance(part, TracedModule)
     own = {id(p) for p in part.parameters()}
     if own.isdisjoint(id(p) for group in optimizer.param_groups for p in group["params"]):
         raise InputError("optimizer has no parameter of gated: build it from gated.parameters()")
@@ -68,7 +68,7 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
         return 0
     gates.method.check_carry()
     _check_tensors(optimizer, part)
-    folded = fold_as(part, None)
+    folded = fold_in_kind(part, record, {k: flags.tolist() for k, flags in keep.items()})
     smaller = record_of(folded)
     assert smaller is not None
     program, leaves = recorded_program(folded, record)
@@ -84,7 +84,8 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     method = _carried(gates.method, analysis, origins)
     former = dict(part.named_parameters())
     mode = gates.training
-    _become(part, with_gates(folded, program, analysis, method))
+    whole = Whole(folded, smaller.examples, frozenset(leaves), program, analysis)
+    _become(part, with_gates(whole, method))
     now = replace(smaller, program=program, analysis=analysis, ignored=ignored, leaves=leaves)
     attach(part, now)
     part.train(mode)
@@ -156,11 +157,12 @@ def _exchange(
         group["params"] = [heirs.get(id(p), p) for p in group["params"]]
 
 
-def _become(part: TracedModule, other: TracedModule) -> None:
+def _become(part: nn.Module, other: nn.Module) -> None:
     """Let a module be another one, under its own identity."""
     part.__class__ = other.__class__
     part.__dict__ = other.__dict__
-    part.graph = part._graph  # owned by `part` from now on
+    if isinstance(part, TracedModule):
+        part.graph = part._graph  # owned by `part` from now on
     gates_of(part).belong_to(part)
 
 

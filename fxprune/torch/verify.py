@@ -216,7 +216,7 @@ def first_difference(
     gated: nn.Module, folded: nn.Module, inputs: tuple[Any, ...], tolerance: float
 ) -> str:
     """Where two models begin to differ: values of one, cut to what is kept, against the other."""
-    record, folded = record_of(gated), recorded(folded)
+    record, gated, folded = record_of(gated), recorded(gated), recorded(folded)
     if record is None or not isinstance(gated, fx.GraphModule):
         return "no layer can be named: the gated model has no record"
     if not isinstance(folded, fx.GraphModule):

@@ -6,21 +6,26 @@ going to replace them.
 """
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fxprune.torch.backend.derived import is_derived
+
 _IMMUTABLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
 _TENSORS = ("_parameters", "_buffers")
 
 
-def copy_module(model: nn.Module, *, share_tensors: bool = False) -> nn.Module:
+def copy_module(
+    model: nn.Module, *, share_tensors: bool = False, shared: Iterable[nn.Module] = ()
+) -> nn.Module:
     """A copy of a module tree; with `share_tensors` its tensors are the same objects.
 
-    Modules that define `__deepcopy__` are copied their own way.
+    Modules that are `shared` are not copied, those that define `__deepcopy__` their own way.
     """
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {id(module): module for module in shared}
     if share_tensors:
         for tensor in (*model.parameters(), *model.buffers()):
             memo[id(tensor)] = tensor
@@ -31,7 +36,7 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     if id(module) in memo:
         known: nn.Module = memo[id(module)]
         return known
-    if hasattr(type(module), "__deepcopy__"):
+    if hasattr(type(module), "__deepcopy__") and not is_derived(type(module)):
         own_way: nn.Module = copy.deepcopy(module, memo)
         return own_way
     clone: nn.Module = type(module).__new__(type(module))

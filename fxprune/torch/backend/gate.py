@@ -11,7 +11,7 @@ from fxprune.passes.axes import Axis, Space, gated_part
 from fxprune.passes.condition import Condition
 from fxprune.passes.gate import GateBranch, GatePlan, MaskedForm, MaskOperand
 from fxprune.torch.backend import masked_forms
-from fxprune.torch.backend.masked_calls import MODULE_FORMS, kind_of, masked_function
+from fxprune.torch.backend.masked_calls import form_of, masked_function
 from fxprune.torch.backend.module import TracedModule, copy_graph
 from fxprune.torch.backend.operands import argument, parameter_names, replace_argument
 from fxprune.torch.frontend.program import Program
@@ -33,42 +33,75 @@ def mask_branches(plan: GatePlan) -> tuple[str, ...]:
 
 
 def insert_gates(model: nn.Module, program: Program, plan: GatePlan, gates: Gates) -> TracedModule:
-    """Carry out a gate plan: `model` (our own copy) becomes a gated module.
+    """Carry out a gate plan: `model` (our own copy) becomes a gated module that runs a graph.
 
     Ensures: with every gate open the result computes the bits that the model computes.
     """
+    keys = (*mask_axes(plan), *mask_branches(plan))
+
+    def masks(graph: fx.Graph) -> dict[Axis | str, fx.Node]:
+        every = graph.call_module(PREFIX)
+        return {
+            key: graph.call_function(operator.getitem, (every, index))
+            for index, key in enumerate(keys)
+        }
+
+    graph = gated_graph(model, program, plan, gates.holds, masks)
+    model.add_module(PREFIX, gates)
+    return TracedModule(model, graph)
+
+
+Masks = Callable[[fx.Graph], Mapping[Axis | str, fx.Node]]
+"""Writes into a graph where its masks come from, by axis or name of a branch."""
+
+
+def gated_graph(
+    model: nn.Module,
+    program: Program,
+    plan: GatePlan,
+    is_gated: Callable[[Space], bool],
+    masks: Masks,
+) -> fx.Graph:
+    """The graph of a program with all edits of a plan; `model` is not changed."""
     graph, copies = copy_graph(program.graph)
     nodes = {node.name: copies[node] for node in copies}
-    editor = _GateEditor(model, graph, nodes, plan, gates.holds)
+    first = next(node for node in graph.nodes if node.op != "placeholder")
+    with graph.inserting_before(first):
+        editor = _GateEditor(model, graph, nodes, is_gated, masks(graph))
     for mask in plan.masks:
         editor.mask_operand(mask)
-    for name, forms in _by_node(plan.forms).items():
+    for name, forms in by_node(plan.forms).items():
         editor.use_masked_form(name, forms)
     for branch in plan.branches:
         editor.gate_branch(branch)
     for condition in plan.conditions:
         editor.condition(condition)
-    model.add_module(PREFIX, gates)
-    return TracedModule(model, graph)
+    return graph
 
 
-def _by_node(forms: Iterable[MaskedForm]) -> dict[str, list[MaskedForm]]:
+def by_node(forms: Iterable[MaskedForm]) -> dict[str, list[MaskedForm]]:
     grouped: dict[str, list[MaskedForm]] = {}
     for form in forms:
         grouped.setdefault(form.node, []).append(form)
     return grouped
 
 
+def repeats(axis: Axis, is_gated: Callable[[Space], bool]) -> tuple[int, ...]:
+    """How often the mask of an axis repeats what has gates; nothing where it does not."""
+    before, _, after = gated_part(axis, is_gated)
+    return (before, after) if before * after > 1 else ()
+
+
 class _GateEditor:
-    """Edits one graph; masks come from one call of the gates at its start."""
+    """Edits one graph."""
 
     def __init__(
         self,
         model: nn.Module,
         graph: fx.Graph,
         nodes: Mapping[str, fx.Node],
-        plan: GatePlan,
         is_gated: Callable[[Space], bool],
+        masks: Mapping[Axis | str, fx.Node],
     ) -> None:
         self._model = model
         self._graph = graph
@@ -77,15 +110,7 @@ class _GateEditor:
         self._names: dict[str, list[str]] = {}
         self._overrides: dict[str, dict[str, fx.Node]] = {}
         self._pooled: dict[tuple[fx.Node, int], fx.Node] = {}
-        axes = mask_axes(plan)
-        first = next(node for node in graph.nodes if node.op != "placeholder")
-        with graph.inserting_before(first):
-            masks = graph.call_module(PREFIX)
-            keys = (*axes, *mask_branches(plan))
-            self._masks: dict[Axis | str, fx.Node] = {
-                key: graph.call_function(operator.getitem, (masks, index))
-                for index, key in enumerate(keys)
-            }
+        self._masks = masks
 
     def mask_operand(self, mask: MaskOperand) -> None:
         """Multiply one operand, a parameter of a module or an argument, by a mask."""
@@ -94,8 +119,7 @@ class _GateEditor:
 
     def _repeats(self, axis: Axis) -> tuple[int, ...]:
         """How often a mask repeats what has gates; nothing where it does not."""
-        before, _, after = gated_part(axis, self._is_gated)
-        return (before, after) if before * after > 1 else ()
+        return repeats(axis, self._is_gated)
 
     def gate_branch(self, gate: GateBranch) -> None:
         """Multiply operands by the gate of a branch."""
@@ -165,10 +189,8 @@ class _GateEditor:
             if node.op == "call_module":
                 module = self._graph.create_node("get_attr", str(node.target))
                 node.args = (module, node.args[0], masks, dims)
-                node.op, node.target = (
-                    "call_function",
-                    MODULE_FORMS[kind_of(self._model, node, name)],
-                )
+                form = form_of(self._model.get_submodule(str(module.target)), name)
+                node.op, node.target = "call_function", form
                 return
             bound = NAMES[bare_name(node)].bind(node.args, node.kwargs)
             node.args = (bare_name(node), bound, masks, dims)

@@ -4,7 +4,6 @@ Methods, attributes, hooks and `isinstance` stay what they are. Such modules can
 pickled where their class can.
 """
 
-import copy
 import functools
 import inspect
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError
+from fxprune.torch.backend.derived import base_of, derived
 from fxprune.torch.backend.module import forward_of
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.values import CONSTANT
@@ -30,7 +30,9 @@ def generate(module: nn.Module, graph: fx.Graph, reason: str) -> None:
     for node in graph.nodes:
         if CONSTANT in node.meta:
             module.__dict__.setdefault(str(node.target), node.meta[CONSTANT])
-    module.__class__ = _subclass(type(module), module, graph, reason)
+    kind = type(module)
+    own = base_of(kind) if is_generated(module) else kind
+    module.__class__ = _subclass(own, module, graph, reason)
 
 
 def generated_code(model: nn.Module) -> dict[str, str]:
@@ -50,20 +52,8 @@ def is_generated(module: nn.Module) -> bool:
 def _subclass(
     kind: type[nn.Module], module: nn.Module, graph: fx.Graph, reason: str
 ) -> type[nn.Module]:
-    return type(
-        kind.__name__,
-        (kind,),
-        {
-            "__doc__": kind.__doc__,
-            "__module__": kind.__module__,
-            "__qualname__": kind.__qualname__,
-            GRAPH: graph,
-            REASON: reason,
-            "forward": _with_arrays(forward_of(module, graph), graph),
-            "__deepcopy__": _deepcopy,
-            "__reduce_ex__": _reduce,
-        },
-    )
+    forward = _with_arrays(forward_of(module, graph), graph)
+    return derived(kind, forward=forward, __reduce_ex__=_reduce, **{GRAPH: graph, REASON: reason})
 
 
 def _with_arrays(forward: Callable[..., Any], graph: fx.Graph) -> Callable[..., Any]:
@@ -86,17 +76,10 @@ def _with_arrays(forward: Callable[..., Any], graph: fx.Graph) -> Callable[..., 
     return checked
 
 
-def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    clone = type(self).__new__(type(self))
-    memo[id(self)] = clone
-    clone.__dict__ = copy.deepcopy(self.__dict__, memo)
-    return clone
-
-
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     kind = type(self)
     rows, reason = pack_graph(getattr(kind, GRAPH)), getattr(kind, REASON)
-    return _rebuilt, (kind.__mro__[1], self.__dict__, rows, reason)
+    return _rebuilt, (base_of(kind), self.__dict__, rows, reason)
 
 
 def _rebuilt(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from fxprune.errors import InternalError
 from fxprune.torch.backend import masked_forms
@@ -111,9 +111,9 @@ MODULE_FORMS: Mapping[str, Callable[..., Tensor]] = {
 }
 
 
-def kind_of(model: nn.Module, node: fx.Node, name: str) -> str:
-    module = model.get_submodule(node.args[0].target)  # type: ignore[union-attr, arg-type]
+def form_of(module: nn.Module, name: str) -> Callable[..., Tensor]:
+    """The masked form of a layer, called by the node `name`."""
     spelling = module_spelling(torch_base(type(module)))
     if spelling is None or spelling.op not in MODULE_FORMS:
         raise InternalError(f"no masked form for {type(module).__name__} at {name}; please report")
-    return spelling.op
+    return MODULE_FORMS[spelling.op]

@@ -9,7 +9,6 @@ import copy
 import functools
 import inspect
 import linecache
-import sys
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -23,11 +22,8 @@ from fxprune.torch.frontend.forward import FIXED
 from fxprune.torch.frontend.modes import MODES, select_mode
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.values import CONSTANT
-from fxprune.torch.gates.module import PREFIX, Gates
 
-_FROZEN = "_fxprune_frozen"
 _CONTAINERS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
-_CLASS = "fxprune_class"
 _OF_GRAPHS = [
     "_code",
     "_create_node_hooks",
@@ -41,7 +37,8 @@ _OF_GRAPHS = [
     "shape_env",
 ]
 """What torch.fx keeps on its modules."""
-_CALLS = ("_compiled_call_impl", "forward", "_original_forward")
+CALLS = ("_compiled_call_impl", "forward", "_original_forward")
+"""What libraries leave in the dictionary of a module and calls this very one."""
 _HOOKS = ("_forward_", "_backward_", "_state_dict_", "_load_state_dict_")
 
 
@@ -60,9 +57,6 @@ class TracedModule(fx.GraphModule):
             if name.startswith(_HOOKS):
                 self.__dict__[name] = value
         self.training = root.training
-        self.meta[_CLASS] = kind_of(root) or type(root)
-        if isinstance(gates := self._modules.get(PREFIX), Gates):
-            gates.belong_to(self)
 
     @property
     def graph(self) -> fx.Graph:
@@ -92,30 +86,6 @@ class TracedModule(fx.GraphModule):
         if fixed := _fixed_arguments(self._graph):
             type(self).forward = _guarded(type(self).forward, fixed)
         return code
-
-    def train(self, mode: bool = True) -> "TracedModule":
-        """As ever; a frozen module stays in evaluation, only its gates change mode."""
-        super().train(mode)
-        if _FROZEN in self.__dict__:
-            self.training = False
-            for name, child in self.named_children():
-                child.train(mode and name == PREFIX)
-        return self
-
-    def freeze(self) -> None:
-        """Keep every parameter outside the gates, and the modes of all layers, as they are."""
-        mode = self.training
-        own = [(n, p) for n, p in self.named_parameters() if n.split(".")[0] != PREFIX]
-        self.__dict__[_FROZEN] = tuple(name for name, p in own if p.requires_grad)
-        for _, parameter in own:
-            parameter.requires_grad_(False)
-        self.train(mode)
-
-    def thaw(self) -> None:
-        """Undo `freeze`."""
-        for name in self.__dict__.pop(_FROZEN, ()):
-            if (parameter := dict(self.named_parameters()).get(name)) is not None:
-                parameter.requires_grad_()
 
     def replace_literals(self, old: Any, new: Any) -> None:
         """Write `new` wherever a call has the literal `old`."""
@@ -151,7 +121,7 @@ class TracedModule(fx.GraphModule):
             own_state(self),
             pack_graph(self._graph),
             type(self).__name__,
-            {name: value for name, value in self.meta.items() if _can_be_named(value)},
+            dict(self.meta),
         )
 
 
@@ -160,11 +130,6 @@ def _forget(files: Iterable[str]) -> None:
     for file in files:
         linecache.cache.pop(file, None)
         _loader.eval_cache.pop(file, None)
-
-
-def kind_of(module: nn.Module) -> type[nn.Module] | None:
-    """The class of the model that a traced module was made from, where it is known."""
-    return getattr(module, "meta", {}).get(_CLASS)
 
 
 def of_own_kind(folded: TracedModule, kind: type[nn.Module]) -> nn.Module:
@@ -184,18 +149,8 @@ def own_state(module: nn.Module) -> dict[str, Any]:
     `module.compile()`, and libraries that replace `forward` of an instance, as accelerate does to
     train in bfloat16, leave the latter in its dictionary; another module would call this one.
     """
-    left_out = ("_graph", "meta", *_CALLS)
+    left_out = ("_graph", "meta", *CALLS)
     return {name: value for name, value in module.__dict__.items() if name not in left_out}
-
-
-def _can_be_named(value: Any) -> bool:
-    """Whether something can be pickled: a class that is found under its name."""
-    if not isinstance(value, type):
-        return True
-    home: Any = sys.modules.get(value.__module__)
-    for name in value.__qualname__.split("."):
-        home = getattr(home, name, None)
-    return home is value
 
 
 def _rebuilt(

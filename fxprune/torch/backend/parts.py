@@ -1,7 +1,8 @@
-"""The part of a fold that lies in one module, as generated code for that module.
+"""One module of a model, recorded alone, so that it can have generated code of its own.
 
-The module is recorded alone, on what it is called with in the whole model; the axes of its inputs
-and parameters are those of the whole, so types and literals follow as they did there.
+It is recorded on what it is called with in the whole model; the axes of its inputs and parameters
+are those of the whole, so types and literals follow as they did there. Spaces get other numbers on
+the way: `Part` knows which is which.
 """
 
 import inspect
@@ -15,13 +16,13 @@ from torch import nn
 from fxprune.errors import FxpruneError
 from fxprune.ir import Kind
 from fxprune.passes.analyse import Analysis
-from fxprune.passes.axes import Axis, Space, spaces
+from fxprune.passes.axes import Axis, Space, concat, interpret, product, spaces
 from fxprune.passes.branches import Branch, find_branches
+from fxprune.passes.facts import Types
 from fxprune.passes.fold import FoldPlan, KeepSet, plan_fold
+from fxprune.passes.gate import GatePlan, plan_gates
+from fxprune.passes.groups import Group
 from fxprune.passes.infer import infer
-from fxprune.torch.backend.copying import copy_module
-from fxprune.torch.backend.fold import edited_graph
-from fxprune.torch.backend.generated import generate, is_generated
 from fxprune.torch.frontend.nests import leaves_of, mapped
 from fxprune.torch.frontend.program import CallOf, Given, Program, read_model
 
@@ -30,43 +31,85 @@ _Axes = dict[str, tuple[Axis, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Fold:
-    """What is folded: the full-size model, what is known of it, and which positions stay."""
+class Whole:
+    """A model at its full size, without gates, and what is known of it."""
 
     model: nn.Module
     examples: tuple[Any, ...]
     leaves: frozenset[str]
     program: Program
     analysis: Analysis
-    keep: KeepSet
-    plan: FoldPlan
 
 
-def generate_part(fold: Fold, small: nn.Module, path: str, reason: str) -> bool:
-    """Give the module at `path` of the folded model code for its part of the plan.
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A module recorded alone.
 
-    Returns:
-        Whether that can be told from its calls, which must be alike.
+    `branches` are those of its own code that the whole knows, by the names that the whole has for
+    them; `inside` has for spaces of the whole what they are called here.
     """
-    calls = fold.program.calls.get(path, ())
-    part, target = fold.model.get_submodule(path), small.get_submodule(path)
-    if not calls or is_generated(target) or any(_form(c) != _form(calls[0]) for c in calls):
-        return False
+
+    path: str
+    module: nn.Module
+    program: Program
+    types: Types
+    branches: tuple[Branch, ...]
+    inside: Mapping[Space, Space]
+
+    def groups(self, analysis: Analysis) -> list[Group]:
+        """The free groups of the whole, with the spaces that they have here."""
+        return [replace(g, space=self.inside.get(g.space, g.space)) for g in analysis.free_groups]
+
+    def fold_plan(self, analysis: Analysis, keep: KeepSet) -> FoldPlan:
+        """What a keep-set of the whole asks for here."""
+        groups = self.groups(analysis)
+        names = {group.name for group in groups} | {branch.name for branch in self.branches}
+        own = {name: flags for name, flags in keep.items() if name in names}
+        return plan_fold(self.program.ir, self.types, groups, self.branches, own)
+
+    def gate_plan(self, analysis: Analysis) -> GatePlan:
+        """The gates that act here, with axes as the whole has them."""
+        plan = plan_gates(self.program.ir, self.types, self.groups(analysis), self.branches)
+        outside = {inner: outer for outer, inner in self.inside.items()}
+        return replace(
+            plan,
+            masks=tuple(replace(m, axis=_renamed(m.axis, outside)) for m in plan.masks),
+            forms=tuple(replace(f, axis=_renamed(f.axis, outside)) for f in plan.forms),
+        )
+
+
+def _renamed(axis: Axis, names: Mapping[Space, Space]) -> Axis:
+    return interpret(
+        axis,
+        lambda space: names.get(space, space),
+        lambda factors: product(*factors),
+        lambda parts: concat(*parts),
+    )
+
+
+def part_at(whole: Whole, path: str) -> Part | None:
+    """The module at `path`, None where its calls do not tell what it is called with.
+
+    They must be alike.
+    """
+    calls, module = whole.program.calls.get(path, ()), whole.model.get_submodule(path)
+    if not calls or any(_form(call) != _form(calls[0]) for call in calls):
+        return None
     leaves = frozenset(
-        leaf.removeprefix(f"{path}.") for leaf in fold.leaves if leaf.startswith(f"{path}.")
+        leaf.removeprefix(f"{path}.") for leaf in whole.leaves if leaf.startswith(f"{path}.")
     )
     try:
-        inputs, extras, given = _inputs(part, calls[0])
-        program = read_model(part, inputs, leaves, extras, batch=0)
+        inputs, extras, given = _inputs(module, calls[0])
+        program = read_model(module, inputs, leaves, extras, batch=0)
     except (FxpruneError, TypeError) as error:
         _log.debug("%s cannot be recorded alone: %s", path, error)
-        return False
-    axes = _axes(fold, path, program, given)
+        return None
+    axes = _axes(whole, path, program, given)
     if axes is None:
-        return False
-    plan = _plan(fold, path, program, axes)
-    generate(target, edited_graph(copy_module(part, share_tensors=True), program, plan), reason)
-    return True
+        return None
+    types = infer(program.ir, given=axes)
+    branches = tuple(_known_branches(whole, path, program))
+    return Part(path, module, program, types, branches, dict(_pairs(axes, types.axes)))
 
 
 def _form(call: CallOf) -> Any:
@@ -97,9 +140,9 @@ def _example(value: Any) -> Any:
     return value.example if isinstance(value, Given) else mapped(value, _example)
 
 
-def _axes(fold: Fold, path: str, program: Program, given: list[Given]) -> _Axes | None:
+def _axes(whole: Whole, path: str, program: Program, given: list[Given]) -> _Axes | None:
     """The axes of the inputs and parameters of a part, as they are in the whole."""
-    known, first = fold.analysis.types.axes, _first_names(fold.program)
+    known, first = whole.analysis.types.axes, _first_names(whole.program)
     if len(program.ir.inputs) != len(given):
         return None
     axes: _Axes = {}
@@ -115,24 +158,16 @@ def _axes(fold: Fold, path: str, program: Program, given: list[Given]) -> _Axes 
     return axes if fits else None
 
 
-def _plan(fold: Fold, path: str, program: Program, given: _Axes) -> FoldPlan:
-    """What the plan of the whole does inside of a part, in terms of the part's own graph."""
-    types = infer(program.ir, given=given)
-    first = _first_names(fold.program)
-    closed = {
-        _parameters_of(fold.program, branch)
-        for branch in fold.analysis.branches
-        if not fold.keep.get(branch.name, (True,))[0]
-    }
-    branches = find_branches(program.ir)
-    keep: dict[str, Any] = {}
-    for branch in branches:
+def _known_branches(whole: Whole, path: str, program: Program) -> Iterator[Branch]:
+    """The branches of a part that have the parameters of one of the whole, by its name."""
+    first = _first_names(whole.program)
+    names = {_parameters_of(whole.program, b): b.name for b in whole.analysis.branches}
+    names.pop(frozenset(), None)
+    for branch in find_branches(program.ir):
         own = (first.get(f"{path}.{name}", name) for name in _parameters_of(program, branch))
-        keep[branch.name] = [frozenset(own) not in closed]
-    same = dict(_pairs(given, types.axes))
-    groups = [replace(g, space=same.get(g.space, g.space)) for g in fold.analysis.free_groups]
-    keep |= {group.name: fold.keep[group.name] for group in groups if group.name in fold.keep}
-    return plan_fold(program.ir, types, groups, branches, keep)
+        name = names.get(frozenset(own))
+        if name is not None:
+            yield replace(branch, name=name)
 
 
 def _pairs(given: _Axes, found: Mapping[str, tuple[Axis, ...]]) -> Iterator[tuple[Space, Space]]:

@@ -39,6 +39,7 @@ class Gates(nn.Module):
         self._places = {space: self.layout.names.index(name) for space, name in names.items()}
         self._shown: Tensor | None = None
         self._deciding = False
+        self._masks: tuple[Tensor, ...] | None = None
         self._owner: weakref.ref[nn.Module] | None = None
         self.shrink_every = 0
         self.followers: tuple[Callable[[Gates, Optimizer], None], ...] = ()
@@ -50,10 +51,11 @@ class Gates(nn.Module):
         """Masks in the order of the axes, then scalars in the order of the branches.
 
         Given `features` of shape (samples, channels), the one gate `name`: of shape (positions,),
-        or (samples, positions) where it depends on the sample.
+        or (samples, positions) where it depends on the sample. Without a name `features` come back:
+        models that call all of their children, as nn.Sequential does, call this one too.
         """
         if features is not None:
-            return self._conditioned(features, name)
+            return self._conditioned(features, name) if name else features
         values = self._values()
         parts = torch.split(values, list(self.layout.sizes))
         if self._may_learn() and not self.method.learning and self._part_of_every_step():
@@ -61,6 +63,23 @@ class Gates(nn.Module):
             parts = (parts[0] + torch.stack(idle).sum(), *parts[1:])
         masks = tuple(self.mask(axis, parts) for axis in self._axes)
         return masks + tuple(parts[place].reshape(()) for place in self._branches)
+
+    def begin(self) -> None:
+        """Make the masks that one forward of the whole model sees everywhere."""
+        self._masks = self()
+
+    def end(self) -> None:
+        """Forget them."""
+        self._masks = None
+
+    def number(self, index: int) -> Tensor:
+        """One of what a call returns; made anew where only a part of the model runs."""
+        if self._masks is not None:
+            return self._masks[index]
+        parts = torch.split(self._values(), list(self.layout.sizes))
+        if index < len(self._axes):
+            return self.mask(self._axes[index], parts)
+        return parts[self._branches[index - len(self._axes)]].reshape(())
 
     def _part_of_every_step(self) -> bool:
         """Whether gates must be in the loss even where nothing is learned from it.
@@ -173,7 +192,7 @@ class Gates(nn.Module):
         return any(other is not self and other._family is self._family for other in live)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_owner": None}
+        return {**self.__dict__, "_owner": None, "_masks": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

@@ -9,14 +9,18 @@ module grows at most to the model itself, which then has to run the whole graph.
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx, nn
 
 from fxprune.errors import FxpruneError
+from fxprune.passes.fold import FoldPlan, KeepSet
 from fxprune.torch.backend.attributes import owners_without, solved, write
+from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.backend.fold import edited_graph
 from fxprune.torch.backend.generated import generate
-from fxprune.torch.backend.parts import Fold, generate_part
+from fxprune.torch.backend.parts import Whole, part_at
 from fxprune.torch.backend.proof import Line, first_difference, normal_form
 from fxprune.torch.backend.shapes import with_values
 from fxprune.torch.frontend.modes import MODES, select_mode
@@ -24,6 +28,15 @@ from fxprune.torch.frontend.owners import OWNER
 from fxprune.torch.frontend.program import read_model
 
 _log = logging.getLogger("fxprune")
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """What is folded, and which positions stay."""
+
+    whole: Whole
+    keep: KeepSet
+    plan: FoldPlan
 
 
 def rewrite(fold: Fold, small: nn.Module, graph: fx.Graph) -> None:
@@ -39,32 +52,41 @@ def rewrite(fold: Fold, small: nn.Module, graph: fx.Graph) -> None:
 
 def _unproved(fold: Fold, small: nn.Module, graph: fx.Graph) -> str:
     """Why the model itself needs generated code after all; nothing if it does not."""
-    nodes = {node.name: node for node in fold.program.graph.nodes}
+    nodes = {node.name: node for node in fold.whole.program.graph.nodes}
     values = solved(nodes, fold.plan.literals)
     write(small, values)
-    owners = owners_without(fold.model, nodes, fold.plan.literals, values)
+    owners = owners_without(fold.whole.model, nodes, fold.plan.literals, values)
     for drop in fold.plan.drops:
         owners.setdefault(str(nodes[drop.node].meta[OWNER]), "a branch is gone")
+    done: set[str] = set()
     for owner, reason in sorted(owners.items()):
-        if not _generate_around(fold, small, owner, reason):
+        if not _generate_around(fold, small, owner, reason, done):
             return reason
     wanted = _Wanted(small, graph)
-    tried: set[str] = set()
     while (difference := _difference(fold, small, wanted)) is not None:
         owner, reason = difference
-        while owner in tried:
-            owner = owner.rpartition(".")[0]
-        if not _generate_around(fold, small, owner, reason):
+        if not _generate_around(fold, small, owner, reason, done):
             return reason
-        tried.add(owner)
     return ""
 
 
-def _generate_around(fold: Fold, small: nn.Module, path: str, reason: str) -> bool:
-    """Give the smallest module around `path` that can have it generated code."""
-    while path and not generate_part(fold, small, path, reason):
+def _generate_around(fold: Fold, small: nn.Module, path: str, reason: str, done: set[str]) -> bool:
+    """Give the smallest module around `path` that can have it, and has not, generated code."""
+    while path and (path in done or not _generate_part(fold, small, path, reason)):
         path = path.rpartition(".")[0]
+    done.add(path)
     return bool(path)
+
+
+def _generate_part(fold: Fold, small: nn.Module, path: str, reason: str) -> bool:
+    """Give a module code for its part of the plan, if its calls tell it."""
+    part = part_at(fold.whole, path)
+    if part is None:
+        return False
+    plan = part.fold_plan(fold.whole.analysis, fold.keep)
+    graph = edited_graph(copy_module(part.module, share_tensors=True), part.program, plan)
+    generate(small.get_submodule(path), graph, reason)
+    return True
 
 
 def _by_mode(graph: fx.Graph) -> Iterator[tuple[bool | None, fx.Graph]]:
@@ -100,7 +122,9 @@ class _Wanted:
 def _difference(fold: Fold, small: nn.Module, wanted: _Wanted) -> tuple[str, str] | None:
     """The module whose code makes the first difference, and which; None if there is none."""
     try:
-        again = read_model(small, fold.examples, fold.leaves, batch=fold.program.batch)
+        again = read_model(
+            small, fold.whole.examples, fold.whole.leaves, batch=fold.whole.program.batch
+        )
     except FxpruneError as error:
         return _owner_of(error), "its code fails on smaller layers"
     found = dict(_by_mode(again.graph))

@@ -1,0 +1,230 @@
+"""Gates in the user's own model: in its layers, and in the code of modules where they act there.
+
+A mask on what a layer is given or owns is a matter of that layer (`layers.py`), wherever it is
+called. What acts on an array inside a module's own code gives that module generated code, and so
+does a layer whose calls are gated differently. Where the calls of a module do not tell what it is
+called with, it is a matter of the module around it, in the end of the model itself.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import fx, nn
+
+from fxprune.passes.axes import Axis
+from fxprune.passes.gate import GateBranch, GatePlan, MaskedForm, MaskOperand
+from fxprune.torch.backend import masked_forms
+from fxprune.torch.backend.gate import gated_graph, mask_axes, mask_branches, repeats
+from fxprune.torch.backend.generated import generate
+from fxprune.torch.backend.layers import (
+    GATES,
+    Held,
+    LayerEdits,
+    Masked,
+    Statistics,
+    gate_layer,
+    number,
+)
+from fxprune.torch.backend.masked_calls import form_of
+from fxprune.torch.backend.operands import parameter_names
+from fxprune.torch.backend.parts import Whole, part_at
+from fxprune.torch.frontend.owners import OWNER
+from fxprune.torch.frontend.spellings import bare_name
+from fxprune.torch.gates.module import PREFIX, Gates
+
+Edit = MaskOperand | MaskedForm | GateBranch
+
+
+def gate(whole: Whole, plan: GatePlan, gates: Gates) -> None:
+    """Carry out a gate plan on the model of `whole`, which is our own copy.
+
+    Ensures: with every gate open the model computes the bits that it computed before.
+    """
+    model = whole.model
+    job = _Job(whole, plan, gates)
+    layers = dict(job.layers())
+    generated = job.generated(layers)
+    for path, graph in generated.items():
+        module = model.get_submodule(path)
+        module.__dict__[GATES] = Held(gates)
+        generate(module, graph, "gates act in its code")
+    for path, edits in layers.items():
+        gate_layer(model.get_submodule(path), edits, gates)
+    model.add_module(PREFIX, gates)
+    gates.belong_to(model)
+    model.register_forward_pre_hook(_begin)
+    model.register_forward_hook(_end, always_call=True)
+
+
+def remove_hooks(model: nn.Module) -> None:
+    """Undo what `gate` has registered."""
+    for hooks in (model._forward_pre_hooks, model._forward_hooks):
+        for key in [key for key, hook in hooks.items() if hook in (_begin, _end)]:
+            del hooks[key]
+            model._forward_hooks_always_called.pop(key, None)
+
+
+def _begin(model: nn.Module, inputs: Any) -> None:
+    gates: Any = model._modules[PREFIX]
+    gates.begin()
+
+
+def _end(model: nn.Module, inputs: Any, output: Any) -> None:
+    gates: Any = model._modules[PREFIX]
+    gates.end()
+
+
+@dataclass(slots=True)
+class _Job:
+    """A gate plan, and who carries out which of its edits."""
+
+    whole: Whole
+    plan: GatePlan
+    gates: Gates
+
+    @property
+    def _numbers(self) -> dict[Axis | str, int]:
+        """The place of every mask among those that gates return."""
+        keys = (*mask_axes(self.plan), *mask_branches(self.plan))
+        return {key: index for index, key in enumerate(keys)}
+
+    def layers(self) -> Iterator[tuple[str, LayerEdits]]:
+        """The layers that mask what they are given and own, alike in all their calls."""
+        calls: dict[str, list[fx.Node]] = {}
+        for node in self.whole.program.graph.nodes:
+            if node.op == "call_module":
+                calls.setdefault(str(node.target), []).append(node)
+        edits = _by_node(self.plan)
+        for path, nodes in calls.items():
+            wanted = {self._of_layer(node, edits.get(node.name, ())) for node in nodes}
+            if len(wanted) == 1 and (one := wanted.pop()) != LayerEdits():
+                yield path, one
+
+    def _of_layer(self, node: fx.Node, edits: Any) -> LayerEdits:
+        """What edits of the call of a layer ask of the layer."""
+        inputs: list[Masked] = []
+        parameters: dict[str, tuple[Masked, ...]] = {}
+        forms = [edit for edit in edits if isinstance(edit, MaskedForm)]
+        for edit in edits:
+            if isinstance(edit, MaskedForm):
+                continue
+            for operand, masked in self._masked(edit):
+                if operand == 0:
+                    inputs.append(masked)
+                else:
+                    name = parameter_names(self.whole.model, node)[operand - 1]
+                    parameters[name] = (*parameters.get(name, ()), masked)
+        statistics = self._statistics(node, forms) if forms else None
+        return LayerEdits(tuple(inputs), tuple(sorted(parameters.items())), statistics)
+
+    def _masked(self, edit: MaskOperand | GateBranch) -> Iterator[tuple[int, Masked]]:
+        if isinstance(edit, GateBranch):
+            for operand in edit.operands:
+                yield operand, Masked(masked_forms.scale, self._numbers[edit.branch])
+            return
+        arguments = (edit.dim, *repeats(edit.axis, self.gates.holds))
+        mask = Masked(masked_forms.apply_mask, self._numbers[edit.axis], arguments)
+        yield edit.operand, mask
+
+    def _statistics(self, node: fx.Node, forms: list[MaskedForm]) -> Statistics:
+        layer = self.whole.model.get_submodule(str(node.target))
+        return Statistics(
+            form_of(layer, node.name),
+            tuple(self._numbers[form.axis] for form in forms),
+            tuple(form.dim for form in forms),
+            tuple(repeats(form.axis, self.gates.holds) for form in forms),
+        )
+
+    def generated(self, layers: Collection[str]) -> dict[str, fx.Graph]:
+        """The modules whose own code gates act in, with the code that they get instead."""
+        nodes = {node.name: node for node in self.whole.program.graph.nodes}
+        acting = {
+            name: edits
+            for name, edits in _by_node(self.plan).items()
+            if not _is_call_of(nodes[name], layers)
+        }
+        owners = {str(nodes[name].meta[OWNER]) for name in acting}
+        if self.plan.conditions:  # what they look at and where they act may lie anywhere
+            owners = {""}
+        found: dict[str, fx.Graph] = {}
+        for owner in sorted(owners, key=lambda path: path.count(".")):
+            while not any(_lies_in(owner, path) for path in found):
+                wanted = {
+                    _described(edit, nodes[name])
+                    for name, edits in acting.items()
+                    if _lies_in(str(nodes[name].meta[OWNER]), owner)
+                    for edit in edits
+                }
+                graph = self._graph_of(owner, layers, wanted)
+                if graph is not None:
+                    found = {p: g for p, g in found.items() if not _lies_in(p, owner)}
+                    found[owner] = graph
+                    break
+                owner = owner.rpartition(".")[0]
+        return found
+
+    def _graph_of(
+        self, path: str, layers: Collection[str], wanted: Collection[Any]
+    ) -> fx.Graph | None:
+        """What a module has to run, None where that is not all that is wanted."""
+        module, program, plan = self.whole.model, self.whole.program, self.plan
+        if path:
+            part = part_at(self.whole, path)
+            if part is None:
+                return None
+            module, program, plan = part.module, part.program, part.gate_plan(self.whole.analysis)
+        nodes = {node.name: node for node in program.graph.nodes}
+        inside = {layer.removeprefix(f"{path}.") for layer in layers if _lies_in(layer, path)}
+        numbers = self._numbers
+
+        def acts(edit: Edit) -> bool:
+            key = edit.branch if isinstance(edit, GateBranch) else edit.axis
+            return key in numbers and not _is_call_of(nodes[edit.node], inside)
+
+        plan = replace(
+            plan,
+            masks=tuple(filter(acts, plan.masks)),
+            forms=tuple(filter(acts, plan.forms)),
+            branches=tuple(filter(acts, plan.branches)),
+        )
+        found = {
+            _described(edit, nodes[name], path)
+            for name, edits in _by_node(plan).items()
+            for edit in edits
+        }
+        if not found.issuperset(wanted):
+            return None
+        keys = (*mask_axes(plan), *mask_branches(plan))
+
+        def masks(graph: fx.Graph) -> dict[Axis | str, fx.Node]:
+            held = graph.create_node("get_attr", GATES)
+            return {key: graph.call_function(number, (held, numbers[key])) for key in keys}
+
+        return gated_graph(module, program, plan, self.gates.holds, masks)
+
+
+def _by_node(plan: GatePlan) -> dict[str, list[Edit]]:
+    """The edits of a plan, in their order."""
+    grouped: dict[str, list[Edit]] = {}
+    edits: tuple[Edit, ...] = (*plan.masks, *plan.forms, *plan.branches)
+    for edit in edits:
+        grouped.setdefault(edit.node, []).append(edit)
+    return grouped
+
+
+def _is_call_of(node: fx.Node, layers: Collection[str]) -> bool:
+    return node.op == "call_module" and str(node.target) in layers
+
+
+def _lies_in(path: str, other: str) -> bool:
+    """Whether a module is another one, or a part of it."""
+    return not other or path == other or path.startswith(f"{other}.")
+
+
+def _described(edit: Edit, node: fx.Node, path: str = "") -> tuple[Any, ...]:
+    """An edit by what a node does, whatever graph it is in."""
+    own = f"{path}.{node.target}" if path and node.op == "call_module" else bare_name(node)
+    if isinstance(edit, GateBranch):
+        return own, edit.operands, edit.branch
+    return own, getattr(edit, "operand", None), edit.dim, edit.axis

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 import fxprune
@@ -133,9 +132,3 @@ def test_models_are_freed_when_they_are_let_go(build):
 def test_model_that_is_held_is_found(monkeypatch):
     monkeypatch.setattr(Recorder, "let_go", lambda recorder: None)
     assert "stem.0.weight" in left_after(Residual)["model"]
-
-
-def test_shrunk_module_owns_its_graph():
-    gated = prepared(Residual())
-    fxprune.shrink(gated, torch.optim.SGD(gated.parameters(), lr=0.1))
-    assert gated.graph.owning_module.get_parameter("stem.0.weight") is gated.stem[0].weight

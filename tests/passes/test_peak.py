@@ -14,6 +14,8 @@ from fxprune.passes.analyse import analyse
 from fxprune.testing import keep_sets, networks
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.measuring import costs_of
+from fxprune.torch.record import attach, record_of
+from fxprune.torch.recorded import recorded
 from tests.passes.written import graph_of
 from tests.torch.models import Residual, half, images, randomise
 from tests.vision import torchvision
@@ -55,7 +57,7 @@ class Watch(fx.Interpreter):
 
 def watched(model: nn.Module, x: Tensor) -> int:
     """The most elements that are alive while a traced module is evaluated."""
-    watch = Watch(model.eval())
+    watch = Watch(recorded(model.eval()))
     with torch.no_grad():
         watch.run(x)
     return watch.most
@@ -133,9 +135,8 @@ def test_peak_of_random_networks_is_what_is_seen(network, data):
 
 def test_watching_finds_a_wrong_peak():
     model = fxprune.fold(fxprune.prepare(randomise(Residual()), images(1)))
-    model.meta["fxprune"] = replace(
-        model.meta["fxprune"], analysis=analyse(read_model(Skips(), (images(2),)).ir)
-    )
+    other = analyse(read_model(Skips(), (images(2),)).ir)
+    attach(model, replace(record_of(model), analysis=other))
     with pytest.raises((AssertionError, KeyError)):
         check_peak(model, images(1))
 
@@ -163,7 +164,7 @@ def test_views_are_the_array_that_they_show():
 
 def test_many_blocks_inside_a_skip_cost_no_more_than_is_safe():
     gated = fxprune.prepare(randomise(Skips(12)), images(1), target=1.0)
-    assert len(str(gated.meta["fxprune"].analysis.costs.polynomials["peak"])) < 20_000
+    assert len(str(record_of(gated).analysis.costs.polynomials["peak"])) < 20_000
     for seed in range(4):
         fxprune.set_keep_set(gated, half(gated, seed, branches=0.5))
         folded = fxprune.fold(gated)

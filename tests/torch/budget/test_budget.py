@@ -19,6 +19,7 @@ from fxprune.torch.budget.budget import Budget
 from fxprune.torch.budget.point_costs import PointCost
 from fxprune.torch.measuring import costs_of
 from fxprune.torch.record import gates_of, record_of
+from fxprune.torch.recorded import recorded
 from tests.passes.test_peak import watched
 from tests.torch.models import Residual, images, randomise
 
@@ -184,7 +185,7 @@ def written(model):
             result = super().run_node(n)
             if n.op.startswith("call") and isinstance(result, Tensor):
                 elements += result.numel()
-                module = model.get_submodule(n.target) if n.op == "call_module" else None
+                module = traced.get_submodule(n.target) if n.op == "call_module" else None
                 if isinstance(module, nn.Conv2d) and module.bias is not None:
                     flops += result.numel()
                 if isinstance(module, nn.BatchNorm2d):
@@ -193,7 +194,8 @@ def written(model):
                     flops += result.numel() * (2 * 2 + 1)  # windows of 4 x 4 images
             return result
 
-    Counter(model).run(images(1))
+    traced = recorded(model)
+    Counter(traced).run(images(1))
     return elements, flops
 
 

@@ -17,12 +17,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import fxprune
+from fxprune.torch.backend.generated import GRAPH
 from fxprune.torch.backend.literals import Resized
 from fxprune.torch.frontend.flags import TrainingFlag
 from fxprune.torch.frontend.numbers import TracedNumber
+from fxprune.torch.frontend.origins import OwnInt
 from tests.torch.models import Residual
 from tests.torch.test_laws import drawn, examples, pruned
 
@@ -204,7 +206,7 @@ def test_forward_keeps_nothing_of_the_trace():
     assert torch.equal(model(x := inputs()), gated.eval()(x))
 
 
-OURS = (*TracedNumber.__args__, TrainingFlag, Resized)
+OURS = (*TracedNumber.__args__, TrainingFlag, Resized, OwnInt)
 
 
 def held_in(value):
@@ -225,13 +227,13 @@ def held_in(value):
 
 
 def assert_plain(module):
-    """Attributes of all modules, and all arguments in the graph, are of the user's types."""
+    """Attributes of all modules, and all arguments in their graphs, are of the user's types."""
     for part in module.modules():
         own = {k: v for k, v in part.__dict__.items() if k not in ("_graph", "meta")}
         assert not [item for item in held_in(own) if isinstance(item, OURS)]
-    for node in module._graph.nodes:
-        kept = [node.args, node.kwargs, node.meta.get("value")]
-        assert not [item for item in held_in(kept) if isinstance(item, OURS)], node
+        for node in getattr(type(part), GRAPH, fx.Graph()).nodes:
+            kept = [node.args, node.kwargs, node.meta.get("value")]
+            assert not [item for item in held_in(kept) if isinstance(item, OURS)], node
 
 
 @examples(20)

@@ -45,13 +45,13 @@ def gate(whole: Whole, plan: GatePlan, gates: Gates) -> None:
     job = _Job(whole, plan, gates)
     layers = dict(job.layers())
     generated = job.generated(layers)
+    model.add_module(PREFIX, gates)
     for path, graph in generated.items():
         module = model.get_submodule(path)
         module.__dict__[GATES] = Held(gates)
         generate(module, graph, "gates act in its code")
     for path, edits in layers.items():
         gate_layer(model.get_submodule(path), edits, gates)
-    model.add_module(PREFIX, gates)
     gates.belong_to(model)
     model.register_forward_pre_hook(_begin)
     model.register_forward_hook(_end, always_call=True)

@@ -213,7 +213,7 @@ class Heads(nn.Module):
 
 
 def test_channels_are_seen_by_readers_and_in_heads():
-    gated = fxprune.prepare(Heads(), torch.zeros(2, 5, 8))
+    gated = fxprune.prepare(Heads(), torch.zeros(2, 5, 8), in_kind=False)
     layout = gated.fxprune_gates.layout
     seen = dict(zip(layout.names, layout.seen, strict=True))
     assert seen["stem"] == 3 + 5  # q, k, v, and once per window in the head

@@ -2,7 +2,8 @@
 
 A branch is an operand whose producers serve that addition alone and that starts from a single
 value, or where the skip starts (a mask or rotary angles may come in beside it), so that without
-it the addition becomes its other operand. Every addition keeps the operand with the fewest
+it the addition becomes its other operand. It has parameters: what has none, as the sine term of
+rotary positions, is cheap and no part of the model that anybody means. Every addition keeps the operand with the fewest
 exclusive producers: its skip.
 """
 
@@ -65,6 +66,8 @@ def find_branches(graph: Graph) -> tuple[Branch, ...]:
     names = _Names()
     branches = []
     for versions in _paired(found, modes):
+        if not any(version.parameters for version in versions):
+            continue
         nodes = (node.name for version in versions for node in version.cone)
         branches.append(
             Branch(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from fxprune.errors import FxpruneError
@@ -95,6 +96,8 @@ def part_at(whole: Whole, path: str) -> Part | None:
     calls, module = whole.program.calls.get(path, ()), whole.model.get_submodule(path)
     if not calls or any(_form(call) != _form(calls[0]) for call in calls):
         return None
+    if not all(map(_is_plain, leaves_of([calls[0].args, dict(calls[0].kwargs)]))):
+        return None  # a cache, say, that it writes into
     leaves = frozenset(
         leaf.removeprefix(f"{path}.") for leaf in whole.leaves if leaf.startswith(f"{path}.")
     )
@@ -121,6 +124,13 @@ def _form(call: CallOf) -> Any:
         return mapped(item, shape_of)
 
     return shape_of((call.args, dict(call.kwargs)))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether generated code may take it for granted."""
+    return value is None or isinstance(
+        value, Given | bool | int | float | str | torch.dtype | torch.device
+    )
 
 
 def _inputs(part: nn.Module, call: CallOf) -> tuple[tuple[Any, ...], dict[str, Any], list[Given]]:

@@ -167,8 +167,8 @@ def _plain(value: Any) -> Any:
 def _shape(value: Any) -> Any:
     if isinstance(value, Tensor):
         return tuple(value.shape), str(value.dtype)
-    if isinstance(value, Mapping):
-        return tuple(map(_shape, value.values()))
+    if isinstance(value, Mapping):  # outputs of transformers leave out what is None
+        return tuple(_shape(item) for item in value.values() if item is not None)
     if isinstance(value, list | tuple):
         return tuple(map(_shape, value))
     return None

@@ -127,10 +127,21 @@ def _returned(recorder: Recorder, value: Any) -> Any:
         return type(value)(_returned(recorder, item) for item in value)
     if isinstance(value, (Tensor, *_PLAIN)):
         return recorder.to_nodes(value)
+    if _is_cache(value):
+        return None
     raise TypeError(
         f"its forward returns a {type(value).__name__}, which a graph cannot hold: let it return "
-        "tensors (for a transformers decoder set model.config.use_cache = False)"
+        "tensors"
     )
+
+
+def _is_cache(value: Any) -> bool:
+    """Whether something holds keys and values for the next call of a transformers model.
+
+    Forward has used them, so they are in the graph. Only the model's own code returns them.
+    """
+    kinds = type(value).__mro__
+    return any(k.__name__ == "Cache" and k.__module__.startswith("transformers.") for k in kinds)
 
 
 def _made(recorder: Recorder, kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:

@@ -34,7 +34,7 @@ class Report:
     of all saved tensors, by "before" and "after", whichever is known; `figures` is what the gating
     method says of itself. `targets` are the limits, in absolute numbers, of the costs that have
     one, `reached` what these costs are; `schedule` says of gates that learn how many steps of
-    their schedule are "done", and how many there are in "all". `generated` says of a folded torch
+    their schedule are "done", and how many there are in "all". `generated` says of a torch
     model which modules run generated code instead of their own, and why; "" is the model itself.
     """
 
@@ -90,7 +90,7 @@ class Report:
         return "\n".join((_text(self._costs()), *self.progress(), *figures, *self.code()))
 
     def code(self) -> tuple[str, ...]:
-        """Whose code a folded torch model runs."""
+        """Whose code a torch model runs."""
         if self.generated is None:
             return ()
         if not self.generated:

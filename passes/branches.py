@@ -3,8 +3,8 @@
 A branch is an operand whose producers serve that addition alone and that starts from a single
 value, or where the skip starts (a mask or rotary angles may come in beside it), so that without
 it the addition becomes its other operand. It has parameters: what has none, as the sine term of
-rotary positions, is cheap and no part of the model that anybody means. Every addition keeps the operand with the fewest
-exclusive producers: its skip.
+rotary positions, is cheap and no part of the model that anybody means. Every addition keeps the
+operand with the fewest exclusive producers: its skip.
 """
 
 from collections import Counter

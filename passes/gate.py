@@ -9,12 +9,13 @@ needs a gate: a closed channel that is only carried is never seen.
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from fxprune.ir import Graph, Kind, Node
+from fxprune.ir import Graph, Kind, Node, Value
 from fxprune.passes.axes import Axis, Space, spaces
 from fxprune.passes.branches import Branch
 from fxprune.passes.condition import Condition
 from fxprune.passes.facts import Reader, Reading, Types
 from fxprune.passes.groups import Group
+from fxprune.passes.kinds import HOMOGENEOUS
 from fxprune.passes.operators import OPERATORS
 
 
@@ -125,12 +126,18 @@ class _Ends:
 
     def scaled(self, addition: str, operand: int) -> tuple[str, tuple[int, ...]]:
         """The node and the operands of it to scale, so that an operand of an addition is."""
-        value = self._nodes[addition].inputs[operand]
+        last = self._alone(self._nodes[addition].inputs[operand])
+        while last and last.op in HOMOGENEOUS:
+            last = self._alone(last.inputs[0])
+        scaled = _linear_operands(last) if last else ()
+        return (last.name, scaled) if last and scaled else (addition, (operand,))
+
+    def _alone(self, value: Value | None) -> Node | None:
+        """What computes a value that has one reader, unless it is replaced."""
         assert value is not None
         last = self._producers.get(value.name)
-        alone = last and len(self._users[value.name]) == 1 and last.name not in self._replaced
-        scaled = _linear_operands(last) if last and alone else ()
-        return (last.name, scaled) if last and scaled else (addition, (operand,))
+        alone = len(self._users[value.name]) == 1
+        return last if last and alone and last.name not in self._replaced else None
 
     def masked(self, types: Types, reader: Reader) -> list[MaskOperand]:
         """Where to mask, so that what `reader` sees is masked."""

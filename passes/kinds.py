@@ -16,6 +16,9 @@ COPIES = frozenset({"identity"})
 VIEWS = COPIES | {"reshape", "permute", "expand"}
 """Their result is all of their first operand, in its memory."""
 
+HOMOGENEOUS = COPIES | {"reshape", "permute"}
+"""They return `g` times their result where their first operand is `g` times as large."""
+
 SHARING = VIEWS | {"slice", "split", "unbind", "select"}
 """Their results may lie in the memory of their first operand, in whole or in part."""
 

@@ -8,8 +8,7 @@ from fxprune.passes.gate import GatePlan, plan_gates
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.frozen import freeze, release
 from fxprune.torch.backend.gate import insert_gates, mask_axes, mask_branches
-from fxprune.torch.backend.gate_in_kind import gate, remove_hooks
-from fxprune.torch.backend.layers import ungate
+from fxprune.torch.backend.gate_in_kind import gate, ungate
 from fxprune.torch.backend.module import CALLS, TracedModule, own_state
 from fxprune.torch.backend.parts import Whole
 from fxprune.torch.budget.budget import Budget
@@ -53,7 +52,6 @@ def without_gates(gated: nn.Module) -> nn.Module:
     del model._modules[PREFIX]
     for name in CALLS:
         model.__dict__.pop(name, None)
-    remove_hooks(model)
     release(model)
     ungate(model)
     return model

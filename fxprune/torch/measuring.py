@@ -47,7 +47,7 @@ def report_module(module: nn.Module, *, latency: bool) -> Report:
         targets=dict(record.targets or {}),
         reached=gates.reached() if gates else dict(record.reached or {}),
         schedule=gates.method.progress() if gates else {},
-        generated=None if gates else generated_code(part),
+        generated=generated_code(part),
     )
 
 

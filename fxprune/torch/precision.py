@@ -1,6 +1,5 @@
 """Modules and inputs in another precision, and how far their outputs are apart."""
 
-import copy
 import functools
 import random
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.agreement import error_of, leaves
-from fxprune.torch.backend.module import TracedModule
+from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.backend.module import CALLS, TracedModule
 from fxprune.torch.frontend.nests import mapped
 from fxprune.torch.recorded import recorded
 
@@ -22,7 +22,9 @@ def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     A traced module that casts to float32 by name would else be no more exact than that.
     """
-    clone = copy.deepcopy(module)
+    clone = copy_module(module)
+    for name in CALLS:  # with autocast, say
+        clone.__dict__.pop(name, None)
     clone = (recorded(clone) if dtype is torch.float64 else clone).eval()
     clone._apply(lambda tensor: _in_dtype(tensor, dtype))  # type: ignore[no-untyped-call]
     if isinstance(clone, TracedModule) and dtype is torch.float64:

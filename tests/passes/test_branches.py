@@ -121,11 +121,19 @@ CASES = {
         """
         a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
         - = size(a) {'feeds': ('d',)}
-        b[2, 4] = identity(a)
+        b[2, 4] = linear(a, n.b.weight[4, 4])
         c[2, 4] = add(x, b)
         d[2, 4] = reshape(c)
         """,
-        ["c+: operand 1 of c, 1 nodes"],
+        ["n+: operand 1 of c, 1 nodes"],
+    ),
+    "what has no parameters is none": (
+        """
+        a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])
+        b[2, 4] = relu(a)
+        c[2, 4] = add(a, b)
+        """,
+        [],
     ),
 }
 

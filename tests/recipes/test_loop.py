@@ -291,6 +291,7 @@ class Checkpointed(Residual):
         return self.head(x.mean((2, 3)))
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpoint_inside_of_a_model_keeps_its_gradients(reentrant):
     model = randomise(Checkpointed()).train()

@@ -73,16 +73,24 @@ def test_untraceable_model_is_refused_with_file_and_line(model):
     assert "move that control flow out of forward" in message
 
 
-def test_an_argument_that_the_trace_took_for_granted_keeps_its_value():
+def test_own_code_takes_other_arguments_than_the_example():
     model, x = TakesFlag(), images(2)
-    gated = fxprune.prepare(model, x)
-    assert torch.equal(gated(x, double=False), model(x))
+    for example in (x, (x, True)):
+        gated = fxprune.prepare(model, example, target=1.0)
+        for module in (gated, fxprune.fold(gated)):
+            for double in (False, True):
+                assert torch.equal(module(x, double=double), model(x, double=double))
+
+
+def test_generated_code_keeps_an_argument_that_the_trace_took_for_granted():
+    class Adds(TakesFlag):
+        def forward(self, x, double=False):
+            wide = self.a(x).sin()
+            return super().forward(x, double) + self.b(wide * wide.mean(1, keepdim=True))
+
+    gated = fxprune.prepare(Adds(), images(2))
     with pytest.raises(fxprune.InputError, match=r"traced with double=False.*example_inputs"):
-        gated(x, double=True)
-    doubled = fxprune.prepare(model, (x, True))
-    assert torch.equal(doubled(x, True), model(x, double=True))
-    with pytest.raises(fxprune.InputError, match="traced with double=True"):
-        fxprune.fold(doubled)(x)
+        gated(images(2), double=True)
 
 
 def test_lazy_module_is_refused_until_it_has_shapes():

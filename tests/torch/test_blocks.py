@@ -111,7 +111,7 @@ CATEGORIES: Mapping[str, Mapping[str, Case]] = MappingProxyType(
             ),
             "PyramidNet": Case(
                 lambda: Classifier(blocks.Pyramidal(), 11),
-                "stem.0:8 block.body.1:10 block.body.4[8:11]:3 add_+:1",
+                "stem.0:8 block.body.1:10 block.body.4[8:11]:3",
             ),
             "Xception": Case(
                 lambda: Classifier(blocks.Separable(), 12),
@@ -271,7 +271,7 @@ def prepared(request: pytest.FixtureRequest) -> Iterator[Prepared]:
     torch.manual_seed(0)
     case = CASES[request.param]
     model, inputs = randomise(case.make()).eval(), case.inputs()
-    yield Prepared(case, model, fxprune.prepare(model, inputs, target=1.0), inputs)
+    yield Prepared(case, model, fxprune.prepare(model, inputs, target=1.0, in_kind=False), inputs)
 
 
 def listed(groups: list[fxprune.GroupInfo]) -> str:

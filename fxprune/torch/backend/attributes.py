@@ -209,7 +209,8 @@ def bound_spaces(graph: fx.Graph, literals: Iterable[Literal]) -> dict[Space, st
         if literal.slot[0] == "scale" and _takes_scale(node):
             bound |= dict.fromkeys(spaces(literal.axis), f"{node.name} takes its scale from it")
         origin = _origin(node, literal)
-        if isinstance(origin, Attribute) and len(origin.names) == 1:
+        shapes = literal.slot[0] in ("shape", "size", "sizes")
+        if shapes and isinstance(origin, Attribute) and len(origin.names) == 1:
             axes.setdefault(origin, {})[literal.axis] = None
     for attribute, sized in axes.items():
         common = set.intersection(*(set(spaces(axis)) for axis in sized))

@@ -46,6 +46,8 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         for name, value in module.__dict__.items()
         if name != "_compiled_call_impl"  # module.compile() left it, and it calls the original
     }
+    if type(module).__name__ == "OptimizedModule":  # it has compiled the original
+        clone._initialize()  # type: ignore[operator]
     return clone
 
 

@@ -4,6 +4,7 @@
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -34,8 +35,35 @@ def base_of(kind: type[nn.Module]) -> type[nn.Module]:
     return base
 
 
+def state_of(module: nn.Module) -> dict[str, Any]:
+    """The attributes of a module but for what `module.compile()` left: it calls this very one."""
+    own = module.__dict__
+    return {name: value for name, value in own.items() if name != "_compiled_call_impl"}
+
+
+def reducing(derive: Callable[[type[nn.Module]], type[nn.Module]]) -> Callable[..., Any]:
+    """How an object of a class that `derive` made is pickled: as one of its base, derived again."""
+
+    def reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
+        kind = type(self)
+        self.__class__ = base_of(kind)
+        try:
+            made: Any = self.__reduce_ex__(protocol)
+        finally:
+            self.__class__ = kind
+        return _rebuilt, (derive, *made[:2]), *made[2:]
+
+    return reduce
+
+
+def _rebuilt(derive: Callable[..., Any], make: Callable[..., Any], arguments: Any) -> nn.Module:
+    module: nn.Module = make(*arguments)
+    module.__class__ = derive(type(module))
+    return module
+
+
 def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
     clone = type(self).__new__(type(self))
     memo[id(self)] = clone
-    clone.__dict__ = copy.deepcopy(self.__dict__, memo)
+    clone.__dict__ = copy.deepcopy(state_of(self), memo)
     return clone

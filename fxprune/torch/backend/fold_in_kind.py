@@ -84,9 +84,18 @@ def _generate_part(fold: Fold, small: nn.Module, path: str, reason: str) -> bool
     if part is None:
         return False
     plan = part.fold_plan(fold.whole.analysis, fold.keep)
+    if _drops_less(fold, path, plan):
+        return False
     graph = edited_graph(copy_module(part.module, share_tensors=True), part.program, plan)
     generate(small.get_submodule(path), graph, reason)
     return True
+
+
+def _drops_less(fold: Fold, path: str, plan: FoldPlan) -> bool:
+    """Whether a branch goes in the whole that is none in a module alone, where it ends."""
+    nodes = {node.name: node for node in fold.whole.program.graph.nodes}
+    owners = [f"{nodes[drop.node].meta[OWNER]}." for drop in fold.plan.drops]
+    return any(owner.startswith(f"{path}.") for owner in owners) and not plan.drops
 
 
 def _by_mode(graph: fx.Graph) -> Iterator[tuple[bool | None, fx.Graph]]:

@@ -1,10 +1,8 @@
 """Gated models in which only gates learn: everything else stays as it is, also in training."""
 
-from typing import Any
-
 from torch import nn
 
-from fxprune.torch.backend.derived import base_of, derived
+from fxprune.torch.backend.derived import base_of, derived, reducing
 from fxprune.torch.gates.module import PREFIX
 
 _FROZEN = "_fxprune_frozen"
@@ -35,7 +33,7 @@ def release(model: nn.Module) -> None:
 
 
 def _frozen(kind: type[nn.Module]) -> type[nn.Module]:
-    return derived(kind, train=_train, __reduce_ex__=_reduce)
+    return derived(kind, train=_train, __reduce_ex__=reducing(_frozen))
 
 
 def _train(self: nn.Module, mode: bool = True) -> nn.Module:
@@ -45,20 +43,3 @@ def _train(self: nn.Module, mode: bool = True) -> nn.Module:
     for name, child in self.named_children():
         child.train(mode and name == PREFIX)
     return self
-
-
-def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
-    """As the class that it was made from does, and frozen again."""
-    kind = type(self)
-    self.__class__ = base_of(kind)
-    try:
-        made = self.__reduce_ex__(protocol)
-    finally:
-        self.__class__ = kind
-    return _rebuilt, (made[0], made[1]), made[2], *made[3:]
-
-
-def _rebuilt(make: Any, arguments: tuple[Any, ...]) -> nn.Module:
-    module: nn.Module = make(*arguments)
-    module.__class__ = _frozen(type(module))
-    return module

@@ -6,15 +6,17 @@ does a layer whose calls are gated differently. Where the calls of a module do n
 called with, it is a matter of the module around it, in the end of the model itself.
 """
 
-from collections.abc import Collection, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxprune.passes.axes import Axis
 from fxprune.passes.gate import GateBranch, GatePlan, MaskedForm, MaskOperand
 from fxprune.torch.backend import masked_forms
+from fxprune.torch.backend.derived import base_of, derived, reducing
 from fxprune.torch.backend.gate import gated_graph, mask_axes, mask_branches, repeats
 from fxprune.torch.backend.generated import generate
 from fxprune.torch.backend.layers import (
@@ -25,11 +27,14 @@ from fxprune.torch.backend.layers import (
     Statistics,
     gate_layer,
     number,
+    ungate_modules,
 )
 from fxprune.torch.backend.masked_calls import form_of
 from fxprune.torch.backend.operands import parameter_names
-from fxprune.torch.backend.parts import Whole, part_at
+from fxprune.torch.backend.parts import Part, Whole, part_at
+from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.owners import OWNER
+from fxprune.torch.frontend.program import Program
 from fxprune.torch.frontend.spellings import bare_name
 from fxprune.torch.gates.module import PREFIX, Gates
 
@@ -53,26 +58,33 @@ def gate(whole: Whole, plan: GatePlan, gates: Gates) -> None:
     for path, edits in layers.items():
         gate_layer(model.get_submodule(path), edits, gates)
     gates.belong_to(model)
-    model.register_forward_pre_hook(_begin)
-    model.register_forward_hook(_end, always_call=True)
+    model.__class__ = _masking(type(model))
 
 
-def remove_hooks(model: nn.Module) -> None:
-    """Undo what `gate` has registered."""
-    for hooks in (model._forward_pre_hooks, model._forward_hooks):
-        for key in [key for key, hook in hooks.items() if hook in (_begin, _end)]:
-            del hooks[key]
-            model._forward_hooks_always_called.pop(key, None)
+def ungate(model: nn.Module) -> None:
+    """Give back their own classes to a model that `gate` has changed, and to its modules."""
+    if _MASKS in vars(type(model)):
+        model.__class__ = base_of(type(model))
+    ungate_modules(model)
 
 
-def _begin(model: nn.Module, inputs: Any) -> None:
-    gates: Any = model._modules[PREFIX]
-    gates.begin()
+_MASKS = "_fxprune_makes_masks"
 
 
-def _end(model: nn.Module, inputs: Any, output: Any) -> None:
-    gates: Any = model._modules[PREFIX]
-    gates.end()
+def _masking(kind: type[nn.Module]) -> type[nn.Module]:
+    """A class whose forward makes the masks that all modules in it see."""
+    own_forward: Callable[..., Any] = kind.forward
+
+    @functools.wraps(own_forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        gates: Any = self._modules[PREFIX]
+        gates.begin()
+        try:
+            return own_forward(self, *args, **kwargs)
+        finally:
+            gates.end()
+
+    return derived(kind, forward=forward, __reduce_ex__=reducing(_masking), **{_MASKS: True})
 
 
 @dataclass(slots=True)
@@ -173,7 +185,8 @@ class _Job:
             part = part_at(self.whole, path)
             if part is None:
                 return None
-            module, program, plan = part.module, part.program, part.gate_plan(self.whole.analysis)
+            module, program = part.module, part.program
+            plan = self._translated(part) or part.gate_plan(self.whole.analysis)
         nodes = {node.name: node for node in program.graph.nodes}
         inside = {layer.removeprefix(f"{path}.") for layer in layers if _lies_in(layer, path)}
         numbers = self._numbers
@@ -202,6 +215,49 @@ class _Job:
             return {key: graph.call_function(number, (held, numbers[key])) for key in keys}
 
         return gated_graph(module, program, plan, self.gates.holds, masks)
+
+    def _translated(self, part: Part) -> GatePlan | None:
+        """The edits of the whole at the same calls of a part, where all of its calls are there."""
+        own = list(_array_calls(part.program, ""))
+        calls = list(_array_calls(self.whole.program, part.path))
+        names = [_called(node, "") for node in own]
+        if not own or len(calls) % len(own):
+            return None
+        plans: list[list[Edit]] = []
+        edits = _by_node(self.plan)
+        for start in range(0, len(calls), len(own)):
+            run = calls[start : start + len(own)]
+            if [_called(node, part.path) for node in run] != names:
+                return None
+            plans.append(
+                [
+                    replace(edit, node=inner.name)
+                    for outer, inner in zip(run, own, strict=True)
+                    for edit in edits.get(outer.name, ())
+                ]
+            )
+        if any(plan != plans[0] for plan in plans):
+            return None
+        return GatePlan(
+            tuple(edit for edit in plans[0] if isinstance(edit, MaskOperand)),
+            tuple(edit for edit in plans[0] if isinstance(edit, MaskedForm)),
+            tuple(edit for edit in plans[0] if isinstance(edit, GateBranch)),
+        )
+
+
+def _array_calls(program: Program, path: str) -> Iterator[fx.Node]:
+    """The calls in the code of a module that return arrays, in order."""
+    for node in program.graph.nodes:
+        arrays = any(isinstance(item, Tensor) for item in leaves_of(node.meta.get("value")))
+        if node.op.startswith("call") and arrays and _lies_in(str(node.meta[OWNER]), path):
+            yield node
+
+
+def _called(node: fx.Node, path: str) -> str:
+    """What a node calls; layers by their place in the module at `path`."""
+    if node.op == "call_module":
+        return str(node.target).removeprefix(f"{path}.")
+    return bare_name(node)
 
 
 def _by_node(plan: GatePlan) -> dict[str, list[Edit]]:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError
-from fxprune.torch.backend.derived import base_of, derived
+from fxprune.torch.backend.derived import base_of, derived, state_of
 from fxprune.torch.backend.module import forward_of
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.values import CONSTANT
@@ -79,7 +79,7 @@ def _with_arrays(forward: Callable[..., Any], graph: fx.Graph) -> Callable[..., 
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     kind = type(self)
     rows, reason = pack_graph(getattr(kind, GRAPH)), getattr(kind, REASON)
-    return _rebuilt, (base_of(kind), self.__dict__, rows, reason)
+    return _rebuilt, (base_of(kind), state_of(self), rows, reason)
 
 
 def _rebuilt(

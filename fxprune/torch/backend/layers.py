@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxprune.torch.backend import masked_forms
-from fxprune.torch.backend.derived import base_of, derived
+from fxprune.torch.backend.derived import base_of, derived, state_of
 from fxprune.torch.gates.module import Gates
 
 GATES = "_fxprune_gates"
@@ -81,7 +81,7 @@ def gate_layer(layer: nn.Module, edits: LayerEdits, gates: Gates) -> None:
     layer.__class__ = _subclass(type(layer), edits)
 
 
-def ungate(model: nn.Module) -> None:
+def ungate_modules(model: nn.Module) -> None:
     """Give back their own classes to all modules of a model that refer to gates."""
     for module in model.modules():
         if module.__dict__.pop(GATES, None) is not None:
@@ -126,16 +126,13 @@ def _with_parameters(
 ) -> nn.Module:
     """A layer of class `kind` with some other parameters, and else all that `layer` has."""
     twin = kind.__new__(kind)
-    twin.__dict__ = {
-        **layer.__dict__,
-        "_parameters": {**layer._parameters, **parameters},
-    }
+    twin.__dict__ = {**layer.__dict__, **parameters}  # found before those in `_parameters`
     return twin
 
 
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:
     kind = type(self)
-    return _rebuilt, (base_of(kind), getattr(kind, _EDITS)), self.__dict__
+    return _rebuilt, (base_of(kind), getattr(kind, _EDITS)), state_of(self)
 
 
 def _rebuilt(kind: type[nn.Module], edits: LayerEdits) -> nn.Module:

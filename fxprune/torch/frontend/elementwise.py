@@ -30,7 +30,7 @@ UNARY = """
     arcsin arccos arctan arcsinh arccosh arctanh
     erf erfc erfinv lgamma digamma polygamma mvlgamma i0
     logical_not invert bitwise_not isnan isinf isfinite isneginf isposinf isreal
-    zeros_like ones_like full_like zero fill
+    zeros_like ones_like full_like zero fill alpha_dropout feature_alpha_dropout
     angle real imag conj conj_physical
     special_airy_ai special_bessel_j0 special_bessel_j1 special_bessel_y0 special_bessel_y1
     special_digamma special_entr special_erf special_erfc special_erfcx special_erfinv special_exp2
@@ -51,7 +51,7 @@ SAME = """
     contiguous clone detach to float double half bfloat16 bool byte char short int long
     cfloat cdouble chalf type type_as cpu cuda requires_grad_ positive resolve_conj resolve_neg
     detach_copy alias_copy
-    dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout identity alias
+    dropout dropout1d dropout2d dropout3d identity alias
     torchvision.ops.stochastic_depth.stochastic_depth
 """
 """The same array, perhaps of another type."""

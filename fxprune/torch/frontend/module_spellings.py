@@ -58,6 +58,7 @@ _SPATIAL_MODULES = """
 _ACTIVATION_MODULES = """
     ReLU ReLU6 Hardtanh ELU SELU CELU LeakyReLU GELU SiLU Mish Hardswish Hardsigmoid Sigmoid Tanh
     Softplus LogSigmoid Softsign Hardshrink Softshrink Tanhshrink Threshold RReLU
+    AlphaDropout FeatureAlphaDropout
 """
 
 

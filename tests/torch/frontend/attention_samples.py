@@ -87,7 +87,7 @@ ATTENTION = {
     ),
     "rotary positions": (
         lambda: Attention(lambda q, k, v: attend(_turned(q), _turned(k), v)),
-        "first:8 f.query/0:2 f.value/1:3 f.read:8 add+:1 add_1+:1",
+        "first:8 f.query/0:2 f.value/1:3 f.read:8",
     ),
     "no softmax": (lambda: Attention(_linear), HEADS),
 }

@@ -432,7 +432,7 @@ TENSORS = {
         "first:8",
         mid(8, 8, 1),
     ),
-    "zeros, then x added in place": (lambda m, x: m.last(_added(x)), "first:8 add_+:1"),
+    "zeros, then x added in place": (lambda m, x: m.last(_added(x)), "first:8"),
     # Outputs
     "a dict": (lambda m, x: {"a": m.last(x), "b": [m.mid(x)]}, "first:8", mid(8, 4, 1)),
     "a named tuple": (lambda m, x: Pair(m.last(x), m.mid(x)), "first:8", mid(8, 4, 1)),

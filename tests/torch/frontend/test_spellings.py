@@ -34,7 +34,7 @@ def test_spelling(body, expected, parts):
         with pytest.raises((fxprune.TraceError, fxprune.InputError), match=message):
             fxprune.prepare(model, x)
         return
-    gated = fxprune.prepare(model, x, target=1.0)
+    gated = fxprune.prepare(model, x, target=1.0, in_kind=False)
     groups = [group for group in fxprune.groups(gated) if not group.pin]
     assert " ".join(f"{group.name}:{group.size}" for group in groups) == expected
     assert_rewrite_equivalent(model, gated, inputs=[x])

@@ -6,7 +6,6 @@ a batch of two and compared with the original at other batches, and with the fol
 
 import copy
 import math
-import pickle
 from collections import OrderedDict, namedtuple
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -375,9 +374,9 @@ WRITES = {
         _writes_what_a_layer_makes,
         "first[0:3]:3 first[3:8]:5",
     ),
-    "parts are changed in place": (_changes_parts, "first[0:2]:2 first[2:5]:3 add_+:1"),
+    "parts are changed in place": (_changes_parts, "first[0:2]:2 first[2:5]:3"),
     "a part of a part is overwritten": (_writes_a_part_of_a_part, "first/1[0:2]:2 mid:5"),
-    "an array is filled in": (_fills_in, "first[0:2]:2 first[2:8]:6 add_+:1"),
+    "an array is filled in": (_fills_in, "first[0:2]:2 first[2:8]:6"),
     "a position is overwritten": (_writes_a_position, "mid:5"),
 }
 
@@ -468,12 +467,7 @@ def test_function_of_autograd_keeps_its_backward(known_sign, kind):
     model, random = network(_signs, kind=kind), torch.get_rng_state()
     gated = fxprune.prepare(model, X)
     assert torch.equal(torch.get_rng_state(), random)
-    copies = (
-        copy.deepcopy(gated),
-        pickle.loads(pickle.dumps(gated)),
-        fxprune.fold(gated, settle=False),
-    )
-    for module in (gated, *copies):
+    for module in (gated, copy.deepcopy(gated), fxprune.fold(gated, settle=False)):
         for name, parameter in model.named_parameters():
             pairs = (model, parameter), (module, module.get_parameter(name))
             expected, got = (torch.autograd.grad(net(X).sum(), p)[0] for net, p in pairs)

@@ -150,7 +150,7 @@ CHAIN = """
 
 
 def test_points_that_others_exceed_are_left_out():
-    assert str(analyse(graph_of(CHAIN)).costs.polynomials["peak"]) == "max(36 + 12*a, 24*a)"
+    assert str(analyse(graph_of(CHAIN)).costs.polynomials["peak"]) == "max(18 + 6*a, 12*a)"
 
 
 def test_views_are_the_array_that_they_show():

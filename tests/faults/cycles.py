@@ -73,7 +73,9 @@ def leaks(cycles: int, allowed_mb: int = 32) -> str:
     """
     for _ in range(WARM_UP):
         cycle()
-        before = held()  # here, because counting fills caches as well
+    held()  # counting fills caches as well
+    cycle()
+    before = held()
     for _ in range(cycles):
         cycle()
     after = held()

@@ -230,7 +230,7 @@ def keep_sets_of(draw, unifier, axes):
     }
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.data(), st.sampled_from((6, 12, 5, 1, 8)), st.integers(2, 4))
 def test_unified_axes_keep_the_same_positions(data, size, count):
     unifier = Unifier()
@@ -251,7 +251,7 @@ def assert_same_positions(unifier, left, right, kept):
     assert flags[0] == flags[1], f"{flags[0]} of {left} and {flags[1]} of {right}"
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from((6, 12, 5, 8)))
 def test_halves_of_a_split_axis_keep_what_the_axis_keeps(data, size):
     unifier = Unifier()

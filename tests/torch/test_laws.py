@@ -93,7 +93,7 @@ def plans(gated):
 # Gated and folded -----------------------------------------------------------------------------
 
 
-@examples(80)
+@examples(30)
 @given(drawn(), st.data())
 def test_gated_equals_folded(network, data):
     gated, folded = pruned(network, data)
@@ -107,7 +107,7 @@ def test_gated_equals_folded(network, data):
 def test_gated_equals_folded_around_every_kind_of_step(dims, kind):
     plain = "conv" if dims == 2 else "linear"
 
-    @examples(5)
+    @examples(4)
     @given(networks((kind, plain), dims=dims, max_nodes=3), st.data())
     def gated_equals_folded(network, data):
         gated, folded = pruned(network, data)
@@ -116,7 +116,7 @@ def test_gated_equals_folded_around_every_kind_of_step(dims, kind):
     gated_equals_folded()
 
 
-@examples(40)
+@examples(15)
 @given(drawn(RANDOM), st.data())
 def test_gated_equals_folded_while_training(network, data):
     gated, folded = pruned(network.train(), data)
@@ -129,7 +129,7 @@ def test_gated_equals_folded_while_training(network, data):
     assert_same_state(expected, got, rtol=1e-10)
 
 
-@examples(24)
+@examples(10)
 @given(drawn(OVERWRITING), st.data())
 def test_gated_and_folded_have_the_same_gradients(network, data):
     gated, folded = pruned(network.train(), data)
@@ -143,7 +143,7 @@ def test_gated_and_folded_have_the_same_gradients(network, data):
             assert difference < 1e-10, f"the gradient of {name} differs by {difference:.3g}"
 
 
-@examples(30)
+@examples(12)
 @given(drawn(RANDOM))
 def test_open_gates_that_look_at_samples_change_nothing(network):
     gated = fxprune.prepare(network, network.inputs, target=1.0, method="consensus").eval()
@@ -151,7 +151,7 @@ def test_open_gates_that_look_at_samples_change_nothing(network):
         assert_rewrite_equivalent(network.eval(), gated, inputs=network.inputs, rtol=0.0)
 
 
-@examples(24)
+@examples(10)
 @given(drawn(OVERWRITING), st.data())
 def test_shrinking_changes_neither_function_nor_training(network, data):
     gated = prepared(network.train())
@@ -205,7 +205,7 @@ def gradients_as_weights(gated):
     return dict(fxprune.fold(carrier).named_parameters())
 
 
-@examples(24)
+@examples(10)
 @given(drawn(), st.data())
 def test_folding_keeps_bits_of_what_it_keeps(network, data):
     _, folded = pruned(network, data)
@@ -218,7 +218,7 @@ def test_folding_keeps_bits_of_what_it_keeps(network, data):
 # Everything open ------------------------------------------------------------------------------
 
 
-@examples(40)
+@examples(15)
 @given(drawn(), st.booleans())
 def test_open_gates_change_no_bit(network, training):
     outputs = []
@@ -230,7 +230,7 @@ def test_open_gates_change_no_bit(network, training):
     assert_close("output", *outputs, rtol=0.0)
 
 
-@examples(24)
+@examples(10)
 @given(drawn())
 def test_open_keep_set_plans_nothing_and_folds_to_the_same_bits(network):
     gated = prepared(network)
@@ -242,7 +242,7 @@ def test_open_keep_set_plans_nothing_and_folds_to_the_same_bits(network):
     assert_same_state(network.state_dict(), folded.state_dict())
 
 
-@examples(24)
+@examples(10)
 @given(drawn())
 def test_gated_has_the_keys_of_the_model_in_order_then_those_of_the_gates(network):
     keys = list(prepared(network).state_dict())
@@ -255,14 +255,14 @@ def test_gated_has_the_keys_of_the_model_in_order_then_those_of_the_gates(networ
 # Costs ----------------------------------------------------------------------------------------
 
 
-@examples(40)
+@examples(15)
 @given(drawn(), st.data())
 def test_predicted_costs_are_counted_on_the_folded_model(network, data):
     gated, folded = pruned(network, data)
     assert_costs(folded, network.inputs, predicted_costs(gated))
 
 
-@examples(24)
+@examples(10)
 @given(drawn(), st.data())
 def test_predicted_costs_are_those_of_the_folded_model_read_anew(network, data):
     gated, folded = pruned(network, data)
@@ -270,7 +270,7 @@ def test_predicted_costs_are_those_of_the_folded_model_read_anew(network, data):
     assert predicted_costs(gated) == analysis.costs.at(analysis.costs.full)
 
 
-@examples(40)
+@examples(15)
 @given(drawn(), st.data())
 def test_costs_of_layers_add_up_and_are_those_of_the_folded_layers(network, data):
     gated, folded = pruned(network, data)
@@ -315,7 +315,7 @@ def test_widths_do_not_depend_on_what_folding_removes():
 # Folding again --------------------------------------------------------------------------------
 
 
-@examples(24)
+@examples(10)
 @given(drawn(), st.data())
 def test_folding_a_folded_model_changes_nothing(network, data):
     _, folded = pruned(network, data)
@@ -327,7 +327,7 @@ def test_folding_a_folded_model_changes_nothing(network, data):
     assert_rewrite_equivalent(folded, again, inputs=network.inputs, rtol=0.0)
 
 
-@examples(24)
+@examples(10)
 @given(drawn(), st.data())
 def test_folding_in_two_steps_equals_folding_once(network, data):
     gated = prepared(network)
@@ -350,7 +350,7 @@ def test_folding_in_two_steps_equals_folding_once(network, data):
 # Targets --------------------------------------------------------------------------------------
 
 
-@examples(40)
+@examples(15)
 @given(drawn(OVERWRITING), st.data())
 def test_fold_meets_the_target_wherever_the_training_ends(network, data):
     """And while it lasts, positions close only when something was learned."""
@@ -390,7 +390,7 @@ STEPS = ("training", "evaluation", "nothing")
 # What stays as it is --------------------------------------------------------------------------
 
 
-@examples(24)
+@examples(10)
 @given(drawn(OVERWRITING), st.data(), st.booleans())
 def test_prepare_and_fold_leave_their_input_alone(network, data, training):
     network.train(training)
@@ -404,7 +404,7 @@ def test_prepare_and_fold_leave_their_input_alone(network, data, training):
         folded.train()(*network.inputs).sum().backward()
 
 
-@examples(24)
+@examples(10)
 @given(drawn(), st.data())
 def test_same_plan_twice(network, data):
     gated, folded = pruned(network, data)
@@ -415,7 +415,7 @@ def test_same_plan_twice(network, data):
     assert_same_state(folded.state_dict(), fxprune.fold(gated).state_dict())
 
 
-@examples(16)
+@examples(8)
 @given(drawn(), st.data())
 def test_copies_compute_the_same(network, data):
     gated, folded = pruned(network, data)
@@ -426,7 +426,7 @@ def test_copies_compute_the_same(network, data):
 # Verdicts -------------------------------------------------------------------------------------
 
 
-@examples(24)
+@examples(10)
 @given(drawn(RANDOM), st.data())
 def test_another_weight_that_matters_is_told(network, data):
     gated, folded = pruned(network.eval(), data)

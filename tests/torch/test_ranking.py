@@ -110,7 +110,7 @@ def check_magnitude(network):
         assert torch.allclose(found[name], expected, rtol=1e-9), (name, found[name], expected)
 
 
-@examples(20)
+@examples(10)
 @given(drawn())
 def test_magnitude_is_the_norm_of_what_makes_a_position(network):
     check_magnitude(network)
@@ -163,7 +163,7 @@ def test_reference_finds_norms_along_the_other_axis(monkeypatch):
 # Laws -----------------------------------------------------------------------------------------
 
 
-@examples(20)
+@examples(10)
 @given(drawn(), st.data())
 def test_position_whose_makers_are_large_ranks_first(network, data):
     gated = prepared(network)
@@ -217,7 +217,7 @@ def check_even(gated, round_to):
         assert any(costs[key] > limits[key] * (1 - 1e-9) for key in limits), (name, found)
 
 
-@examples(20)
+@examples(10)
 @given(
     drawn(), st.sampled_from((1, 2)), st.floats(0.4, 0.9), st.sampled_from((0.0, 0.1, 1.0, -3.0))
 )

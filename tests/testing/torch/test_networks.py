@@ -137,7 +137,7 @@ def test_tracebacks_show_the_lines_of_a_network():
     assert "    x = self.second(F.relu(self.first(x)))" in text.splitlines()
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(drawn())
 def test_network_runs_without_being_filtered(network):
     (output,) = run(network, network.inputs)
@@ -146,7 +146,7 @@ def test_network_runs_without_being_filtered(network):
     assert not network.training
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(drawn(inputs=2))
 def test_source_is_the_network_bit_for_bit(network):
     copied = {}
@@ -183,7 +183,7 @@ def test_one_seed_draws_one_network():
     assert sources() == sources()
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(drawn())
 def test_weights_and_statistics_hide_nothing(network):
     for name, parameter in network.named_parameters():
@@ -194,7 +194,7 @@ def test_weights_and_statistics_hide_nothing(network):
 
 
 def test_nested_steps_are_of_the_kinds_asked_for_too():
-    @settings(max_examples=50)
+    @settings(max_examples=20)
     @given(networks(("residual", "activation")))
     def nothing_else(network):
         assert "BatchNorm" not in network.source()
@@ -205,24 +205,23 @@ def test_nested_steps_are_of_the_kinds_asked_for_too():
 
 def test_networks_cover_the_operator_table():
     missing = set(OPERATORS) - ONNX_ONLY
-    for dims in (2, "sequence"):
-        for name in OPS[dims]:
+    for dims, name in ((dims, name) for dims in (2, "sequence") for name in OPS[dims]):
 
-            @settings(
-                max_examples=30 if name in RARE else 6,
-                derandomize=True,
-                database=None,
-                phases=[Phase.generate],
-            )
-            @given(networks((name,), dims=dims, max_nodes=2))
-            def look(network):
-                if missing:
-                    missing.difference_update(
-                        node.op for node in read_model(network, network.inputs).ir.nodes
-                    )
+        @settings(
+            max_examples=30 if name in RARE else 6,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+        )
+        @given(networks((name,), dims=dims, max_nodes=2))
+        def look(network):
+            nodes = read_model(network, network.inputs).ir.nodes
+            missing.difference_update(node.op for node in nodes)
 
-            look()
-    assert not missing
+        look()
+        if not missing:
+            return
+    raise AssertionError(missing)
 
 
 # Keep-sets and inputs ------------------------------------------------------------------------
@@ -253,7 +252,7 @@ def test_keep_sets_are_never_empty():
     every_group_keeps_something()
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(drawn(inputs=2), st.data())
 def test_network_runs_on_the_inputs_drawn_for_it(network, data):
     batch = data.draw(inputs(network))

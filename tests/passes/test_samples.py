@@ -50,6 +50,28 @@ class Films(nn.Module):
         return self.second(self.first(x).view(-1, 4, 4).mean(1))
 
 
+class Averaged(nn.Module):
+    """The mean of samples has none; nor has a weight that an operator without a rule makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.columns = nn.Parameter(torch.randn(14, 4)), nn.Parameter(torch.randn(3, 4))
+
+    def forward(self, x):
+        return nn.functional.linear(x.mean(0), torch.cdist(self.rows, self.columns))
+
+
+class Added(nn.Module):
+    """A parameter for every sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Parameter(torch.randn(4, 3))
+
+    def forward(self, x):
+        return x + self.rows
+
+
 def costs_of(monkeypatch, model, x, batch=0):
     """All costs, with a batch for the stand-in."""
     monkeypatch.setattr(trace, "_BATCHES", (batch,) if batch else ())
@@ -72,6 +94,17 @@ def test_samples_behind_an_unknown_operator_are_found(joined, monkeypatch):
     first, *others = [costs_of(monkeypatch, model, x, batch) for batch in (7, 11, 13)]
     assert others == [first, first]
     assert first["macs"] == 6 * (3 * 4 + 5 * 4)
+
+
+def test_what_has_lost_its_samples_counts_whole(monkeypatch):
+    costs = costs_of(monkeypatch, Averaged(), torch.randn(2, 21, 3), 7)
+    assert costs["macs"] == 21 * 3 * 14
+    assert costs["memory"] == 21 * 3 + 14 * 3 + 21 * 14
+
+
+def test_parameters_count_whole(monkeypatch):
+    costs = costs_of(monkeypatch, Added(), torch.randn(4, 3))
+    assert (costs["params"], costs["memory"]) == (4 * 3, 3)
 
 
 def test_what_a_cut_batch_costs_is_divided(monkeypatch):

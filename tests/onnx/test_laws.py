@@ -3,6 +3,7 @@
 import inspect
 import itertools
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ import fxprune
 from fxprune.onnx import prune as onnx_pruning
 from fxprune.onnx import verify as onnx_verification
 from fxprune.onnx.choose import plan_of
+from fxprune.onnx.frontend import sizes
 from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.onnx.frontend.program import read_onnx
 from fxprune.onnx.frontend.session import session_of
@@ -158,6 +160,21 @@ def test_folding_keeps_bits_of_what_it_keeps(model, data):
 @given(drawn(), st.data())
 def test_predicted_costs_are_counted_on_the_folded_file(model, data):
     check_costs(model, pruned(model, data))
+
+
+@examples(8)
+@given(drawn())
+def test_costs_do_not_depend_on_the_batch_of_the_example(model):
+    assert costs_with_a_batch_of(37, model) == costs_with_a_batch_of(41, model)
+
+
+def costs_with_a_batch_of(size, model):
+    with (
+        mock.patch.dict(sizes._USUAL, batch=size),
+        mock.patch.dict(sizes._CANDIDATES, batch=(size,)),
+    ):
+        costs = fxprune.inspect_onnx(model.proto).costs
+    return {name: str(cost) for name, cost in costs.polynomials.items()}
 
 
 # Folding again --------------------------------------------------------------------------------

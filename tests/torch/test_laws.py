@@ -3,6 +3,7 @@
 import copy
 import logging
 from contextlib import contextmanager
+from unittest import mock
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from fxprune.testing import (
     networks,
 )
 from fxprune.testing.torch.rounding import converted
+from fxprune.torch.frontend import trace
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.gates.module import PREFIX
 from fxprune.torch.record import gates_of, record_of
@@ -283,6 +285,19 @@ def test_costs_of_layers_add_up_and_are_those_of_the_folded_layers(network, data
         assert total == sum(getattr(layer, f"{cost}_before") for layer in anew)
     kept = [layer.width_after for layer in before if layer.macs_after]
     assert kept == [layer.width_before for layer in anew if layer.macs_before]
+
+
+@examples(10)
+@given(drawn())
+def test_costs_do_not_depend_on_the_batch_of_the_example(network):
+    assert costs_with_a_batch_of(37, network) == costs_with_a_batch_of(41, network)
+
+
+def costs_with_a_batch_of(size, network):
+    with mock.patch.object(trace, "_BATCHES", (size,)):
+        graph = read_model(network, network.inputs).ir
+    assert graph.batch == size
+    return {name: str(cost) for name, cost in analyse(graph).costs.polynomials.items()}
 
 
 class Scores(nn.Module):

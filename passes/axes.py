@@ -7,7 +7,7 @@
 `Unifier` solves equations between axes. Binding a space to something refines it, cutting a space
 turns it into a Sum. A pin says that a space may not change, and why; pinning is always sound, so
 whatever cannot be expressed is pinned. Products drop factors of one position and sums drop empty
-parts, so equal axes have equal terms.
+parts, so axes that differ in those alone have equal terms.
 """
 
 import math

@@ -210,6 +210,8 @@ def recurrent(state: Inference, node: Node) -> OutputTypes:
         layer_input = concat(*(hidden,) * directions)
     for initial in rest[:states]:
         state.unify(initial[-1], hidden, node)
+        if len(sequence) == 3:  # else no batch
+            state.unify(initial[1], sequence[1 - time], node)
         state.pin(initial[0], f"layers of {node.place}")
     return ((*sequence[:-1], layer_input), *((*initial,) for initial in rest[:states]))
 
@@ -253,7 +255,8 @@ def recurrent_cell(state: Inference, node: Node) -> OutputTypes:
     hidden = rest[0][-1]
     _cell(state, node, step, hidden, 1 + states, len(rest) - states)
     for initial in rest[:states]:
-        state.unify(initial[-1], hidden, node)
+        for axis, other in zip(initial, (*step[:-1], hidden), strict=True):
+            state.unify(axis, other, node)
     return ((*step[:-1], hidden),) * len(node.outputs)
 
 

@@ -7,9 +7,10 @@ Costs are polynomials in the numbers of kept positions of groups and in branches
     memory  elements of all arrays computed in evaluation, copies aside, per sample
     flops   macs, one per output element of a convolution with a bias, and what norms and average
             pools take: the convention of thop and AutoBot (arXiv 2111.09635), per sample
-    peak    elements of all arrays that are alive at one time, at most: see `peak.py`
+    peak    elements of all arrays that are alive at one time, at most, per sample: see `peak.py`
 
-They are exact for every keep-set, and differentiable where the sizes are.
+Per sample means: of a run with one sample (`samples.py`). They are exact for every keep-set, and
+differentiable where the sizes are.
 """
 
 import itertools
@@ -26,6 +27,7 @@ from fxprune.passes.groups import Group
 from fxprune.passes.kinds import COPIES, FLOPS
 from fxprune.passes.peak import enclosing_branches, peak_points
 from fxprune.passes.polynomials import Maximum, Monomials, Sizes, add_to, polynomial, times
+from fxprune.passes.samples import one_sample
 
 COSTS = ("macs", "params", "memory", "flops", "peak")
 """The names of the costs, as in a target."""
@@ -60,10 +62,13 @@ def cost_polynomials(
     """The costs of a model, or of what lies inside the module called `inside`.
 
     Requires: `types`, `groups` and `branches` found on `graph`.
-    Ensures: with every size full, macs is the sum over contractions of the product of their sizes.
+    Ensures: with every size full, macs is the sum over contractions of the product of their sizes
+    with one sample.
     """
     groups, branches = tuple(groups), tuple(branches)
-    sizes = Sizes({g.space: g.name for g in groups if not g.pin})
+    names = {g.space: g.name for g in groups if not g.pin}
+    single = one_sample(graph, types)
+    sizes, whole = Sizes(names, single.sizes), Sizes(names)
     guards = enclosing_branches(branches)
     served = graph.served()
     if inside:
@@ -72,7 +77,8 @@ def cost_polynomials(
     totals: dict[str, Monomials] = {name: {} for name in COSTS}
 
     def add(cost: str, axes: tuple[Axis, ...], guard: tuple[str, ...], factor: int = 1) -> None:
-        add_to(totals[cost], times({tuple(sorted(guard)): 1}, sizes.of(*axes)), factor)
+        count = whole if cost == "params" else sizes
+        add_to(totals[cost], times({tuple(sorted(guard)): 1}, count.of(*axes)), factor)
 
     for contraction in types.contractions:
         if contraction.node in served:
@@ -94,11 +100,11 @@ def cost_polynomials(
                 add("params", axes or (), shared, sign * plain)
     full = {g.name: g.size for g in groups if not g.pin} | {b.name: 1 for b in branches}
     found: dict[str, Cost] = {
-        name: polynomial(total, 1 if name == "params" else graph.batch)
+        name: polynomial(total, 1 if name == "params" else single.divisor)
         for name, total in totals.items()
     }
     points = peak_points(graph, types, sizes, branches, served)
-    found["peak"] = Maximum(tuple(polynomial(point, graph.batch) for point in points))
+    found["peak"] = Maximum(tuple(polynomial(point, single.divisor) for point in points))
     return Costs(found, full)
 
 

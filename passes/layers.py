@@ -14,6 +14,7 @@ from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import ONE, Axis, Space, evaluate, spaces
 from fxprune.passes.cost import homes_of
 from fxprune.passes.kinds import CONVOLUTIONS
+from fxprune.passes.samples import one_sample
 
 UNREAD = "unread"
 """Stands for the operator of parameters that nothing reads."""
@@ -100,19 +101,20 @@ class _Figures:
         self._kept = {g.space: sizes[g.name] for g in analysis.groups if g.name in sizes}
         self._axes = analysis.types.axes
         self._positional = analysis.types.positional
-        self._batch = analysis.graph.batch
+        self._single = one_sample(analysis.graph, analysis.types)
         self._users = analysis.graph.users()
         self._products: dict[str, int] = {}
         running = analysis.graph.served() - self.removed
         for contraction in analysis.types.contractions:
             if contraction.node in running:
-                number = math.prod(map(self._size, contraction.axes))
+                number = math.prod(int(evaluate(a, self._size_alone)) for a in contraction.axes)
                 self._products[contraction.node] = self._products.get(contraction.node, 0) + number
 
     def macs(self, nodes: Iterable[Node]) -> Iterator[int]:
         """Multiply-accumulates per sample, rounded so that their sum is that of the model."""
         totals = accumulate((self._products.get(node.name, 0) for node in nodes), initial=0)
-        return (high - low for low, high in pairwise(total // self._batch for total in totals))
+        divisor = self._single.divisor
+        return (high - low for low, high in pairwise(total // divisor for total in totals))
 
     def params(self, parameters: Iterable[Value]) -> int:
         """The elements of those parameters that something reads, or that nothing ever read."""
@@ -143,6 +145,9 @@ class _Figures:
 
     def _size(self, axis: Axis) -> int:
         return int(evaluate(axis, self._size_of))
+
+    def _size_alone(self, space: Space) -> int:
+        return self._single.sizes.get(space, self._size_of(space))
 
     def _size_of(self, space: Space) -> int:
         return self._kept.get(space, space.size)

@@ -53,10 +53,16 @@ class Maximum:
 
 
 class Sizes:
-    """Expands sizes of axes into monomials; spaces without a name are constants."""
+    """Expands sizes of axes into monomials; spaces without a name are constants.
 
-    def __init__(self, names: Mapping[Space, str]) -> None:
+    Those in `constants` have the sizes given there, all others their own.
+    """
+
+    def __init__(
+        self, names: Mapping[Space, str], constants: Mapping[Space, int] | None = None
+    ) -> None:
         self._names = names
+        self._constants = constants or {}
         self._known: dict[Axis, Monomials] = {}
 
     def of(self, *axes: Axis) -> Monomials:
@@ -69,7 +75,9 @@ class Sizes:
         return result
 
     def _of_space(self, space: Space) -> Monomials:
-        return {(self._names[space],): 1} if space in self._names else {(): space.size}
+        if space in self._names:
+            return {(self._names[space],): 1}
+        return {(): self._constants.get(space, space.size)}
 
 
 def _product(factors: Iterable[Monomials]) -> Monomials:

@@ -14,17 +14,23 @@ from tests.coverage.zoo import FAMILIES, names_of
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 ANALYSED = """
-    torchvision:squeezenet1_1 torchvision:shufflenet_v2_x0_5 torchvision:mc3_18 timm:test_byobnet
-    timm:test_nfnet timm:test_vit timm:test_convnext timm:test_efficientnet transformers:bert
-    transformers:deberta_v2 transformers:gpt2 transformers:llama transformers:gemma2
-    transformers:mamba transformers:t5 transformers:swin transformers:segformer
-    transformers:wav2vec2 transformers:whisper transformers:clip
+    torchvision:squeezenet1_1 torchvision:shufflenet_v2_x0_5 timm:test_byobnet timm:test_nfnet
+    timm:test_vit timm:test_convnext timm:test_efficientnet transformers:bert
+    transformers:deberta_v2 transformers:gpt2 transformers:llama transformers:mamba
+    transformers:segformer transformers:wav2vec2 transformers:clip
 """
+ALSO = """
+    torchvision:mc3_18 transformers:gemma2 transformers:t5 transformers:swin transformers:whisper
+"""
+"""Those of which a quicker one has the same parts."""
 EMBEDDED = {"transformers:clip": 0.7, "transformers:gpt_neo": 0.9}  # tables are part of the output
 TRANSFORMER_LIKE = ("transformers:", "timm:test_vit")
 
 
-@pytest.mark.parametrize("model", ANALYSED.split())
+@pytest.mark.parametrize(
+    "model",
+    [*ANALYSED.split(), *(pytest.param(name, marks=pytest.mark.slow) for name in ALSO.split())],
+)
 def test_model_is_handled_exactly_and_far(model):
     row = command.measure(model, "fxprune", onnx=False)
     assert row["outcome"] == "ok", row

@@ -214,9 +214,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}: save makes {WEIGHTS} in a folder")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, tensors = _read_whole(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from error
     if "fxprune" not in metadata:
@@ -230,6 +228,29 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} has a format that this fxprune does not know: update fxprune"
         )
     return description, tensors
+
+
+def _read_whole(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of one file, while others may put another in its place.
+
+    safetensors opens a path twice: once for the header, once for the numbers.
+    """
+    while True:
+        before = _identity(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                if _identity(path) == before:
+                    names = list(file.keys())
+                    return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
+        except (SafetensorError, OSError, ValueError, RuntimeError):
+            if _identity(path) == before:
+                raise
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """What changes when another file takes the place of this one."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _numbers(description: Mapping[str, Any], name: str) -> dict[str, float]:

@@ -5,6 +5,7 @@ import resource
 import signal
 
 import pytest
+import torch
 
 import fxprune
 from tests.faults.kills import X, build, check_saved, is_one_of_them, versions
@@ -61,6 +62,27 @@ def test_read_only_folder_is_named(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(fxprune.InputError, match="ermission"):
         fxprune.save(versions()[0], tmp_path / "saved")
+
+
+def test_load_reads_one_file_when_another_takes_its_place_meanwhile(tmp_path, monkeypatch):
+    """safetensors opens a path once for the header and once for the numbers."""
+    for index, version in enumerate(versions()):
+        fxprune.save(version, tmp_path / str(index))
+    path = tmp_path / "0" / "model.safetensors"
+    swaps = iter([tmp_path / "1" / "model.safetensors"])
+
+    class Storage(torch.UntypedStorage):
+        @classmethod
+        def from_file(cls, *args, **kwargs):
+            for other in swaps:
+                os.replace(other, path)
+            return storage.from_file(*args, **kwargs)
+
+    storage = torch.UntypedStorage
+    monkeypatch.setattr(torch, "UntypedStorage", Storage)
+    loaded = fxprune.load(tmp_path / "0", build()).eval()
+    assert next(swaps, None) is None
+    assert torch.equal(loaded(X), versions()[1](X))
 
 
 def save_often(folder, index):

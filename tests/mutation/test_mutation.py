@@ -31,7 +31,7 @@ def test_sabotage_is_noticed(name):
 
 
 def test_harmless_change_is_not_noticed():
-    assert killer_of(HARMLESS, near(HARMLESS)) == ""
+    assert killer_of(HARMLESS, ["onnx Conv", "tests/passes/test_fold.py"]) == ""
 
 
 @pytest.mark.slow

@@ -316,17 +316,17 @@ CASES = {
             f" a.c[1, 2, 3], a.wi[12, 5], a.wh[12, 3], a.bi[12], a.bh[12]) {LSTM}",
             """
             a.x: a:2 7! b:5
-            a.h: 1! c:2 d:3
-            a.c: 1! e:2 d:3
-            a.wi: (f:4 x d:3) b:5
-            a.wh: (g:4 x d:3) d:3
-            a.bi: (h:4 x d:3)
-            a.bh: (i:4 x d:3)
-            y: a:2 7! d:3
-            h: 1! c:2 d:3
-            c: 1! e:2 d:3
+            a.h: 1! a:2 c:3
+            a.c: 1! a:2 c:3
+            a.wi: (d:4 x c:3) b:5
+            a.wh: (e:4 x c:3) c:3
+            a.bi: (f:4 x c:3)
+            a.bh: (g:4 x c:3)
+            y: a:2 7! c:3
+            h: 1! a:2 c:3
+            c: 1! a:2 c:3
             y reads 3:1 b:5 (contract)
-            y reads 4:1 d:3 (contract)
+            y reads 4:1 c:3 (contract)
             """,
             [
                 "walked through by y (recurrent)",
@@ -342,25 +342,25 @@ CASES = {
             f" {GRU}",
             """
             a.x: 7! a:2 b:4
-            a.h: 4! c:2 d:3
-            a.wi: (e:3 x d:3) b:4
-            a.wh: (f:3 x d:3) d:3
-            b.wi: (g:3 x d:3) b:4
-            b.wh: (h:3 x d:3) d:3
-            c.wi: (i:3 x d:3) (d:3 + d:3)
-            c.wh: (j:3 x d:3) d:3
-            d.wi: (k:3 x d:3) (d:3 + d:3)
-            d.wh: (l:3 x d:3) d:3
-            y: 7! a:2 (d:3 + d:3)
-            h: 4! c:2 d:3
+            a.h: 4! a:2 c:3
+            a.wi: (d:3 x c:3) b:4
+            a.wh: (e:3 x c:3) c:3
+            b.wi: (f:3 x c:3) b:4
+            b.wh: (g:3 x c:3) c:3
+            c.wi: (h:3 x c:3) (c:3 + c:3)
+            c.wh: (i:3 x c:3) c:3
+            d.wi: (j:3 x c:3) (c:3 + c:3)
+            d.wh: (k:3 x c:3) c:3
+            y: 7! a:2 (c:3 + c:3)
+            h: 4! a:2 c:3
             y reads 2:1 b:4 (contract)
-            y reads 3:1 d:3 (contract)
+            y reads 3:1 c:3 (contract)
             y reads 4:1 b:4 (contract)
-            y reads 5:1 d:3 (contract)
-            y reads 6:1 (d:3 + d:3) (contract)
-            y reads 7:1 d:3 (contract)
-            y reads 8:1 (d:3 + d:3) (contract)
-            y reads 9:1 d:3 (contract)
+            y reads 5:1 c:3 (contract)
+            y reads 6:1 (c:3 + c:3) (contract)
+            y reads 7:1 c:3 (contract)
+            y reads 8:1 (c:3 + c:3) (contract)
+            y reads 9:1 c:3 (contract)
             """,
             [
                 "walked through by y (recurrent)",
@@ -432,16 +432,16 @@ CASES = {
             " a.wh[12, 3], a.bi[12], a.bh[12]) {'gates': 4, 'states': 2}",
             """
             a.x: a:2 b:5
-            a.h: c:2 d:3
-            a.c: e:2 d:3
-            a.wi: (f:4 x d:3) b:5
-            a.wh: (g:4 x d:3) d:3
-            a.bi: (h:4 x d:3)
-            a.bh: (i:4 x d:3)
-            h: a:2 d:3
-            c: a:2 d:3
+            a.h: a:2 c:3
+            a.c: a:2 c:3
+            a.wi: (d:4 x c:3) b:5
+            a.wh: (e:4 x c:3) c:3
+            a.bi: (f:4 x c:3)
+            a.bh: (g:4 x c:3)
+            h: a:2 c:3
+            c: a:2 c:3
             h reads 3:1 b:5 (contract)
-            h reads 4:1 d:3 (contract)
+            h reads 4:1 c:3 (contract)
             """,
             ["gates of h (recurrent_cell)"],
             [(2, 12, 5), (2, 12, 3)],
@@ -452,12 +452,12 @@ CASES = {
             " {'gates': 1, 'states': 1}",
             """
             a.x: a:2 b:5
-            a.h: c:2 d:3
-            a.wi: d:3 b:5
-            a.wh: d:3 d:3
-            h: a:2 d:3
+            a.h: a:2 c:3
+            a.wi: c:3 b:5
+            a.wh: c:3 c:3
+            h: a:2 c:3
             h reads 2:1 b:5 (contract)
-            h reads 3:1 d:3 (contract)
+            h reads 3:1 c:3 (contract)
             """,
             [],
             [(2, 3, 5), (2, 3, 3)],

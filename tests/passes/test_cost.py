@@ -19,12 +19,12 @@ from tests.vision import torchvision
 def test_costs_are_polynomials_of_group_sizes_and_branches():
     found = {name: str(p) for name, p in example().costs.polynomials.items()}
     assert found == {
-        "macs": "2232*a + 144*a*b*d+ + 72*a*e + 288*e",
+        "macs": "1116*a + 72*a*b*d+ + 36*a*e + 144*e",
         "params": "172*a + 2*a*b*d+ + 2*b*d+ + 1*a*e + 144*e",
-        "memory": "216*a + 144*b*d+ + 144*a*d+ + 216*e + 8",
-        "flops": "2304*a + 144*a*b*d+ + 72*a*e + 288*e + 144*b*d+",
-        "peak": "max(216 + 72*a, 72*a + 144*b*d+, 72*a + 72*b*d+ + 72*a*d+, 72*a + 144*a*d+, "
-        "72*a + 72*a*d+ + 72*e, 144*a + 144*e, 72*a + 72*e + 8)",
+        "memory": "108*a + 72*b*d+ + 72*a*d+ + 108*e + 4",
+        "flops": "1152*a + 72*a*b*d+ + 36*a*e + 144*e + 72*b*d+",
+        "peak": "max(108 + 36*a, 36*a + 72*b*d+, 36*a + 36*b*d+ + 36*a*d+, 36*a + 72*a*d+, "
+        "36*a + 36*a*d+ + 36*e, 72*a + 72*e, 36*a + 36*e + 4)",
     }
 
 
@@ -135,7 +135,7 @@ def test_what_only_training_runs_costs_parameters_alone():
     analysis = example()
     graph = replace(analysis.graph, results=analysis.graph.nodes[0].outputs)
     costs = cost_polynomials(graph, analysis.types, analysis.groups, analysis.branches)
-    assert str(costs.polynomials["macs"]) == "1944*a"
+    assert str(costs.polynomials["macs"]) == "972*a"
     assert str(costs.polynomials["params"]) == str(analysis.costs.polynomials["params"])
 
 

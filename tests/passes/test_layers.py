@@ -89,14 +89,27 @@ def test_parameters_that_nothing_reads_are_layers_of_their_own():
     check_sums(analysis, {})
 
 
-def test_macs_are_rounded_as_those_of_the_model_are():
+def test_macs_of_weights_alone_count_whole():
     weights_alone = """
         w[3, 5] = linear(v.weight[3, 4], u.weight[5, 4])
         s[5] = sum(w) {'dims': (0,), 'keepdim': False}
         y[2, 5] = linear(x[2, 3], p.weight[5, 3], s)
     """
     analysis = analyse(graph_of(weights_alone))
-    assert [layer.macs_before for layer in layers_of(analysis, {})] == [30, 15]
+    assert [layer.macs_before for layer in layers_of(analysis, {})] == [60, 15]
+    check_sums(analysis, {})
+
+
+def test_macs_of_a_cut_batch_are_rounded_as_those_of_the_model_are():
+    films = """
+        a[4, 3] = linear(x[4, 3], a.weight[3, 3])
+        f[2, 2, 3] = reshape(a)
+        m[2, 3] = sum(f) {'dims': (1,), 'keepdim': False}
+        b[2, 3] = linear(m, b.weight[3, 3])
+        y[2, 5] = linear(b, y.weight[5, 3])
+    """
+    analysis = analyse(graph_of(films, batch=4))
+    assert [layer.macs_before for layer in layers_of(analysis, {})] == [9, 4, 8]
     check_sums(analysis, {})
 
 

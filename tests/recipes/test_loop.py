@@ -199,7 +199,13 @@ def check_compiled(method: str, backend: str, steps: int) -> None:
     assert_same_gates(eager, compiled, rtol=1e-3)
 
 
-@pytest.mark.parametrize("method", SETTINGS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        m if m in ("static", "autobot") else pytest.param(m, marks=pytest.mark.slow)
+        for m in SETTINGS
+    ],
+)
 def test_compiled_training_has_the_keep_set_of_eager_training(method, compiler):
     check_compiled(method, "aot_eager", 10)
     phases = 3 if method.startswith("autobot") else 2  # soft, rounded; without gradients of gates

@@ -52,6 +52,7 @@ def test_training_goes_on_bit_by_bit(method, tmp_path):
     assert_same_bits(straight(method), resume(method, tmp_path / "middle.pt"))
 
 
+@pytest.mark.slow
 @one_thread()
 def test_training_goes_on_bit_by_bit_in_another_process(tmp_path):
     for index, method in enumerate(SETTINGS):

@@ -3,6 +3,7 @@
 import copy
 import logging
 from contextlib import contextmanager
+from unittest import mock
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from fxprune.testing import (
     networks,
 )
 from fxprune.testing.torch.rounding import converted
+from fxprune.torch.frontend import trace
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.gates.module import PREFIX
 from fxprune.torch.record import gates_of, record_of
@@ -94,7 +96,7 @@ def plans(gated):
 # Gated and folded -----------------------------------------------------------------------------
 
 
-@examples(80)
+@examples(30)
 @given(drawn(), st.data())
 def test_gated_equals_folded(network, data):
     gated, folded = pruned(network, data)
@@ -108,7 +110,7 @@ def test_gated_equals_folded(network, data):
 def test_gated_equals_folded_around_every_kind_of_step(dims, kind):
     plain = "conv" if dims == 2 else "linear"
 
-    @examples(5)
+    @examples(4)
     @given(networks((kind, plain), dims=dims, max_nodes=3), st.data())
     def gated_equals_folded(network, data):
         gated, folded = pruned(network, data)
@@ -117,7 +119,7 @@ def test_gated_equals_folded_around_every_kind_of_step(dims, kind):
     gated_equals_folded()
 
 
-@examples(40)
+@examples(15)
 @given(drawn(RANDOM), st.data())
 def test_gated_equals_folded_while_training(network, data):
     gated, folded = pruned(network.train(), data)
@@ -130,7 +132,7 @@ def test_gated_equals_folded_while_training(network, data):
     assert_same_state(expected, got, rtol=1e-10)
 
 
-@examples(24)
+@examples(10)
 @given(drawn(OVERWRITING), st.data())
 def test_gated_and_folded_have_the_same_gradients(network, data):
     gated, folded = pruned(network.train(), data)
@@ -144,7 +146,7 @@ def test_gated_and_folded_have_the_same_gradients(network, data):
             assert difference < 1e-10, f"the gradient of {name} differs by {difference:.3g}"
 
 
-@examples(30)
+@examples(12)
 @given(drawn(RANDOM))
 def test_open_gates_that_look_at_samples_change_nothing(network):
     gated = fxprune.prepare(network, network.inputs, target=1.0, method="consensus").eval()
@@ -152,7 +154,7 @@ def test_open_gates_that_look_at_samples_change_nothing(network):
         assert_rewrite_equivalent(network.eval(), gated, inputs=network.inputs, rtol=0.0)
 
 
-@examples(24)
+@examples(10)
 @given(drawn(OVERWRITING), st.data())
 def test_shrinking_changes_neither_function_nor_training(network, data):
     gated = prepared(network.train())
@@ -206,7 +208,7 @@ def gradients_as_weights(gated):
     return dict(fxprune.fold(carrier).named_parameters())
 
 
-@examples(24)
+@examples(10)
 @given(drawn(), st.data())
 def test_folding_keeps_bits_of_what_it_keeps(network, data):
     _, folded = pruned(network, data)
@@ -219,7 +221,7 @@ def test_folding_keeps_bits_of_what_it_keeps(network, data):
 # Everything open ------------------------------------------------------------------------------
 
 
-@examples(40)
+@examples(15)
 @given(drawn(), st.booleans())
 def test_open_gates_change_no_bit(network, training):
     outputs = []
@@ -231,7 +233,7 @@ def test_open_gates_change_no_bit(network, training):
     assert_close("output", *outputs, rtol=0.0)
 
 
-@examples(24)
+@examples(10)
 @given(drawn())
 def test_open_keep_set_plans_nothing_and_folds_to_the_same_bits(network):
     gated = prepared(network)
@@ -243,7 +245,7 @@ def test_open_keep_set_plans_nothing_and_folds_to_the_same_bits(network):
     assert_same_state(network.state_dict(), folded.state_dict())
 
 
-@examples(24)
+@examples(10)
 @given(drawn())
 def test_gated_has_the_keys_of_the_model_in_order_then_those_of_the_gates(network):
     keys = list(prepared(network).state_dict())
@@ -256,14 +258,14 @@ def test_gated_has_the_keys_of_the_model_in_order_then_those_of_the_gates(networ
 # Costs ----------------------------------------------------------------------------------------
 
 
-@examples(40)
+@examples(15)
 @given(drawn(), st.data())
 def test_predicted_costs_are_counted_on_the_folded_model(network, data):
     gated, folded = pruned(network, data)
     assert_costs(folded, network.inputs, predicted_costs(gated))
 
 
-@examples(24)
+@examples(10)
 @given(drawn(), st.data())
 def test_predicted_costs_are_those_of_the_folded_model_read_anew(network, data):
     gated, folded = pruned(network, data)
@@ -271,7 +273,7 @@ def test_predicted_costs_are_those_of_the_folded_model_read_anew(network, data):
     assert predicted_costs(gated) == analysis.costs.at(analysis.costs.full)
 
 
-@examples(40)
+@examples(15)
 @given(drawn(), st.data())
 def test_costs_of_layers_add_up_and_are_those_of_the_folded_layers(network, data):
     gated, folded = pruned(network, data)
@@ -284,6 +286,19 @@ def test_costs_of_layers_add_up_and_are_those_of_the_folded_layers(network, data
         assert total == sum(getattr(layer, f"{cost}_before") for layer in anew)
     kept = [layer.width_after for layer in before if layer.macs_after]
     assert kept == [layer.width_before for layer in anew if layer.macs_before]
+
+
+@examples(10)
+@given(drawn())
+def test_costs_do_not_depend_on_the_batch_of_the_example(network):
+    assert costs_with_a_batch_of(37, network) == costs_with_a_batch_of(41, network)
+
+
+def costs_with_a_batch_of(size, network):
+    with mock.patch.object(trace, "_BATCHES", (size,)):
+        graph = read_model(network, network.inputs).ir
+    assert graph.batch == size
+    return {name: str(cost) for name, cost in analyse(graph).costs.polynomials.items()}
 
 
 class Scores(nn.Module):
@@ -316,7 +331,7 @@ def test_widths_do_not_depend_on_what_folding_removes():
 # Folding again --------------------------------------------------------------------------------
 
 
-@examples(24)
+@examples(10)
 @given(drawn(), st.data())
 def test_folding_a_folded_model_changes_nothing(network, data):
     _, folded = pruned(network, data)
@@ -328,7 +343,7 @@ def test_folding_a_folded_model_changes_nothing(network, data):
     assert_rewrite_equivalent(folded, again, inputs=network.inputs, rtol=0.0)
 
 
-@examples(24)
+@examples(10)
 @given(drawn(), st.data())
 def test_folding_in_two_steps_equals_folding_once(network, data):
     gated = prepared(network)
@@ -351,7 +366,7 @@ def test_folding_in_two_steps_equals_folding_once(network, data):
 # Targets --------------------------------------------------------------------------------------
 
 
-@examples(40)
+@examples(15)
 @given(drawn(OVERWRITING), st.data())
 def test_fold_meets_the_target_wherever_the_training_ends(network, data):
     """And while it lasts, positions close only when something was learned."""
@@ -391,7 +406,7 @@ STEPS = ("training", "evaluation", "nothing")
 # What stays as it is --------------------------------------------------------------------------
 
 
-@examples(24)
+@examples(10)
 @given(drawn(OVERWRITING), st.data(), st.booleans())
 def test_prepare_and_fold_leave_their_input_alone(network, data, training):
     network.train(training)
@@ -405,7 +420,7 @@ def test_prepare_and_fold_leave_their_input_alone(network, data, training):
         folded.train()(*network.inputs).sum().backward()
 
 
-@examples(24)
+@examples(10)
 @given(drawn(), st.data())
 def test_same_plan_twice(network, data):
     gated, folded = pruned(network, data)
@@ -416,7 +431,7 @@ def test_same_plan_twice(network, data):
     assert_same_state(folded.state_dict(), fxprune.fold(gated).state_dict())
 
 
-@examples(16)
+@examples(8)
 @given(drawn(), st.data())
 def test_copies_compute_the_same(network, data):
     gated, folded = pruned(network, data)
@@ -427,7 +442,7 @@ def test_copies_compute_the_same(network, data):
 # Verdicts -------------------------------------------------------------------------------------
 
 
-@examples(24)
+@examples(10)
 @given(drawn(RANDOM), st.data())
 def test_another_weight_that_matters_is_told(network, data):
     gated, folded = pruned(network.eval(), data)

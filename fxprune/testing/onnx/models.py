@@ -100,7 +100,7 @@ _IMAGE_STEPS = MappingProxyType(
         "stretched": Kind(channels.stretched),
         "repeated": Kind(channels.repeated, _few),
         "fused_convolution": Kind(forms.fused_convolution),
-        "pooled_without_axes": Kind(forms.pooled_without_axes),
+        "pooled_without_axes": Kind(forms.pooled_without_axes, _several),
         "whole_numbers": Kind(forms.whole_numbers),
         "blurred": Kind(forms.blurred),
         "through_a_sequence": Kind(forms.through_a_sequence, since=11),

@@ -47,8 +47,8 @@ class Network(nn.Module):
     def of(cls, program: Program) -> "Network":
         """Run the source of a program."""
         text = program.source()
-        name = f"<network {hash(text) & 0xFFFFFFFF:08x}>"
         namespace: dict[str, Any] = {"__name__": "network"}
+        name = f"<network {id(namespace):x}>"  # no other has it while this one lives
         exec(compile(text, name, "exec"), namespace)
         network = namespace["network"]
         network.__class__ = type("Network", (namespace["Network"], cls), {})

@@ -21,6 +21,7 @@ from fxprune.passes.cost import homes_of, lies_in
 from fxprune.passes.operators import factor_of
 from fxprune.passes.peak import enclosing_branches
 from fxprune.passes.polynomials import Monomials, Polynomial, Sizes, polynomial, times
+from fxprune.passes.samples import one_sample
 from fxprune.torch.budget.latency_tables import (
     WIDTHS,
     Measured,
@@ -144,12 +145,14 @@ def predict(analysis: Analysis, measured: Measured) -> Latency:
         )
         table = measured.tables[node.source]
         layers.append(Layer(inputs, outputs, guards.get(node.name, ()), node.source, table))
-    return Latency(tuple(layers), _others(analysis, sizes, measured), measured)
+    return Latency(tuple(layers), _others(analysis, measured), measured)
 
 
-def _others(analysis: Analysis, sizes: Sizes, measured: Measured) -> dict[str, Polynomial]:
+def _others(analysis: Analysis, measured: Measured) -> dict[str, Polynomial]:
     """What all else takes, by module: a time per call, per element, and per product."""
     graph, types, rates = analysis.graph, analysis.types, measured.rates
+    single = one_sample(graph, types)
+    sizes = Sizes({g.space: g.name for g in analysis.free_groups}, single.sizes)
     guards, homes = enclosing_branches(analysis.branches), homes_of(graph)
     totals: dict[str, dict[tuple[str, ...], float]] = {}
 
@@ -164,11 +167,11 @@ def _others(analysis: Analysis, sizes: Sizes, measured: Measured) -> dict[str, P
         for value in node.outputs:
             rate = rates.per_normalised if factor_of(node.op) is not None else rates.per_element
             add(node.name, (), rates.per_call)
-            add(node.name, types.axes[value.name], rate / graph.batch)
+            add(node.name, types.axes[value.name], rate / single.divisor)
     alone = {node.name for node in nodes}
     for contraction in types.contractions:
         if contraction.node in alone:
-            add(contraction.node, contraction.axes, rates.per_product / graph.batch)
+            add(contraction.node, contraction.axes, rates.per_product / single.divisor)
     return {
         home: Polynomial(tuple((c, names) for names, c in total.items()))
         for home, total in totals.items()

@@ -79,6 +79,16 @@ def test_what_is_not_valid_is_not_written(model, tmp_path):
     assert (tmp_path / "m.onnx").read_text() == "the old one"
 
 
+def test_outputs_without_a_shape_stay_so(model, tmp_path):
+    model.graph.outputs[0].shape = None
+    path = save_onnx(model, tmp_path / "m.onnx")
+    (found,) = onnx.load(path).graph.output
+    assert not found.type.tensor_type.HasField("shape")
+    model.graph.node(-1).op_type = "Cat"
+    with pytest.raises(InternalError, match="Cat"):
+        save_onnx(model, tmp_path / "n.onnx")
+
+
 def test_places_that_cannot_hold_a_file_are_input_errors(model, tmp_path):
     with pytest.raises(InputError, match="there is no folder"):
         save_onnx(model, tmp_path / "missing" / "m.onnx")

@@ -1,5 +1,6 @@
 """Random networks are valid from the start, cover what they claim, print and shrink."""
 
+import gc
 import subprocess
 import sys
 import traceback
@@ -17,7 +18,7 @@ from fxprune.testing.torch.rounding import run
 from fxprune.torch.frontend.program import read_model
 from tests.torch.samples import ONNX_ONLY
 
-RARE = ("patches", "pixel_shuffle", "pixel_unshuffle")
+RARE = ("channel_shuffle", "patches", "pixel_shuffle", "pixel_unshuffle")
 SEARCH = settings(max_examples=50, derandomize=True, database=None)
 FIRST = settings(SEARCH, max_examples=1, phases=[Phase.generate])
 
@@ -134,10 +135,13 @@ def test_tracebacks_show_the_lines_of_a_network():
     with pytest.raises(RuntimeError) as error:
         network(torch.zeros(1, 5, 6, 6).double())
     text = "".join(traceback.format_exception(error.value))
+    first(networks())  # another of the same source comes and goes
+    gc.collect()
+    assert "".join(traceback.format_exception(error.value)) == text
     assert "    x = self.second(F.relu(self.first(x)))" in text.splitlines()
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(drawn())
 def test_network_runs_without_being_filtered(network):
     (output,) = run(network, network.inputs)
@@ -146,7 +150,7 @@ def test_network_runs_without_being_filtered(network):
     assert not network.training
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(drawn(inputs=2))
 def test_source_is_the_network_bit_for_bit(network):
     copied = {}
@@ -183,7 +187,7 @@ def test_one_seed_draws_one_network():
     assert sources() == sources()
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(drawn())
 def test_weights_and_statistics_hide_nothing(network):
     for name, parameter in network.named_parameters():
@@ -194,7 +198,7 @@ def test_weights_and_statistics_hide_nothing(network):
 
 
 def test_nested_steps_are_of_the_kinds_asked_for_too():
-    @settings(max_examples=50)
+    @settings(max_examples=20)
     @given(networks(("residual", "activation")))
     def nothing_else(network):
         assert "BatchNorm" not in network.source()
@@ -203,26 +207,27 @@ def test_nested_steps_are_of_the_kinds_asked_for_too():
     nothing_else()
 
 
+@pytest.mark.slow
 def test_networks_cover_the_operator_table():
     missing = set(OPERATORS) - ONNX_ONLY
-    for dims in (2, "sequence"):
-        for name in OPS[dims]:
+    kinds = [(dims, name) for dims in (2, "sequence") for name in OPS[dims]]
+    for dims, name in sorted(kinds, key=lambda kind: kind[1] in RARE):
 
-            @settings(
-                max_examples=30 if name in RARE else 6,
-                derandomize=True,
-                database=None,
-                phases=[Phase.generate],
-            )
-            @given(networks((name,), dims=dims, max_nodes=2))
-            def look(network):
-                if missing:
-                    missing.difference_update(
-                        node.op for node in read_model(network, network.inputs).ir.nodes
-                    )
+        @settings(
+            max_examples=30 if name in RARE else 6,
+            derandomize=True,
+            database=None,
+            phases=[Phase.generate],
+        )
+        @given(networks((name,), dims=dims, max_nodes=2))
+        def look(network):
+            nodes = read_model(network, network.inputs).ir.nodes
+            missing.difference_update(node.op for node in nodes)
 
-            look()
-    assert not missing
+        look()
+        if not missing:
+            return
+    raise AssertionError(missing)
 
 
 # Keep-sets and inputs ------------------------------------------------------------------------
@@ -253,7 +258,7 @@ def test_keep_sets_are_never_empty():
     every_group_keeps_something()
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(drawn(inputs=2), st.data())
 def test_network_runs_on_the_inputs_drawn_for_it(network, data):
     batch = data.draw(inputs(network))

@@ -37,10 +37,16 @@ def operands(kind: str, count: int) -> Iterator[Tensor]:
 
 
 def result_of(function, arrays, numbers):
-    """What a function returns as an array that can be compared, or None."""
+    """What a function returns as an array that can be compared, or None.
+
+    Raises:
+        TypeError: it does not take such arguments, whatever the arrays hold.
+    """
     try:
         torch.manual_seed(0)
         result = function(*(array.clone() for array in arrays), *numbers)
+    except TypeError:
+        raise
     except Exception:
         return None
     if not isinstance(result, Tensor) or result.shape != SHAPE or result.is_quantized:
@@ -73,17 +79,23 @@ def passes_experiments(function, kind, count, numbers):
     return True
 
 
+KINDS = ("float", "int", "bool")
 TRIALS = [
-    *itertools.product(("float", "int", "bool"), (1,), ((), (0.3,), (0.2, 0.7), (2,))),
-    *itertools.product(("float", "int", "bool"), (2,), ((), (0.3,))),
-    ("float", 3, ()),
-    ("bool", 3, ()),
+    *itertools.product((1,), ((), (0.3,), (0.2, 0.7), (2,))),
+    *itertools.product((2,), ((), (0.3,))),
+    (3, ()),
 ]
-"""Kinds of arrays, how many of them, and the numbers that follow them."""
+"""How many arrays, and the numbers that follow them."""
 
 
 def is_elementwise(function):
-    return any(passes_experiments(function, *trial) for trial in TRIALS)
+    for count, numbers in TRIALS:
+        try:
+            if any(passes_experiments(function, kind, count, numbers) for kind in KINDS):
+                return True
+        except TypeError:
+            continue  # arrays of other kinds are no better
+    return False
 
 
 def overridable():

@@ -27,7 +27,6 @@ def with_gates(whole: Whole, method: Method) -> nn.Module:
     gates.train(model.training).to(device_of(model))
     if isinstance(model, fx.GraphModule):
         model = insert_gates(model, whole.program, plan, gates)
-        gates.belong_to(model)
     else:
         gate(whole, plan, gates)
     if method.freezes_model:
@@ -62,6 +61,7 @@ def gated_graph_of(gated: nn.Module) -> TracedModule:
     gates, record = gated_record(gated)
     plan = _plan(record.analysis, gates.method)
     traced = insert_gates(without_gates(gated), record.program, plan, gates)
+    gates.belong_to(gated)
     attach(traced, record)
     return traced
 

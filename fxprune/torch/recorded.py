@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from fxprune.errors import FxpruneError
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.frontend.program import Program, read_model
@@ -21,7 +22,10 @@ def recorded(module: nn.Module) -> nn.Module:
         return module
     if is_gated(module):
         return gated_graph_of(module)
-    program, _ = recorded_program(module, record)
+    try:
+        program, _ = recorded_program(module, record)
+    except FxpruneError:
+        return module  # it has been changed, and fails
     traced = TracedModule(copy_module(module), program.graph, type(module).__name__)
     attach(traced, record)
     return traced

@@ -83,12 +83,11 @@ def test_own_code_takes_other_arguments_than_the_example():
 
 
 def test_generated_code_keeps_an_argument_that_the_trace_took_for_granted():
-    class Adds(TakesFlag):
+    class InItsCode(TakesFlag):
         def forward(self, x, double=False):
-            wide = self.a(x).sin()
-            return super().forward(x, double) + self.b(wide * wide.mean(1, keepdim=True))
+            return super().forward(x, double) * self.body[0](x).mean((1, 2, 3), keepdim=True)
 
-    gated = fxprune.prepare(Adds(), images(2))
+    gated = fxprune.prepare(InItsCode(), images(2))
     with pytest.raises(fxprune.InputError, match=r"traced with double=False.*example_inputs"):
         gated(images(2), double=True)
 

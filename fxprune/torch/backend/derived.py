@@ -7,6 +7,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 _MARK = "_fxprune_derived"
@@ -18,10 +19,10 @@ def derived(kind: type[nn.Module], **members: Any) -> type[nn.Module]:
         "__doc__": kind.__doc__,
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
-        "__deepcopy__": _deepcopy,
         _MARK: True,
     }
-    return type(kind.__name__, (kind,), {**own, **members})
+    copied = {} if is_derived(kind) else {"__deepcopy__": deepcopied}
+    return type(kind.__name__, (kind,), {**own, **copied, **members})
 
 
 def is_derived(kind: type) -> bool:
@@ -62,8 +63,14 @@ def _rebuilt(derive: Callable[..., Any], make: Callable[..., Any], arguments: An
     return module
 
 
-def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
+def deepcopied(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A copy of the same class."""
     clone = type(self).__new__(type(self))
     memo[id(self)] = clone
-    clone.__dict__ = copy.deepcopy(state_of(self), memo)
+    clone.__dict__ = {
+        name: value
+        if isinstance(value, torch.jit.ScriptFunction)  # torch cannot copy it
+        else copy.deepcopy(value, memo)
+        for name, value in state_of(self).items()
+    }
     return clone

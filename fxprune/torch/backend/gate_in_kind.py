@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from fxprune.passes.axes import Axis
 from fxprune.passes.gate import GateBranch, GatePlan, MaskedForm, MaskOperand
 from fxprune.torch.backend import masked_forms
-from fxprune.torch.backend.derived import base_of, derived, reducing
+from fxprune.torch.backend.derived import base_of, deepcopied, derived, reducing
 from fxprune.torch.backend.gate import gated_graph, mask_axes, mask_branches, repeats
 from fxprune.torch.backend.generated import generate
 from fxprune.torch.backend.layers import (
@@ -84,7 +84,28 @@ def _masking(kind: type[nn.Module]) -> type[nn.Module]:
         finally:
             gates.end()
 
-    return derived(kind, forward=forward, __reduce_ex__=reducing(_masking), **{_MASKS: True})
+    def set_state(self: nn.Module, state: dict[str, Any]) -> None:
+        kind.__setstate__(self, state)  # type: ignore[no-untyped-call]
+        _own_gates(self)
+
+    def deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:
+        return _own_gates(deepcopied(self, memo))
+
+    return derived(
+        kind,
+        forward=forward,
+        __reduce_ex__=reducing(_masking),
+        __setstate__=set_state,
+        __deepcopy__=deepcopy,
+        **{_MASKS: True},
+    )
+
+
+def _own_gates(model: nn.Module) -> nn.Module:
+    """Let the gates of a copy know it."""
+    gates: Any = model._modules[PREFIX]
+    gates.belong_to(model)
+    return model
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from fxprune.torch.frontend.forward import FIXED
 from fxprune.torch.frontend.modes import MODES, select_mode
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.values import CONSTANT
+from fxprune.torch.gates.module import PREFIX, Gates
 
 _CONTAINERS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 _OF_GRAPHS = [
@@ -57,6 +58,8 @@ class TracedModule(fx.GraphModule):
             if name.startswith(_HOOKS):
                 self.__dict__[name] = value
         self.training = root.training
+        if isinstance(gates := self._modules.get(PREFIX), Gates):
+            gates.belong_to(self)
 
     @property
     def graph(self) -> fx.Graph:

@@ -13,6 +13,7 @@ from torch import nn
 
 import fxprune
 from fxprune.testing import assert_rewrite_equivalent
+from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.frontend.packing import Imported, imported
 from fxprune.torch.frontend.scripted import Scripted
 from tests.torch.test_samples import some_keep_sets
@@ -91,7 +92,7 @@ def assert_exact(model, x, other):
         fxprune.set_keep_set(gated, keep)
         folded = fxprune.fold(gated)
         torch.testing.assert_close(gated(other), folded(other))
-        copy.deepcopy(folded)(other)
+        copy_module(folded)(other)
     return gated
 
 

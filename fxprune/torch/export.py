@@ -17,6 +17,7 @@ from fxprune.files import ONNX, check_output, draft_of
 from fxprune.onnx.backend.saving import write_onnx
 from fxprune.reports import metadata
 from fxprune.torch.batches import running_on
+from fxprune.torch.dynamic_axes import Axes, at_other_sizes, named_axes
 from fxprune.torch.exported import compare_onnx
 from fxprune.torch.frontend.examples import check_examples, inputs_to_compare, random_inputs
 from fxprune.torch.frontend.modes import in_evaluation
@@ -33,11 +34,12 @@ def export_onnx(
     example_inputs: Any = None,
     *,
     opset: int = 18,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a model as ONNX; the file appears only once ONNX Runtime agrees with the model.
 
-    The batch axis is dynamic. The file carries no paths of this machine; its `metadata_props`
+    The batch axis is dynamic, others where that is asked for. The file carries no paths of this machine; its `metadata_props`
     hold the version, the costs before and after, and the targets.
 
     Args:
@@ -45,10 +47,14 @@ def export_onnx(
         path: the file to write; its folder must exist.
         example_inputs: as in `prepare`; a folded module knows its own.
         opset: the ONNX operator set version.
+        dynamic: further axes of any size, by argument, number of the axis (from 1 on) and a name,
+            which axes of one size share: `{"input_ids": {1: "sequence"}}`. The file is compared at
+            other sizes than the example's as well.
         overwrite: whether a file that is there already may be replaced.
 
     Raises:
         InputError: the model is still gated, the folder is missing, or the file is there already.
+            Or `dynamic` names what the model has not, or it does not run at other sizes.
         VerificationError: ONNX Runtime computes something else.
         FxpruneError: torch's exporter cannot express the model.
     """
@@ -61,12 +67,17 @@ def export_onnx(
     record = record_of(model)
     examples = record.examples if record and example_inputs is None else None
     examples = examples or check_examples(model, example_inputs)
+    axes = named_axes(dynamic, model, examples)
     trained = [p for p in model.parameters() if p.requires_grad]
     model.requires_grad_(False)  # with gradients torch's exporter trips over attention
     try:
         with in_evaluation(model), draft_of(path, overwrite=overwrite) as draft:
-            _write(recorded(model), random_inputs(examples, (2,), seed=0)[0], draft, opset)
+            _write(recorded(model), random_inputs(examples, (2,), seed=0)[0], draft, opset, axes)
             _compare(model, draft, examples)
+            for other in at_other_sizes(examples, axes):
+                with running_on("inputs of other sizes, as dynamic= asks for"), torch.no_grad():
+                    model(*random_inputs(other, (1,), seed=1)[0])
+                _compare(model, draft, other)
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
@@ -81,11 +92,11 @@ def _compare(model: nn.Module, path: Path, examples: tuple[Any, ...]) -> None:
     compare_onnx(model, path, batches)
 
 
-def _write(model: nn.Module, inputs: tuple[Any, ...], path: Path, opset: int) -> None:
+def _write(model: nn.Module, inputs: tuple[Any, ...], path: Path, opset: int, axes: Axes) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = _quietly(model, inputs, opset)
+            program = _quietly(model, inputs, opset, axes)
     except Exception as error:
         with running_on("example_inputs"), torch.no_grad():  # or is it they?
             model(*inputs)
@@ -96,15 +107,17 @@ def _write(model: nn.Module, inputs: tuple[Any, ...], path: Path, opset: int) ->
     write_onnx(program.model, path)
 
 
-def _quietly(model: nn.Module, inputs: tuple[Any, ...], opset: int) -> Any:
+def _quietly(model: nn.Module, inputs: tuple[Any, ...], opset: int, axes: Axes) -> Any:
     """torch's exporter without its progress messages."""
     shapes = {value.shape[0] for value in inputs if isinstance(value, Tensor) and value.dim()}
-    dynamic = None
-    if len(shapes) == 1:
-        batch = torch.export.Dim("batch")
-        dynamic = tuple(
-            {0: batch} if isinstance(value, Tensor) and value.dim() else None for value in inputs
-        )
+    batch: Mapping[int, Any] = {0: torch.export.Dim("batch")} if len(shapes) == 1 else {}
+    dims = {name: torch.export.Dim(name) for own in axes for name in own.values()}
+    dynamic = tuple(
+        ({**batch, **{axis: dims[name] for axis, name in own.items()}} or None)
+        if isinstance(value, Tensor) and value.dim()
+        else None
+        for value, own in zip(inputs, axes, strict=True)
+    )
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -116,7 +129,7 @@ def _quietly(model: nn.Module, inputs: tuple[Any, ...], opset: int) -> Any:
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,
-                dynamic_shapes=dynamic,
+                dynamic_shapes=dynamic if any(dynamic) else None,
             )
     finally:
         logger.setLevel(level)

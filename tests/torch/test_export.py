@@ -6,7 +6,8 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from torch import nn
+from onnxruntime import InferenceSession
+from torch import Tensor, nn
 
 import fxprune
 from fxprune.testing import assert_unchanged
@@ -113,4 +114,74 @@ def test_export_into_a_missing_folder_is_refused(gated, tmp_path):
 def test_export_over_a_folder_is_refused(gated, tmp_path):
     with pytest.raises(fxprune.InputError, match="it is a folder"):
         fxprune.export_onnx(fxprune.fold(gated), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# Axes of any size -------------------------------------------------------------------------------
+
+
+class Tagger(nn.Module):
+    """Tags words by a mean over the sequence; as long as one likes, to 64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(20, 12), nn.Embedding(64, 12)
+        self.wide, self.narrow, self.head = nn.Linear(12, 16), nn.Linear(16, 12), nn.Linear(12, 3)
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        x = self.words(ids) + self.places(torch.arange(ids.shape[1], device=ids.device))
+        x = x + self.narrow(torch.relu(self.wide(x)))
+        x = x if mask is None else x * mask[..., None]
+        return self.head(x - x.mean(1, keepdim=True))
+
+
+IDS = torch.randint(0, 2, (2, 9), generator=torch.Generator().manual_seed(0))
+
+
+def tagger(*inputs: Tensor) -> nn.Module:
+    gated = fxprune.prepare(Tagger().eval(), inputs)
+    fxprune.reach_target(gated, fxprune.importance(gated))
+    return fxprune.fold(gated).eval()
+
+
+def test_a_dynamic_axis_runs_at_every_length(tmp_path):
+    folded = tagger(IDS)
+    path = fxprune.export_onnx(folded, tmp_path / "a.onnx", dynamic={"ids": {1: "length"}})
+    shape = onnx.load(path).graph.input[0].type.tensor_type.shape
+    assert [dim.dim_param for dim in shape.dim] == ["batch", "length"]
+    for size in ((1, 3), (4, 31)):
+        ids = torch.randint(0, 20, size)
+        (found,) = InferenceSession(path).run(None, {"ids": ids.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), folded(ids), rtol=1e-4, atol=1e-4)
+
+
+def test_axes_of_one_name_go_together(tmp_path):
+    axes = {"ids": {1: "length"}, "mask": {1: "length"}}
+    path = fxprune.export_onnx(tagger(IDS, IDS.float()), tmp_path / "a.onnx", dynamic=axes)
+    shapes = [value.type.tensor_type.shape for value in onnx.load(path).graph.input]
+    assert [shape.dim[1].dim_param for shape in shapes] == ["length", "length"]
+
+
+BAD_AXES = {
+    "no mapping": ([1], "dynamic"),
+    "another argument": ({"id": {1: "length"}}, "no example of an argument 'id'"),
+    "an axis too many": ({"ids": {2: "length"}}, "a number from 1 to 1"),
+    "the batch": ({"ids": {0: "length"}}, "a number from 1 to 1"),
+    "no name": ({"ids": {1: 3}}, "a name for the axis"),
+    "two sizes": ({"ids": {1: "n"}, "mask": {1: "n"}}, "axes of 9 and of 4 positions"),
+}
+
+
+@pytest.mark.parametrize(("dynamic", "match"), BAD_AXES.values(), ids=BAD_AXES)
+def test_bad_dynamic_axes_are_refused(dynamic, match, tmp_path):
+    examples = (IDS, torch.ones(2, 4))
+    with pytest.raises(fxprune.InputError, match=match):
+        fxprune.export_onnx(Tagger(), tmp_path / "a.onnx", examples, dynamic=dynamic)
+    assert not list(tmp_path.iterdir())
+
+
+def test_model_that_has_one_size_only_is_not_exported_for_others(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 2)).eval()
+    with pytest.raises(fxprune.FxpruneError):
+        fxprune.export_onnx(model, tmp_path / "a.onnx", images(2), dynamic={"input": {2: "height"}})
     assert not list(tmp_path.iterdir())

@@ -195,13 +195,26 @@ def test_hooks_on_the_model_itself_are_called_in_all_three_models():
         assert shapes == [(2, 5)]
 
 
+def test_hooks_inside_of_the_model_are_called_in_all_three_models():
+    model = Residual()
+    widths: list[int] = []
+    model.body.register_forward_hook(lambda module, inputs, output: widths.append(output.shape[1]))
+    gated = fxprune.prepare(model, images(1), target=1.0)
+    fxprune.set_keep_set(gated, half(gated))
+    folded = fxprune.fold(gated)
+    for each in (model, gated, folded, copy.deepcopy(folded)):
+        widths.clear()
+        each(images(2))
+        assert widths == [each.body[-1].out_channels]
+
+
 def test_hooks_that_are_lost_are_named(caplog):
     model = Residual()
-    fxprune.prepare(model, images(1))
+    fxprune.prepare(model, images(1), method="consensus")
     assert caplog.text == ""
     model.body.register_forward_hook(lambda module, inputs, output: None)
-    fxprune.prepare(model, images(1))
-    assert "the forward hooks of body will not be called" in caplog.text
+    fxprune.prepare(model, images(1), method="consensus")
+    assert "the forward hooks of body will not be called, because a Residual" in caplog.text
 
 
 def test_hook_that_changes_an_output_changes_it_after_folding_too():

@@ -6,6 +6,7 @@ pickled where their class can.
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ from fxprune.torch.backend.derived import base_of, derived, state_of
 from fxprune.torch.backend.module import forward_of
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.values import CONSTANT
+
+_log = logging.getLogger("fxprune")
 
 GRAPH = "_fxprune_graph"
 """Where a generated class keeps the graph that its forward runs."""
@@ -30,9 +33,28 @@ def generate(module: nn.Module, graph: fx.Graph, reason: str) -> None:
     for node in graph.nodes:
         if CONSTANT in node.meta:
             module.__dict__.setdefault(str(node.target), node.meta[CONSTANT])
+    _warn_of_hooks(module, graph)
     kind = type(module)
     own = base_of(kind) if is_generated(module) else kind
     module.__class__ = _subclass(own, module, graph, reason)
+
+
+def _warn_of_hooks(module: nn.Module, graph: fx.Graph) -> None:
+    """The code of modules inside is a part of the graph now, so their hooks are not called."""
+    hooked = {
+        path
+        for path, child in module.named_modules()
+        if path and (child._forward_hooks or child._forward_pre_hooks)
+    }
+    called = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    for path in sorted(hooked):
+        if any(target.startswith(f"{path}.") for target in called):
+            _log.warning(
+                "the forward hooks of %s will not be called, because a %s around it has "
+                "generated code: register them on the layers inside",
+                path,
+                type(module).__name__,
+            )
 
 
 def generated_code(model: nn.Module) -> dict[str, str]:

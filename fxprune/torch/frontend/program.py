@@ -94,27 +94,9 @@ def read_model(
         InputError: the model does not accept the example inputs.
     """
     graph = trace(model, example_inputs, leaves, extras, batch)
-    _warn_of_lost_hooks(model, graph)
     translation = _Translation(model, graph)
     ir = translation.graph()
     return Program(graph, ir, translation.aliases, translation.calls(), graph.told, graph.batch)
-
-
-def _warn_of_lost_hooks(model: nn.Module, graph: fx.Graph) -> None:
-    """The forward of a module that the tracer enters is not called any more, so nor are hooks."""
-    hooked = {
-        path
-        for path, module in model.named_modules()
-        if path and (module._forward_hooks or module._forward_pre_hooks)
-    }
-    called = [str(node.target) for node in graph.nodes if node.op == "call_module"]
-    for path in sorted(hooked):
-        if any(target.startswith(f"{path}.") for target in called):
-            _log.warning(
-                "the forward hooks of %s will not be called, because it is traced through: "
-                "register them on the layers inside",
-                path,
-            )
 
 
 class _Translation:

@@ -39,8 +39,8 @@ def export_onnx(
 ) -> Path:
     """Write a model as ONNX; the file appears only once ONNX Runtime agrees with the model.
 
-    The batch axis is dynamic, others where that is asked for. The file carries no paths of this machine; its `metadata_props`
-    hold the version, the costs before and after, and the targets.
+    The batch axis is dynamic, others where that is asked for. The file carries no paths of this
+    machine; its `metadata_props` hold the version, the costs before and after, and the targets.
 
     Args:
         model: a folded module, or any plain one.

@@ -29,9 +29,11 @@ from fxprune.testing import (
     networks,
 )
 from fxprune.testing.torch.rounding import converted
+from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.frontend import trace
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.gates.module import PREFIX
+from fxprune.torch.precision import relative_error
 from fxprune.torch.record import gates_of, record_of
 from fxprune.torch.recorded import recorded
 from tests.keeping import composed
@@ -418,6 +420,35 @@ def test_prepare_and_fold_leave_their_input_alone(network, data, training):
         folded = fxprune.fold(gated)
     with assert_unchanged(network), assert_unchanged(gated):
         folded.train()(*network.inputs).sum().backward()
+
+
+@examples(12)
+@given(drawn(), st.data())
+def test_what_comes_back_is_the_users_model(network, data):
+    gated, folded = pruned(network, data)
+    kinds = {path: type(module) for path, module in network.named_modules()}
+    for each in (gated, folded):
+        for path, module in each.named_modules():
+            if not path.startswith(PREFIX):
+                assert isinstance(module, kinds[path]), path
+    own = [path for path, _ in folded.named_modules() if path not in generated_code(folded)]
+    assert all(type(folded.get_submodule(path)) is kinds[path] for path in own)
+
+
+@examples(12)
+@given(networks(max_nodes=4), st.data())
+def test_own_code_computes_the_same_at_other_sizes(network, data):
+    gated, folded = pruned(network, data)
+    x = torch.randn(3, network.inputs[0].shape[1], 7, 10, dtype=torch.float64)
+    models = [copy.deepcopy(each).double().eval() for each in (network, gated, folded)]
+    try:
+        with torch.no_grad():
+            models[0](x)
+    except RuntimeError:
+        return  # the network is for one size
+    if not (generated_code(gated) or generated_code(folded)):
+        with torch.no_grad():
+            assert relative_error(models[1](x), models[2](x)) <= 1e-9
 
 
 @examples(10)

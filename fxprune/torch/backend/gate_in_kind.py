@@ -77,7 +77,9 @@ def _masking(kind: type[nn.Module]) -> type[nn.Module]:
 
     @functools.wraps(own_forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        gates: Any = self._modules[PREFIX]
+        gates: Any = self._modules.get(PREFIX)
+        if gates is None:  # a part of a sequence of layers, say, which is of its class
+            return own_forward(self, *args, **kwargs)
         gates.begin()
         try:
             return own_forward(self, *args, **kwargs)

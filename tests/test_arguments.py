@@ -219,6 +219,8 @@ WRONG: dict[str, list[Any]] = {
     "ridge": [0, -1, math.inf, *NOT_NUMBERS],
     "round_to": [0, -1, *NOT_WHOLE],
     "rounding": [-0.1, 1.1, *NOT_NUMBERS],
+    "dynamic": [3, "x", [1], {"nowhere": {1: "n"}}, {3: {1: "n"}}, {"nowhere": 3}, object()],
+    "in_kind": NOT_FLAGS,
     "scatter": NOT_FLAGS,
     "settle": NOT_FLAGS,
     "scope": [3, None, [], "nowhere", b"0", True, {}],

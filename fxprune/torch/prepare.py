@@ -111,6 +111,7 @@ def prepare(
     check_model(model)
     limits = Limits(target, round_to, least)
     settings = settings_of(method)
+    flag("in_kind", in_kind)
     _check_settings(scope, scatter, shrink_every)
     if scope:
         options: dict[str, Any] = {"ignore": ignore, "leaf": leaf, "scatter": scatter}

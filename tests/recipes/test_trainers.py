@@ -318,8 +318,8 @@ def test_accelerate_accumulates_and_folds(precision, tmp_path):
         expected = gated.eval()(x)
         folded = fxprune.fold(gated).eval()
         torch.testing.assert_close(folded(x), expected, **AUTOCAST[precision])
-        for clone in (copy.deepcopy(gated), pickle.loads(pickle.dumps(gated))):
-            torch.testing.assert_close(clone.eval()(x), expected)
+        torch.testing.assert_close(copy.deepcopy(gated)(x), expected)
+        torch.testing.assert_close(pickle.loads(pickle.dumps(gated))(x), folded(x))
     before = copy.deepcopy(gated.state_dict())
     accelerator.save_state(str(tmp_path))
     with torch.no_grad():

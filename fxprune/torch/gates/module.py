@@ -114,7 +114,8 @@ class Gates(nn.Module):
         """
         if self.training:
             return True
-        exported = torch.compiler.is_exporting() or torch._C._is_tracing()
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        exported = torch.compiler.is_exporting() or tracing
         return self.method.learns_in_evaluation and torch.is_grad_enabled() and not exported
 
     @contextmanager
@@ -195,7 +196,7 @@ class Gates(nn.Module):
         return {**self.__dict__, "_owner": None, "_masks": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        super().__setstate__(state)  # type: ignore[attr-defined, no-untyped-call]
         live.add(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Gates":

@@ -196,7 +196,7 @@ class Gates(nn.Module):
         return {**self.__dict__, "_owner": None, "_masks": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[attr-defined, no-untyped-call]
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         live.add(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Gates":

@@ -25,7 +25,7 @@ from fxprune.torch.backend.proof import Line, first_difference, normal_form
 from fxprune.torch.backend.shapes import with_values
 from fxprune.torch.frontend.modes import MODES, select_mode
 from fxprune.torch.frontend.owners import OWNER
-from fxprune.torch.frontend.program import read_model
+from fxprune.torch.frontend.trace import trace
 
 _log = logging.getLogger("fxprune")
 
@@ -131,12 +131,11 @@ class _Wanted:
 def _difference(fold: Fold, small: nn.Module, wanted: _Wanted) -> tuple[str, str] | None:
     """The module whose code makes the first difference, and which; None if there is none."""
     try:
-        again = read_model(
-            small, fold.whole.examples, fold.whole.leaves, batch=fold.whole.program.batch
-        )
+        whole = fold.whole
+        again = trace(small, whole.examples, whole.leaves, batch=whole.program.batch, runs=False)
     except FxpruneError as error:
         return _owner_of(error), "its code fails on smaller layers"
-    found = dict(_by_mode(again.graph))
+    found = dict(_by_mode(again))
     if found.keys() != wanted.modes():
         return "", "its modes are other ones"
     for mode, graph in found.items():

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fxprune import errors
 from fxprune.errors import InputError, TraceError
 from fxprune.torch.frontend.follow import record_and_follow
-from fxprune.torch.frontend.forward import Subject
+from fxprune.torch.frontend.forward import Subject, record
 from fxprune.torch.frontend.in_place import follow_in_place
 from fxprune.torch.frontend.modes import is_training_flag, merge, remove_dead
 from fxprune.torch.frontend.nests import leaves_of
@@ -41,6 +41,8 @@ def trace(
     leaves: frozenset[str] = frozenset(),
     extras: Mapping[str, Any] | None = None,
     batch: int | None = None,
+    *,
+    runs: bool = True,
 ) -> OwnedGraph:
     """The torch.fx graph of a model on example inputs, one per argument of its forward.
 
@@ -49,14 +51,15 @@ def trace(
     by `MODES` in the meta of its output node. Modules at the paths `leaves` are not entered. A
     part of a model has `extras`, arguments for its `**kwargs`; inputs that are one object are one.
     `batch` stands in for the batch size of the inputs: 0 for none, None for one that occurs nowhere
-    in the model.
+    in the model. A graph that is only looked at, and never `runs` on other inputs, costs one run of
+    forward instead of several: it follows neither types nor batches that Python has read.
 
     Raises:
         InputError: the model does not accept the inputs.
         TraceError: the model's Python cannot be traced.
     """
     alike = extras is not None
-    subject = Subject(model, inputs, model.training, leaves, extras or {}, alike)
+    subject = Subject(model, inputs, model.training, leaves, extras or {}, alike, runs)
     with _ONE_AT_A_TIME:
         if stand_in := _stand_in(subject) if batch is None else batch:
             try:
@@ -124,12 +127,16 @@ def _trace_mode(subject: Subject) -> tuple[OwnedGraph, bool]:
 def _attempt(subject: Subject) -> Recorder:
     """Run forward as it is; where that needs to know values, as libraries run it under a trace."""
     try:
-        return record_and_follow(subject)
+        return _recorded(subject)
     except (CallError, UndecidedError):
         with told_of_trace():
-            recorder = record_and_follow(subject)
+            recorder = _recorded(subject)
         recorder.graph.told = True
         return recorder
+
+
+def _recorded(subject: Subject) -> Recorder:
+    return record_and_follow(subject) if subject.runs else record(subject)
 
 
 def _shapes(inputs: tuple[Any, ...]) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 
-class Kind(Enum):
+class ValueKind(Enum):
     """Where a value comes from."""
 
     INPUT = "input"
@@ -27,7 +27,7 @@ class Value:
 
     name: str
     shape: tuple[int, ...]
-    kind: Kind = Kind.COMPUTED
+    kind: ValueKind = ValueKind.COMPUTED
     trained: bool = False
 
     def __str__(self) -> str:
@@ -93,7 +93,7 @@ class Graph:
         """The node that computes each value, by value name."""
         return {value.name: node for node in self.nodes for value in node.outputs}
 
-    def served(self) -> set[str]:
+    def evaluated(self) -> set[str]:
         """The names of the nodes that evaluation runs."""
         return self.needed(self.results)
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from fxprune.errors import InputError
 from fxprune.filling import Layout
-from fxprune.ir import Kind, Value
+from fxprune.ir import Value, ValueKind
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Prod, Space, spaces
 from fxprune.passes.facts import Reader
@@ -153,9 +153,9 @@ def readers(analysis: Analysis) -> Iterator[tuple[Value | None, Value | None, Re
     nodes = {node.name: node for node in analysis.graph.nodes}
     for reader in analysis.types.readers:
         inputs = nodes[reader.node].inputs
-        arrays = [v for v in inputs if v is not None and v.kind is not Kind.PARAMETER]
+        arrays = [v for v in inputs if v is not None and v.kind is not ValueKind.PARAMETER]
         operand = inputs[reader.operand]
-        parameter = operand is not None and operand.kind is Kind.PARAMETER
+        parameter = operand is not None and operand.kind is ValueKind.PARAMETER
         yield arrays[0] if arrays else None, operand if parameter else None, reader
 
 

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.cost import COSTS
-from fxprune.passes.layers import Layer, layers_of
+from fxprune.passes.layers import LayerSizes, layers_of
 from fxprune.version import __version__
 
 
@@ -40,7 +40,7 @@ class Report:
 
     source: str
     rows: tuple[Row, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerSizes, ...]
     before: Mapping[str, int]
     after: Mapping[str, int]
     latency_ms: Mapping[str, float] = field(default_factory=dict)

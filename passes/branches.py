@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from fxprune.ir import Graph, Kind, Node, Value
+from fxprune.ir import Graph, Node, Value, ValueKind
 from fxprune.passes.kinds import ADDITIONS, PARTIAL_ADDITIONS, RESHAPED
 
 _ROOT = "network input"
@@ -22,7 +22,7 @@ _DEEPEST = 64
 after the other, would else have as many branches inside of one another."""
 
 
-Place = tuple[str, int]
+Summand = tuple[str, int]
 """An addition and the number of one of its operands."""
 
 
@@ -34,7 +34,7 @@ class Branch:
     """
 
     name: str
-    places: tuple[Place, ...]
+    places: tuple[Summand, ...]
     nodes: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -44,13 +44,13 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    place: Place
+    place: Summand
     cone: tuple[Node, ...]
 
     @property
     def parameters(self) -> frozenset[str]:
         values = (value for node in self.cone for value in node.inputs if value is not None)
-        return frozenset(value.name for value in values if value.kind is Kind.PARAMETER)
+        return frozenset(value.name for value in values if value.kind is ValueKind.PARAMETER)
 
 
 def find_branches(graph: Graph) -> tuple[Branch, ...]:
@@ -59,7 +59,7 @@ def find_branches(graph: Graph) -> tuple[Branch, ...]:
     Ensures: names are unique; at least one operand of every addition is no branch; what training
     and evaluation each have a version of is one branch.
     """
-    modes = [graph.served()]
+    modes = [graph.evaluated()]
     if graph.training:
         modes.append(graph.needed(graph.training))
     found = [_Search(graph, running).all_candidates() for running in modes]
@@ -145,7 +145,7 @@ class _Search:
         for node in graph.nodes:
             shaping = node.op in RESHAPED  # a second operand only lends its shape
             for value in node.inputs[:1] if shaping else node.inputs:
-                if value is None or value.kind is Kind.PARAMETER:
+                if value is None or value.kind is ValueKind.PARAMETER:
                     continue
                 producer = self._producers.get(value.name)
                 flow.add_edge(producer.name if producer else _ROOT, node.name)
@@ -195,7 +195,7 @@ class _Search:
 
     def _depends_on_input(self, value: Value) -> bool:
         producer = self._producers.get(value.name)
-        return producer.name in self._from_input if producer else value.kind is Kind.INPUT
+        return producer.name in self._from_input if producer else value.kind is ValueKind.INPUT
 
     def _cone(self, value: Value, addition: Node, others: set[str]) -> list[Node]:
         """The nodes whose results reach nothing but this operand, last first."""
@@ -246,7 +246,7 @@ class _Search:
             for node in cone
             for value in node.inputs
             if value is not None
-            and value.kind is not Kind.PARAMETER
+            and value.kind is not ValueKind.PARAMETER
             and getattr(self._producers.get(value.name), "name", None) not in inside
         }
 

@@ -8,7 +8,7 @@ samples is the first axis of that input; every array that the gate acts on must 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from fxprune.ir import Graph, Kind, Node, Value
+from fxprune.ir import Graph, Node, Value, ValueKind
 from fxprune.passes.axes import Axis, Space, spaces
 from fxprune.passes.branches import Branch
 from fxprune.passes.facts import Reader, Reading, Types
@@ -96,7 +96,7 @@ class _Search:
         places = [
             (operand, dim)
             for operand, value in enumerate(node.inputs)
-            if value is not None and value.kind is not Kind.PARAMETER
+            if value is not None and value.kind is not ValueKind.PARAMETER
             for dim, own in enumerate(self._axes[value.name])
             if dim and own == axis
         ]

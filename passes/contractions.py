@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from fxprune.ir import Kind, Node
+from fxprune.ir import Node, ValueKind
 from fxprune.passes.axes import Axis, concat, product
 from fxprune.passes.facts import Inference, Reading
 from fxprune.passes.structural import OutputTypes, Rule, broadcast
@@ -296,7 +296,7 @@ def _read(state: Inference, node: Node, places: Sequence[tuple[int, int]]) -> No
 
     def rank(place: tuple[int, int]) -> tuple[bool, int]:
         value = node.inputs[place[0]]
-        return value is not None and value.kind is Kind.PARAMETER, place[0]
+        return value is not None and value.kind is ValueKind.PARAMETER, place[0]
 
     state.multiplied.extend((node.name, operand) for operand, _ in places)
     operand, dim = max(places, key=rank)

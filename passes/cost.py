@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fxprune.ir import Graph, Kind
+from fxprune.ir import Graph, ValueKind
 from fxprune.passes.axes import Axis
 from fxprune.passes.branches import Branch
 from fxprune.passes.facts import Types
@@ -70,10 +70,10 @@ def cost_polynomials(
     single = one_sample(graph, types)
     sizes, whole = Sizes(names, single.sizes), Sizes(names)
     guards = enclosing_branches(branches)
-    served = graph.served()
+    evaluated = graph.evaluated()
     if inside:
         homes = homes_of(graph)
-        served = {name for name in served if lies_in(homes[name], inside)}
+        evaluated = {name for name in evaluated if lies_in(homes[name], inside)}
     totals: dict[str, Monomials] = {name: {} for name in COSTS}
 
     def add(cost: str, axes: tuple[Axis, ...], guard: tuple[str, ...], factor: int = 1) -> None:
@@ -81,11 +81,11 @@ def cost_polynomials(
         add_to(totals[cost], times({tuple(sorted(guard)): 1}, count.of(*axes)), factor)
 
     for contraction in types.contractions:
-        if contraction.node in served:
+        if contraction.node in evaluated:
             for cost in ("macs", "flops"):
                 add(cost, contraction.axes, guards.get(contraction.node, ()))
     for node in graph.nodes:
-        for value in node.outputs if node.name in served and node.op not in COPIES else ():
+        for value in node.outputs if node.name in evaluated and node.op not in COPIES else ():
             add("memory", types.axes[value.name], guards.get(node.name, ()))
             if node.op in FLOPS:
                 more = FLOPS[node.op](node)
@@ -103,7 +103,7 @@ def cost_polynomials(
         name: polynomial(total, 1 if name == "params" else single.divisor)
         for name, total in totals.items()
     }
-    points = peak_points(graph, types, sizes, branches, served)
+    points = peak_points(graph, types, sizes, branches, evaluated)
     found["peak"] = Maximum(tuple(polynomial(point, single.divisor) for point in points))
     return Costs(found, full)
 
@@ -118,7 +118,7 @@ def homes_of(graph: Graph) -> dict[str, str]:
     producers = graph.producers()
     for node in graph.nodes:
         values = [value for value in node.inputs if value is not None]
-        owners = [v.name.rpartition(".")[0] for v in values if v.kind is Kind.PARAMETER]
+        owners = [v.name.rpartition(".")[0] for v in values if v.kind is ValueKind.PARAMETER]
         earlier = [homes[producers[v.name].name] for v in values if v.name in producers]
         homes[node.name] = node.source or next(iter((*owners, *earlier)), "")
     return homes

@@ -9,7 +9,7 @@ needs a gate: a closed channel that is only carried is never seen.
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from fxprune.ir import Graph, Kind, Node, Value
+from fxprune.ir import Graph, Node, Value, ValueKind
 from fxprune.passes.axes import Axis, Space, spaces
 from fxprune.passes.branches import Branch
 from fxprune.passes.condition import Condition
@@ -159,4 +159,4 @@ def _linear_operands(node: Node) -> tuple[int, ...]:
     present = tuple(i for i in linear if i < len(node.inputs) and node.inputs[i] is not None)
     weights = [value for i in present if (value := node.inputs[i]) is not None]
     scalable = bool(linear) and linear[0] in present
-    return present if scalable and all(v.kind is Kind.PARAMETER for v in weights) else ()
+    return present if scalable and all(v.kind is ValueKind.PARAMETER for v in weights) else ()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from fxprune.ir import Kind, Node
+from fxprune.ir import Node, ValueKind
 from fxprune.passes.axes import Axis, concat
 from fxprune.passes.facts import Inference
 from fxprune.passes.structural import OutputTypes, Rule, broadcast, ints, operand_of
@@ -81,7 +81,7 @@ def gather(state: Inference, node: Node) -> OutputTypes:
     for index in filter(None, node.inputs[1:]):
         for axis in state.type_of(index):
             state.pin(axis, reason)
-            if index.kind is Kind.PARAMETER:  # a table of positions is no news to anybody
+            if index.kind is ValueKind.PARAMETER:  # a table of positions is no news to anybody
                 state.positional.append(axis)
     first, new = dims[0], len(output.shape) - len(axes) + len(dims)
     inserted = tuple(state.fresh(n, pin=reason) for n in output.shape[first : first + new])

@@ -8,7 +8,7 @@ folding rewrites). Anything a rule cannot express is pinned, with the reason.
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
-from fxprune.ir import Graph, Kind, Node, Value
+from fxprune.ir import Graph, Node, Value, ValueKind
 from fxprune.passes import contractions, indexing, structural
 from fxprune.passes.axes import Axis, Unifier, product, spaces
 from fxprune.passes.facts import Contraction, Inference, Literal, Reader, Reading, Types
@@ -251,7 +251,7 @@ def _read_contracted(
 ) -> None:
     """A contraction masks one of its operands: a parameter if it can, else the last one."""
     places = [
-        (value.kind is Kind.PARAMETER, index, dim)
+        (value.kind is ValueKind.PARAMETER, index, dim)
         for index, (operand, value) in enumerate(zip(operator.operands, node.inputs, strict=False))
         if value is not None
         for dim in _dims_of(operand, name, bound)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from fxprune.ir import Graph, Kind, Node, Value
+from fxprune.ir import Graph, Node, Value, ValueKind
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import ONE, Axis, Space, evaluate, spaces
 from fxprune.passes.cost import homes_of
@@ -21,7 +21,7 @@ UNREAD = "unread"
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class LayerSizes:
     """One layer; its width is the number of channels that it makes.
 
     A `removed` layer went with a branch; parameters that another layer shares stay.
@@ -46,7 +46,7 @@ class Layer:
         )
 
 
-def layers_of(analysis: Analysis, sizes: Mapping[str, int]) -> tuple[Layer, ...]:
+def layers_of(analysis: Analysis, sizes: Mapping[str, int]) -> tuple[LayerSizes, ...]:
     """The layers of a model in graph order, under the numbers of positions that are kept.
 
     Requires: `sizes` names groups and branches (0 or 1) of `analysis`; what is left out is open.
@@ -56,11 +56,11 @@ def layers_of(analysis: Analysis, sizes: Mapping[str, int]) -> tuple[Layer, ...]
     full, pruned = _Figures(analysis, {}), _Figures(analysis, sizes)
     owned = _owned(graph)
     contracting = {contraction.node for contraction in analysis.types.contractions}
-    layers = owned.keys() | (contracting & graph.served())
+    layers = owned.keys() | (contracting & graph.evaluated())
     first = {node.name: node for node in reversed(graph.nodes)}  # one call may be several nodes
     nodes = [first[name] for name in dict.fromkeys(n.name for n in graph.nodes) if name in layers]
     read = [
-        Layer(
+        LayerSizes(
             homes[node.name] or node.name,
             node.op,
             full.width(node),
@@ -74,7 +74,7 @@ def layers_of(analysis: Analysis, sizes: Mapping[str, int]) -> tuple[Layer, ...]
         for node, before, after in zip(nodes, full.macs(nodes), pruned.macs(nodes), strict=True)
     ]
     unread = [
-        Layer(value.name, UNREAD, 0, 0, 0, 0, full.params([value]), pruned.params([value]))
+        LayerSizes(value.name, UNREAD, 0, 0, 0, 0, full.params([value]), pruned.params([value]))
         for value in owned.get("", ())
     ]
     return (*read, *unread)
@@ -82,12 +82,12 @@ def layers_of(analysis: Analysis, sizes: Mapping[str, int]) -> tuple[Layer, ...]
 
 def _owned(graph: Graph) -> dict[str, list[Value]]:
     """Trained parameters by the first node that reads them, in evaluation if any does, or ""."""
-    served, users = graph.served(), graph.users()
+    evaluated, users = graph.evaluated(), graph.users()
     owned: dict[str, list[Value]] = {}
     for parameter in graph.parameters:
         if parameter.trained:
             names = [node.name for node in users.get(parameter.name, ())]
-            first = next((name for name in names if name in served), names[0] if names else "")
+            first = next((name for name in names if name in evaluated), names[0] if names else "")
             owned.setdefault(first, []).append(parameter)
     return owned
 
@@ -104,7 +104,7 @@ class _Figures:
         self._single = one_sample(analysis.graph, analysis.types)
         self._users = analysis.graph.users()
         self._products: dict[str, int] = {}
-        running = analysis.graph.served() - self.removed
+        running = analysis.graph.evaluated() - self.removed
         for contraction in analysis.types.contractions:
             if contraction.node in running:
                 number = math.prod(int(evaluate(a, self._size_alone)) for a in contraction.axes)
@@ -127,7 +127,7 @@ class _Figures:
         """
         if node.name in self.removed:
             return 0
-        read = [v for v in node.inputs if v is not None and v.kind is Kind.PARAMETER]
+        read = [v for v in node.inputs if v is not None and v.kind is ValueKind.PARAMETER]
         own = {s for v in read for axis in self._axes.get(v.name, ()) for s in spaces(axis)} - {ONE}
         made = self._axes[node.outputs[0].name]
         channels = [axis for axis in made if not own.isdisjoint(spaces(axis))]

@@ -105,8 +105,8 @@ def peak_points(
     Ensures: points that another point near by exceeds for every keep-set are left out.
     """
     arrays = _lives(graph, types, sizes, tuple(branches))
-    served = graph.served()
-    running = [node for node in graph.nodes if node.name in served]
+    evaluated = graph.evaluated()
+    running = [node for node in graph.nodes if node.name in evaluated]
     changing = _changes(arrays)
     points: list[Monomials] = []
     point: Monomials = {}
@@ -137,14 +137,14 @@ def _changes(arrays: Iterable[_Array]) -> dict[int, list[_Array]]:
 
 def _lives(graph: Graph, types: Types, sizes: Sizes, branches: tuple[Branch, ...]) -> list[_Array]:
     """Every array of an evaluation."""
-    served = graph.served()
+    evaluated = graph.evaluated()
     enclosing = enclosing_branches(branches)
     places = {node: (b.name, operand) for b in branches for node, operand in b.places}
     arrays: dict[str, _Array] = {
         value.name: _Array(sizes.of(*types.axes[value.name]), 0) for value in graph.inputs
     }
     found = list(arrays.values())
-    running = [node for node in graph.nodes if node.name in served]
+    running = [node for node in graph.nodes if node.name in evaluated]
     for time, node in enumerate(running):
         guard = frozenset(enclosing.get(node.name, ()))
         branch, removed = places.get(node.name, ("", -1))

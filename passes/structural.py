@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from fxprune.ir import Kind, Node, Value
+from fxprune.ir import Node, Value, ValueKind
 from fxprune.passes.axes import Axis, concat, product
 from fxprune.passes.facts import Inference, Reading
 
@@ -60,7 +60,7 @@ def index_add(state: Inference, node: Node) -> OutputTypes:
     assert whole is not None and index is not None and part is not None
     axes, own = state.type_of(whole), state.type_of(part)
     state.unify(state.type_of(index)[0], own[dim], node)
-    if index.kind is not Kind.PARAMETER:
+    if index.kind is not ValueKind.PARAMETER:
         state.pin(own[dim], f"written where {node.place} computes")
     scatter(state, node, 2, axes, dim)
     return (axes,)

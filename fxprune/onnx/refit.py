@@ -111,7 +111,7 @@ class _Refit:
         masked.const_value = onnx_ir.tensor(layer.array(hidden, array), name=masked.name)
         return True
 
-    def _layer(self, node: onnx_ir.Node) -> "_Layer | None":
+    def _layer(self, node: onnx_ir.Node) -> "_Fitted | None":
         name = name_of(node)
         parameter = self._program.parameters.get((name, 1))
         if parameter is None or node.op_type not in _READ_AXIS or node.domain:
@@ -130,7 +130,7 @@ class _Refit:
         if bias is not None and bias.const_value is None:
             return None
         shift = None if bias is None else bias.const_value.numpy()  # type: ignore[union-attr]
-        return _Layer(node.op_type, initializer, shape, dim, flags, attributes, shift)
+        return _Fitted(node.op_type, initializer, shape, dim, flags, attributes, shift)
 
 
 _READ_AXIS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
@@ -142,7 +142,7 @@ _READ_AXIS: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
 
 
 def _is_plain(op_type: str, shape: Sequence[int], attributes: Mapping[str, Any]) -> bool:
-    """Whether `_Layer` knows what the weights are multiplied with."""
+    """Whether `_Fitted` knows what the weights are multiplied with."""
     if op_type == "Conv":
         automatic = attributes.get("auto_pad", "NOTSET") != "NOTSET"
         return len(shape) == 4 and attributes.get("group", 1) == 1 and not automatic
@@ -152,7 +152,7 @@ def _is_plain(op_type: str, shape: Sequence[int], attributes: Mapping[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
+class _Fitted:
     """A matrix of weights, one row per output, and what it is multiplied with."""
 
     op_type: str
@@ -202,7 +202,7 @@ class _Layer:
 
 
 def _solution(
-    layer: _Layer,
+    layer: _Fitted,
     inputs: Sequence[np.ndarray],
     wanted: Sequence[np.ndarray],
     old: np.ndarray,

@@ -7,7 +7,7 @@ from typing import Any
 
 from fxprune.arguments import listed, shown
 from fxprune.errors import InputError
-from fxprune.passes.layers import Layer
+from fxprune.passes.layers import LayerSizes
 
 Points = Iterable[Sequence[Any]]
 """What was reached: (target, accuracy), or (target, accuracy, label)."""
@@ -49,7 +49,7 @@ class Profile:
         )
 
 
-def widths(layers: Iterable[Layer]) -> Profile:
+def widths(layers: Iterable[LayerSizes]) -> Profile:
     """How many channels every layer that multiplies makes."""
     bars = [
         Bar(layer.name, layer.width_before, layer.width_after, layer.removed)
@@ -59,7 +59,7 @@ def widths(layers: Iterable[Layer]) -> Profile:
     return Profile("Width", "channels", tuple(bars))
 
 
-def costs(layers: Iterable[Layer]) -> Profile:
+def costs(layers: Iterable[LayerSizes]) -> Profile:
     """How much every layer multiplies."""
     bars = [
         Bar(layer.name, layer.macs_before, layer.macs_after, layer.removed)

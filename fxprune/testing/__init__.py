@@ -12,7 +12,7 @@ if TYPE_CHECKING:
         assert_onnx_rewrite_equivalent,
         assert_onnxruntime_agrees,
     )
-    from fxprune.testing.onnx.graphs import Drawing, OnnxModel
+    from fxprune.testing.onnx.graphs import GraphBuilder, OnnxModel
     from fxprune.testing.onnx.models import ONNX_OPS, onnx_models
     from fxprune.testing.torch.checkers import (
         assert_close,
@@ -36,7 +36,7 @@ _HOMES = {
     "keeping": "keep_sets",
     "torch.networks": "OPS Network inputs networks",
     "onnx.checkers": "assert_onnx_rewrite_equivalent assert_onnxruntime_agrees",
-    "onnx.graphs": "Drawing OnnxModel",
+    "onnx.graphs": "GraphBuilder OnnxModel",
     "onnx.models": "ONNX_OPS onnx_models",
     "torch.weights": "randomise",
 }
@@ -45,7 +45,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 __all__ = [
     "ONNX_OPS",
     "OPS",
-    "Drawing",
+    "GraphBuilder",
     "Network",
     "OnnxModel",
     "assert_close",

@@ -31,7 +31,7 @@ from fxprune.torch.gates.module import Gates
 from fxprune.torch.gating import without_gates
 from fxprune.torch.keep_sets import reach_target
 from fxprune.torch.precision import outputs_of, relative_error
-from fxprune.torch.record import Record, Step, attach, gated_record, record_of, traced_part
+from fxprune.torch.record import FoldStep, Record, attach, gated_record, record_of, traced_part
 from fxprune.torch.wrapping import GATHER, check_whole, unwrapped
 
 _log = logging.getLogger("fxprune")
@@ -102,7 +102,9 @@ def fold_as(gated: nn.Module, keep: Mapping[str, Any] | None) -> TracedModule:
     return _fold(traced_part(gated)[1], record, flags)
 
 
-def apply_step(model: nn.Module, step: Step, examples: tuple[Any, ...], source: str) -> nn.Module:
+def apply_step(
+    model: nn.Module, step: FoldStep, examples: tuple[Any, ...], source: str
+) -> nn.Module:
     """Repeat a recorded fold on a model that was never gated.
 
     Raises:
@@ -156,7 +158,10 @@ def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]
         folded,
         replace(
             record,
-            history=(*record.history, Step(kept, record.ignored, record.leaves, record.scatter)),
+            history=(
+                *record.history,
+                FoldStep(kept, record.ignored, record.leaves, record.scatter),
+            ),
             costs_before=record.costs_before or costs.at(costs.full),
         ),
     )

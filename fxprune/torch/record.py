@@ -17,7 +17,7 @@ _KEY = "_fxprune_record"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class FoldStep:
     """One fold: the keep-set as tuples of kept indices, and how the groups were found."""
 
     kept: Mapping[str, tuple[int, ...]]
@@ -42,7 +42,7 @@ class Record:
     ignored: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
     scatter: bool = False
-    history: tuple[Step, ...] = ()
+    history: tuple[FoldStep, ...] = ()
     costs_before: Mapping[str, int] | None = None
     targets: Mapping[str, float] | None = None
     reached: Mapping[str, float] | None = None

@@ -24,7 +24,7 @@ from fxprune.files import check_folder, check_output, draft_of, made_folder
 from fxprune.torch.checks import check_model
 from fxprune.torch.fold import apply_step
 from fxprune.torch.measuring import costs_of
-from fxprune.torch.record import Record, Step, attach, is_gated, record_of, traced_part
+from fxprune.torch.record import FoldStep, Record, attach, is_gated, record_of, traced_part
 from fxprune.torch.wrapping import check_module
 from fxprune.version import __version__
 
@@ -201,11 +201,11 @@ def _example(item: Any) -> Any:
         raise CheckpointError(f"malformed example input in the checkpoint: {item!r}") from error
 
 
-def _step(item: Any) -> Step:
+def _step(item: Any) -> FoldStep:
     try:
         kept = {str(k): tuple(int(i) for i in v) for k, v in item["kept"].items()}
         ignored, leaves = (tuple(map(str, item[name])) for name in ("ignored", "leaves"))
-        return Step(kept, ignored, leaves, bool(item["scatter"]))
+        return FoldStep(kept, ignored, leaves, bool(item["scatter"]))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"malformed keep-set in the checkpoint: {error}") from error
 

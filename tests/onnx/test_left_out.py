@@ -10,7 +10,7 @@ from fxprune.onnx.frontend.observe import Facts
 from fxprune.onnx.frontend.program import read_onnx
 from fxprune.onnx.frontend.spellings import Call, spelled
 from fxprune.onnx.prune import masked_model
-from fxprune.testing import Drawing
+from fxprune.testing import GraphBuilder
 from tests.onnx.frontend.samples import drawing, read_whole
 
 
@@ -22,7 +22,7 @@ def half_closed(model, **settings):
 
 
 def sequence(batch="n"):
-    g = Drawing(18, batch)
+    g = GraphBuilder(18, batch)
     x = g.input("x", 5, 3)
     return g, g("MatMul", x, g.weight(3, 8))
 

@@ -8,7 +8,7 @@ import fxprune
 from fxprune.onnx.frontend.program import read_onnx
 from fxprune.onnx.prune import masked_model
 from fxprune.onnx.refit import refitted
-from fxprune.testing import Drawing
+from fxprune.testing import GraphBuilder
 from tests.onnx.frontend.samples import drawing, read_whole
 from tests.onnx.models import images, outputs, residual
 
@@ -23,7 +23,7 @@ def test_corrected_weights_come_closer():
     assert errors[1].mean() < 0.7 * errors[0].mean()
 
 
-def dependent(g: Drawing) -> str:
+def dependent(g: GraphBuilder) -> str:
     """Nine channels, of which the last three are sums of others."""
     first = np.random.default_rng(0).normal(size=(6, 3, 1, 1)).astype(np.float32)
     return g("Conv", "x", g.stored(np.concatenate([first, first[:3] + first[3:]])))

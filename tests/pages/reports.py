@@ -1,6 +1,6 @@
 """Reports that the tests of pages look at; no model is needed for one."""
 
-from fxprune.passes.layers import Layer
+from fxprune.passes.layers import LayerSizes
 from fxprune.reports import Report, Row
 from fxprune.torch.verify import Comparison, Verdict
 
@@ -9,12 +9,12 @@ POINTS = [(0.3, 84.0, "small"), (0.5, 86.0, HOSTILE), (0.5, 85.0), (0.7, 85.5)]
 VERDICT = Verdict((Comparison(HOSTILE, 2, "float64", 3e-15, 1e-10),))
 
 
-def layer(index: int) -> Layer:
+def layer(index: int) -> LayerSizes:
     """One layer of a deep network; every seventh was removed, every sixth loses nothing."""
     before = 16 * (1 + index // 20)
     after = 0 if index % 7 == 3 else before // (1 if index % 6 == 0 else 2)
     name = f"backbone.stages.{index // 20}.blocks.{index % 20}.convolution"
-    return Layer(
+    return LayerSizes(
         name,
         "conv",
         before,
@@ -29,7 +29,7 @@ def layer(index: int) -> Layer:
 
 def report(layers: int = 200, name: str = "Deep") -> Report:
     """A report of a network with that many layers, whose names are as hostile as the given one."""
-    found = (Layer(f"{name}.stem", "conv", 8, 4, 1_000_000, 500_000, 216, 108),)
+    found = (LayerSizes(f"{name}.stem", "conv", 8, 4, 1_000_000, 500_000, 216, 108),)
     found += tuple(map(layer, range(layers)))
     costs = {
         when: {

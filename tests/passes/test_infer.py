@@ -3,7 +3,7 @@
 import pytest
 
 from fxprune.errors import InternalError
-from fxprune.ir import Kind, Node, Value
+from fxprune.ir import Node, Value, ValueKind
 from fxprune.passes.axes import spaces
 from fxprune.passes.facts import Inference
 from fxprune.passes.infer import infer
@@ -441,7 +441,7 @@ def test_tied_parameter_has_one_type():
 
 def test_types_are_checked_against_shapes():
     state = Inference()
-    value = Value("x", (2, 3), Kind.INPUT)
+    value = Value("x", (2, 3), ValueKind.INPUT)
     node = Node("y", "identity", (value,), (Value("y", (2, 4)),))
     state.type_of(value)
     graph = graph_of("y[2, 3] = identity(x[2, 3])")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from fxprune.ir import Kind, Value
+from fxprune.ir import Value, ValueKind
 from fxprune.passes.analyse import analyse
 from fxprune.passes.layers import layers_of
 from tests.passes.example import example
@@ -81,7 +81,7 @@ def test_shared_parameters_stay_while_one_layer_stays():
 
 def test_parameters_that_nothing_reads_are_layers_of_their_own():
     graph = graph_of(SHARED)
-    idle = Value("idle.weight", (3, 5), Kind.PARAMETER, trained=True)
+    idle = Value("idle.weight", (3, 5), ValueKind.PARAMETER, trained=True)
     analysis = analyse(replace(graph, parameters=(*graph.parameters, idle)))
     assert str(layers_of(analysis, {})[-1]) == (
         "idle.weight (unread): width 0 -> 0, macs 0 -> 0, params 15 -> 15"

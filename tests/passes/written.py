@@ -13,7 +13,7 @@ braces, as Python. The last line computes the output, unless outputs are named.
 import re
 from string import ascii_lowercase
 
-from fxprune.ir import Graph, Kind, Node, Value
+from fxprune.ir import Graph, Node, Value, ValueKind
 from fxprune.passes.axes import Axis, Unifier, spaces
 from fxprune.passes.facts import Types
 
@@ -28,23 +28,23 @@ def graph_of(text: str, outputs: tuple[str, ...] = (), batch: int = 2) -> Graph:
     for line in filter(None, map(str.strip, text.splitlines())):
         match = _LINE.match(line)
         assert match, f"not a line of a graph: {line}"
-        inputs = tuple(_values(match["right"], values, Kind.INPUT))
-        results = tuple(filter(None, _values(match["left"], values, Kind.COMPUTED)))
+        inputs = tuple(_values(match["right"], values, ValueKind.INPUT))
+        results = tuple(filter(None, _values(match["left"], values, ValueKind.COMPUTED)))
         attributes = eval(match["attributes"] or "{}")
         name = results[0].name if results else f"{match['op']}_{len(nodes)}"
         nodes.append(Node(name, match["op"], inputs, results, attributes))
     returned = tuple(values[name] for name in outputs) or nodes[-1].outputs
     return Graph(
-        inputs=tuple(v for v in values.values() if v.kind is Kind.INPUT),
+        inputs=tuple(v for v in values.values() if v.kind is ValueKind.INPUT),
         nodes=tuple(nodes),
         outputs=returned,
         results=returned,
-        parameters=tuple(v for v in values.values() if v.kind is Kind.PARAMETER),
+        parameters=tuple(v for v in values.values() if v.kind is ValueKind.PARAMETER),
         batch=batch,
     )
 
 
-def _values(text: str, values: dict[str, Value], kind: Kind) -> list[Value | None]:
+def _values(text: str, values: dict[str, Value], kind: ValueKind) -> list[Value | None]:
     found: list[Value | None] = []
     for match in _VALUE.finditer(text):
         name, shape = match["name"], match["shape"]
@@ -54,8 +54,8 @@ def _values(text: str, values: dict[str, Value], kind: Kind) -> list[Value | Non
         if name not in values:
             assert shape is not None, f"{name} has no shape"
             sizes = tuple(int(size) for size in shape.split(",") if size.strip())
-            own = Kind.PARAMETER if "." in name else kind
-            trained = own is Kind.PARAMETER and not name.endswith("running")
+            own = ValueKind.PARAMETER if "." in name else kind
+            trained = own is ValueKind.PARAMETER and not name.endswith("running")
             values[name] = Value(name, sizes, own, trained)
         found.append(values[name])
     return found

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir
 
-from fxprune.onnx.backend.masked_forms import MASKED_FORMS, Mask, Place, mask_operand
+from fxprune.onnx.backend.masked_forms import MASKED_FORMS, InsertionPoint, Mask, mask_operand
 from fxprune.onnx.frontend.names import name_of
 from fxprune.onnx.frontend.program import OnnxProgram
 from fxprune.passes.axes import Axis, Space, gated_part, interpret, spaces
@@ -40,17 +40,17 @@ def mask_program(
         if not gates.keys() & set(spaces(mask.axis)):
             continue
         numbers = _mask_of(mask.axis, gates)
-        mask_operand(Place(nodes[mask.node], program), mask.operand, mask.dim, numbers)
+        mask_operand(InsertionPoint(nodes[mask.node], program), mask.operand, mask.dim, numbers)
     for gate in plan.branches:
         for operand in gate.operands if gate.branch in branches else ():
             number = Mask(np.array([branches[gate.branch]]))
-            mask_operand(Place(nodes[gate.node], program), operand, 0, number)
+            mask_operand(InsertionPoint(nodes[gate.node], program), operand, 0, number)
     forms: dict[str, dict[int, Mask]] = {}
     for form in plan.forms:
         if gates.keys() & set(spaces(form.axis)):
             forms.setdefault(form.node, {})[form.dim] = _mask_of(form.axis, gates)
     for name, by_dim in forms.items():
-        MASKED_FORMS[ops[name]](Place(nodes[name], program), by_dim)
+        MASKED_FORMS[ops[name]](InsertionPoint(nodes[name], program), by_dim)
     return model
 
 

@@ -55,7 +55,7 @@ Flags = Mapping[int, Mask]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class InsertionPoint:
     """A node in a copy of a program's model; new nodes go in front of it."""
 
     node: onnx_ir.Node
@@ -161,7 +161,7 @@ _AXES_BY_INPUT = 13
 """The version of the operator set from which the axes of a sum are an input."""
 
 
-def mask_operand(place: Place, operand: int, dim: int, mask: Mask) -> None:
+def mask_operand(place: InsertionPoint, operand: int, dim: int, mask: Mask) -> None:
     """Multiply an operand by a mask along one of its axes; a single number is for all of it."""
     index = place.operands[operand]
     value = place.input(operand)
@@ -179,14 +179,14 @@ def mask_operand(place: Place, operand: int, dim: int, mask: Mask) -> None:
     place.node.replace_input_with(index, masked)
 
 
-def _mask(place: Place, x: onnx_ir.Value, flags: Flags) -> onnx_ir.Value:
+def _mask(place: InsertionPoint, x: onnx_ir.Value, flags: Flags) -> onnx_ir.Value:
     """The masks of all axes of `x`, as an array that is stretched to it."""
     masks = [place.mask(x, dim, own, place.rank() - dim - 1) for dim, own in flags.items()]
     return functools.reduce(lambda left, right: place.insert("Mul", left, right), masks)
 
 
 def _count(
-    place: Place, x: onnx_ir.Value, open_: np.ndarray | float, units: Mapping[int, int]
+    place: InsertionPoint, x: onnx_ir.Value, open_: np.ndarray | float, units: Mapping[int, int]
 ) -> onnx_ir.Value:
     """How many open positions `x` has: `open_` in each block of `units[dim]` positions by axis."""
     shape = place.insert("Shape", x)
@@ -199,7 +199,7 @@ def _count(
 
 
 def _count_along(
-    place: Place, x: onnx_ir.Value, flags: Flags, dims: tuple[int, ...]
+    place: InsertionPoint, x: onnx_ir.Value, flags: Flags, dims: tuple[int, ...]
 ) -> onnx_ir.Value:
     """How many open positions `x` has along axes."""
     units = {dim: len(flags[dim].unit) if dim in flags else 1 for dim in dims}
@@ -207,7 +207,7 @@ def _count_along(
     return _count(place, x, open_, units)
 
 
-def _reduce(place: Place, flags: Flags) -> None:
+def _reduce(place: InsertionPoint, flags: Flags) -> None:
     """The mean, largest or smallest of open positions."""
     node = next(n for n in place.program.ir.nodes if n.name == name_of(place.node))
     dims: Any = node.attributes["dims"]
@@ -222,7 +222,7 @@ def _reduce(place: Place, flags: Flags) -> None:
     place.node.replace_input_with(place.operands[0], place.narrow(seen))
 
 
-def _worst(place: Place) -> onnx_ir.Value:
+def _worst(place: InsertionPoint) -> onnx_ir.Value:
     """What no open position is behind."""
     own, sign = place.type_of(), -1 if place.node.op_type == "ReduceMax" else 1
     if own.is_floating_point():
@@ -232,7 +232,11 @@ def _worst(place: Place) -> onnx_ir.Value:
 
 
 def _standardised(
-    place: Place, x: onnx_ir.Value, flags: Flags, dims: tuple[int, ...], centre: bool = True
+    place: InsertionPoint,
+    x: onnx_ir.Value,
+    flags: Flags,
+    dims: tuple[int, ...],
+    centre: bool = True,
 ) -> onnx_ir.Value:
     """`x` with mean 0 (if `centre`) and variance 1 over open positions."""
     count = _count_along(place, x, flags, dims)
@@ -240,7 +244,7 @@ def _standardised(
 
 
 def _centred(
-    place: Place,
+    place: InsertionPoint,
     x: onnx_ir.Value,
     open_: onnx_ir.Value,
     count: onnx_ir.Value,
@@ -257,7 +261,7 @@ def _centred(
     return place.insert("Div", x, place.insert("Sqrt", place.insert("Add", variance, least)))
 
 
-def _epsilon(place: Place) -> float:
+def _epsilon(place: InsertionPoint) -> float:
     found = place.node.attributes.get("epsilon")
     default = _SMALLEST if place.node.op_type in _ADDING else 1e-5
     return default if found is None else float(found.as_float())
@@ -268,7 +272,7 @@ _SMALLEST = 1e-12
 """What ONNX Runtime adds to variances in these operator types unless they say another number."""
 
 
-def _scaled(place: Place, value: onnx_ir.Value, trailing: int = 0) -> None:
+def _scaled(place: InsertionPoint, value: onnx_ir.Value, trailing: int = 0) -> None:
     """Factor and shift of a normalisation, followed by `trailing` axes; then replace the node."""
     for operand, op_type in ((1, "Mul"), (2, "Add")):
         if place.has(operand):
@@ -280,23 +284,23 @@ def _scaled(place: Place, value: onnx_ir.Value, trailing: int = 0) -> None:
     place.replace(value)
 
 
-def _layer_norm(place: Place, flags: Flags) -> None:
+def _layer_norm(place: InsertionPoint, flags: Flags) -> None:
     _scaled(place, _standardised(place, place.array(), flags, _last(place)))
 
 
-def _rms_norm(place: Place, flags: Flags) -> None:
+def _rms_norm(place: InsertionPoint, flags: Flags) -> None:
     _scaled(place, _standardised(place, place.array(), flags, _last(place), centre=False))
 
 
-def _add_layer_norm(place: Place, flags: Flags) -> None:
+def _add_layer_norm(place: InsertionPoint, flags: Flags) -> None:
     _add_norm(place, flags, {2: "Mul", 3: "Add"}, bias=4)
 
 
-def _add_rms_norm(place: Place, flags: Flags) -> None:
+def _add_rms_norm(place: InsertionPoint, flags: Flags) -> None:
     _add_norm(place, flags, {2: "Mul"}, bias=3)
 
 
-def _add_norm(place: Place, flags: Flags, affine: Mapping[int, str], bias: int) -> None:
+def _add_norm(place: InsertionPoint, flags: Flags, affine: Mapping[int, str], bias: int) -> None:
     """The norm of a sum, which may be an output as well; a shift makes it a layer norm."""
     total = place.array()
     for operand in (1, bias):
@@ -316,19 +320,19 @@ _SUM = 3
 """Which output the sum is that has been normalised."""
 
 
-def _last(place: Place) -> tuple[int, ...]:
+def _last(place: InsertionPoint) -> tuple[int, ...]:
     """The axes from `axis` on."""
     found = place.node.attributes.get("axis")
     first = (-1 if found is None else int(found.as_int())) % place.rank()
     return tuple(range(first, place.rank()))
 
 
-def _instance_norm(place: Place, flags: Flags) -> None:
+def _instance_norm(place: InsertionPoint, flags: Flags) -> None:
     dims = tuple(range(2, place.rank()))
     _scaled(place, _standardised(place, place.array(), flags, dims), trailing=len(dims))
 
 
-def _group_norm(place: Place, flags: Flags) -> None:
+def _group_norm(place: InsertionPoint, flags: Flags) -> None:
     """Channels are taken apart into groups, and joined again."""
     x, groups = place.array(), place.node.attributes["num_groups"].as_int()
     shape = place.shape()
@@ -340,7 +344,7 @@ def _group_norm(place: Place, flags: Flags) -> None:
     _scaled(place, place.insert("Reshape", y, place.insert("Shape", x)), len(shape) - 2)
 
 
-MaskedForm = Callable[[Place, Flags], None]
+MaskedForm = Callable[[InsertionPoint, Flags], None]
 
 MASKED_FORMS: Mapping[str, MaskedForm] = MappingProxyType(
     {

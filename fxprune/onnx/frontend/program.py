@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx_ir
 
-from fxprune.ir import Graph, Kind, Node, Value
+from fxprune.ir import Graph, Node, Value, ValueKind
 from fxprune.onnx.frontend.data import Data, batches
 from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.onnx.frontend.names import name_of, output_name
@@ -102,7 +102,7 @@ class _Translation:
 
     def _input(self, value: onnx_ir.Value) -> Value:
         name = str(value.name)
-        self._values[name] = Value(name, self._facts.shapes[name], Kind.INPUT)
+        self._values[name] = Value(name, self._facts.shapes[name], ValueKind.INPUT)
         return self._values[name]
 
     def _translate(self, node: onnx_ir.Node) -> None:
@@ -183,7 +183,7 @@ class _Translation:
         vector = sum(size > 1 for size in shape) <= 1
         key = f"{name}@{place}" if place and vector and name in self._parameters else name
         if key not in self._parameters:
-            self._parameters[key] = Value(key, shape, Kind.PARAMETER, self._is_trained(value))
+            self._parameters[key] = Value(key, shape, ValueKind.PARAMETER, self._is_trained(value))
             self._initializers[key] = name
         return self._parameters[key]
 

@@ -59,10 +59,10 @@ class OnnxModel:
         return f"# source() is the whole file\n{self._source[self._source.index('GRAPH =') :]}"
 
 
-class Drawing:
+class GraphBuilder:
     """An ONNX graph as it is drawn; a call adds a node and returns the name of its output.
 
-    >>> g = Drawing()
+    >>> g = GraphBuilder()
     >>> x = g.input("x", 3)
     >>> y = g("MatMul", x, g.weight(3, 4))
     >>> g.shape(y)

@@ -14,8 +14,17 @@ from hypothesis.strategies import DrawFn
 from onnx import TensorProto
 
 from fxprune.testing.onnx import channels, forms, layers, sequences
-from fxprune.testing.onnx.graphs import Drawing, OnnxModel, volume
-from fxprune.testing.onnx.steps import Family, Kind, Pen, Shape, chain, joined, reduced, reshaped
+from fxprune.testing.onnx.graphs import GraphBuilder, OnnxModel, volume
+from fxprune.testing.onnx.steps import (
+    Family,
+    OpWriter,
+    Shape,
+    StepKind,
+    chain,
+    joined,
+    reduced,
+    reshaped,
+)
 
 _DEPTH = 2
 """How deep composite steps nest."""
@@ -64,71 +73,71 @@ def _even(shape: Shape) -> bool:
 
 _IMAGE_STEPS = MappingProxyType(
     {
-        "conv": Kind(layers.conv),
-        "activation": Kind(layers.activation),
-        "gelu": Kind(layers.gelu),
-        "block": Kind(layers.block, nests=True),
-        "residual": Kind(layers.residual, nests=True),
-        "normalisation": Kind(layers.normalisation),
-        "written_normalisation": Kind(layers.written_normalisation),
-        "depthwise": Kind(layers.depthwise, _few),
-        "grouped": Kind(layers.grouped, _several),
-        "strided": Kind(layers.strided, _halves, keeps_size=False),
-        "transposed": Kind(layers.transposed),
-        "shared": Kind(layers.shared),
-        "pointwise": Kind(layers.pointwise),
-        "attention": Kind(layers.attention),
-        "pass_through": Kind(layers.pass_through),
-        "layer_scale": Kind(layers.layer_scale),
-        "pooling": Kind(layers.pooling),
-        "downsampling": Kind(layers.downsampling, _halves, keeps_size=False),
-        "upsampling": Kind(layers.upsampling, _small, keeps_size=False),
-        "excitation": Kind(layers.excitation),
-        "concatenation": Kind(channels.concatenation, _few, nests=True),
-        "channel_shuffle": Kind(channels.channel_shuffle, _several),
-        "channel_slice": Kind(channels.channel_slice),
-        "channel_padding": Kind(channels.channel_padding, _few),
-        "channel_choice": Kind(channels.channel_choice),
-        "size_padding": Kind(channels.size_padding, _halves, keeps_size=False),
-        "gated_unit": Kind(channels.gated_unit, _several),
-        "swapped_parts": Kind(channels.swapped_parts, _several),
-        "partial": Kind(channels.partial, _several),
-        "block_to_depth": Kind(channels.block_to_depth, _pixels, keeps_size=False),
-        "depth_to_block": Kind(channels.depth_to_block, _depth, keeps_size=False),
-        "channel_mixing": Kind(channels.channel_mixing),
-        "pinning": Kind(channels.pinning),
-        "stretched": Kind(channels.stretched),
-        "repeated": Kind(channels.repeated, _few),
-        "fused_convolution": Kind(forms.fused_convolution),
-        "pooled_without_axes": Kind(forms.pooled_without_axes, _several),
-        "whole_numbers": Kind(forms.whole_numbers),
-        "blurred": Kind(forms.blurred),
-        "through_a_sequence": Kind(forms.through_a_sequence, since=11),
+        "conv": StepKind(layers.conv),
+        "activation": StepKind(layers.activation),
+        "gelu": StepKind(layers.gelu),
+        "block": StepKind(layers.block, nests=True),
+        "residual": StepKind(layers.residual, nests=True),
+        "normalisation": StepKind(layers.normalisation),
+        "written_normalisation": StepKind(layers.written_normalisation),
+        "depthwise": StepKind(layers.depthwise, _few),
+        "grouped": StepKind(layers.grouped, _several),
+        "strided": StepKind(layers.strided, _halves, keeps_size=False),
+        "transposed": StepKind(layers.transposed),
+        "shared": StepKind(layers.shared),
+        "pointwise": StepKind(layers.pointwise),
+        "attention": StepKind(layers.attention),
+        "pass_through": StepKind(layers.pass_through),
+        "layer_scale": StepKind(layers.layer_scale),
+        "pooling": StepKind(layers.pooling),
+        "downsampling": StepKind(layers.downsampling, _halves, keeps_size=False),
+        "upsampling": StepKind(layers.upsampling, _small, keeps_size=False),
+        "excitation": StepKind(layers.excitation),
+        "concatenation": StepKind(channels.concatenation, _few, nests=True),
+        "channel_shuffle": StepKind(channels.channel_shuffle, _several),
+        "channel_slice": StepKind(channels.channel_slice),
+        "channel_padding": StepKind(channels.channel_padding, _few),
+        "channel_choice": StepKind(channels.channel_choice),
+        "size_padding": StepKind(channels.size_padding, _halves, keeps_size=False),
+        "gated_unit": StepKind(channels.gated_unit, _several),
+        "swapped_parts": StepKind(channels.swapped_parts, _several),
+        "partial": StepKind(channels.partial, _several),
+        "block_to_depth": StepKind(channels.block_to_depth, _pixels, keeps_size=False),
+        "depth_to_block": StepKind(channels.depth_to_block, _depth, keeps_size=False),
+        "channel_mixing": StepKind(channels.channel_mixing),
+        "pinning": StepKind(channels.pinning),
+        "stretched": StepKind(channels.stretched),
+        "repeated": StepKind(channels.repeated, _few),
+        "fused_convolution": StepKind(forms.fused_convolution),
+        "pooled_without_axes": StepKind(forms.pooled_without_axes, _several),
+        "whole_numbers": StepKind(forms.whole_numbers),
+        "blurred": StepKind(forms.blurred),
+        "through_a_sequence": StepKind(forms.through_a_sequence, since=11),
     }
 )
 
 _SEQUENCE_STEPS = MappingProxyType(
     {
-        "linear": Kind(sequences.linear),
-        "activation": Kind(sequences.activation),
-        "mlp": Kind(sequences.mlp),
-        "attention": Kind(sequences.attention),
-        "residual": Kind(sequences.residual, nests=True),
-        "normalisation": Kind(sequences.normalisation),
-        "recurrent": Kind(sequences.recurrent),
-        "concatenation": Kind(sequences.concatenation, nests=True),
-        "channel_slice": Kind(sequences.channel_slice),
-        "rotation": Kind(sequences.rotation, _even),
-        "token_mixing": Kind(sequences.token_mixing),
-        "token_shift": Kind(sequences.token_shift),
-        "convolution": Kind(sequences.convolution),
-        "grouped_linear": Kind(sequences.grouped_linear, _many),
-        "channel_mixing": Kind(sequences.channel_mixing),
-        "last_state": Kind(forms.last_state),
-        "added_norm": Kind(forms.added_norm),
-        "fused_matrix": Kind(forms.fused_matrix),
-        "fused_attention": Kind(forms.fused_attention),
-        "through_a_sequence": Kind(forms.through_a_sequence, since=11),
+        "linear": StepKind(sequences.linear),
+        "activation": StepKind(sequences.activation),
+        "mlp": StepKind(sequences.mlp),
+        "attention": StepKind(sequences.attention),
+        "residual": StepKind(sequences.residual, nests=True),
+        "normalisation": StepKind(sequences.normalisation),
+        "recurrent": StepKind(sequences.recurrent),
+        "concatenation": StepKind(sequences.concatenation, nests=True),
+        "channel_slice": StepKind(sequences.channel_slice),
+        "rotation": StepKind(sequences.rotation, _even),
+        "token_mixing": StepKind(sequences.token_mixing),
+        "token_shift": StepKind(sequences.token_shift),
+        "convolution": StepKind(sequences.convolution),
+        "grouped_linear": StepKind(sequences.grouped_linear, _many),
+        "channel_mixing": StepKind(sequences.channel_mixing),
+        "last_state": StepKind(forms.last_state),
+        "added_norm": StepKind(forms.added_norm),
+        "fused_matrix": StepKind(forms.fused_matrix),
+        "fused_attention": StepKind(forms.fused_attention),
+        "through_a_sequence": StepKind(forms.through_a_sequence, since=11),
     }
 )
 
@@ -141,69 +150,69 @@ _SIZES = {1: ((6,), (7,)), 2: ((6, 6), (7, 5)), 3: ((4, 4, 4), (5, 4, 3))}
 def _images(dims: int) -> Family:
     """Models on (batch, channels, *size) with `dims` axes of size."""
 
-    def stem(pen: Pen, inputs: int) -> str:
+    def stem(op: OpWriter, inputs: int) -> str:
         """Two plain convolutions, so that something can always be pruned; other inputs join."""
-        size = pen.pick(*_SIZES[dims])
-        wide, width = pen.pick(*layers.CHANNELS), pen.pick(*layers.CHANNELS)
+        size = op.pick(*_SIZES[dims])
+        wide, width = op.pick(*layers.CHANNELS), op.pick(*layers.CHANNELS)
         kernel, pads = [3] * dims, [1] * 2 * dims
-        x = pen.graph.input("x", _FEATURES, *size)
-        h = pen("Conv", x, pen.weight(wide, _FEATURES, *kernel), pen.weight(wide), pads=pads)
-        h = pen("Relu", h)
-        h = pen("Conv", h, pen.weight(width, wide, *kernel), pen.weight(width), pads=pads)
+        x = op.graph.input("x", _FEATURES, *size)
+        h = op("Conv", x, op.weight(wide, _FEATURES, *kernel), op.weight(wide), pads=pads)
+        h = op("Relu", h)
+        h = op("Conv", h, op.weight(width, wide, *kernel), op.weight(width), pads=pads)
         for number in range(1, inputs):
-            other = pen.graph.input(f"x{number}", 2, *size)
-            other = pen("Conv", other, pen.weight(width, 2, *[1] * dims), pen.weight(width))
-            h = joined(pen, pen.pick("Add", "Mul"), h, other)
+            other = op.graph.input(f"x{number}", 2, *size)
+            other = op("Conv", other, op.weight(width, 2, *[1] * dims), op.weight(width))
+            h = joined(op, op.pick("Add", "Mul"), h, other)
         return str(h)
 
     return Family(stem, _IMAGE_STEPS, _image_head)
 
 
-def _image_head(pen: Pen, x: str) -> str:
-    how = pen.pick("conv", "pooled", "flat", "reshaped", "mean")
+def _image_head(op: OpWriter, x: str) -> str:
+    how = op.pick("conv", "pooled", "flat", "reshaped", "mean")
     if how == "conv":
-        weight = pen.weight(_FEATURES, pen.shape(x)[1], *layers.ones(pen, x))
-        return str(pen("Conv", x, weight, pen.weight(_FEATURES)))
+        weight = op.weight(_FEATURES, op.shape(x)[1], *layers.ones(op, x))
+        return str(op("Conv", x, weight, op.weight(_FEATURES)))
     if how == "pooled":
-        x = pen("Flatten", pen("GlobalAveragePool", x), axis=1)
+        x = op("Flatten", op("GlobalAveragePool", x), axis=1)
     elif how == "mean":
-        x = reduced(pen, "ReduceMean", x, layers.spatial(pen, x), keep=False)
+        x = reduced(op, "ReduceMean", x, layers.spatial(op, x), keep=False)
     elif how == "flat":
-        x = pen("Flatten", x, axis=1)
+        x = op("Flatten", x, axis=1)
     else:
-        x = reshaped(pen, x, 0, volume(pen.shape(x)))
-    return layers.gemm_to(pen, x, _FEATURES)
+        x = reshaped(op, x, 0, volume(op.shape(x)))
+    return layers.gemm_to(op, x, _FEATURES)
 
 
-def _sequence_stem(pen: Pen, inputs: int) -> str:
+def _sequence_stem(op: OpWriter, inputs: int) -> str:
     """An embedding of tokens, or a linear layer on features; and an MLP beside it."""
-    length = pen.pick(5, 4)
-    wide, width = pen.pick(*layers.CHANNELS), pen.pick(*layers.CHANNELS)
-    if pen.pick(False, True):
-        tokens = pen.graph.input("x", length, dtype=TensorProto.INT64)
-        x = pen("Gather", pen.weight(_TOKENS, width), tokens, axis=0)
+    length = op.pick(5, 4)
+    wide, width = op.pick(*layers.CHANNELS), op.pick(*layers.CHANNELS)
+    if op.pick(False, True):
+        tokens = op.graph.input("x", length, dtype=TensorProto.INT64)
+        x = op("Gather", op.weight(_TOKENS, width), tokens, axis=0)
     else:
-        x = pen.graph.input("x", length, _FEATURES)
-        x = pen("Add", pen("MatMul", x, pen.weight(_FEATURES, width)), pen.weight(width))
-    h = pen("Relu", pen("Add", pen("MatMul", x, pen.weight(width, wide)), pen.weight(wide)))
-    x = pen("Add", x, pen("MatMul", h, pen.weight(wide, width)))
+        x = op.graph.input("x", length, _FEATURES)
+        x = op("Add", op("MatMul", x, op.weight(_FEATURES, width)), op.weight(width))
+    h = op("Relu", op("Add", op("MatMul", x, op.weight(width, wide)), op.weight(wide)))
+    x = op("Add", x, op("MatMul", h, op.weight(wide, width)))
     for number in range(1, inputs):
-        other = pen("MatMul", pen.graph.input(f"x{number}", length, 2), pen.weight(2, width))
-        x = joined(pen, pen.pick("Add", "Mul"), x, other)
+        other = op("MatMul", op.graph.input(f"x{number}", length, 2), op.weight(2, width))
+        x = joined(op, op.pick("Add", "Mul"), x, other)
     return str(x)
 
 
-def _sequence_head(pen: Pen, x: str) -> str:
-    how = pen.pick("mean", "tokens", "first", "flat")
+def _sequence_head(op: OpWriter, x: str) -> str:
+    how = op.pick("mean", "tokens", "first", "flat")
     if how == "tokens":
-        return sequences.linear_to(pen, x, _FEATURES)
+        return sequences.linear_to(op, x, _FEATURES)
     if how == "mean":
-        x = reduced(pen, "ReduceMean", x, [1], keep=False)
+        x = reduced(op, "ReduceMean", x, [1], keep=False)
     elif how == "first":
-        x = pen("Gather", x, pen.graph.index(0), axis=1)
+        x = op("Gather", x, op.graph.index(0), axis=1)
     else:
-        x = reshaped(pen, x, 0, volume(pen.shape(x)))
-    return layers.gemm_to(pen, x, _FEATURES)
+        x = reshaped(op, x, 0, volume(op.shape(x)))
+    return layers.gemm_to(op, x, _FEATURES)
 
 
 _FAMILIES: Mapping[Dims, Family] = MappingProxyType(
@@ -243,11 +252,11 @@ def onnx_models(
     """
     family = _FAMILIES[dims]
     batch: str | int = draw(st.one_of(st.just("n"), st.sampled_from((2, 1))))
-    graph = Drawing(draw(st.sampled_from(_OPSETS)), batch)
+    graph = GraphBuilder(draw(st.sampled_from(_OPSETS)), batch)
     kinds = tuple(family.kinds[name] for name in (ONNX_OPS[dims] if ops is None else ops))
-    pen = Pen(draw, graph, kinds, _DEPTH)
-    body = chain(pen, family.stem(pen, inputs), max_nodes)
-    outputs = [family.head(pen, body)]
-    if pen.pick(False, True):
-        outputs.append(forms.another_output(pen, body, 2 if dims == "sequence" else 1))
+    op = OpWriter(draw, graph, kinds, _DEPTH)
+    body = chain(op, family.stem(op, inputs), max_nodes)
+    outputs = [family.head(op, body)]
+    if op.pick(False, True):
+        outputs.append(forms.another_output(op, body, 2 if dims == "sequence" else 1))
     return graph.model(*outputs, seed=draw(st.integers(0, 2**16 - 1)))

@@ -1,8 +1,8 @@
-"""How ONNX models are drawn: steps that a pen adds to a drawing, and the words that steps share.
+"""How ONNX models are drawn: steps that add nodes to a graph, and the words that steps share.
 
 A step is given an array and returns another. Alternatives are listed with the plainest first,
 which is where Hypothesis shrinks to. What moved from attributes to inputs from one version of
-ONNX to another is written as the drawing's version has it.
+ONNX to another is written as the version of the graph has it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,23 +13,23 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from fxprune.testing.onnx.graphs import Drawing
+from fxprune.testing.onnx.graphs import GraphBuilder
 
 T = TypeVar("T")
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Pen:
+class OpWriter:
     """Draws on `graph` what Hypothesis chooses; `kinds` may nest inside a step, `depth` deep."""
 
     draw: DrawFn
-    graph: Drawing
-    kinds: tuple["Kind", ...] = ()
+    graph: GraphBuilder
+    kinds: tuple["StepKind", ...] = ()
     depth: int = 0
 
     def __call__(self, op_type: str, *inputs: str, **settings: Any) -> Any:
-        """Add a node, see `Drawing`."""
+        """Add a node, see `GraphBuilder`."""
         return self.graph(op_type, *inputs, **settings)
 
     def pick(self, *options: T) -> T:
@@ -57,15 +57,15 @@ class Pen:
         return self.pick(axis, axis - len(self.shape(x))) if self.knows(11) else axis
 
     def knows(self, version: int) -> bool:
-        """Whether the drawing has this version of the operators, or a later one."""
+        """Whether the graph has this version of the operators, or a later one."""
         return self.graph.opset >= version
 
 
-Step = Callable[[Pen, str], str]
+Step = Callable[[OpWriter, str], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class StepKind:
     """A kind of step: how it is drawn, where it fits, the version of the operators it needs."""
 
     build: Step
@@ -82,126 +82,131 @@ class Family:
     `stem` is told how many inputs there are.
     """
 
-    stem: Callable[[Pen, int], str]
-    kinds: Mapping[str, Kind]
+    stem: Callable[[OpWriter, int], str]
+    kinds: Mapping[str, StepKind]
     head: Step
 
 
-def chain(pen: Pen, x: str, limit: int) -> str:
+def chain(op: OpWriter, x: str, limit: int) -> str:
     """Up to `limit` steps in a row; it ends where no kind fits."""
     for _ in range(limit):
-        if not pen.draw(st.integers(0, 3)):
+        if not op.draw(st.integers(0, 3)):
             break
-        fitting = [kind for kind in pen.kinds if _fits(kind, pen, x)]
+        fitting = [kind for kind in op.kinds if _fits(kind, op, x)]
         if not fitting:
             break
-        x = pen.pick(*fitting).build(pen, x)
+        x = op.pick(*fitting).build(op, x)
     return x
 
 
-def _fits(kind: Kind, pen: Pen, x: str) -> bool:
-    return kind.fits(pen.shape(x)) and pen.knows(kind.since) and (pen.depth > 0 or not kind.nests)
+def _fits(kind: StepKind, op: OpWriter, x: str) -> bool:
+    return kind.fits(op.shape(x)) and op.knows(kind.since) and (op.depth > 0 or not kind.nests)
 
 
-def inside(pen: Pen, x: str) -> str:
+def inside(op: OpWriter, x: str) -> str:
     """A chain inside a step, that keeps the size of the other axes."""
-    kinds = tuple(kind for kind in pen.kinds if kind.keeps_size)
-    return chain(replace(pen, kinds=kinds, depth=pen.depth - 1), x, limit=2)
+    kinds = tuple(kind for kind in op.kinds if kind.keeps_size)
+    return chain(replace(op, kinds=kinds, depth=op.depth - 1), x, limit=2)
 
 
 # Settings that are attributes in old versions, and inputs in new ones --------------------------
 
 
 def numbered(
-    pen: Pen, op_type: str, x: str, name: str, numbers: Sequence[int], since: int, **settings: Any
+    op: OpWriter,
+    op_type: str,
+    x: str,
+    name: str,
+    numbers: Sequence[int],
+    since: int,
+    **settings: Any,
 ) -> Any:
     """A node whose `numbers` are an input from a version on, and an attribute before that."""
-    if pen.knows(since):
-        return pen(op_type, x, pen.numbers(*numbers), **settings)
-    return pen(op_type, x, **{name: list(numbers)}, **settings)
+    if op.knows(since):
+        return op(op_type, x, op.numbers(*numbers), **settings)
+    return op(op_type, x, **{name: list(numbers)}, **settings)
 
 
-def reduced(pen: Pen, op_type: str, x: str, axes: Sequence[int], keep: bool = True) -> str:
+def reduced(op: OpWriter, op_type: str, x: str, axes: Sequence[int], keep: bool = True) -> str:
     """A reduction along axes."""
     since = 13 if op_type == "ReduceSum" else 18
-    return str(numbered(pen, op_type, x, "axes", axes, since, keepdims=int(keep)))
+    return str(numbered(op, op_type, x, "axes", axes, since, keepdims=int(keep)))
 
 
-def squeezed(pen: Pen, x: str, *axes: int) -> str:
+def squeezed(op: OpWriter, x: str, *axes: int) -> str:
     """Without axes of one position."""
-    return str(numbered(pen, "Squeeze", x, "axes", axes, 13))
+    return str(numbered(op, "Squeeze", x, "axes", axes, 13))
 
 
-def unsqueezed(pen: Pen, x: str, *axes: int) -> str:
+def unsqueezed(op: OpWriter, x: str, *axes: int) -> str:
     """With axes of one position."""
-    return str(numbered(pen, "Unsqueeze", x, "axes", axes, 13))
+    return str(numbered(op, "Unsqueeze", x, "axes", axes, 13))
 
 
-def split(pen: Pen, x: str, axis: int, *sizes: int) -> list[str]:
+def split(op: OpWriter, x: str, axis: int, *sizes: int) -> list[str]:
     """Parts of an axis; equal ones may go without saying."""
     settings = {"axis": axis, "outputs": len(sizes)}
-    if len(set(sizes)) == 1 and pen.pick(False, True):
-        number = {"num_outputs": len(sizes)} if pen.knows(18) else {}
-        return list(pen("Split", x, **settings, **number))
-    return list(numbered(pen, "Split", x, "split", sizes, 13, **settings))
+    if len(set(sizes)) == 1 and op.pick(False, True):
+        number = {"num_outputs": len(sizes)} if op.knows(18) else {}
+        return list(op("Split", x, **settings, **number))
+    return list(numbered(op, "Split", x, "split", sizes, 13, **settings))
 
 
-def cut(pen: Pen, x: str, axis: int, start: int, end: int, step: int = 1) -> str:
+def cut(op: OpWriter, x: str, axis: int, start: int, end: int, step: int = 1) -> str:
     """Positions of an axis; steps other than one need version 10."""
-    if not pen.knows(10):
-        return str(pen("Slice", x, axes=[axis], starts=[start], ends=[end]))
-    bounds = [pen.numbers(number) for number in (start, end, axis)]
-    return str(pen("Slice", x, *bounds, *([pen.numbers(step)] if step != 1 else [])))
+    if not op.knows(10):
+        return str(op("Slice", x, axes=[axis], starts=[start], ends=[end]))
+    bounds = [op.numbers(number) for number in (start, end, axis)]
+    return str(op("Slice", x, *bounds, *([op.numbers(step)] if step != 1 else [])))
 
 
 def padded(
-    pen: Pen, x: str, before: Sequence[int], after: Sequence[int], mode: str, value: float
+    op: OpWriter, x: str, before: Sequence[int], after: Sequence[int], mode: str, value: float
 ) -> str:
     """Positions before and after those of every axis."""
     widths = [*before, *after]
-    if not pen.knows(11):
-        return str(pen("Pad", x, pads=widths, mode=mode, value=value))
-    constant = [pen.number(value)] if mode == "constant" and value else []
-    return str(pen("Pad", x, pen.numbers(*widths), *constant, mode=mode))
+    if not op.knows(11):
+        return str(op("Pad", x, pads=widths, mode=mode, value=value))
+    constant = [op.number(value)] if mode == "constant" and value else []
+    return str(op("Pad", x, op.numbers(*widths), *constant, mode=mode))
 
 
-def clipped(pen: Pen, x: str, least: float, most: float | None = None) -> str:
+def clipped(op: OpWriter, x: str, least: float, most: float | None = None) -> str:
     """Values between bounds, or above one."""
-    if not pen.knows(11):
-        return str(pen("Clip", x, min=least, **({} if most is None else {"max": most})))
-    return str(pen("Clip", x, pen.number(least), *([] if most is None else [pen.number(most)])))
+    if not op.knows(11):
+        return str(op("Clip", x, min=least, **({} if most is None else {"max": most})))
+    return str(op("Clip", x, op.number(least), *([] if most is None else [op.number(most)])))
 
 
-def reshaped(pen: Pen, x: str, *sizes: int) -> str:
+def reshaped(op: OpWriter, x: str, *sizes: int) -> str:
     """Sizes as ONNX takes them: 0 is the size that the array has there, -1 what is left.
 
     They are stored, or computed from the shape of the array, as exporters write them.
     """
-    batch = pen.graph.batch
-    how = pen.pick("stored", "gathered", "sliced")
-    if how == "stored" and isinstance(batch, int) and pen.pick(False, True):
-        known = [size or pen.shape(x)[axis] for axis, size in enumerate(sizes)]
-        return str(pen("Reshape", x, pen.numbers(*known)))
+    batch = op.graph.batch
+    how = op.pick("stored", "gathered", "sliced")
+    if how == "stored" and isinstance(batch, int) and op.pick(False, True):
+        known = [size or op.shape(x)[axis] for axis, size in enumerate(sizes)]
+        return str(op("Reshape", x, op.numbers(*known)))
     if how == "stored" or 0 not in sizes:
-        return str(pen("Reshape", x, pen.numbers(*sizes)))
-    shape = pen("Shape", x)
+        return str(op("Reshape", x, op.numbers(*sizes)))
+    shape = op("Shape", x)
     parts = [
-        pen.numbers(size) if size else _size(pen, shape, axis, how)
-        for axis, size in enumerate(sizes)
+        op.numbers(size) if size else _size(op, shape, axis, how) for axis, size in enumerate(sizes)
     ]
-    return str(pen("Reshape", x, pen("Concat", *parts, axis=0)))
+    return str(op("Reshape", x, op("Concat", *parts, axis=0)))
 
 
-def _size(pen: Pen, shape: str, axis: int, how: str) -> str:
+def _size(op: OpWriter, shape: str, axis: int, how: str) -> str:
     """One number of a shape, as a vector."""
     if how == "sliced":
-        return cut(pen, shape, 0, axis, axis + 1)
-    return unsqueezed(pen, pen("Gather", shape, pen.graph.index(axis), axis=0), 0)
+        return cut(op, shape, 0, axis, axis + 1)
+    return unsqueezed(op, op("Gather", shape, op.graph.index(axis), axis=0), 0)
 
 
-def joined(pen: Pen, op_type: str, x: str, other: str) -> str:
+def joined(op: OpWriter, op_type: str, x: str, other: str) -> str:
     """Two operands in either order."""
-    return str(pen(op_type, *pen.pick((x, other), (other, x))))
+    return str(op(op_type, *op.pick((x, other), (other, x))))
 
 
 def divisors(number: int) -> list[int]:

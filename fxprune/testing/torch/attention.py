@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from fxprune.testing.torch.programs import Block, Place, Step
+from fxprune.testing.torch.programs import Block, Context, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def attention(
     code += _attended(form, parts, lengths)
     code += _joined(form)
     parts["output"] = f"nn.Linear({form.heads * form.value_size}, {out}, bias={form.bias})"
-    step = Step("\n".join(code), Place(out, (lengths[0],)), parts)
+    step = Step("\n".join(code), Context(out, (lengths[0],)), parts)
     return Block((step,), ("x", "other") if other else ("x",))
 
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from fxprune.testing.torch.programs import Place, Step, spelled
+from fxprune.testing.torch.programs import Context, Step, spelled
 
 
-def channel_shuffle(draw: DrawFn, place: Place) -> Step:
+def channel_shuffle(draw: DrawFn, place: Context) -> Step:
     """A shuffle of groups of channels."""
     groups = draw(st.sampled_from(place.divisors))
     each, size = place.channels // groups, ", ".join(map(str, place.size))
@@ -32,7 +32,7 @@ def channel_shuffle(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def channel_slice(draw: DrawFn, place: Place) -> Step:
+def channel_slice(draw: DrawFn, place: Context) -> Step:
     """Some consecutive channels."""
     start = draw(st.integers(0, place.channels - 1))
     stop = draw(st.integers(start + 1, place.channels))
@@ -47,7 +47,7 @@ def channel_slice(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def channel_scatter(draw: DrawFn, place: Place) -> Step:
+def channel_scatter(draw: DrawFn, place: Context) -> Step:
     """A layer that adds to some channels, in any order."""
     written = draw(st.permutations(range(place.channels)))
     written = written[: draw(st.integers(1, place.channels))]
@@ -65,7 +65,7 @@ def channel_scatter(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def channel_padding(draw: DrawFn, place: Place) -> Step:
+def channel_padding(draw: DrawFn, place: Context) -> Step:
     """Channels of a constant, before and after."""
     before, after = draw(st.integers(0, 3)), draw(st.integers(1, 3))
     value = draw(st.sampled_from((0.0, 0.5)))
@@ -76,7 +76,7 @@ def channel_padding(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def pixel_shuffle(draw: DrawFn, place: Place) -> Step:
+def pixel_shuffle(draw: DrawFn, place: Context) -> Step:
     """Channels to pixels."""
     size = tuple(2 * n for n in place.size)
     return spelled(
@@ -87,14 +87,14 @@ def pixel_shuffle(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def pixel_unshuffle(draw: DrawFn, place: Place) -> Step:
+def pixel_unshuffle(draw: DrawFn, place: Context) -> Step:
     """Pixels to channels."""
     size = tuple(n // 2 for n in place.size)
     after = replace(place, channels=place.channels * 4, size=size)
     return Step("x = F.pixel_unshuffle(x, 2)", after)
 
 
-def patches(draw: DrawFn, place: Place) -> Step:
+def patches(draw: DrawFn, place: Context) -> Step:
     """Pixels are gathered from elsewhere: neighbours as channels, or read between pixels."""
     grid = f"torch.linspace(-1, 1, {2 * place.size[0] * place.size[1]})"
     return spelled(
@@ -112,7 +112,7 @@ def patches(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def gated_unit(draw: DrawFn, place: Place) -> Step:
+def gated_unit(draw: DrawFn, place: Context) -> Step:
     """Half of the channels gates the other half."""
     half = place.channels // 2
     return spelled(
@@ -127,7 +127,7 @@ def gated_unit(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def channel_mixing(draw: DrawFn, place: Place) -> Step:
+def channel_mixing(draw: DrawFn, place: Context) -> Step:
     """A map computed over all channels, which scales them."""
     whole = (1, *range(2, 2 + place.dims))
     return spelled(
@@ -146,7 +146,7 @@ def channel_mixing(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def pinning(draw: DrawFn, place: Place) -> Step:
+def pinning(draw: DrawFn, place: Context) -> Step:
     """What the passes cannot express, so that its channels must stay."""
     return spelled(
         draw,

@@ -8,23 +8,23 @@ from dataclasses import replace
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
-from fxprune.testing.torch.programs import Place, Step, spelled
+from fxprune.testing.torch.programs import Context, Step, spelled
 
 CHANNELS = (4, 2, 3, 6, 8, 12)
 """Numbers of channels that layers have."""
 
 
-def axes(place: Place) -> str:
+def axes(place: Context) -> str:
     """The axes beside batch and channels, as torch takes them: `(2, 3)`."""
     return str(tuple(range(2, 2 + place.dims)))
 
 
-def ones(place: Place) -> str:
+def ones(place: Context) -> str:
     """One position for each of those axes: `1, 1`."""
     return ", ".join("1" * place.dims)
 
 
-def widened(place: Place) -> str:
+def widened(place: Context) -> str:
     """An index that gives a vector those axes: `[:, None, None]`."""
     return f"[:, {', '.join(['None'] * place.dims)}]"
 
@@ -32,7 +32,7 @@ def widened(place: Place) -> str:
 # Layers that compute ---------------------------------------------------------------------------
 
 
-def conv_to(draw: DrawFn, place: Place, channels: int, groups: int = 1) -> Step:
+def conv_to(draw: DrawFn, place: Context, channels: int, groups: int = 1) -> Step:
     """A convolution that keeps the size, as a module or as a function."""
     kernel, bias = draw(st.sampled_from((1, 3))), draw(st.booleans())
     mode = draw(st.sampled_from(("zeros", "circular"))) if kernel == 3 else "zeros"
@@ -49,23 +49,23 @@ def conv_to(draw: DrawFn, place: Place, channels: int, groups: int = 1) -> Step:
     )
 
 
-def conv(draw: DrawFn, place: Place) -> Step:
+def conv(draw: DrawFn, place: Context) -> Step:
     """A plain convolution."""
     return conv_to(draw, place, draw(st.sampled_from(CHANNELS)))
 
 
-def depthwise(draw: DrawFn, place: Place) -> Step:
+def depthwise(draw: DrawFn, place: Context) -> Step:
     """A filter, or two, per channel."""
     return conv_to(draw, place, place.channels * draw(st.sampled_from((1, 2))), place.channels)
 
 
-def grouped(draw: DrawFn, place: Place) -> Step:
+def grouped(draw: DrawFn, place: Context) -> Step:
     """A convolution in groups."""
     groups = draw(st.sampled_from(place.divisors))
     return conv_to(draw, place, groups * draw(st.sampled_from((2, 1, 3))), groups)
 
 
-def strided(draw: DrawFn, place: Place) -> Step:
+def strided(draw: DrawFn, place: Context) -> Step:
     """A convolution that changes the size."""
     channels = draw(st.sampled_from(CHANNELS))
     stride, padding = draw(st.sampled_from(((2, 1), (1, 0), (2, 0))))
@@ -74,7 +74,7 @@ def strided(draw: DrawFn, place: Place) -> Step:
     return Step("x = self.conv(x)", replace(place, channels=channels, size=size), {"conv": layer})
 
 
-def transposed(draw: DrawFn, place: Place) -> Step:
+def transposed(draw: DrawFn, place: Context) -> Step:
     """A transposed convolution, plain or grouped."""
     groups = draw(st.sampled_from((1, *place.divisors)))
     channels = groups * draw(st.sampled_from((2, 1, 3)))
@@ -90,7 +90,7 @@ def transposed(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def channels_last_linear(draw: DrawFn, place: Place) -> Step:
+def channels_last_linear(draw: DrawFn, place: Context) -> Step:
     """A linear layer on the channels, the last axis for a while."""
     channels, bias = draw(st.sampled_from(CHANNELS)), draw(st.booleans())
     there = (0, *range(2, 2 + place.dims), 1)
@@ -108,13 +108,13 @@ def channels_last_linear(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def shared(draw: DrawFn, place: Place) -> Step:
+def shared(draw: DrawFn, place: Context) -> Step:
     """One convolution, called twice."""
     step = conv_to(draw, place, place.channels)
     return replace(step, code=f"{step.code}\nx = F.relu(x)\n{step.code}")
 
 
-def tied(draw: DrawFn, place: Place) -> Step:
+def tied(draw: DrawFn, place: Context) -> Step:
     """Two convolutions that have one weight and biases of their own."""
     kernel = draw(st.sampled_from((1, 3)))
     settings = f"{place.channels}, {place.channels}, {kernel}, padding={kernel // 2}"
@@ -126,7 +126,7 @@ def tied(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def standardised(draw: DrawFn, place: Place) -> Step:
+def standardised(draw: DrawFn, place: Context) -> Step:
     """A convolution whose filters have mean zero and deviation one (Qiao et al. 2019)."""
     channels, d = draw(st.sampled_from(CHANNELS)), place.dims
     code = f"""\
@@ -137,7 +137,7 @@ x = F.conv{d}d(x, w, self.conv.bias, padding=1)"""
     return Step(code, replace(place, channels=channels), {"conv": layer})
 
 
-def attention(draw: DrawFn, place: Place) -> Step:
+def attention(draw: DrawFn, place: Context) -> Step:
     """Attention between positions: contractions of two computed arrays."""
     layer = f"nn.Conv{place.dims}d({place.channels}, {draw(st.sampled_from((2, 3, 4)))}, 1)"
     code = """\
@@ -149,7 +149,7 @@ x = (x.flatten(2) @ torch.bmm(q, k).softmax(-1).transpose(1, 2)).view(x.shape)""
 # Layers that carry -----------------------------------------------------------------------------
 
 
-def activation(draw: DrawFn, place: Place) -> Step:
+def activation(draw: DrawFn, place: Context) -> Step:
     """An activation, with f(0) = 0 or not."""
     return spelled(
         draw,
@@ -176,7 +176,7 @@ def activation(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def activation_module(draw: DrawFn, place: Place) -> Step:
+def activation_module(draw: DrawFn, place: Context) -> Step:
     """An activation or pass-through module."""
     layers = (
         "nn.ReLU()",
@@ -190,7 +190,7 @@ def activation_module(draw: DrawFn, place: Place) -> Step:
     return Step("x = self.act(x)", place, {"act": draw(st.sampled_from(layers))})
 
 
-def in_place(draw: DrawFn, place: Place) -> Step:
+def in_place(draw: DrawFn, place: Context) -> Step:
     """What overwrites its operand; a network with it may not be differentiable."""
     return spelled(
         draw,
@@ -211,7 +211,7 @@ def in_place(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def normalisation(draw: DrawFn, place: Place) -> Step:
+def normalisation(draw: DrawFn, place: Context) -> Step:
     """Batch, group, layer or instance normalisation, with or without parameters."""
     c, d, affine = place.channels, place.dims, draw(st.booleans())
     groups = draw(st.sampled_from(place.groupings))
@@ -227,7 +227,7 @@ def normalisation(draw: DrawFn, place: Place) -> Step:
     return Step("x = self.norm(x)", place, {"norm": draw(st.sampled_from(layers))})
 
 
-def functional_normalisation(draw: DrawFn, place: Place) -> Step:
+def functional_normalisation(draw: DrawFn, place: Context) -> Step:
     """A normalisation written as a function, or over the channels of an image."""
     c = place.channels
     groups = draw(st.sampled_from(place.groupings))
@@ -247,7 +247,7 @@ def functional_normalisation(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def pooling(draw: DrawFn, place: Place) -> Step:
+def pooling(draw: DrawFn, place: Context) -> Step:
     """Pooling that keeps the size."""
     d = place.dims
     return spelled(
@@ -263,7 +263,7 @@ def pooling(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def downsampling(draw: DrawFn, place: Place) -> Step:
+def downsampling(draw: DrawFn, place: Context) -> Step:
     """Pooling or strided indexing that halves the size."""
     after = replace(place, size=tuple((n + 1) // 2 for n in place.size))
     steps = ", ".join(["::2"] * place.dims)
@@ -275,7 +275,7 @@ def downsampling(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def dropout(draw: DrawFn, place: Place) -> Step:
+def dropout(draw: DrawFn, place: Context) -> Step:
     """Dropout, which evaluation skips."""
     return spelled(
         draw,
@@ -289,7 +289,7 @@ def dropout(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def layer_scale(draw: DrawFn, place: Place) -> Step:
+def layer_scale(draw: DrawFn, place: Context) -> Step:
     """A factor or term per channel, held by the model itself."""
     return spelled(
         draw,

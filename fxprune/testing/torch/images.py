@@ -12,10 +12,10 @@ from fxprune.testing.torch import image_steps as steps
 from fxprune.testing.torch.image_steps import CHANNELS, axes, widened
 from fxprune.testing.torch.programs import (
     Block,
+    Context,
     Family,
-    Kind,
-    Place,
     Step,
+    StepKind,
     always,
     even,
     inside,
@@ -27,7 +27,7 @@ from fxprune.testing.torch.programs import (
 # Composite steps -------------------------------------------------------------------------------
 
 
-def residual(draw: DrawFn, place: Place) -> Step:
+def residual(draw: DrawFn, place: Context) -> Step:
     """An addition of a chain to its own input."""
     inner, after = inside(draw, place)
     inner.append(steps.conv_to(draw, after, place.channels))
@@ -47,7 +47,7 @@ def residual(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def projection(draw: DrawFn, place: Place) -> Step:
+def projection(draw: DrawFn, place: Context) -> Step:
     """A residual block whose shortcut changes the number of channels, and maybe the size."""
     inner, after = inside(draw, place)
     channels, stride = draw(st.sampled_from(CHANNELS)), draw(st.sampled_from((1, 2)))
@@ -63,7 +63,7 @@ def projection(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def padded_shortcut(draw: DrawFn, place: Place) -> Step:
+def padded_shortcut(draw: DrawFn, place: Context) -> Step:
     """He et al.'s option A: the shortcut skips pixels and gets channels of zeros."""
     before, after = draw(st.integers(0, 2)), draw(st.integers(1, 2))
     channels = place.channels + before + after
@@ -74,7 +74,7 @@ def padded_shortcut(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def concatenation(draw: DrawFn, place: Place) -> Step:
+def concatenation(draw: DrawFn, place: Context) -> Step:
     """Several chains side by side, and maybe their input."""
     inputs = draw(st.integers(0, 1))
     parts: dict[str, Block] = {}
@@ -88,7 +88,7 @@ def concatenation(draw: DrawFn, place: Place) -> Step:
     return Step(f"x = torch.cat([{', '.join(items)}], 1)", replace(place, channels=channels), parts)
 
 
-def squeeze_excitation(draw: DrawFn, place: Place) -> Step:
+def squeeze_excitation(draw: DrawFn, place: Context) -> Step:
     """A factor per channel that comes from the means of all channels."""
     c, middle, d = place.channels, draw(st.sampled_from((2, 3))), place.dims
     conv = f"nn.Conv{d}d"
@@ -117,7 +117,7 @@ def squeeze_excitation(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def split_and_join(draw: DrawFn, place: Place) -> Step:
+def split_and_join(draw: DrawFn, place: Context) -> Step:
     """The channels are cut in two, one part is worked on, both are joined again."""
     first = draw(st.integers(1, place.channels - 1))
     second = place.channels - first
@@ -139,71 +139,73 @@ def split_and_join(draw: DrawFn, place: Place) -> Step:
 # The table -------------------------------------------------------------------------------------
 
 
-def _several_pixels(place: Place) -> bool:
+def _several_pixels(place: Context) -> bool:
     return max(place.size) > 1
 
 
-def _small(place: Place) -> bool:
+def _small(place: Context) -> bool:
     return place.channels <= 12
 
 
-def _wide(place: Place) -> bool:
+def _wide(place: Context) -> bool:
     return min(place.size) >= 4
 
 
-def _flat(place: Place) -> bool:
+def _flat(place: Context) -> bool:
     return place.dims == 2
 
 
-def _shuffles_to_pixels(place: Place) -> bool:
+def _shuffles_to_pixels(place: Context) -> bool:
     return _flat(place) and place.channels % 4 == 0 and max(place.size) <= 10
 
 
-def _shuffles_to_channels(place: Place) -> bool:
+def _shuffles_to_channels(place: Context) -> bool:
     return _flat(place) and place.channels <= 4 and not any(n % 2 for n in place.size)
 
 
-IMAGE_OPS: Mapping[str, Kind] = MappingProxyType(
+IMAGE_OPS: Mapping[str, StepKind] = MappingProxyType(
     {
-        "conv": Kind(steps.conv, always),
-        "activation": Kind(steps.activation, always),
-        "normalisation": Kind(steps.normalisation, _several_pixels),
-        "residual": Kind(residual, nests),
-        "concatenation": Kind(concatenation, nests),
-        "projection": Kind(projection, nests, keeps_size=False),
-        "padded_shortcut": Kind(
+        "conv": StepKind(steps.conv, always),
+        "activation": StepKind(steps.activation, always),
+        "normalisation": StepKind(steps.normalisation, _several_pixels),
+        "residual": StepKind(residual, nests),
+        "concatenation": StepKind(concatenation, nests),
+        "projection": StepKind(projection, nests, keeps_size=False),
+        "padded_shortcut": StepKind(
             padded_shortcut, lambda p: _small(p) and _flat(p), keeps_size=False
         ),
-        "split_and_join": Kind(split_and_join, lambda p: nests(p) and several(p)),
-        "depthwise": Kind(steps.depthwise, _small),
-        "grouped": Kind(steps.grouped, several),
-        "strided": Kind(steps.strided, _wide, keeps_size=False),
-        "transposed": Kind(steps.transposed, always),
-        "channels_last_linear": Kind(steps.channels_last_linear, always),
-        "shared": Kind(steps.shared, always),
-        "tied": Kind(steps.tied, always),
-        "standardised": Kind(steps.standardised, always),
-        "attention": Kind(steps.attention, always),
-        "activation_module": Kind(steps.activation_module, always, result="view"),
-        "in_place": Kind(steps.in_place, lambda p: p.memory != "view of shared", result="same"),
-        "functional_normalisation": Kind(steps.functional_normalisation, _several_pixels),
-        "pooling": Kind(steps.pooling, _wide),
-        "downsampling": Kind(steps.downsampling, _wide, keeps_size=False, result="view"),
-        "dropout": Kind(steps.dropout, always, result="view"),
-        "layer_scale": Kind(steps.layer_scale, always),
-        "squeeze_excitation": Kind(squeeze_excitation, always),
-        "channel_shuffle": Kind(channel_steps.channel_shuffle, several, result="view"),
-        "channel_slice": Kind(channel_steps.channel_slice, always, result="view"),
-        "channel_scatter": Kind(channel_steps.channel_scatter, always),
-        "channel_padding": Kind(channel_steps.channel_padding, _small),
-        "pixel_shuffle": Kind(channel_steps.pixel_shuffle, _shuffles_to_pixels, keeps_size=False),
-        "pixel_unshuffle": Kind(
+        "split_and_join": StepKind(split_and_join, lambda p: nests(p) and several(p)),
+        "depthwise": StepKind(steps.depthwise, _small),
+        "grouped": StepKind(steps.grouped, several),
+        "strided": StepKind(steps.strided, _wide, keeps_size=False),
+        "transposed": StepKind(steps.transposed, always),
+        "channels_last_linear": StepKind(steps.channels_last_linear, always),
+        "shared": StepKind(steps.shared, always),
+        "tied": StepKind(steps.tied, always),
+        "standardised": StepKind(steps.standardised, always),
+        "attention": StepKind(steps.attention, always),
+        "activation_module": StepKind(steps.activation_module, always, result="view"),
+        "in_place": StepKind(steps.in_place, lambda p: p.memory != "view of shared", result="same"),
+        "functional_normalisation": StepKind(steps.functional_normalisation, _several_pixels),
+        "pooling": StepKind(steps.pooling, _wide),
+        "downsampling": StepKind(steps.downsampling, _wide, keeps_size=False, result="view"),
+        "dropout": StepKind(steps.dropout, always, result="view"),
+        "layer_scale": StepKind(steps.layer_scale, always),
+        "squeeze_excitation": StepKind(squeeze_excitation, always),
+        "channel_shuffle": StepKind(channel_steps.channel_shuffle, several, result="view"),
+        "channel_slice": StepKind(channel_steps.channel_slice, always, result="view"),
+        "channel_scatter": StepKind(channel_steps.channel_scatter, always),
+        "channel_padding": StepKind(channel_steps.channel_padding, _small),
+        "pixel_shuffle": StepKind(
+            channel_steps.pixel_shuffle, _shuffles_to_pixels, keeps_size=False
+        ),
+        "pixel_unshuffle": StepKind(
             channel_steps.pixel_unshuffle, _shuffles_to_channels, keeps_size=False
         ),
-        "patches": Kind(channel_steps.patches, _flat),
-        "gated_unit": Kind(channel_steps.gated_unit, even),
-        "channel_mixing": Kind(channel_steps.channel_mixing, always),
-        "pinning": Kind(channel_steps.pinning, always),
+        "patches": StepKind(channel_steps.patches, _flat),
+        "gated_unit": StepKind(channel_steps.gated_unit, even),
+        "channel_mixing": StepKind(channel_steps.channel_mixing, always),
+        "pinning": StepKind(channel_steps.pinning, always),
     }
 )
 """The kinds of steps of image networks, by name."""
@@ -218,7 +220,7 @@ def images(dims: int) -> Family:
         """Two plain convolutions, so that something can always be pruned; other inputs join."""
         size = draw(st.sampled_from(_SIZES[dims]))
         wide, channels = draw(st.sampled_from(CHANNELS)), draw(st.sampled_from(CHANNELS))
-        place, conv = Place(channels, size), f"nn.Conv{dims}d"
+        place, conv = Context(channels, size), f"nn.Conv{dims}d"
         code = "x = self.second(F.relu(self.first(x)))"
         for name in inputs[1:]:
             join = (f"x = x + self.of_{name}({name})", f"x = x * self.of_{name}({name}).sigmoid()")
@@ -235,7 +237,7 @@ def images(dims: int) -> Family:
     return Family(stem, IMAGE_OPS, head)
 
 
-def head(draw: DrawFn, stem: Step, place: Place) -> Step:
+def head(draw: DrawFn, stem: Step, place: Context) -> Step:
     """What turns the last image into the result."""
     classes, c, d = 3, place.channels, place.dims
     pixels = 1

@@ -22,7 +22,7 @@ Memory = Literal["own", "view of own", "shared", "view of shared"]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Context:
     """What reaches a step: channels, the `size` of the axes beside them, and its memory.
 
     An image has (batch, channels, *size), a sequence (batch, length, channels). `kinds` and
@@ -31,7 +31,7 @@ class Place:
 
     channels: int
     size: tuple[int, ...]
-    kinds: tuple["Kind", ...] = ()
+    kinds: tuple["StepKind", ...] = ()
     depth: int = 0
     memory: Memory = "own"
 
@@ -64,7 +64,7 @@ class Step:
     """
 
     code: str
-    after: Place
+    after: Context
     parts: Mapping[str, "str | Block"] = field(default_factory=dict)
 
 
@@ -76,18 +76,18 @@ class Block:
     arguments: tuple[str, ...] = ("x",)
 
 
-Build = Callable[[DrawFn, Place], Step]
+Build = Callable[[DrawFn, Context], Step]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class StepKind:
     """A kind of step: how it is drawn, where it fits, whether the size of the other axes stays.
 
     `result` says whether what it returns is a new array, maybe a view, or what it was given.
     """
 
     build: Build
-    fits: Callable[[Place], bool]
+    fits: Callable[[Context], bool]
     keeps_size: bool = True
     result: Literal["new", "view", "same"] = "new"
 
@@ -101,33 +101,33 @@ class Family:
     """
 
     stem: Callable[[DrawFn, tuple[str, ...]], tuple[Step, tuple[str, ...]]]
-    kinds: Mapping[str, Kind]
-    head: Callable[[DrawFn, Step, Place], Step]
+    kinds: Mapping[str, StepKind]
+    head: Callable[[DrawFn, Step, Context], Step]
 
 
-def always(place: Place) -> bool:
+def always(place: Context) -> bool:
     """What fits everywhere."""
     return True
 
 
-def nests(place: Place) -> bool:
+def nests(place: Context) -> bool:
     """What has chains inside it."""
     return place.depth > 0
 
 
-def several(place: Place) -> bool:
+def several(place: Context) -> bool:
     """What tells channels apart."""
     return place.channels > 1
 
 
-def even(place: Place) -> bool:
+def even(place: Context) -> bool:
     """What halves the channels."""
     return place.channels % 2 == 0
 
 
 def spelled(
     draw: DrawFn,
-    after: Place,
+    after: Context,
     spellings: Sequence[str],
     parts: Mapping[str, str | Block] | None = None,
 ) -> Step:
@@ -135,7 +135,7 @@ def spelled(
     return Step(draw(st.sampled_from(spellings)), after, parts or {})
 
 
-def chain(draw: DrawFn, place: Place, limit: int) -> list[Step]:
+def chain(draw: DrawFn, place: Context, limit: int) -> list[Step]:
     """Up to `limit` steps in a row; it ends where no kind fits."""
     steps: list[Step] = []
     while len(steps) < limit and draw(st.integers(0, 3)):
@@ -148,7 +148,7 @@ def chain(draw: DrawFn, place: Place, limit: int) -> list[Step]:
     return steps
 
 
-def _memory_after(kind: Kind, place: Place) -> Memory:
+def _memory_after(kind: StepKind, place: Context) -> Memory:
     if kind.result == "new":
         return "own"
     return place.memory if kind.result == "same" else _view(place.memory)
@@ -158,7 +158,7 @@ def _view(memory: Memory) -> Memory:
     return "view of own" if memory in ("own", "view of own") else "view of shared"
 
 
-def inside(draw: DrawFn, place: Place) -> tuple[list[Step], Place]:
+def inside(draw: DrawFn, place: Context) -> tuple[list[Step], Context]:
     """A chain inside a step, that keeps the size of the other axes."""
     kinds = tuple(kind for kind in place.kinds if kind.keeps_size)
     memory: Memory = "shared" if place.memory in ("own", "shared") else "view of shared"

@@ -7,7 +7,7 @@ from hypothesis.strategies import DrawFn
 
 from fxprune.testing.torch.attention import attention as written
 from fxprune.testing.torch.attention import forms
-from fxprune.testing.torch.programs import Place, Step, spelled
+from fxprune.testing.torch.programs import Context, Step, spelled
 
 CHANNELS = (4, 2, 3, 6, 8)
 """Numbers of channels that layers have."""
@@ -25,7 +25,7 @@ def _vector(size: int) -> str:
 # Layers that compute; those that end in `_to` are given the number of channels they return -------
 
 
-def linear_to(draw: DrawFn, place: Place, channels: int) -> Step:
+def linear_to(draw: DrawFn, place: Context, channels: int) -> Step:
     """A linear layer on the channels, in its many spellings."""
     bias = draw(st.booleans())
     return spelled(
@@ -49,12 +49,12 @@ def linear_to(draw: DrawFn, place: Place, channels: int) -> Step:
     )
 
 
-def linear(draw: DrawFn, place: Place) -> Step:
+def linear(draw: DrawFn, place: Context) -> Step:
     """A linear layer."""
     return linear_to(draw, place, draw(st.sampled_from(CHANNELS)))
 
 
-def mlp_to(draw: DrawFn, place: Place, channels: int) -> Step:
+def mlp_to(draw: DrawFn, place: Context, channels: int) -> Step:
     """Two linear layers with an activation between, or a unit that is gated."""
     c, hidden, bias = place.channels, draw(st.sampled_from(CHANNELS)), draw(st.booleans())
     return spelled(
@@ -83,12 +83,12 @@ def mlp_to(draw: DrawFn, place: Place, channels: int) -> Step:
     )
 
 
-def mlp(draw: DrawFn, place: Place) -> Step:
+def mlp(draw: DrawFn, place: Context) -> Step:
     """An MLP."""
     return mlp_to(draw, place, draw(st.sampled_from(CHANNELS)))
 
 
-def bilinear(draw: DrawFn, place: Place) -> Step:
+def bilinear(draw: DrawFn, place: Context) -> Step:
     """Channels are multiplied with each other, or with those of the token before."""
     c, channels = place.channels, draw(st.sampled_from(CHANNELS))
     return spelled(
@@ -99,18 +99,18 @@ def bilinear(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def attention_to(draw: DrawFn, place: Place, channels: int) -> Step:
+def attention_to(draw: DrawFn, place: Context, channels: int) -> Step:
     """Attention of a sequence to itself, written by hand."""
     block = written(forms(draw), place.channels, channels, (place.length, place.length))
     return Step("x = self.attention(x)", replace(place, channels=channels), {"attention": block})
 
 
-def attention(draw: DrawFn, place: Place) -> Step:
+def attention(draw: DrawFn, place: Context) -> Step:
     """Attention of a sequence to itself."""
     return attention_to(draw, place, draw(st.sampled_from(CHANNELS)))
 
 
-def multihead(draw: DrawFn, place: Place) -> Step:
+def multihead(draw: DrawFn, place: Context) -> Step:
     """`nn.MultiheadAttention`, or a layer with it."""
     c, n = place.channels, place.length
     heads = draw(st.sampled_from((1, *place.divisors)))
@@ -142,7 +142,7 @@ def multihead(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def recurrent_to(draw: DrawFn, place: Place, channels: int) -> Step:
+def recurrent_to(draw: DrawFn, place: Context, channels: int) -> Step:
     """A recurrent network over the tokens; in both directions for even numbers of channels."""
     kind = draw(st.sampled_from(("LSTM", "GRU", "RNN")))
     both = channels % 2 == 0 and draw(st.booleans())
@@ -167,12 +167,12 @@ def recurrent_to(draw: DrawFn, place: Place, channels: int) -> Step:
     )
 
 
-def recurrent(draw: DrawFn, place: Place) -> Step:
+def recurrent(draw: DrawFn, place: Context) -> Step:
     """A recurrent network."""
     return recurrent_to(draw, place, draw(st.sampled_from(CHANNELS)))
 
 
-def convolution_to(draw: DrawFn, place: Place, channels: int) -> Step:
+def convolution_to(draw: DrawFn, place: Context, channels: int) -> Step:
     """A convolution over the tokens: plain, in groups, or of what came before only."""
     common = [n for n in (1, *place.divisors) if channels % n == 0]
     groups = draw(st.sampled_from(common))
@@ -191,12 +191,12 @@ def convolution_to(draw: DrawFn, place: Place, channels: int) -> Step:
     )
 
 
-def convolution(draw: DrawFn, place: Place) -> Step:
+def convolution(draw: DrawFn, place: Context) -> Step:
     """A convolution over the tokens."""
     return convolution_to(draw, place, draw(st.sampled_from(CHANNELS)))
 
 
-def token_mixing(draw: DrawFn, place: Place) -> Step:
+def token_mixing(draw: DrawFn, place: Context) -> Step:
     """Tokens are mixed by weights that do not depend on them, every channel alike."""
     hidden, n = draw(st.sampled_from(CHANNELS)), place.length
     return spelled(
@@ -222,7 +222,7 @@ def token_mixing(draw: DrawFn, place: Place) -> Step:
 # Layers that carry -------------------------------------------------------------------------------
 
 
-def normalisation(draw: DrawFn, place: Place) -> Step:
+def normalisation(draw: DrawFn, place: Context) -> Step:
     """A normalisation of every token."""
     c = place.channels
     mean = "mean = x.mean(-1, keepdim=True)\n"
@@ -252,7 +252,7 @@ def normalisation(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def in_place(draw: DrawFn, place: Place) -> Step:
+def in_place(draw: DrawFn, place: Context) -> Step:
     """What overwrites its operand, whole or in part; such a network may not be differentiable."""
     part = draw(st.integers(1, place.channels))
     return spelled(
@@ -270,7 +270,7 @@ def in_place(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def slice_write(draw: DrawFn, place: Place) -> Step:
+def slice_write(draw: DrawFn, place: Context) -> Step:
     """A new array is filled slice by slice."""
     part, c = draw(st.integers(1, place.channels)), place.channels
     code, channels = draw(
@@ -296,7 +296,7 @@ def slice_write(draw: DrawFn, place: Place) -> Step:
     return Step(code, replace(place, channels=channels), {"bias": parameter(c)})
 
 
-def layer_scale(draw: DrawFn, place: Place) -> Step:
+def layer_scale(draw: DrawFn, place: Context) -> Step:
     """A factor or term per channel, per token, or both, held by the model itself."""
     c, n = place.channels, place.length
     return spelled(
@@ -320,7 +320,7 @@ def layer_scale(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def zero_dropout(draw: DrawFn, place: Place) -> Step:
+def zero_dropout(draw: DrawFn, place: Context) -> Step:
     """Dropout that drops nothing."""
     return spelled(
         draw,
@@ -333,7 +333,7 @@ def zero_dropout(draw: DrawFn, place: Place) -> Step:
 # Layers that move channels or tokens -------------------------------------------------------------
 
 
-def channel_mixing(draw: DrawFn, place: Place) -> Step:
+def channel_mixing(draw: DrawFn, place: Context) -> Step:
     """A factor or term computed over all channels, or per channel over all tokens."""
     c = place.channels
     return spelled(
@@ -353,7 +353,7 @@ def channel_mixing(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def gated_unit(draw: DrawFn, place: Place) -> Step:
+def gated_unit(draw: DrawFn, place: Context) -> Step:
     """Half of the channels gates the other half."""
     return spelled(
         draw,
@@ -367,7 +367,7 @@ def gated_unit(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def channel_slice(draw: DrawFn, place: Place) -> Step:
+def channel_slice(draw: DrawFn, place: Context) -> Step:
     """Some consecutive channels."""
     start = draw(st.integers(0, place.channels - 1))
     stop = draw(st.integers(start + 1, place.channels))
@@ -378,7 +378,7 @@ def channel_slice(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def merging(draw: DrawFn, place: Place) -> Step:
+def merging(draw: DrawFn, place: Context) -> Step:
     """Two tokens become one of twice the channels."""
     half = place.length // 2
     return spelled(
@@ -391,7 +391,7 @@ def merging(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def parting(draw: DrawFn, place: Place) -> Step:
+def parting(draw: DrawFn, place: Context) -> Step:
     """A token becomes two of half the channels."""
     return spelled(
         draw,
@@ -403,7 +403,7 @@ def parting(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def tokens(draw: DrawFn, place: Place) -> Step:
+def tokens(draw: DrawFn, place: Context) -> Step:
     """Tokens are left out, or learned ones come to the others."""
     more = draw(st.sampled_from((1, 2)))
     n = place.length
@@ -421,7 +421,7 @@ def tokens(draw: DrawFn, place: Place) -> Step:
     return Step(code, replace(place, size=(length,)), {"extra": parameter(1, more, place.channels)})
 
 
-def latents(draw: DrawFn, place: Place) -> Step:
+def latents(draw: DrawFn, place: Context) -> Step:
     """Learned queries attend to the sequence and take its place."""
     number, channels = draw(st.sampled_from((3, 2))), draw(st.sampled_from(CHANNELS))
     block = written(forms(draw), channels, channels, (number, place.length), other=place.channels)
@@ -432,7 +432,7 @@ def latents(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def pinning(draw: DrawFn, place: Place) -> Step:
+def pinning(draw: DrawFn, place: Context) -> Step:
     """What the passes cannot express, so that its channels must stay."""
     return spelled(
         draw,

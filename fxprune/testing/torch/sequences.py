@@ -12,10 +12,10 @@ from fxprune.testing.torch import sequence_steps as steps
 from fxprune.testing.torch.attention import attention, forms
 from fxprune.testing.torch.programs import (
     Block,
+    Context,
     Family,
-    Kind,
-    Place,
     Step,
+    StepKind,
     always,
     even,
     inside,
@@ -67,7 +67,7 @@ def _features(draw: DrawFn) -> tuple[Step, int, str]:
         "first": f"nn.Linear({_FEATURES}, {wide})",
         "second": f"nn.Linear({wide}, {channels})",
     }
-    step = Step("x = self.second(F.relu(self.first(x)))", Place(channels, (length,)), parts)
+    step = Step("x = self.second(F.relu(self.first(x)))", Context(channels, (length,)), parts)
     return step, length, _normal(length)
 
 
@@ -99,19 +99,19 @@ def _tokens(draw: DrawFn) -> tuple[Step, int, str]:
         "cls": parameter(1, 1, channels),
     }
     tokens = f"torch.randint({_VOCABULARY}, (2, {length}), generator=generator)"
-    return Step(code, Place(channels, (length + extra,)), parts), length, tokens
+    return Step(code, Context(channels, (length + extra,)), parts), length, tokens
 
 
 # Composite steps ---------------------------------------------------------------------------------
 
 
-def _to(draw: DrawFn, place: Place, channels: int) -> Step:
+def _to(draw: DrawFn, place: Context, channels: int) -> Step:
     """A step that computes `channels`: a linear layer, or one of the kinds that may stand here."""
     builds = [to for name, to in _COMPUTING.items() if SEQUENCE_OPS[name] in place.kinds]
     return draw(st.sampled_from(builds or [steps.linear_to]))(draw, place, channels)
 
 
-def residual(draw: DrawFn, place: Place) -> Step:
+def residual(draw: DrawFn, place: Context) -> Step:
     """A chain is added to its own input; the input is normalised before, or the sum, or neither."""
     inner, after = inside(draw, place)
     inner.append(_to(draw, after, place.channels))
@@ -137,7 +137,7 @@ def residual(draw: DrawFn, place: Place) -> Step:
     return Step(code, place, {"inner": Block(tuple(inner)), **parts})
 
 
-def crossing(draw: DrawFn, place: Place) -> Step:
+def crossing(draw: DrawFn, place: Context) -> Step:
     """What a chain computes attends to the chain's input, or to some of its tokens."""
     inner, after = inside(draw, place)
     stride = draw(st.sampled_from((1, 2)))
@@ -157,7 +157,7 @@ def crossing(draw: DrawFn, place: Place) -> Step:
     return Step(f"y = self.inner(x)\nx = y + self.attention(y, {source})", after, parts)
 
 
-def concatenation(draw: DrawFn, place: Place) -> Step:
+def concatenation(draw: DrawFn, place: Context) -> Step:
     """Two chains side by side, or a chain beside its input."""
     names = ("second",) if draw(st.booleans()) else ("first", "second")
     parts: dict[str, Block] = {}
@@ -173,7 +173,7 @@ def concatenation(draw: DrawFn, place: Place) -> Step:
     )
 
 
-def split_and_join(draw: DrawFn, place: Place) -> Step:
+def split_and_join(draw: DrawFn, place: Context) -> Step:
     """The channels are cut in two, one part is worked on, both are joined again."""
     first = draw(st.integers(1, place.channels - 1))
     second = place.channels - first
@@ -184,7 +184,7 @@ def split_and_join(draw: DrawFn, place: Place) -> Step:
     return Step(code, replace(place, channels=channels), {"inner": Block(tuple(inner))})
 
 
-def shared(draw: DrawFn, place: Place) -> Step:
+def shared(draw: DrawFn, place: Context) -> Step:
     """One block of a residual stream, run twice."""
     inner = _to(draw, place, place.channels)
     code = "x = x + self.inner(x)\nx = x + self.inner(x)"
@@ -194,59 +194,59 @@ def shared(draw: DrawFn, place: Place) -> Step:
 # The table ---------------------------------------------------------------------------------------
 
 
-def _small(place: Place) -> bool:
+def _small(place: Context) -> bool:
     return place.channels <= 12
 
 
-def _not_shared(place: Place) -> bool:
+def _not_shared(place: Context) -> bool:
     """What others read under another name must not be overwritten."""
     return place.memory != "view of shared"
 
 
-SEQUENCE_OPS: Mapping[str, Kind] = MappingProxyType(
+SEQUENCE_OPS: Mapping[str, StepKind] = MappingProxyType(
     {
-        "linear": Kind(steps.linear, always),
-        "activation": Kind(image_steps.activation, always),
-        "normalisation": Kind(steps.normalisation, always),
-        "residual": Kind(residual, nests),
-        "mlp": Kind(steps.mlp, always),
-        "attention": Kind(steps.attention, always),
-        "bilinear": Kind(steps.bilinear, _small),
-        "multihead": Kind(steps.multihead, _small),
-        "crossing": Kind(crossing, lambda p: nests(p) and _small(p)),
-        "concatenation": Kind(concatenation, lambda p: nests(p) and _small(p)),
-        "split_and_join": Kind(split_and_join, lambda p: nests(p) and several(p)),
-        "shared": Kind(shared, always),
-        "recurrent": Kind(steps.recurrent, always, result="view"),
-        "convolution": Kind(steps.convolution, always, result="view"),
-        "token_mixing": Kind(steps.token_mixing, always, result="view"),
-        "latents": Kind(steps.latents, always, keeps_size=False),
-        "in_place": Kind(steps.in_place, _not_shared, result="same"),
-        "slice_write": Kind(steps.slice_write, _small),
-        "layer_scale": Kind(steps.layer_scale, always),
-        "zero_dropout": Kind(steps.zero_dropout, always, result="view"),
-        "channel_mixing": Kind(steps.channel_mixing, always),
-        "gated_unit": Kind(steps.gated_unit, even),
-        "channel_slice": Kind(steps.channel_slice, always, result="view"),
-        "merging": Kind(
+        "linear": StepKind(steps.linear, always),
+        "activation": StepKind(image_steps.activation, always),
+        "normalisation": StepKind(steps.normalisation, always),
+        "residual": StepKind(residual, nests),
+        "mlp": StepKind(steps.mlp, always),
+        "attention": StepKind(steps.attention, always),
+        "bilinear": StepKind(steps.bilinear, _small),
+        "multihead": StepKind(steps.multihead, _small),
+        "crossing": StepKind(crossing, lambda p: nests(p) and _small(p)),
+        "concatenation": StepKind(concatenation, lambda p: nests(p) and _small(p)),
+        "split_and_join": StepKind(split_and_join, lambda p: nests(p) and several(p)),
+        "shared": StepKind(shared, always),
+        "recurrent": StepKind(steps.recurrent, always, result="view"),
+        "convolution": StepKind(steps.convolution, always, result="view"),
+        "token_mixing": StepKind(steps.token_mixing, always, result="view"),
+        "latents": StepKind(steps.latents, always, keeps_size=False),
+        "in_place": StepKind(steps.in_place, _not_shared, result="same"),
+        "slice_write": StepKind(steps.slice_write, _small),
+        "layer_scale": StepKind(steps.layer_scale, always),
+        "zero_dropout": StepKind(steps.zero_dropout, always, result="view"),
+        "channel_mixing": StepKind(steps.channel_mixing, always),
+        "gated_unit": StepKind(steps.gated_unit, even),
+        "channel_slice": StepKind(steps.channel_slice, always, result="view"),
+        "merging": StepKind(
             steps.merging,
             lambda p: _small(p) and p.length % 2 == 0 and p.length > 2,
             keeps_size=False,
             result="view",
         ),
-        "parting": Kind(
+        "parting": StepKind(
             steps.parting,
             lambda p: even(p) and p.length <= 6,
             keeps_size=False,
             result="view",
         ),
-        "tokens": Kind(steps.tokens, always, keeps_size=False, result="view"),
-        "pinning": Kind(steps.pinning, always),
+        "tokens": StepKind(steps.tokens, always, keeps_size=False, result="view"),
+        "pinning": StepKind(steps.pinning, always),
     }
 )
 """The kinds of steps of sequence networks, by name."""
 
-_COMPUTING: Mapping[str, Callable[[DrawFn, Place, int], Step]] = MappingProxyType(
+_COMPUTING: Mapping[str, Callable[[DrawFn, Context, int], Step]] = MappingProxyType(
     {
         "linear": steps.linear_to,
         "mlp": steps.mlp_to,
@@ -260,7 +260,7 @@ _COMPUTING: Mapping[str, Callable[[DrawFn, Place, int], Step]] = MappingProxyTyp
 # How networks end --------------------------------------------------------------------------------
 
 
-def head(draw: DrawFn, stem: Step, place: Place) -> Step:
+def head(draw: DrawFn, stem: Step, place: Context) -> Step:
     """Classes of the sequence or of every token; logits by the weight of the embedding."""
     classes, c = 3, place.channels
     spellings = [

@@ -12,7 +12,7 @@ from torch import fx, nn
 from fxprune.passes.axes import Axis, Space, spaces
 from fxprune.passes.facts import Literal
 from fxprune.passes.fold import SetLiteral
-from fxprune.torch.frontend.origins import Attribute, Origin, Place
+from fxprune.torch.frontend.origins import Attribute, CallSlot, Origin
 from fxprune.torch.frontend.owners import ORIGINS, OWNER
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 
@@ -60,7 +60,7 @@ def _is_expressed(model: nn.Module, node: fx.Node, literal: SetLiteral, values: 
     return not any(_is_number(node, place) for place in _places(node, *literal.slot))
 
 
-def _is_number(node: fx.Node, place: Place) -> bool:
+def _is_number(node: fx.Node, place: CallSlot) -> bool:
     """Whether a plain number stands at a place in a call."""
     item: Any = node.args if place[0] == "args" else node.kwargs
     for step in place[1:]:
@@ -157,13 +157,13 @@ def _item(holder: Any, name: str | int) -> Any:
 
 
 def _origin(node: fx.Node, literal: SetLiteral | Literal) -> Origin | None:
-    origins: Mapping[Place, Origin] = node.meta.get(ORIGINS, {})
+    origins: Mapping[CallSlot, Origin] = node.meta.get(ORIGINS, {})
     if not origins:
         return None
     return next((origins[p] for p in _places(node, *literal.slot) if p in origins), None)
 
 
-def _places(node: fx.Node, slot: str, index: int) -> list[Place]:
+def _places(node: fx.Node, slot: str, index: int) -> list[CallSlot]:
     """Where a literal may stand in a call, one by one or in a tuple."""
     name = bare_name(node)
     if name in ("split", "chunk", "tensor_split"):
@@ -181,7 +181,7 @@ def _places(node: fx.Node, slot: str, index: int) -> list[Place]:
         else []
     )
     wanted = {"shape": ("shape", "size", "sizes")}.get(slot, (slot,))
-    places: list[Place] = []
+    places: list[CallSlot] = []
     for argument in wanted:
         if argument in signature:
             at = signature.index(argument)

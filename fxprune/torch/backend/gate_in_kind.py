@@ -21,7 +21,7 @@ from fxprune.torch.backend.gate import gated_graph, mask_axes, mask_branches, re
 from fxprune.torch.backend.generated import generate
 from fxprune.torch.backend.layers import (
     GATES,
-    Held,
+    GatesReference,
     LayerEdits,
     Masked,
     Statistics,
@@ -53,7 +53,7 @@ def gate(whole: Whole, plan: GatePlan, gates: Gates) -> None:
     model.add_module(PREFIX, gates)
     for path, graph in generated.items():
         module = model.get_submodule(path)
-        module.__dict__[GATES] = Held(gates)
+        module.__dict__[GATES] = GatesReference(gates)
         generate(module, graph, "gates act in its code")
     for path, edits in layers.items():
         gate_layer(model.get_submodule(path), edits, gates)

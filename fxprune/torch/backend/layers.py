@@ -63,21 +63,21 @@ class LayerEdits:
     statistics: Statistics | None = None
 
 
-class Held:
+class GatesReference:
     """Gates that a module refers to without owning them: no child, no key of its state_dict."""
 
     def __init__(self, gates: Gates) -> None:
         self.gates = gates
 
 
-def number(held: Held, index: int) -> Tensor:
+def number(held: GatesReference, index: int) -> Tensor:
     """One mask, as a call that a graph can hold."""
     return held.gates.number(index)
 
 
 def gate_layer(layer: nn.Module, edits: LayerEdits, gates: Gates) -> None:
     """Let a layer mask its parameters and input."""
-    layer.__dict__[GATES] = Held(gates)
+    layer.__dict__[GATES] = GatesReference(gates)
     layer.__class__ = _subclass(type(layer), edits)
 
 

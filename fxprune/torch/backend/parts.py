@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fxprune.errors import FxpruneError
-from fxprune.ir import Kind
+from fxprune.ir import ValueKind
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Space, concat, interpret, product, spaces
 from fxprune.passes.branches import Branch, find_branches
@@ -199,5 +199,5 @@ def _parameters_of(program: Program, branch: Branch) -> frozenset[str]:
         for node in program.ir.nodes
         if node.name in inside
         for value in node.inputs
-        if value is not None and value.kind is Kind.PARAMETER
+        if value is not None and value.kind is ValueKind.PARAMETER
     )

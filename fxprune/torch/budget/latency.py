@@ -34,7 +34,7 @@ from fxprune.torch.budget.point_costs import PointCost
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class TimedLayer:
     """A layer with a table: its kept widths, the branches around it, the module that it is."""
 
     inputs: Polynomial
@@ -51,7 +51,7 @@ class Latency:
     `others` is what all but the layers takes, by module. `measured` serves to predict it anew.
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[TimedLayer, ...]
     others: Mapping[str, Polynomial]
     measured: "Measured | None" = None
 
@@ -133,10 +133,10 @@ def _place(grid: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
 def predict(analysis: Analysis, measured: Measured) -> Latency:
     """The latency of a model whose layers have been measured, as a function of its sizes."""
     types, sizes = analysis.types, Sizes({g.space: g.name for g in analysis.free_groups})
-    guards, served = enclosing_branches(analysis.branches), analysis.graph.served()
+    guards, evaluated = enclosing_branches(analysis.branches), analysis.graph.evaluated()
     layers = []
     for node in analysis.graph.nodes:
-        if node.name not in served or node.source not in measured.tables:
+        if node.name not in evaluated or node.source not in measured.tables:
             continue
         dim, image = channel_dim(node), node.inputs[0]
         assert image is not None
@@ -144,7 +144,7 @@ def predict(analysis: Analysis, measured: Measured) -> Latency:
             polynomial(sizes.of(types.axes[value.name][dim])) for value in (image, node.outputs[0])
         )
         table = measured.tables[node.source]
-        layers.append(Layer(inputs, outputs, guards.get(node.name, ()), node.source, table))
+        layers.append(TimedLayer(inputs, outputs, guards.get(node.name, ()), node.source, table))
     return Latency(tuple(layers), _others(analysis, measured), measured)
 
 

@@ -58,11 +58,11 @@ class Measured:
 
 def measure(model: nn.Module, graph: Graph, round_to: int = 1) -> Measured:
     """Time the layers of a model, each distinct one at a grid of widths; this takes seconds."""
-    served = graph.served()
+    evaluated = graph.evaluated()
     layers = {
         node.source: node
         for node in graph.nodes
-        if node.name in served and node.op in LAYERS and node.source
+        if node.name in evaluated and node.op in LAYERS and node.source
     }
     keys = {
         path: (repr(model.get_submodule(path)), _shape_of(node)[1:])
@@ -191,11 +191,11 @@ def _rates(graph: Graph, nodes: list[Node], clock: _Clock) -> Rates:
 
 def other_nodes(graph: Graph, layers: Collection[str]) -> list[Node]:
     """The nodes that compute something in evaluation and have no table."""
-    served = graph.served()
+    evaluated = graph.evaluated()
     return [
         node
         for node in graph.nodes
-        if node.name in served and node.op not in VIEWS and node.source not in layers
+        if node.name in evaluated and node.op not in VIEWS and node.source not in layers
     ]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fxprune.torch.frontend.leaves import is_leaf
 
-Place = tuple[str | int, ...]
+CallSlot = tuple[str | int, ...]
 """Where an argument stands in a call: `("args", 1, 0)`, `("kwargs", "shape", 2)`."""
 
 
@@ -81,12 +81,12 @@ for _name in ("add", "sub", "mul", "floordiv"):
     setattr(OwnInt, f"__r{_name}__", _method(_name, swapped=True))
 
 
-def origins_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[Place, Origin]:
+def origins_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[CallSlot, Origin]:
     """The numbers of a call that modules keep, by where they stand in it."""
     return dict(_found(args, ("args",))) | dict(_found(kwargs, ("kwargs",)))
 
 
-def _found(value: Any, place: Place) -> Iterator[tuple[Place, Origin]]:
+def _found(value: Any, place: CallSlot) -> Iterator[tuple[CallSlot, Origin]]:
     if isinstance(value, OwnInt):
         yield place, value.origin
     elif isinstance(value, Mapping):

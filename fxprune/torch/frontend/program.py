@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fxprune.ir import Graph, Kind, Node, Value
+from fxprune.ir import Graph, Node, Value, ValueKind
 from fxprune.passes.infer import RULES
 from fxprune.passes.operators import OPERATORS
 from fxprune.torch.frontend.in_place import set_item
@@ -124,7 +124,7 @@ class _Translation:
                     tensors[id(tensor)] = tensor
         for key, aliases in names.items():
             shape = tuple(tensors[key].shape)
-            self._parameters[key] = Value(aliases[0], shape, Kind.PARAMETER, key in trained)
+            self._parameters[key] = Value(aliases[0], shape, ValueKind.PARAMETER, key in trained)
             self.aliases[aliases[0]] = tuple(dict.fromkeys(aliases))
 
     def graph(self) -> Graph:
@@ -160,7 +160,7 @@ class _Translation:
     def _translate(self, node: fx.Node) -> Any:
         result = node.meta.get("value")
         if node.op == "placeholder":
-            values = self._named(node.name, result, Kind.INPUT)
+            values = self._named(node.name, result, ValueKind.INPUT)
             self._inputs.extend(_flat(values))
             return values
         if node.op == "get_attr":
@@ -181,7 +181,7 @@ class _Translation:
             return self._set_item(node, result)
         return self._function(node, result)
 
-    def _named(self, name: str, result: Any, kind: Kind = Kind.COMPUTED) -> Any:
+    def _named(self, name: str, result: Any, kind: ValueKind = ValueKind.COMPUTED) -> Any:
         """A value for a tensor, containers of values for containers, None for the rest."""
         if isinstance(result, Tensor):
             return Value(name, tuple(result.shape), kind)

@@ -12,26 +12,26 @@ import onnx
 from onnx import TensorProto
 
 from fxprune.onnx.frontend.spellings import SPELLINGS
-from fxprune.testing import Drawing
+from fxprune.testing import GraphBuilder
 
 OUTPUT = 5
 
 
-def drawing(opset: int = 18, batch: str | int = "n") -> Drawing:
+def drawing(opset: int = 18, batch: str | int = "n") -> GraphBuilder:
     """A drawing that is given images `x`."""
-    g = Drawing(opset, batch)
+    g = GraphBuilder(opset, batch)
     g.input("x", 3, 6, 6)
     return g
 
 
-def read_whole(g: Drawing, h: str, seed: int = 0) -> onnx.ModelProto:
+def read_whole(g: GraphBuilder, h: str, seed: int = 0) -> onnx.ModelProto:
     """The finished model: any array becomes five features by reading all of it."""
     flat = g("Flatten", g("Cast", h, to=TensorProto.FLOAT), axis=1)
     y = g("MatMul", flat, g.weight(g.shape(flat)[1], OUTPUT))
     return g.model(y, seed=seed).proto
 
 
-Sample = Callable[[Drawing, str], str]
+Sample = Callable[[GraphBuilder, str], str]
 
 
 def _binary(op_type: str) -> Sample:
@@ -47,7 +47,7 @@ def _logic(op_type: str) -> Sample:
 
 
 def _integer_pair(op_type: str) -> Sample:
-    def sample(g: Drawing, h: str) -> str:
+    def sample(g: GraphBuilder, h: str) -> str:
         left, right = (g("Cast", v, to=TensorProto.INT32) for v in (h, g("Relu", h)))
         return g(op_type, left, right)
 
@@ -65,7 +65,7 @@ _PINNING = ["ReduceProd", "ReduceLogSum", "ReduceLogSumExp"]
 def _recurrent(op_type: str, gates: int) -> Sample:
     """Channels are the features of a sequence of 36 positions."""
 
-    def sample(g: Drawing, h: str) -> str:
+    def sample(g: GraphBuilder, h: str) -> str:
         steps = g("Reshape", h, g.numbers(0, 8, 36))
         sequence = g("Transpose", steps, perm=[2, 0, 1])
         weights = g.weight(2, gates * 4, 8), g.weight(2, gates * 4, 4), g.weight(2, gates * 8)
@@ -75,18 +75,18 @@ def _recurrent(op_type: str, gates: int) -> Sample:
     return sample
 
 
-def _attention(g: Drawing, h: str) -> str:
+def _attention(g: GraphBuilder, h: str) -> str:
     flat = g("Reshape", h, g.numbers(0, 2, 4, 36))
     q, k, v = (g("Transpose", flat, perm=[0, 1, 3, 2]) for _ in range(3))
     return g("Attention", q, k, v)
 
 
-def _heads(g: Drawing, h: str) -> str:
+def _heads(g: GraphBuilder, h: str) -> str:
     flat = g("Transpose", g("Reshape", h, g.numbers(0, 8, 36)), perm=[0, 2, 1])
     return g("com.microsoft.MultiHeadAttention", flat, g("Relu", flat), flat, num_heads=2)
 
 
-def _added(g: Drawing, h: str, *shift: str) -> str:
+def _added(g: GraphBuilder, h: str, *shift: str) -> str:
     """A norm of a sum, and the sum."""
     x = g("Transpose", g("Reshape", h, g.numbers(0, 8, 36)), perm=[0, 2, 1])
     op_type = "SkipLayerNormalization" if shift else "SkipSimplifiedLayerNormalization"
@@ -95,27 +95,27 @@ def _added(g: Drawing, h: str, *shift: str) -> str:
     return g("Concat", y, total, axis=2)
 
 
-def _split(g: Drawing, h: str) -> str:
+def _split(g: GraphBuilder, h: str) -> str:
     left, right = g("Split", h, outputs=2, axis=1, num_outputs=2)
     return g("Concat", right, g("Relu", left), axis=1)
 
 
-def _quantise(g: Drawing, h: str) -> str:
+def _quantise(g: GraphBuilder, h: str) -> str:
     scale = g.stored(np.linspace(0.1, 0.2, 8).astype(np.float32))
     zero = g.stored(np.arange(8, dtype=np.uint8))
     return g("DequantizeLinear", g("QuantizeLinear", h, scale, zero, axis=1), scale, zero, axis=1)
 
 
-def _top(g: Drawing, h: str) -> str:
+def _top(g: GraphBuilder, h: str) -> str:
     return g("TopK", h, g.numbers(2), outputs=2, axis=3)[0]
 
 
-def _batch_norm(g: Drawing, h: str) -> str:
+def _batch_norm(g: GraphBuilder, h: str) -> str:
     variance = g.stored(np.linspace(0.5, 2, 8).astype(np.float32))
     return g("BatchNormalization", h, g.weight(8), g.weight(8), g.weight(8), variance)
 
 
-def _grid(g: Drawing, h: str) -> str:
+def _grid(g: GraphBuilder, h: str) -> str:
     x = g("Slice", h, g.numbers(0), g.numbers(2), g.numbers(1))
     return g("GridSample", h, g("Transpose", g("Tanh", x), perm=[0, 2, 3, 1]), align_corners=0)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import fxprune
 from fxprune.onnx.frontend.spellings import SPELLINGS
-from fxprune.testing import ONNX_OPS, Drawing, onnx_models
+from fxprune.testing import ONNX_OPS, GraphBuilder, onnx_models
 
 SEARCH = settings(max_examples=50, derandomize=True, database=None)
 FIRST = settings(SEARCH, max_examples=1, phases=[Phase.generate])
@@ -133,7 +133,7 @@ def test_models_cover_most_operators_that_carry_channels():
 
 
 def test_drawing_says_what_it_cannot_infer():
-    g = Drawing(opset=9)
+    g = GraphBuilder(opset=9)
     x = g.input("x", 3, 4)
     with pytest.raises(AssertionError, match="ONNX infers no shape of Concat"):
         g("Concat", x, x, axis=-1)

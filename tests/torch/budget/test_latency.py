@@ -13,7 +13,7 @@ from examples.cifar_resnet import CifarResNet
 from fxprune.passes.polynomials import Polynomial
 from fxprune.timing import median_ms
 from fxprune.torch.budget.budget import renewed
-from fxprune.torch.budget.latency import Latency, Layer, measure_latency
+from fxprune.torch.budget.latency import Latency, TimedLayer, measure_latency
 from fxprune.torch.budget.latency_tables import Table, _grid
 from fxprune.torch.record import gates_of, record_of
 from tests.torch.models import half, images, randomise
@@ -30,7 +30,7 @@ def example() -> Latency:
     """Two layers with tables of a bilinear function, one of them in a branch, and the rest."""
     table = Table(GRID, GRID, tuple(tuple(bilinear(x, y) for y in GRID) for x in GRID))
     one, a, b = Polynomial(((3, ()),)), Polynomial(((1, ("a",)),)), Polynomial(((2, ("b",)),))
-    layers = (Layer(one, a, (), "stem", table), Layer(a, b, ("d",), "block.conv", table))
+    layers = (TimedLayer(one, a, (), "stem", table), TimedLayer(a, b, ("d",), "block.conv", table))
     others = {"stem": Polynomial(((0.25, ()), (0.125, ("a",)))), "": Polynomial(((1, ("d",)),), 2)}
     return Latency(layers, others)
 
@@ -60,7 +60,7 @@ def test_after_growth_is_the_latency_of_what_has_grown():
 def test_flat_stretches_have_a_price():
     steps = tuple(tuple(float(max(i, 3) + (i == 4)) for i in range(5)) for _ in range(5))
     ends = Polynomial(((1, ()),)), Polynomial(((1, ("a",)),))
-    latency = Latency((Layer(*ends, (), "", Table(GRID, GRID, steps)),), {})
+    latency = Latency((TimedLayer(*ends, (), "", Table(GRID, GRID, steps)),), {})
     cost, sizes = latency.on_tensors({"a": 0}), torch.tensor([3.0]).double().requires_grad_()
     (slope,) = torch.autograd.grad(cost(sizes), sizes)
     (price,) = torch.autograd.grad(cost.priced(sizes, 1.0), sizes)

@@ -35,8 +35,8 @@ def test_harmless_change_is_not_noticed():
 
 
 @pytest.mark.slow
-def test_harmless_change_is_noticed_by_nothing_at_all():
-    assert killer_of(HARMLESS, killers.NAMES) == ""
+def test_harmless_change_is_noticed_by_nothing_of_many():
+    assert killer_of(HARMLESS, killers.NAMES[::8]) == ""
 
 
 def test_what_fails_without_a_sabotage_notices_none(monkeypatch):

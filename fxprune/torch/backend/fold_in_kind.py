@@ -53,7 +53,7 @@ def rewrite(fold: Fold, small: nn.Module, graph: fx.Graph) -> None:
 def _unproved(fold: Fold, small: nn.Module, graph: fx.Graph) -> str:
     """Why the model itself needs generated code after all; nothing if it does not."""
     nodes = {node.name: node for node in fold.whole.program.graph.nodes}
-    values = solved(nodes, fold.plan.literals)
+    values = solved(nodes, fold.plan.literals, fold.whole.analysis.types.literals)
     write(small, values)
     owners = owners_without(fold.whole.model, nodes, fold.plan.literals, values)
     for drop in fold.plan.drops:
@@ -131,8 +131,9 @@ class _Wanted:
 def _difference(fold: Fold, small: nn.Module, wanted: _Wanted) -> tuple[str, str] | None:
     """The module whose code makes the first difference, and which; None if there is none."""
     try:
+        whole, program = fold.whole, fold.whole.program
         again = read_model(
-            small, fold.whole.examples, fold.whole.leaves, batch=fold.whole.program.batch
+            small, whole.examples, whole.leaves, batch=program.batch, told=program.told
         )
     except FxpruneError as error:
         return _owner_of(error), "its code fails on smaller layers"
@@ -153,9 +154,9 @@ def _difference(fold: Fold, small: nn.Module, wanted: _Wanted) -> tuple[str, str
 
 
 def _owner_of(error: BaseException | None) -> str:
-    """Whose code failed."""
+    """Whose code failed, when it was first tried."""
+    first = ""
     while error is not None:
-        if owner := getattr(error, "owner", ""):
-            return str(owner)
+        first = str(getattr(error, "owner", "")) or first
         error = error.__cause__ or error.__context__
-    return ""
+    return first

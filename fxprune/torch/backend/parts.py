@@ -103,7 +103,7 @@ def part_at(whole: Whole, path: str) -> Part | None:
     )
     try:
         inputs, extras, given = _inputs(module, calls[0])
-        program = read_model(module, inputs, leaves, extras, batch=0)
+        program = read_model(module, inputs, leaves, extras, batch=0, told=whole.program.told)
     except (FxpruneError, TypeError) as error:
         _log.debug("%s cannot be recorded alone: %s", path, error)
         return None

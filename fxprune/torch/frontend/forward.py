@@ -24,7 +24,7 @@ class Subject:
     """What is traced: a model, one input per argument, its mode, paths not to be entered.
 
     `extras` are arguments for the `**kwargs` of forward; `alike` says whether inputs
-    that are one object are one input.
+    that are one object are one input, `told` whether libraries are told of the trace at once.
     """
 
     model: nn.Module
@@ -33,6 +33,7 @@ class Subject:
     leaves: frozenset[str] = frozenset()
     extras: Mapping[str, Any] = field(default_factory=dict)
     alike: bool = False
+    told: bool = False
 
     @property
     def batch(self) -> int:

@@ -41,6 +41,8 @@ def trace(
     leaves: frozenset[str] = frozenset(),
     extras: Mapping[str, Any] | None = None,
     batch: int | None = None,
+    *,
+    told: bool = False,
 ) -> OwnedGraph:
     """The torch.fx graph of a model on example inputs, one per argument of its forward.
 
@@ -49,14 +51,14 @@ def trace(
     by `MODES` in the meta of its output node. Modules at the paths `leaves` are not entered. A
     part of a model has `extras`, arguments for its `**kwargs`; inputs that are one object are one.
     `batch` stands in for the batch size of the inputs: 0 for none, None for one that occurs nowhere
-    in the model.
+    in the model. Libraries are told of the trace at once with `told`, else where need be.
 
     Raises:
         InputError: the model does not accept the inputs.
         TraceError: the model's Python cannot be traced.
     """
     alike = extras is not None
-    subject = Subject(model, inputs, model.training, leaves, extras or {}, alike)
+    subject = Subject(model, inputs, model.training, leaves, extras or {}, alike, told)
     with _ONE_AT_A_TIME:
         if stand_in := _stand_in(subject) if batch is None else batch:
             try:
@@ -123,13 +125,19 @@ def _trace_mode(subject: Subject) -> tuple[OwnedGraph, bool]:
 
 def _attempt(subject: Subject) -> Recorder:
     """Run forward as it is; where that needs to know values, as libraries run it under a trace."""
+    if subject.told:
+        return _told(subject)
     try:
         return record_and_follow(subject)
     except (CallError, UndecidedError):
-        with told_of_trace():
-            recorder = record_and_follow(subject)
-        recorder.graph.told = True
-        return recorder
+        return _told(subject)
+
+
+def _told(subject: Subject) -> Recorder:
+    with told_of_trace():
+        recorder = record_and_follow(subject)
+    recorder.graph.told = True
+    return recorder
 
 
 def _shapes(inputs: tuple[Any, ...]) -> str:

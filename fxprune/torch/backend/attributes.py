@@ -62,11 +62,32 @@ def owners_without(
     model: nn.Module, nodes: Mapping[str, fx.Node], literals: Iterable[SetLiteral], values: Values
 ) -> dict[str, str]:
     """The modules in whose code a literal stands that no attribute makes what a plan says; why."""
+    cuts: dict[str, dict[int, int]] = {}
+    for literal in literals:
+        cuts.setdefault(literal.node, {})[literal.slot[1]] = literal.value
     return {
         str(nodes[literal.node].meta[OWNER]): f"no attribute says {literal}"
         for literal in literals
         if not _is_expressed(model, nodes[literal.node], literal, values)
+        or not _cuts_evenly(nodes[literal.node], cuts[literal.node])
     }
+
+
+def _cuts_evenly(node: fx.Node, new: Mapping[int, int]) -> bool:
+    """Whether parts of these sizes are what a number of parts makes, where a call says one."""
+    if bare_name(node) not in ("chunk", "tensor_split"):
+        return True
+    bound = NAMES[bare_name(node)].bind(node.args, node.kwargs)
+    parts = next((value for value in bound.values() if type(value) is int), 0)
+    old = [part.shape[int(bound["dim"])] for part in node.meta["value"]]
+    sizes = [new.get(place, size) for place, size in enumerate(old)]
+    if len(old) != parts:
+        return True  # parts are told by where they begin: their code is compared later
+    even, more = divmod(sum(sizes), parts)
+    if bare_name(node) == "chunk":
+        even, more = -(-sum(sizes) // parts), 0
+        return all(size == even for size in sizes[:-1]) and sizes[-1] <= even
+    return sizes == [even + (place < more) for place in range(parts)]
 
 
 def _is_expressed(model: nn.Module, node: fx.Node, literal: SetLiteral, values: Values) -> bool:

@@ -65,9 +65,29 @@ def _unproved(fold: Fold, small: nn.Module, graph: fx.Graph) -> str:
     wanted = _Wanted(small, graph)
     while (difference := _difference(fold, small, wanted)) is not None:
         owner, reason = difference
+        for twin in _twins(fold, owner, done):
+            _generate_part(fold, small, twin, reason)
+            done.add(twin)
         if not _generate_around(fold, small, owner, reason, done):
             return reason
     return ""
+
+
+def _twins(fold: Fold, path: str, done: set[str]) -> list[str]:
+    """The modules of the class of another one whose code the plan concerns as well.
+
+    What one cannot do the others cannot either, and each would cost a recording of the model.
+    """
+    kind = type(fold.whole.model.get_submodule(path))
+    if not path or path in done or kind.__module__.startswith("torch.nn.modules.container"):
+        return []
+    nodes = {node.name: node for node in fold.whole.program.graph.nodes}
+    concerned = {str(nodes[literal.node].meta[OWNER]) for literal in fold.plan.literals}
+    return [
+        other
+        for other, module in fold.whole.model.named_modules()
+        if type(module) is kind and other != path and other in concerned - done
+    ]
 
 
 def _generate_around(fold: Fold, small: nn.Module, path: str, reason: str, done: set[str]) -> bool:

@@ -20,20 +20,21 @@ def infer(
     ignored: Collection[str] = (),
     scattered: Collection[tuple[str, int]] = (),
     given: Mapping[str, tuple[Axis, ...]] = MappingProxyType({}),
+    taken: int = 0,
 ) -> Types:
     """Infer what the axes of every value are made of.
 
     The operands `scattered` of additions (node, number) may lose channels that the sum keeps.
-    `given` are the axes of inputs and parameters of a part of a larger graph, as found there.
+    `given` are the axes of inputs and parameters of a part of a larger graph, as found there, and
+    `taken` is the last number that a space has there.
 
     Requires: nodes in execution order.
     Ensures: `Types.check`; the axes of graph inputs and outputs are pinned, and so is what the
     parameters called `ignored` produce (their first axis).
     """
-    known = (space.id for axes in given.values() for axis in axes for space in spaces(axis))
-    state = Inference(
-        unifier=Unifier(max(known, default=0)), axes=dict(given), scattered=frozenset(scattered)
-    )
+    ids = (space.id for axes in given.values() for axis in axes for space in spaces(axis))
+    known = (taken, *ids)
+    state = Inference(unifier=Unifier(max(known)), axes=dict(given), scattered=frozenset(scattered))
     for parameter in graph.parameters:
         if parameter.name in ignored and parameter.shape:
             state.pin(state.type_of(parameter)[0], "ignored by the caller")

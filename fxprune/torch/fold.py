@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, overload
 
-import torch
 from torch import fx, nn
 from torch.optim import Optimizer
 
-from fxprune.agreement import TOLERANCES
 from fxprune.arguments import flag
 from fxprune.errors import InputError, KeepSetError
 from fxprune.passes.analyse import analyse
@@ -24,13 +22,11 @@ from fxprune.torch.backend.optimizer import check_optimizer, fold_optimizer
 from fxprune.torch.backend.parts import Whole
 from fxprune.torch.checks import check_finite
 from fxprune.torch.criteria import importance
-from fxprune.torch.frontend.examples import random_inputs
-from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.gating import without_gates
 from fxprune.torch.keep_sets import reach_target
-from fxprune.torch.precision import outputs_of, relative_error
+from fxprune.torch.precision import agree
 from fxprune.torch.record import FoldStep, Record, attach, gated_record, record_of, traced_part
 from fxprune.torch.wrapping import GATHER, check_whole, unwrapped
 
@@ -188,26 +184,11 @@ def _as_own(
     whole = Whole(full, record.examples, leaves, record.program, record.analysis)
     rewrite(Fold(whole, keep, plan), small, folded._graph)
     took_its_path = not record.program.told and not generated_code(small)
-    if not (took_its_path or is_generated(small) or _agree(folded, small, record.examples)):
+    if not (took_its_path or is_generated(small) or agree(folded, small, record.examples)):
         generate(
             small, folded._graph, "its code knows when it is recorded, and does something else"
         )
     return small
-
-
-def _agree(folded: nn.Module, small: nn.Module, examples: tuple[Any, ...]) -> bool:
-    """Whether a model's own code computes on numbers what its graph does.
-
-    Code that knows that it is traced may take another path than it does otherwise.
-    """
-    inputs = random_inputs(examples, (2,), seed=0)[0]
-    try:
-        with in_evaluation(folded), in_evaluation(small), torch.random.fork_rng(devices=[]):
-            expected, found = (outputs_of(model, inputs) for model in (folded, small))
-    except Exception as error:
-        _log.debug("the folded model fails on its own path: %s", error)
-        return False
-    return relative_error(expected, found) <= TOLERANCES["float32"]
 
 
 def with_part(model: nn.Module, path: str, part: nn.Module) -> nn.Module:

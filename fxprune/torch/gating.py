@@ -18,8 +18,11 @@ from fxprune.torch.gates.module import PREFIX, Gates
 from fxprune.torch.record import attach, gated_record
 
 
-def with_gates(whole: Whole, method: Method) -> nn.Module:
-    """Insert gates that learn by `method` into the model of `whole`, which is our own copy."""
+def with_gates(whole: Whole, method: Method, *, at_once: bool = False) -> nn.Module:
+    """Insert gates that learn by `method` into the model of `whole`, which is our own copy.
+
+    With `at_once` code that they act in becomes one graph, that of the model itself.
+    """
     model, analysis = whole.model, whole.analysis
     plan = _plan(analysis, method)
     names = {group.space: group.name for group in analysis.free_groups}
@@ -28,7 +31,7 @@ def with_gates(whole: Whole, method: Method) -> nn.Module:
     if isinstance(model, fx.GraphModule):
         model = insert_gates(model, whole.program, plan, gates)
     else:
-        gate(whole, plan, gates)
+        gate(whole, plan, gates, at_once=at_once)
     if method.freezes_model:
         freeze(model)
     return model

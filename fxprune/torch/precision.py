@@ -1,6 +1,7 @@
 """Modules and inputs in another precision, and how far their outputs are apart."""
 
 import functools
+import logging
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,11 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxprune.agreement import error_of, leaves
+from fxprune.agreement import TOLERANCES, error_of, leaves
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.module import CALLS, TracedModule
+from fxprune.torch.frontend.examples import random_inputs
+from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.nests import mapped
 from fxprune.torch.recorded import recorded
+
+_log = logging.getLogger("fxprune")
 
 
 def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -76,6 +81,21 @@ def outputs_of(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
     """What a module returns for copies of inputs; whatever it draws at random begins anew."""
     with torch.no_grad(), drawing_anew(module):
         return module(*copied(inputs))
+
+
+def agree(one: nn.Module, other: nn.Module, examples: tuple[Any, ...]) -> bool:
+    """Whether two models compute the same in evaluation, for random inputs like the examples.
+
+    Code that knows that it is traced may take another path than it does otherwise.
+    """
+    inputs = random_inputs(examples, (2,), seed=0)[0]
+    try:
+        with in_evaluation(one), in_evaluation(other), torch.random.fork_rng(devices=[]):
+            expected, found = (outputs_of(model, inputs) for model in (one, other))
+    except Exception as error:
+        _log.debug("a model fails on its own path: %s", error)
+        return False
+    return relative_error(expected, found) <= TOLERANCES["float32"]
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from fxprune.passes.cost import lies_in
 from fxprune.targets import DEFAULT_STEPS, Least, Limits, Target, check_total_steps, steps_to_target
 from fxprune.torch.backend.attributes import bound_spaces
 from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.backend.parts import Whole
 from fxprune.torch.budget.budget import Budget
 from fxprune.torch.budget.latency import measure_latency
@@ -25,6 +26,7 @@ from fxprune.torch.frontend.program import read_model
 from fxprune.torch.gates.method import Settings
 from fxprune.torch.gates.methods import settings_of
 from fxprune.torch.gating import method_for, with_gates
+from fxprune.torch.precision import agree
 from fxprune.torch.record import Record, attach, record_of
 from fxprune.torch.shrink import shrink_on_steps
 
@@ -140,12 +142,18 @@ def prepare(
     sizes = {group.name: group.size for group in analysis.free_groups}
     kept = limits.least_positions(sizes, modules)
     budget = Budget(costs, layout, wanted, round_to, kept)
-    learner = method_for(settings, analysis, budget, schedule)
-    learner.adjustable = steps is None and total_steps is None
-    if steps is None and total_steps is not None:
-        learner.follow(total_steps)
-    whole = Whole(copy_module(model), examples, frozenset(leaves), program, analysis)
-    gated = with_gates(whole, learner)
+
+    def with_all_open(at_once: bool = False) -> nn.Module:
+        learner = method_for(settings, analysis, budget, schedule)
+        learner.adjustable = steps is None and total_steps is None
+        if steps is None and total_steps is not None:
+            learner.follow(total_steps)
+        whole = Whole(copy_module(model), examples, frozenset(leaves), program, analysis)
+        return with_gates(whole, learner, at_once=at_once)
+
+    gated = with_all_open()
+    if program.told and generated_code(gated) and not agree(model, gated, examples):
+        gated = with_all_open(at_once=True)
     previous = record_of(model)
     record = Record(
         source=previous.source if previous else type(model).__qualname__,

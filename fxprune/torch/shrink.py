@@ -21,6 +21,7 @@ from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.carry import Origin, carried
 from fxprune.passes.fold import Slice
 from fxprune.torch.backend.fold import by_parameter, sliced
+from fxprune.torch.backend.generated import is_generated
 from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.backend.optimizer import folded_state
 from fxprune.torch.backend.parts import Whole
@@ -85,7 +86,7 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     former = dict(part.named_parameters())
     mode = gates.training
     whole = Whole(folded, smaller.examples, frozenset(leaves), program, analysis)
-    _become(part, with_gates(whole, method))
+    _become(part, with_gates(whole, method, at_once=is_generated(part)))
     now = replace(smaller, program=program, analysis=analysis, ignored=ignored, leaves=leaves)
     attach(part, now)
     part.train(mode)

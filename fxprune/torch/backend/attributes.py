@@ -12,7 +12,7 @@ from torch import fx, nn
 from fxprune.passes.axes import Axis, Space, spaces
 from fxprune.passes.facts import Literal
 from fxprune.passes.fold import SetLiteral
-from fxprune.torch.frontend.origins import Attribute, CallSlot, Origin
+from fxprune.torch.frontend.origins import Attribute, CallSlot, Fraction, Origin, attributes_of
 from fxprune.torch.frontend.owners import ORIGINS, OWNER
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 
@@ -20,32 +20,74 @@ Values = dict[Attribute, int]
 """New values of attributes."""
 
 
-def solved(nodes: Mapping[str, fx.Node], literals: Iterable[SetLiteral]) -> Values:
-    """New values of attributes, as far as literals tell them; contradictions keep the first."""
+def solved(
+    nodes: Mapping[str, fx.Node], literals: Iterable[SetLiteral], known: Iterable[Literal]
+) -> Values:
+    """New values of attributes, as far as literals tell them; contradictions keep the first.
+
+    Where these do not tell them apart, attributes that are the size of an axis elsewhere keep it.
+    `known` are the literals of the model before.
+    """
+    literals = list(literals)
     equations = [
         (origin, literal.value)
         for literal in literals
         if (origin := _origin(nodes[literal.node], literal)) is not None
     ]
     values: Values = {}
+    _solve_all(equations, values)
+    changed = {(literal.node, literal.slot) for literal in literals}
+    for literal in known:
+        if (literal.node, literal.slot) not in changed and literal.slot[0] in _SHAPES:
+            origin = _origin(nodes[literal.node], literal)
+            if isinstance(origin, Attribute):
+                values.setdefault(origin, literal.axis.size)
+    _solve_all(equations, values)
+    return values
+
+
+_SHAPES = ("shape", "size", "sizes")
+
+
+def _solve_all(equations: list[tuple[Origin, int]], values: Values) -> None:
     for _ in range(len(equations) + 1):
         before = len(values)
         for origin, value in equations:
             _solve(origin, value, values)
         if len(values) == before:
             break
-    return values
 
 
 def owners_without(
     model: nn.Module, nodes: Mapping[str, fx.Node], literals: Iterable[SetLiteral], values: Values
 ) -> dict[str, str]:
     """The modules in whose code a literal stands that no attribute makes what a plan says; why."""
+    cuts: dict[str, dict[int, int]] = {}
+    for literal in literals:
+        cuts.setdefault(literal.node, {})[literal.slot[1]] = literal.value
     return {
         str(nodes[literal.node].meta[OWNER]): f"no attribute says {literal}"
         for literal in literals
         if not _is_expressed(model, nodes[literal.node], literal, values)
+        or not _cuts_evenly(nodes[literal.node], cuts[literal.node])
     }
+
+
+def _cuts_evenly(node: fx.Node, new: Mapping[int, int]) -> bool:
+    """Whether parts of these sizes are what a number of parts makes, where a call says one."""
+    if bare_name(node) not in ("chunk", "tensor_split"):
+        return True
+    bound = NAMES[bare_name(node)].bind(node.args, node.kwargs)
+    parts = next((value for value in bound.values() if type(value) is int), 0)
+    old = [part.shape[int(bound["dim"])] for part in node.meta["value"]]
+    sizes = [new.get(place, size) for place, size in enumerate(old)]
+    if len(old) != parts:
+        return True  # parts are told by where they begin: their code is compared later
+    even, more = divmod(sum(sizes), parts)
+    if bare_name(node) == "chunk":
+        even, more = -(-sum(sizes) // parts), 0
+        return all(size == even for size in sizes[:-1]) and sizes[-1] <= even
+    return sizes == [even + (place < more) for place in range(parts)]
 
 
 def _is_expressed(model: nn.Module, node: fx.Node, literal: SetLiteral, values: Values) -> bool:
@@ -157,19 +199,24 @@ def _item(holder: Any, name: str | int) -> Any:
 
 
 def _origin(node: fx.Node, literal: SetLiteral | Literal) -> Origin | None:
-    origins: Mapping[CallSlot, Origin] = node.meta.get(ORIGINS, {})
+    origins: Mapping[CallSlot, Origin | Fraction] = node.meta.get(ORIGINS, {})
     if not origins:
         return None
-    return next((origins[p] for p in _places(node, *literal.slot) if p in origins), None)
+    found = next((origins[p] for p in _places(node, *literal.slot) if p in origins), None)
+    return None if isinstance(found, Fraction) else found
 
 
 def _places(node: fx.Node, slot: str, index: int) -> list[CallSlot]:
     """Where a literal may stand in a call, one by one or in a tuple."""
     name = bare_name(node)
-    if name in ("split", "chunk", "tensor_split"):
-        return [("args", 1, index), ("args", 1), ("kwargs", "split_size_or_sections", index)]
+    if name in ("chunk", "tensor_split"):
+        return []  # they are told how many parts there are, or where parts begin
+    if name == "split":
+        places: list[CallSlot] = [("args", 1, index), ("args", 1)]
+        options = ("split_size_or_sections", "split_size")
+        return places + [("kwargs", key, *at) for key in options for at in ((index,), ())]
     if name == "getitem":
-        return [] if slot == "size" else [("args", 1, index, slot), ("args", 1, slot)]
+        return [] if slot == "size" else _places_in_index(node, slot, index)
     if name == "unflatten":
         dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
         index -= int(dim) % node.args[0].meta["value"].dim()  # type: ignore[union-attr]
@@ -181,13 +228,31 @@ def _places(node: fx.Node, slot: str, index: int) -> list[CallSlot]:
         else []
     )
     wanted = {"shape": ("shape", "size", "sizes")}.get(slot, (slot,))
-    places: list[CallSlot] = []
+    places = []
     for argument in wanted:
         if argument in signature:
             at = signature.index(argument)
             places += [("args", at, index), ("args", at + index), ("kwargs", argument, index)]
             places += [("kwargs", argument)]
     return places
+
+
+def _places_in_index(node: fx.Node, slot: str, dim: int) -> list[CallSlot]:
+    """Where the bound of an axis stands in `x[...]`: `...` stands for several, None for none."""
+    index: Any = node.args[1]
+    if not isinstance(index, tuple):
+        return [("args", 1, slot)] if dim == 0 else []
+    rank = node.args[0].meta["value"].dim()  # type: ignore[union-attr]
+    named = sum(item is not None and item is not Ellipsis for item in index)
+    at = 0
+    for place, item in enumerate(index):
+        if item is Ellipsis:
+            at += rank - named
+        elif item is not None:
+            if at == dim:
+                return [("args", 1, place, slot)]
+            at += 1
+    return []
 
 
 # What costs the class -------------------------------------------------------------------------
@@ -197,9 +262,10 @@ def bound_spaces(graph: fx.Graph, literals: Iterable[Literal]) -> dict[Space, st
     """The spaces that a module's own code cannot change, with the reason.
 
     One attribute that is the size of several axes asks for one number: what these axes do not have
-    in common stays whole. So does what torch takes the scale of an attention from.
+    in common stays whole. So does what a scale is computed from, by torch or in the model's code.
     """
     nodes = {node.name: node for node in graph.nodes}
+    scaling = _scaling(graph)
     axes: dict[Attribute, dict[Axis, None]] = {}
     bound: dict[Space, str] = {}
     for literal in literals:
@@ -209,7 +275,9 @@ def bound_spaces(graph: fx.Graph, literals: Iterable[Literal]) -> dict[Space, st
         if literal.slot[0] == "scale" and _takes_scale(node):
             bound |= dict.fromkeys(spaces(literal.axis), f"{node.name} takes its scale from it")
         origin = _origin(node, literal)
-        shapes = literal.slot[0] in ("shape", "size", "sizes")
+        shapes = literal.slot[0] in _SHAPES
+        if shapes and isinstance(origin, Attribute) and origin in scaling:
+            bound |= dict.fromkeys(spaces(literal.axis), f"a scale is computed from {origin}")
         if shapes and isinstance(origin, Attribute) and len(origin.names) == 1:
             axes.setdefault(origin, {})[literal.axis] = None
     for attribute, sized in axes.items():
@@ -219,6 +287,17 @@ def bound_spaces(graph: fx.Graph, literals: Iterable[Literal]) -> dict[Space, st
         for space in own:
             bound.setdefault(space, reason)
     return bound
+
+
+def _scaling(graph: fx.Graph) -> set[Attribute]:
+    """The attributes that fractions in calls were computed from."""
+    return {
+        attribute
+        for node in graph.nodes
+        for origin in node.meta.get(ORIGINS, {}).values()
+        if isinstance(origin, Fraction)
+        for attribute in attributes_of(origin)
+    }
 
 
 def _takes_scale(node: fx.Node) -> bool:

@@ -53,7 +53,7 @@ def rewrite(fold: Fold, small: nn.Module, graph: fx.Graph) -> None:
 def _unproved(fold: Fold, small: nn.Module, graph: fx.Graph) -> str:
     """Why the model itself needs generated code after all; nothing if it does not."""
     nodes = {node.name: node for node in fold.whole.program.graph.nodes}
-    values = solved(nodes, fold.plan.literals)
+    values = solved(nodes, fold.plan.literals, fold.whole.analysis.types.literals)
     write(small, values)
     owners = owners_without(fold.whole.model, nodes, fold.plan.literals, values)
     for drop in fold.plan.drops:
@@ -65,9 +65,29 @@ def _unproved(fold: Fold, small: nn.Module, graph: fx.Graph) -> str:
     wanted = _Wanted(small, graph)
     while (difference := _difference(fold, small, wanted)) is not None:
         owner, reason = difference
+        for twin in _twins(fold, owner, done):
+            _generate_part(fold, small, twin, reason)
+            done.add(twin)
         if not _generate_around(fold, small, owner, reason, done):
             return reason
     return ""
+
+
+def _twins(fold: Fold, path: str, done: set[str]) -> list[str]:
+    """The modules of the class of another one whose code the plan concerns as well.
+
+    What one cannot do the others cannot either, and each would cost a recording of the model.
+    """
+    kind = type(fold.whole.model.get_submodule(path))
+    if not path or path in done or kind.__module__.startswith("torch.nn.modules.container"):
+        return []
+    nodes = {node.name: node for node in fold.whole.program.graph.nodes}
+    concerned = {str(nodes[literal.node].meta[OWNER]) for literal in fold.plan.literals}
+    return [
+        other
+        for other, module in fold.whole.model.named_modules()
+        if type(module) is kind and other != path and other in concerned - done
+    ]
 
 
 def _generate_around(fold: Fold, small: nn.Module, path: str, reason: str, done: set[str]) -> bool:
@@ -131,8 +151,9 @@ class _Wanted:
 def _difference(fold: Fold, small: nn.Module, wanted: _Wanted) -> tuple[str, str] | None:
     """The module whose code makes the first difference, and which; None if there is none."""
     try:
-        whole = fold.whole
-        again = trace(small, whole.examples, whole.leaves, batch=whole.program.batch, runs=False)
+        whole, program = fold.whole, fold.whole.program
+        batch, told = program.batch, program.told
+        again = trace(small, whole.examples, whole.leaves, batch=batch, runs=False, told=told)
     except FxpruneError as error:
         return _owner_of(error), "its code fails on smaller layers"
     found = dict(_by_mode(again))
@@ -152,9 +173,9 @@ def _difference(fold: Fold, small: nn.Module, wanted: _Wanted) -> tuple[str, str
 
 
 def _owner_of(error: BaseException | None) -> str:
-    """Whose code failed."""
+    """Whose code failed, when it was first tried."""
+    first = ""
     while error is not None:
-        if owner := getattr(error, "owner", ""):
-            return str(owner)
+        first = str(getattr(error, "owner", "")) or first
         error = error.__cause__ or error.__context__
-    return ""
+    return first

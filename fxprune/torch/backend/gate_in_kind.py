@@ -41,13 +41,15 @@ from fxprune.torch.gates.module import PREFIX, Gates
 Edit = MaskOperand | MaskedForm | GateBranch
 
 
-def gate(whole: Whole, plan: GatePlan, gates: Gates) -> None:
+def gate(whole: Whole, plan: GatePlan, gates: Gates, *, at_once: bool = False) -> None:
     """Carry out a gate plan on the model of `whole`, which is our own copy.
+
+    With `at_once` whatever acts in code acts in one graph, that of the model itself.
 
     Ensures: with every gate open the model computes the bits that it computed before.
     """
     model = whole.model
-    job = _Job(whole, plan, gates)
+    job = _Job(whole, plan, gates, at_once)
     layers = dict(job.layers())
     generated = job.generated(layers)
     model.add_module(PREFIX, gates)
@@ -117,6 +119,7 @@ class _Job:
     whole: Whole
     plan: GatePlan
     gates: Gates
+    at_once: bool = False
 
     @property
     def _numbers(self) -> dict[Axis | str, int]:
@@ -180,7 +183,9 @@ class _Job:
             if not _is_call_of(nodes[name], layers)
         }
         owners = {str(nodes[name].meta[OWNER]) for name in acting}
-        if self.plan.conditions:  # what they look at and where they act may lie anywhere
+        if (
+            self.plan.conditions or self.at_once
+        ):  # what they look at and where they act may lie anywhere
             owners = {""}
         found: dict[str, fx.Graph] = {}
         for owner in sorted(owners, key=lambda path: path.count(".")):

@@ -208,7 +208,7 @@ def _guarded(forward: Callable[..., Any], fixed: Mapping[str, Any]) -> Callable[
         bound.apply_defaults()
         for name, value in fixed.items():
             given = bound.arguments[name]
-            if given is not value and not (type(given) is type(value) and given == value):
+            if given is not value and not (_kind(given) is _kind(value) and given == value):
                 raise InputError(
                     f"this model was traced with {name}={value!r}, not {given!r}: give prepare "
                     "example_inputs with the value that you use"
@@ -216,6 +216,11 @@ def _guarded(forward: Callable[..., Any], fixed: Mapping[str, Any]) -> Callable[
         return forward(*bound.args, **bound.kwargs)
 
     return guarded
+
+
+def _kind(value: Any) -> type:
+    """The class of an argument; shapes are tuples, which they are equal to."""
+    return tuple if isinstance(value, torch.Size) else type(value)
 
 
 def copy_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:

@@ -103,14 +103,17 @@ def part_at(whole: Whole, path: str) -> Part | None:
     )
     try:
         inputs, extras, given = _inputs(module, calls[0])
-        program = read_model(module, inputs, leaves, extras, batch=0)
+        program = read_model(module, inputs, leaves, extras, batch=0, told=whole.program.told)
     except (FxpruneError, TypeError) as error:
         _log.debug("%s cannot be recorded alone: %s", path, error)
         return None
     axes = _axes(whole, path, program, given)
     if axes is None:
         return None
-    types = infer(program.ir, given=axes)
+    taken = max(
+        s.id for known in whole.analysis.types.axes.values() for a in known for s in spaces(a)
+    )
+    types = infer(program.ir, given=axes, taken=taken)
     branches = tuple(_known_branches(whole, path, program))
     return Part(path, module, program, types, branches, dict(_pairs(axes, types.axes)))
 

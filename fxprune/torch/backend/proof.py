@@ -48,23 +48,49 @@ class _Form:
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self._graph = graph
+        self._lines: list[Line] = []
         self._written: dict[fx.Node, Any] = {}
+        self._reshaped: dict[fx.Node, fx.Node] = {}  # not written before somebody reads it
         self._names = _first_names(model)
 
     def lines(self) -> list[Line]:
         """What leads to the output, in order."""
-        lines: list[Line] = []
         needed = _needed(self._graph)
         for node in self._graph.nodes:
             text = self._line(node) if node in needed else None
             if text is not None:
-                self._written[node] = ("value", len(lines))
-                lines.append(Line((*text, _shape(node.meta.get("value"))), node))
-        return lines
+                self._write(node, text)
+        return self._lines
+
+    def _write(self, node: fx.Node, text: tuple[Any, ...]) -> None:
+        self._written[node] = ("value", len(self._lines))
+        self._lines.append(Line((*text, _shape(node.meta.get("value"))), node))
+
+    def _source_of(self, node: fx.Node) -> fx.Node | None:
+        """What a node only gives another shape, as far back as that goes; else None."""
+        name, source = bare_name(node), node.args[0] if node.args else None
+        if not (_is_array(source) and _is_array(node)):
+            return None
+        assert isinstance(source, fx.Node)
+        old, new = source.meta["value"], node.meta["value"]
+        if name == "getitem":
+            items = index_items(node.args[1], old.dim())
+            same = all(item is None or item == slice(None) for item in items)
+        else:
+            op = NAMES[name].op if name in NAMES else ""
+            same = op == "reshape" or (op == "expand" and old.shape == new.shape)
+        if not same or old.dtype != new.dtype:
+            return None
+        return self._reshaped.get(source, source)
 
     def _line(self, node: fx.Node) -> tuple[Any, ...] | None:
         """What a node computes, None where it is written in the lines that use it."""
         value = node.meta.get("value")
+        if node.op.startswith("call_") and (source := self._source_of(node)) is not None:
+            if value is not None and value.shape == source.meta["value"].shape:
+                self._written[node] = self._argument(source)
+            self._reshaped[node] = source
+            return None
         if node.op == "placeholder":
             return ("input", node.target)
         if node.op == "output":
@@ -105,7 +131,7 @@ class _Form:
         op = spelling.op if spelling else name
         if name == "getitem" and _is_array(node.args[0]):
             return self._index(node)
-        if op in ("reshape", "expand"):
+        if op == "expand":
             return (op, self._argument(node.args[0]))
         if op == "fill":
             made = name.removeprefix("new_")
@@ -142,6 +168,8 @@ class _Form:
 
     def _argument(self, value: Any) -> Any:
         if isinstance(value, fx.Node):
+            if value in self._reshaped and value not in self._written:
+                self._write(value, ("reshape", self._argument(self._reshaped[value])))
             return self._written.get(value, ("unknown", value.name))
         if isinstance(value, Mapping):
             return tuple(sorted((str(key), self._argument(item)) for key, item in value.items()))

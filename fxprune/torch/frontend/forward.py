@@ -24,7 +24,8 @@ class Subject:
     """What is traced: a model, one input per argument, its mode, paths not to be entered.
 
     `extras` are arguments for the `**kwargs` of forward; `alike` says whether inputs
-    that are one object are one input, `runs` whether the graph is to run on other inputs.
+    that are one object are one input, `runs` whether the graph is to run on other inputs, `told`
+    whether libraries are told of the trace at once.
     """
 
     model: nn.Module
@@ -34,6 +35,7 @@ class Subject:
     extras: Mapping[str, Any] = field(default_factory=dict)
     alike: bool = False
     runs: bool = True
+    told: bool = False
 
     @property
     def batch(self) -> int:

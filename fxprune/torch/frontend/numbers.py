@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from torch import fx
 
-from fxprune.torch.frontend.origins import OwnInt
+from fxprune.torch.frontend.origins import OwnFloat, OwnInt
 
 
 class Watcher(Protocol):
@@ -81,7 +81,7 @@ def plain_number(value: Any) -> Any:
     """A number without its history."""
     if isinstance(value, TracedInt | OwnInt):
         return int.__int__(value)
-    return float.__float__(value) if isinstance(value, TracedFloat) else value
+    return float.__float__(value) if isinstance(value, TracedFloat | OwnFloat) else value
 
 
 def _record(function: Callable[..., Any], *operands: Any) -> Any:

@@ -42,6 +42,13 @@ class Computed:
     right: "Origin"
 
 
+@dataclass(frozen=True, slots=True)
+class Fraction:
+    """A quotient or power of numbers that modules keep, such as a scale: no size of anything."""
+
+    numbers: "tuple[Origin, ...]"
+
+
 Origin = Attribute | Computed | int
 
 
@@ -49,6 +56,46 @@ class OwnInt(int):
     """An int that remembers where a module keeps it."""
 
     origin: Origin
+
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        result = int.__int__(self).__pow__(other, modulo)
+        if result is NotImplemented and isinstance(other, float):
+            result = float(int.__int__(self)) ** other
+        return _own_float(result, Fraction((self.origin,)))
+
+    def __truediv__(self, other: Any) -> Any:
+        result = int.__int__(self).__truediv__(other)
+        return _own_float(result, Fraction((self.origin, _origin_of(other))))
+
+    def __rtruediv__(self, other: Any) -> Any:
+        result = int.__int__(self).__rtruediv__(other)
+        return _own_float(result, Fraction((_origin_of(other), self.origin)))
+
+
+class OwnFloat(float):
+    """A fraction that remembers the numbers that it was computed from."""
+
+    origin: Fraction
+
+    def __mul__(self, other: Any) -> Any:
+        return _own_float(float.__mul__(self, other), self.origin)
+
+    def __truediv__(self, other: Any) -> Any:
+        return _own_float(float.__truediv__(self, other), self.origin)
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return _own_float(float.__rtruediv__(self, other), self.origin)
+
+    __rmul__ = __mul__
+
+
+def _own_float(value: Any, origin: Fraction) -> Any:
+    """A fraction that remembers; anything else, a whole power say, as it is."""
+    if type(value) is not float:
+        return value
+    number = OwnFloat(value)
+    number.origin = origin
+    return number
 
 
 def own_int(value: int, origin: Origin) -> OwnInt:
@@ -58,8 +105,22 @@ def own_int(value: int, origin: Origin) -> OwnInt:
     return number
 
 
-def _origin_of(number: int) -> Origin:
-    return number.origin if isinstance(number, OwnInt) else int(number)
+def _origin_of(number: Any) -> Origin:
+    if isinstance(number, OwnInt):
+        return number.origin
+    return int(number) if isinstance(number, int) else 1
+
+
+def attributes_of(origin: Origin | Fraction) -> Iterator[Attribute]:
+    """The attributes that a number was computed from."""
+    if isinstance(origin, Attribute):
+        yield origin
+    elif isinstance(origin, Computed):
+        yield from attributes_of(origin.left)
+        yield from attributes_of(origin.right)
+    elif isinstance(origin, Fraction):
+        for number in origin.numbers:
+            yield from attributes_of(number)
 
 
 def _method(name: str, swapped: bool) -> Callable[[OwnInt, Any], Any]:
@@ -81,13 +142,15 @@ for _name in ("add", "sub", "mul", "floordiv"):
     setattr(OwnInt, f"__r{_name}__", _method(_name, swapped=True))
 
 
-def origins_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[CallSlot, Origin]:
+def origins_in(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[CallSlot, Origin | Fraction]:
     """The numbers of a call that modules keep, by where they stand in it."""
     return dict(_found(args, ("args",))) | dict(_found(kwargs, ("kwargs",)))
 
 
-def _found(value: Any, place: CallSlot) -> Iterator[tuple[CallSlot, Origin]]:
-    if isinstance(value, OwnInt):
+def _found(value: Any, place: CallSlot) -> Iterator[tuple[CallSlot, Origin | Fraction]]:
+    if isinstance(value, OwnInt | OwnFloat):
         yield place, value.origin
     elif isinstance(value, Mapping):
         for key, item in value.items():

@@ -83,17 +83,20 @@ def read_model(
     leaves: frozenset[str] = frozenset(),
     extras: Mapping[str, Any] | None = None,
     batch: int | None = None,
+    *,
+    told: bool = False,
 ) -> Program:
     """Trace a model and translate it; the model is as it was afterwards.
 
     Modules at the paths `leaves` stay whole; what goes in and out of them is pinned. A part of a
-    model has `extras`, arguments for the `**kwargs` of its forward. `batch` is as in `trace`.
+    model has `extras`, arguments for the `**kwargs` of its forward. `batch` and `told` are as in
+    `trace`.
 
     Raises:
         TraceError: the model's Python cannot be traced.
         InputError: the model does not accept the example inputs.
     """
-    graph = trace(model, example_inputs, leaves, extras, batch)
+    graph = trace(model, example_inputs, leaves, extras, batch, told=told)
     translation = _Translation(model, graph)
     ir = translation.graph()
     return Program(graph, ir, translation.aliases, translation.calls(), graph.told, graph.batch)

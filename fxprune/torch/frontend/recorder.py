@@ -40,7 +40,7 @@ from fxprune.torch.frontend.in_place import set_item, works_in_place
 from fxprune.torch.frontend.meta import MetaModules, device_of, shaped_by_trial
 from fxprune.torch.frontend.nests import leaves_of, mapped, rebuilt
 from fxprune.torch.frontend.numbers import TracedNumber, plain_number, traced_number
-from fxprune.torch.frontend.origins import OwnInt, origins_in
+from fxprune.torch.frontend.origins import OwnFloat, OwnInt, origins_in
 from fxprune.torch.frontend.owners import ORIGINS, OWNER, OwnedGraph
 from fxprune.torch.frontend.regions import Regions
 from fxprune.torch.frontend.spellings import NAMES, bare_name_of
@@ -69,6 +69,8 @@ class Recorder(TorchFunctionMode):
         """`stand_in` replaces the floating type of the model, to see what depends on it."""
         super().__init__()
         self.graph = OwnedGraph()
+        for name in (*root._parameters, *root._buffers):  # values have names of their own
+            self.graph._graph_namespace._used_names.add(name)
         self.mode = mode
         self.branched_on_mode = False
         self.ended = False
@@ -435,7 +437,7 @@ class Recorder(TorchFunctionMode):
     def _to_meta(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             return self._meta_of(value)
-        if isinstance(value, TracedNumber | OwnInt):
+        if isinstance(value, TracedNumber | OwnInt | OwnFloat):
             return plain_number(value)
         if isinstance(value, TrainingFlag):
             return value.mode
@@ -448,7 +450,7 @@ class Recorder(TorchFunctionMode):
             return self._tensor_node(value)
         if isinstance(value, TracedNumber | TrainingFlag):
             return value.node
-        if isinstance(value, OwnInt):
+        if isinstance(value, OwnInt | OwnFloat):
             return plain_number(value)
         if isinstance(value, torch.device) and value == self.device:
             return self.device_node() or value

@@ -43,6 +43,7 @@ def trace(
     batch: int | None = None,
     *,
     runs: bool = True,
+    told: bool = False,
 ) -> OwnedGraph:
     """The torch.fx graph of a model on example inputs, one per argument of its forward.
 
@@ -53,13 +54,15 @@ def trace(
     `batch` stands in for the batch size of the inputs: 0 for none, None for one that occurs nowhere
     in the model. A graph that is only looked at, and never `runs` on other inputs, costs one run of
     forward instead of several: it follows neither types nor batches that Python has read.
+    Libraries are told of the trace at once with `told`, else where need be.
 
     Raises:
         InputError: the model does not accept the inputs.
         TraceError: the model's Python cannot be traced.
     """
     alike = extras is not None
-    subject = Subject(model, inputs, model.training, leaves, extras or {}, alike, runs)
+    given = (model, inputs, model.training, leaves, extras or {}, alike)
+    subject = Subject(*given, runs=runs, told=told)
     with _ONE_AT_A_TIME:
         if stand_in := _stand_in(subject) if batch is None else batch:
             try:
@@ -126,13 +129,19 @@ def _trace_mode(subject: Subject) -> tuple[OwnedGraph, bool]:
 
 def _attempt(subject: Subject) -> Recorder:
     """Run forward as it is; where that needs to know values, as libraries run it under a trace."""
+    if subject.told:
+        return _told(subject)
     try:
         return _recorded(subject)
     except (CallError, UndecidedError):
-        with told_of_trace():
-            recorder = _recorded(subject)
-        recorder.graph.told = True
-        return recorder
+        return _told(subject)
+
+
+def _told(subject: Subject) -> Recorder:
+    with told_of_trace():
+        recorder = _recorded(subject)
+    recorder.graph.told = True
+    return recorder
 
 
 def _recorded(subject: Subject) -> Recorder:

@@ -34,9 +34,7 @@ def infer(
     """
     ids = (space.id for axes in given.values() for axis in axes for space in spaces(axis))
     known = (taken, *ids)
-    state = Inference(
-        unifier=Unifier(max(known)), axes=dict(given), scattered=frozenset(scattered)
-    )
+    state = Inference(unifier=Unifier(max(known)), axes=dict(given), scattered=frozenset(scattered))
     for parameter in graph.parameters:
         if parameter.name in ignored and parameter.shape:
             state.pin(state.type_of(parameter)[0], "ignored by the caller")

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, overload
 
-import torch
 from torch import fx, nn
 from torch.optim import Optimizer
 

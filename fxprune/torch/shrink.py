@@ -21,9 +21,9 @@ from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.carry import Origin, carried
 from fxprune.passes.fold import Slice
 from fxprune.torch.backend.fold import by_parameter, sliced
+from fxprune.torch.backend.generated import is_generated
 from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.backend.optimizer import folded_state
-from fxprune.torch.backend.generated import is_generated
 from fxprune.torch.backend.parts import Whole
 from fxprune.torch.budget.budget import renewed
 from fxprune.torch.fold import fold_in_kind, plan_of

@@ -110,7 +110,9 @@ def part_at(whole: Whole, path: str) -> Part | None:
     axes = _axes(whole, path, program, given)
     if axes is None:
         return None
-    taken = max(s.id for known in whole.analysis.types.axes.values() for a in known for s in spaces(a))
+    taken = max(
+        s.id for known in whole.analysis.types.axes.values() for a in known for s in spaces(a)
+    )
     types = infer(program.ir, given=axes, taken=taken)
     branches = tuple(_known_branches(whole, path, program))
     return Part(path, module, program, types, branches, dict(_pairs(axes, types.axes)))

@@ -142,9 +142,7 @@ for _name in ("add", "sub", "mul", "floordiv"):
     setattr(OwnInt, f"__r{_name}__", _method(_name, swapped=True))
 
 
-def origins_in(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[Place, Origin | Fraction]:
+def origins_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[Place, Origin | Fraction]:
     """The numbers of a call that modules keep, by where they stand in it."""
     return dict(_found(args, ("args",))) | dict(_found(kwargs, ("kwargs",)))
 

@@ -33,6 +33,7 @@ ALIKE = [
     (lambda x: x.view(x.shape[0], 3, 2).flatten(1), lambda x: x.unflatten(1, (3, 2)).view(2, 6)),
     (lambda x: torch.cat(x.chunk(2, 1), 1), lambda x: torch.cat(x.split([3, 3], 1), 1)),
     (lambda x: torch.cat([x[:, :2], x[:, 2:]], 1), lambda x: torch.cat([x[:, :-4], x[:, -4:6]], 1)),
+    (lambda x: x[:, None].expand(2, 1, 6).reshape(2, 6).relu(), lambda x: x.relu()),
     (lambda x: x + x.new_zeros(6), lambda x: x + x.new_zeros((6,))),
 ]
 
@@ -47,7 +48,7 @@ OTHER = [
     (lambda x: x * 2, lambda x: x * 3),
     (lambda x: x - x.exp(), lambda x: x.exp() - x),
     (lambda x: torch.cat([x[:, :2], x[:, 2:]], 1), lambda x: torch.cat([x[:, 4:], x[:, :4]], 1)),
-    (lambda x: x.view(2, 3, 2).flatten(1), lambda x: x.view(2, 2, 3).flatten(1)),
+    (lambda x: x.view(2, 3, 2).mT.flatten(1), lambda x: x.view(2, 2, 3).mT.flatten(1)),
     (lambda x: x.softmax(1), lambda x: x.softmax(0)),
     (lambda x: F.layer_norm(x, (6,)), lambda x: F.layer_norm(x, (6,), eps=1e-3)),
     (lambda x: x + torch.tensor([1.0] * 6), lambda x: x + torch.tensor([1.0] * 5 + [2.0])),

@@ -183,9 +183,7 @@ class _Job:
             if not _is_call_of(nodes[name], layers)
         }
         owners = {str(nodes[name].meta[OWNER]) for name in acting}
-        if (
-            self.plan.conditions or self.at_once
-        ):  # what they look at and where they act may lie anywhere
+        if self.plan.conditions or self.at_once:  # conditions look and act anywhere
             owners = {""}
         found: dict[str, fx.Graph] = {}
         for owner in sorted(owners, key=lambda path: path.count(".")):

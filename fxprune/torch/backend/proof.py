@@ -85,7 +85,7 @@ class _Form:
 
     def _line(self, node: fx.Node) -> tuple[Any, ...] | None:
         """What a node computes, None where it is written in the lines that use it."""
-        value = node.meta.get("value")
+        value: Any = node.meta.get("value")
         if node.op.startswith("call_") and (source := self._source_of(node)) is not None:
             if value is not None and value.shape == source.meta["value"].shape:
                 self._written[node] = self._argument(source)

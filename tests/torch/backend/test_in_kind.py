@@ -249,3 +249,84 @@ def test_the_users_model_is_untouched():
     )
     assert (model.blocks[0].part.heads, model.blocks[0].part.dim) == (3, 4)
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+
+
+class Halves(nn.Module):
+    """A gated product of two halves, as many models write it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.outer = nn.Linear(12, 16), nn.Linear(8, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.both(x).chunk(2, dim=-1)
+        return self.outer(torch.relu(left) * right)
+
+
+class Joined(nn.Module):
+    """Cuts heads out of one layer, by products of attributes behind an ellipsis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.dim = 3, 4
+        self.both, self.outer = nn.Linear(12, 24), nn.Linear(12, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both, end = self.both(x), self.heads * self.dim
+        left, right = both[..., :end], both[..., end:]
+        shape = (*x.shape[:-1], -1, self.dim)
+        return self.outer((left.view(shape) * right.view(shape)).flatten(-2))
+
+
+class Named(nn.Module):
+    """An argument has the name of a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.randn(12, 8))
+        self.outer = nn.Linear(8, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(torch.relu(x @ self.x).view(*x.shape[:-1], 8))
+
+
+@pytest.mark.parametrize("part", [Halves, Joined])
+def test_cuts_that_follow_their_layers_are_left_to_own_code(part):
+    gated, folded, x = folded_at(Model(part(), part()), seed=1)
+    assert folded.blocks[0].part.outer.in_features < part().outer.in_features
+    assert generated_code(folded) == {}
+    assert_same(gated, folded, x)
+
+
+def test_arguments_may_have_the_names_of_parameters():
+    gated, folded, x = folded_at(Model(Named(), Named()))
+    assert set(generated_code(folded)) == {"blocks.0.part", "blocks.1.part"}
+    assert_same(gated, folded, x)
+
+
+class Powered(Attention):
+    """Computes its scale from an attribute in its code."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.scale = self.dim**-0.5
+        return super().forward(x)
+
+
+def test_what_code_computes_a_scale_from_stays_whole():
+    gated, folded, x = folded_at(Model(Powered(scale=None)))
+    assert folded.blocks[0].part.dim == 4
+    assert generated_code(folded) == {}
+    assert_same(gated, folded, x)
+
+
+def test_modules_of_one_class_get_code_after_one_recording(monkeypatch):
+    from fxprune.torch.backend import fold_in_kind
+
+    calls = []
+    real = fold_in_kind._difference
+    monkeypatch.setattr(fold_in_kind, "_difference", lambda *args: calls.append(1) or real(*args))
+    monkeypatch.setattr(fold_in_kind, "owners_without", lambda *args: {})
+    gated, folded, x = folded_at(Model(*(Plain() for _ in range(4))))
+    assert len(generated_code(folded)) == 4
+    assert len(calls) == 2
+    assert_same(gated, folded, x)

@@ -34,6 +34,7 @@ ALIKE = [
     (lambda x: torch.cat(x.chunk(2, 1), 1), lambda x: torch.cat(x.split([3, 3], 1), 1)),
     (lambda x: torch.cat([x[:, :2], x[:, 2:]], 1), lambda x: torch.cat([x[:, :-4], x[:, -4:6]], 1)),
     (lambda x: x.view(2, 3, 2).flatten(1), lambda x: x.view(2, 2, 3).flatten(1)),
+    (lambda x: x[:, None].expand(2, 1, 6).reshape(2, 6).relu(), lambda x: x.relu()),
     (lambda x: x + x.new_zeros(6), lambda x: x + x.new_zeros((6,))),
 ]
 

@@ -455,3 +455,13 @@ def test_inference_is_deterministic_and_leaves_the_graph_alone():
     text = str(graph)
     assert facts(infer(graph)) == facts(infer(graph))
     assert str(graph) == text
+
+
+def test_new_spaces_have_numbers_that_the_whole_has_not():
+    graph = graph_of("y[2, 6] = linear(x[2, 4], a.w[6, 4])")
+    given = {"x": infer(graph).axes["x"]}
+    found = infer(graph, given=given, taken=50)
+    known = {space for axis in given["x"] for space in spaces(axis)}
+    new = {space for axes in found.axes.values() for axis in axes for space in spaces(axis)} - known
+    assert new
+    assert all(space.id > 50 for space in new)

@@ -45,6 +45,9 @@ AROUND = {f"{dims} {op}": (dims, op) for dims in PLAIN for op in OPS[dims]}  # t
 TESTS = Path(__file__).parent.parent
 FILES = (
     *(f"tests/passes/{file.name}" for file in sorted(TESTS.glob("passes/test_*.py"))),
+    "tests/torch/backend/test_in_kind.py",
+    "tests/torch/backend/test_gate_in_kind.py",
+    "tests/torch/backend/test_proof.py",
     "tests/torch/frontend/test_in_place.py",
     "tests/torch/frontend/test_compiled.py::test_removed_branches_are_not_asked_for_their_type",
     "tests/torch/frontend/test_compiled.py::"

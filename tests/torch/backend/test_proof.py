@@ -76,3 +76,9 @@ def test_other_parameters_differ():
     one, other = (Twice(name) for name in "ab")
     forms = (normal_form(m, read_model(m, (torch.randn(2, 4),)).graph) for m in (one, other))
     assert first_difference(*forms) is not None
+
+
+def test_a_graph_that_goes_on_differs():
+    every = lines(torch.relu)
+    for one, other in ((every[:-1], every), (every, every[:-1])):
+        assert first_difference(one, other) is every[-1]

@@ -87,7 +87,7 @@ def test_sharded_models_are_refused_with_the_way_out(ranks):
 @pytest.mark.slow
 def test_example_of_distributed_training_runs():
     output = run_in_two_processes(str(ROOT / "examples" / "recipes" / "distributed.py"))
-    assert output.count("gated == folded") == 2 * 6, output
+    assert output.count("gated == folded") == 2 * 8, output
     assert len(re.findall(r"macs .* 50\.0%", output)) == 2, output
 
 

@@ -103,7 +103,7 @@ def prepare(
             whose state is not by element.
 
     Returns:
-        A gated module (a `torch.fx.GraphModule`), or with `scope` a module like `model`.
+        A module of the class of `model`; with `scope` the part of it is gated.
 
     Raises:
         InputError: an argument does not fit; TargetError for the target.

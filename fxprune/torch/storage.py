@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from fxprune.arguments import flag
 from fxprune.errors import CheckpointError, InputError, KeepSetError
@@ -83,7 +83,7 @@ def check_checkpoint(
     return folder
 
 
-def load(folder: str | Path, model: nn.Module) -> fx.GraphModule:
+def load(folder: str | Path, model: nn.Module) -> nn.Module:
     """A saved folded module, rebuilt from the original constructor.
 
     Args:

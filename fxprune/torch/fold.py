@@ -67,7 +67,6 @@ def fold(
     """
     flag("settle", settle)
     gates, record = gated_record(gated)
-    flag("settle", settle)
     gated = unwrapped(gated)
     if optimizer is not None:
         check_optimizer(optimizer, gated)
@@ -95,7 +94,7 @@ def fold_as(gated: nn.Module, keep: Mapping[str, Any] | None) -> TracedModule:
     gates, record = gated_record(gated)
     chosen = gates.keep_set() if keep is None else keep
     flags = {name: [bool(flag) for flag in value] for name, value in chosen.items()}
-    return _fold(traced_part(gated)[1], record, flags)
+    return _fold(traced_part(gated)[1], record, flags, plan_of(record, flags))
 
 
 def apply_step(
@@ -126,16 +125,17 @@ def apply_step(
         if name not in full or any(index >= full[name] for index in kept):
             raise KeepSetError(f"the model has no group {name!r} with these positions")
         keep[name] = [index in set(kept) for index in range(full[name])]
-    copied = copy_module(model, share_tensors=True)
-    folded = _finish(fold_model(copied, program, plan_of(record, keep)), record, keep)
-    before = copy_module(model, share_tensors=True)
-    return _as_own(before, record, keep, folded)
-
-
-def _fold(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> TracedModule:
-    folded = fold_model(
-        without_gates(gated), record.program, plan_of(record, keep), type(gated).__name__
+    plan = plan_of(record, keep)
+    folded = _finish(
+        fold_model(copy_module(model, share_tensors=True), program, plan), record, keep
     )
+    return _as_own(copy_module(model, share_tensors=True), record, keep, plan, folded)
+
+
+def _fold(
+    gated: nn.Module, record: Record, keep: Mapping[str, list[bool]], plan: FoldPlan
+) -> TracedModule:
+    folded = fold_model(without_gates(gated), record.program, plan, type(gated).__name__)
     thaw(folded)
     return _finish(folded, record, keep)
 
@@ -166,17 +166,18 @@ def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]
 
 def fold_in_kind(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> nn.Module:
     """A gated module folded: one of the user's own class."""
-    return _as_own(without_gates(gated), record, keep, _fold(gated, record, keep))
+    plan = plan_of(record, keep)
+    return _as_own(without_gates(gated), record, keep, plan, _fold(gated, record, keep, plan))
 
 
 def _as_own(
     full: nn.Module,
     record: Record,
     keep: Mapping[str, list[bool]],
+    plan: FoldPlan,
     folded: TracedModule,
 ) -> nn.Module:
     """`folded` as a module of the class of `full`, which is the model before the fold."""
-    plan = plan_of(record, keep)
     if isinstance(full, fx.GraphModule) or type(full) is nn.Module:
         return folded
     small = of_own_kind(folded, type(full))

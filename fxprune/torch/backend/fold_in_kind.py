@@ -15,6 +15,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.errors import FxpruneError
+from fxprune.passes.cost import lies_in
 from fxprune.passes.fold import FoldPlan, KeepSet
 from fxprune.torch.backend.attributes import owners_without, solved, write
 from fxprune.torch.backend.copying import copy_module
@@ -114,8 +115,8 @@ def _generate_part(fold: Fold, small: nn.Module, path: str, reason: str) -> bool
 def _drops_less(fold: Fold, path: str, plan: FoldPlan) -> bool:
     """Whether a branch goes in the whole that is none in a module alone, where it ends."""
     nodes = {node.name: node for node in fold.whole.program.graph.nodes}
-    owners = [f"{nodes[drop.node].meta[OWNER]}." for drop in fold.plan.drops]
-    return any(owner.startswith(f"{path}.") for owner in owners) and not plan.drops
+    owners = [str(nodes[drop.node].meta[OWNER]) for drop in fold.plan.drops]
+    return any(lies_in(owner, path) for owner in owners) and not plan.drops
 
 
 def _by_mode(graph: fx.Graph) -> Iterator[tuple[bool | None, fx.Graph]]:

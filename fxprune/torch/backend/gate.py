@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -79,10 +79,15 @@ def gated_graph(
     return graph
 
 
-def by_node(forms: Iterable[MaskedForm]) -> dict[str, list[MaskedForm]]:
-    grouped: dict[str, list[MaskedForm]] = {}
-    for form in forms:
-        grouped.setdefault(form.node, []).append(form)
+Edit = MaskOperand | MaskedForm | GateBranch
+E = TypeVar("E", MaskedForm, Edit)
+
+
+def by_node(edits: Iterable[E]) -> dict[str, list[E]]:
+    """Edits by the node that they change, in their order."""
+    grouped: dict[str, list[E]] = {}
+    for edit in edits:
+        grouped.setdefault(edit.node, []).append(edit)
     return grouped
 
 

@@ -9,15 +9,17 @@ called with, it is a matter of the module around it, in the end of the model its
 import functools
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from fxprune.passes.axes import Axis
+from fxprune.passes.cost import lies_in
 from fxprune.passes.gate import GateBranch, GatePlan, MaskedForm, MaskOperand
 from fxprune.torch.backend import masked_forms
 from fxprune.torch.backend.derived import base_of, deepcopied, derived, reducing
-from fxprune.torch.backend.gate import gated_graph, mask_axes, mask_branches, repeats
+from fxprune.torch.backend.gate import Edit, by_node, gated_graph, mask_axes, mask_branches, repeats
 from fxprune.torch.backend.generated import generate
 from fxprune.torch.backend.layers import (
     GATES,
@@ -37,8 +39,6 @@ from fxprune.torch.frontend.owners import OWNER
 from fxprune.torch.frontend.program import Program
 from fxprune.torch.frontend.spellings import bare_name
 from fxprune.torch.gates.module import PREFIX, Gates
-
-Edit = MaskOperand | MaskedForm | GateBranch
 
 
 def gate(whole: Whole, plan: GatePlan, gates: Gates, *, at_once: bool = False) -> None:
@@ -112,7 +112,7 @@ def _own_gates(model: nn.Module) -> nn.Module:
     return model
 
 
-@dataclass(slots=True)
+@dataclass
 class _Job:
     """A gate plan, and who carries out which of its edits."""
 
@@ -121,7 +121,15 @@ class _Job:
     gates: Gates
     at_once: bool = False
 
-    @property
+    @cached_property
+    def _edits(self) -> dict[str, list[Edit]]:
+        return _edits_of(self.plan)
+
+    @cached_property
+    def _nodes(self) -> dict[str, fx.Node]:
+        return {node.name: node for node in self.whole.program.graph.nodes}
+
+    @cached_property
     def _numbers(self) -> dict[Axis | str, int]:
         """The place of every mask among those that gates return."""
         keys = (*mask_axes(self.plan), *mask_branches(self.plan))
@@ -130,12 +138,11 @@ class _Job:
     def layers(self) -> Iterator[tuple[str, LayerEdits]]:
         """The layers that mask what they are given and own, alike in all their calls."""
         calls: dict[str, list[fx.Node]] = {}
-        for node in self.whole.program.graph.nodes:
+        for node in self._nodes.values():
             if node.op == "call_module":
                 calls.setdefault(str(node.target), []).append(node)
-        edits = _by_node(self.plan)
         for path, nodes in calls.items():
-            wanted = {self._of_layer(node, edits.get(node.name, ())) for node in nodes}
+            wanted = {self._of_layer(node, self._edits.get(node.name, ())) for node in nodes}
             if len(wanted) == 1 and (one := wanted.pop()) != LayerEdits():
                 yield path, one
 
@@ -176,10 +183,10 @@ class _Job:
 
     def generated(self, layers: Collection[str]) -> dict[str, fx.Graph]:
         """The modules whose own code gates act in, with the code that they get instead."""
-        nodes = {node.name: node for node in self.whole.program.graph.nodes}
+        nodes = self._nodes
         acting = {
             name: edits
-            for name, edits in _by_node(self.plan).items()
+            for name, edits in self._edits.items()
             if not _is_call_of(nodes[name], layers)
         }
         owners = {str(nodes[name].meta[OWNER]) for name in acting}
@@ -187,16 +194,16 @@ class _Job:
             owners = {""}
         found: dict[str, fx.Graph] = {}
         for owner in sorted(owners, key=lambda path: path.count(".")):
-            while not any(_lies_in(owner, path) for path in found):
+            while not any(lies_in(owner, path) for path in found):
                 wanted = {
                     _described(edit, nodes[name])
                     for name, edits in acting.items()
-                    if _lies_in(str(nodes[name].meta[OWNER]), owner)
+                    if lies_in(str(nodes[name].meta[OWNER]), owner)
                     for edit in edits
                 }
                 graph = self._graph_of(owner, layers, wanted)
                 if graph is not None:
-                    found = {p: g for p, g in found.items() if not _lies_in(p, owner)}
+                    found = {p: g for p, g in found.items() if not lies_in(p, owner)}
                     found[owner] = graph
                     break
                 owner = owner.rpartition(".")[0]
@@ -214,7 +221,7 @@ class _Job:
             module, program = part.module, part.program
             plan = self._translated(part) or part.gate_plan(self.whole.analysis)
         nodes = {node.name: node for node in program.graph.nodes}
-        inside = {layer.removeprefix(f"{path}.") for layer in layers if _lies_in(layer, path)}
+        inside = {layer.removeprefix(f"{path}.") for layer in layers if lies_in(layer, path)}
         numbers = self._numbers
 
         def acts(edit: Edit) -> bool:
@@ -229,7 +236,7 @@ class _Job:
         )
         found = {
             _described(edit, nodes[name], path)
-            for name, edits in _by_node(plan).items()
+            for name, edits in _edits_of(plan).items()
             for edit in edits
         }
         if not found.issuperset(wanted):
@@ -250,7 +257,6 @@ class _Job:
         if not own or len(calls) % len(own):
             return None
         plans: list[list[Edit]] = []
-        edits = _by_node(self.plan)
         for start in range(0, len(calls), len(own)):
             run = calls[start : start + len(own)]
             if [_called(node, part.path) for node in run] != names:
@@ -259,7 +265,7 @@ class _Job:
                 [
                     replace(edit, node=inner.name)
                     for outer, inner in zip(run, own, strict=True)
-                    for edit in edits.get(outer.name, ())
+                    for edit in self._edits.get(outer.name, ())
                 ]
             )
         if any(plan != plans[0] for plan in plans):
@@ -275,7 +281,7 @@ def _array_calls(program: Program, path: str) -> Iterator[fx.Node]:
     """The calls in the code of a module that return arrays, in order."""
     for node in program.graph.nodes:
         arrays = any(isinstance(item, Tensor) for item in leaves_of(node.meta.get("value")))
-        if node.op.startswith("call") and arrays and _lies_in(str(node.meta[OWNER]), path):
+        if node.op.startswith("call") and arrays and lies_in(str(node.meta[OWNER]), path):
             yield node
 
 
@@ -286,22 +292,14 @@ def _called(node: fx.Node, path: str) -> str:
     return bare_name(node)
 
 
-def _by_node(plan: GatePlan) -> dict[str, list[Edit]]:
-    """The edits of a plan, in their order."""
-    grouped: dict[str, list[Edit]] = {}
+def _edits_of(plan: GatePlan) -> dict[str, list[Edit]]:
+    """The edits of a plan by node, in their order."""
     edits: tuple[Edit, ...] = (*plan.masks, *plan.forms, *plan.branches)
-    for edit in edits:
-        grouped.setdefault(edit.node, []).append(edit)
-    return grouped
+    return by_node(edits)
 
 
 def _is_call_of(node: fx.Node, layers: Collection[str]) -> bool:
     return node.op == "call_module" and str(node.target) in layers
-
-
-def _lies_in(path: str, other: str) -> bool:
-    """Whether a module is another one, or a part of it."""
-    return not other or path == other or path.startswith(f"{other}.")
 
 
 def _described(edit: Edit, node: fx.Node, path: str = "") -> tuple[Any, ...]:

@@ -65,8 +65,9 @@ class Node:
 class Graph:
     """Nodes in execution order, and what goes in and out.
 
-    `outputs` are returned in some mode, `results` in evaluation, `training` in training (empty if
-    both modes are the same graph). `batch` is the batch size of the example run.
+    `outputs` are returned in some mode and on some example, `results` in evaluation on the first
+    example, `others` in every other mode and on every other example where the nodes are others.
+    `batch` is the batch size of the first example.
     """
 
     inputs: tuple[Value, ...]
@@ -75,7 +76,7 @@ class Graph:
     results: tuple[Value, ...]
     parameters: tuple[Value, ...]
     batch: int
-    training: tuple[Value, ...] = ()
+    others: tuple[tuple[Value, ...], ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.nodes))

@@ -30,7 +30,8 @@ Summand = tuple[str, int]
 class Branch:
     """Something that can be removed: `nodes` go with it.
 
-    A model that branches on train/eval has it once per mode, so there may be two places.
+    A model that does different things in training and in evaluation, or on several examples, has it
+    once in each of these ways, so there may be several places.
     """
 
     name: str
@@ -49,23 +50,26 @@ class _Candidate:
 
     @property
     def parameters(self) -> frozenset[str]:
-        values = (value for node in self.cone for value in node.inputs if value is not None)
-        return frozenset(value.name for value in values if value.kind is ValueKind.PARAMETER)
+        return frozenset(name for node in self.cone for name in _parameters(node))
+
+
+def _parameters(node: Node) -> list[str]:
+    kinds = ((value.name, value.kind) for value in node.inputs if value is not None)
+    return [name for name, kind in kinds if kind is ValueKind.PARAMETER]
 
 
 def find_branches(graph: Graph) -> tuple[Branch, ...]:
     """The removable branches, in graph order.
 
-    Ensures: names are unique; at least one operand of every addition is no branch; what training
-    and evaluation each have a version of is one branch.
+    Ensures: names are unique; at least one operand of every addition is no branch; what several
+    ways of the model each have a version of is one branch.
     """
-    modes = [graph.evaluated()]
-    if graph.training:
-        modes.append(graph.needed(graph.training))
-    found = [_Search(graph, running).all_candidates() for running in modes]
+    ways = [graph.evaluated(), *map(graph.needed, graph.others)]
+    found = [_Search(graph, running).all_candidates() for running in ways]
+    read = [_parameters_read(graph, running) for running in ways]
     names = _Names()
     branches = []
-    for versions in _paired(found, modes):
+    for versions in _matched(found, ways, read):
         if not any(version.parameters for version in versions):
             continue
         nodes = (node.name for version in versions for node in version.cone)
@@ -79,23 +83,37 @@ def find_branches(graph: Graph) -> tuple[Branch, ...]:
     return tuple(branches)
 
 
-def _paired(found: list[list[_Candidate]], modes: list[set[str]]) -> list[list[_Candidate]]:
-    """Versions of one branch: at the same place, or with the same parameters, in order.
+def _parameters_read(graph: Graph, running: set[str]) -> set[str]:
+    """The parameters that some nodes read."""
+    return {name for node in graph.nodes if node.name in running for name in _parameters(node)}
 
-    What evaluation alone has a version of counts if training runs nothing of it.
+
+def _matched(
+    found: list[list[_Candidate]], ways: list[set[str]], read: list[set[str]]
+) -> list[list[_Candidate]]:
+    """The versions that the ways of a model have of one branch: one way each, the first foremost.
+
+    They are at the same place, or have the same parameters, in order. A way without a version runs
+    nothing of the branch, and nothing of its parameters.
     """
-    evaluated, waiting = found[0], [c for other in found[1:] for c in other]
-    pairs = []
-    for candidate in evaluated:
-        twin = next((c for c in waiting if c.place == candidate.place), None) or next(
-            (c for c in waiting if c.parameters and c.parameters == candidate.parameters), None
-        )
-        if twin:
-            waiting.remove(twin)
-            pairs.append([candidate, twin])
-        elif not any(node.name in other for node in candidate.cone for other in modes[1:]):
-            pairs.append([candidate])
-    return pairs
+    first, waiting = found[0], [list(candidates) for candidates in found[1:]]
+    matched = []
+    for candidate in first:
+        versions: list[_Candidate] | None = [candidate]
+        for candidates, running, known in zip(waiting, ways[1:], read[1:], strict=True):
+            twin = next((c for c in candidates if c.place == candidate.place), None) or next(
+                (c for c in candidates if c.parameters and c.parameters == candidate.parameters),
+                None,
+            )
+            if twin:
+                candidates.remove(twin)
+                if versions is not None:
+                    versions.append(twin)
+            elif known & candidate.parameters or any(n.name in running for n in candidate.cone):
+                versions = None
+        if versions is not None:
+            matched.append(versions)
+    return matched
 
 
 class _Names:

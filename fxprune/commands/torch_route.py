@@ -26,7 +26,7 @@ from fxprune.torch.batches import running_on
 from fxprune.torch.checks import check_model
 from fxprune.torch.criteria import check_method
 from fxprune.torch.exported import compare_onnx
-from fxprune.torch.frontend.examples import check_examples, inputs_to_compare
+from fxprune.torch.frontend.examples import check_examples, inputs_like
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.precision import outputs_of
@@ -79,7 +79,7 @@ def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verd
         first, second = second, first
     check_seed(seed)
     model, examples = _model(first)
-    batches = inputs_to_compare(check_examples(model, examples), _BATCHES, seed)
+    batches = inputs_like(check_examples(model, examples), _BATCHES, seed)
     announce("comparing", 0.2)
     if second.is_onnx:
         load_onnx(second.text)  # a file that is no model is no model that differs
@@ -157,7 +157,7 @@ def _written(
     if out.suffix != ".onnx":
         return verdict, fxprune.save(folded, _folder(out), overwrite=overwrite)
     path = fxprune.export_onnx(folded, out, overwrite=overwrite)
-    batches = inputs_to_compare(gated_record(gated)[1].examples, _BATCHES, seed=0)
+    batches = inputs_like(gated_record(gated)[1].examples, _BATCHES, seed=0)
     return verdict.joined(compare_onnx(folded, path, batches)), path
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.arguments import whole
-from fxprune.errors import FxpruneError, InputError
+from fxprune.errors import FxpruneError, InputError, VerificationError
 from fxprune.files import ONNX, check_output, draft_of
 from fxprune.onnx.backend.saving import write_onnx
 from fxprune.reports import metadata
 from fxprune.torch.batches import running_on
-from fxprune.torch.dynamic_axes import Axes, at_other_sizes, named_axes
+from fxprune.torch.dynamic_axes import (
+    Axes,
+    at_other_sizes,
+    axes_that_vary,
+    is_alike,
+    named_axes,
+)
 from fxprune.torch.exported import compare_onnx
 from fxprune.torch.frontend.examples import check_examples, inputs_to_compare, random_inputs
 from fxprune.torch.frontend.modes import in_evaluation
+from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.measuring import costs_of
 from fxprune.torch.record import record_of
@@ -39,7 +46,8 @@ def export_onnx(
 ) -> Path:
     """Write a model as ONNX; the file appears only once ONNX Runtime agrees with the model.
 
-    The batch axis is dynamic, others where that is asked for. The file carries no paths of this
+    The batch axis is dynamic where the model takes batches of any size, and so is every axis that
+    differs between several examples, or that is asked for. The file carries no paths of this
     machine; its `metadata_props` hold the version, the costs before and after, and the targets.
 
     Args:
@@ -48,8 +56,9 @@ def export_onnx(
         example_inputs: as in `prepare`; a folded module knows its own.
         opset: the ONNX operator set version.
         dynamic: further axes of any size, by argument, number of the axis (from 1 on) and a name,
-            which axes of one size share: `{"input_ids": {1: "sequence"}}`. The file is compared at
-            other sizes than the example's as well.
+            which axes of one size share: `{"input_ids": {1: "sequence"}}`; `{}` for none. If
+            missing, those that differ between the examples. The file is compared at other sizes
+            than the first example's as well.
         overwrite: whether a file that is there already may be replaced.
 
     Raises:
@@ -67,36 +76,76 @@ def export_onnx(
     record = record_of(model)
     examples = record.examples if record and example_inputs is None else None
     examples = examples or check_examples(model, example_inputs)
-    axes = named_axes(dynamic, model, examples)
+    example = examples[0]
+    given = axes_that_vary(model, examples) if dynamic is None else None
+    axes = named_axes(dynamic, model, example) if given is None else given
     trained = [p for p in model.parameters() if p.requires_grad]
     model.requires_grad_(False)  # with gradients torch's exporter trips over attention
     try:
         with in_evaluation(model), draft_of(path, overwrite=overwrite) as draft:
-            _write(recorded(model), random_inputs(examples, (2,), seed=0)[0], draft, opset, axes)
-            _compare(model, draft, examples)
-            for other in at_other_sizes(examples, axes):
+            batches = _batches(model, example)
+            inputs = random_inputs(example, batches[-1:], seed=0)[0]
+            open_batch = len(batches) > 1
+            _write(recorded(model, first=True), inputs, draft, opset, axes, open_batch=open_batch)
+            _compare(model, draft, example, batches)
+            for other in _others(examples, axes, given is not None):
                 with running_on("inputs of other sizes, as dynamic= asks for"), torch.no_grad():
-                    model(*random_inputs(other, (1,), seed=1)[0])
-                _compare(model, draft, other)
+                    model(*random_inputs(other, batches[:1], seed=1)[0])
+                try:
+                    _compare(model, draft, other, batches)
+                except VerificationError as error:
+                    if given is None:
+                        raise
+                    raise VerificationError(
+                        f"{error}\nthe examples differ in sizes, so the file was to run at all of "
+                        "them: dynamic={} writes one for the sizes of the first"
+                    ) from error
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
     return path
 
 
-def _compare(model: nn.Module, path: Path, examples: tuple[Any, ...]) -> None:
-    """On random inputs, and on the examples where they hold data."""
-    batches = inputs_to_compare(examples, (1, 3), seed=1)
-    if not any(isinstance(each, Tensor) and each.is_meta for each in examples):
-        batches.append(examples)
+def _batches(model: nn.Module, example: Arguments) -> tuple[int, ...]:
+    """Batch sizes to compare: two, and that of the example alone if the model takes no other."""
+    try:
+        with torch.no_grad():
+            for inputs in random_inputs(example, (1, 3), seed=0):
+                model(*inputs)
+        return 1, 3, 2
+    except Exception:  # whatever its own code raises
+        return (next((len(x) for x in example if isinstance(x, Tensor) and x.dim()), 1),)
+
+
+def _others(examples: Sequence[Arguments], axes: Axes, vary: bool) -> Iterator[Arguments]:
+    """The same inputs at other sizes: those of the other examples, or shorter ones."""
+    if vary:
+        yield from (each for each in examples[1:] if is_alike(each, examples[0]))
+    else:
+        yield from at_other_sizes(examples[0], axes)
+
+
+def _compare(model: nn.Module, path: Path, example: Arguments, sizes: tuple[int, ...]) -> None:
+    """On random inputs, and on the example where it holds data."""
+    batches = inputs_to_compare(example, sizes[:2], seed=1)
+    if not any(isinstance(each, Tensor) and each.is_meta for each in example):
+        batches.append(example)
     compare_onnx(model, path, batches)
 
 
-def _write(model: nn.Module, inputs: tuple[Any, ...], path: Path, opset: int, axes: Axes) -> None:
+def _write(
+    model: nn.Module,
+    inputs: Arguments,
+    path: Path,
+    opset: int,
+    axes: Axes,
+    *,
+    open_batch: bool,
+) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = _quietly(model, inputs, opset, axes)
+            program = _quietly(model, inputs, opset, _shapes(inputs, axes, open_batch))
     except Exception as error:
         with running_on("example_inputs"), torch.no_grad():  # or is it they?
             model(*inputs)
@@ -107,10 +156,11 @@ def _write(model: nn.Module, inputs: tuple[Any, ...], path: Path, opset: int, ax
     write_onnx(program.model, path)
 
 
-def _quietly(model: nn.Module, inputs: tuple[Any, ...], opset: int, axes: Axes) -> Any:
-    """torch's exporter without its progress messages."""
-    shapes = {value.shape[0] for value in inputs if isinstance(value, Tensor) and value.dim()}
-    batch: Mapping[int, Any] = {0: torch.export.Dim("batch")} if len(shapes) == 1 else {}
+def _shapes(inputs: Arguments, axes: Axes, open_batch: bool) -> Any:
+    """The open axes of inputs, as torch's exporter takes them; None if there is none."""
+    sizes = {value.shape[0] for value in inputs if isinstance(value, Tensor) and value.dim()}
+    is_open = open_batch and len(sizes) == 1
+    batch: Mapping[int, Any] = {0: torch.export.Dim("batch")} if is_open else {}
     dims = {name: torch.export.Dim(name) for own in axes for name in own.values()}
     dynamic = tuple(
         ({**batch, **{axis: dims[name] for axis, name in own.items()}} or None)
@@ -118,6 +168,11 @@ def _quietly(model: nn.Module, inputs: tuple[Any, ...], opset: int, axes: Axes) 
         else None
         for value, own in zip(inputs, axes, strict=True)
     )
+    return dynamic if any(dynamic) else None
+
+
+def _quietly(model: nn.Module, inputs: Arguments, opset: int, shapes: Any) -> Any:
+    """torch's exporter without its progress messages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -129,7 +184,7 @@ def _quietly(model: nn.Module, inputs: tuple[Any, ...], opset: int, axes: Axes) 
                 dynamo=True,
                 verbose=False,
                 opset_version=opset,
-                dynamic_shapes=dynamic if any(dynamic) else None,
+                dynamic_shapes=shapes,
             )
     finally:
         logger.setLevel(level)

@@ -23,6 +23,7 @@ from fxprune.torch.backend.parts import Whole
 from fxprune.torch.checks import check_finite
 from fxprune.torch.criteria import importance
 from fxprune.torch.frontend.program import read_model
+from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.gating import without_gates
 from fxprune.torch.keep_sets import reach_target
@@ -98,7 +99,7 @@ def fold_as(gated: nn.Module, keep: Mapping[str, Any] | None) -> TracedModule:
 
 
 def apply_step(
-    model: nn.Module, step: FoldStep, examples: tuple[Any, ...], source: str
+    model: nn.Module, step: FoldStep, examples: tuple[Arguments, ...], source: str
 ) -> nn.Module:
     """Repeat a recorded fold on a model that was never gated.
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +15,7 @@ from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.fold import fold_as
 from fxprune.torch.frontend.examples import random_inputs
 from fxprune.torch.frontend.modes import in_evaluation
+from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.gates.module import PREFIX
 from fxprune.torch.record import Record, gates_of, is_gated, record_of, traced_part
 
@@ -82,15 +82,15 @@ def _bytes(module: nn.Module) -> int:
 def _latencies(module: nn.Module, record: Record, gated: bool) -> dict[str, float]:
     """Median milliseconds of evaluating one sample, of the model as it was and as it would fold."""
     if not gated:
-        return _medians({"after": module}, record.examples)
+        return _medians({"after": module}, record.examples[0])
     everything = {name: torch.ones(size) for name, size in record.analysis.costs.full.items()}
     models = {"before": fold_as(module, everything), "after": fold_as(module, None)}
-    return _medians(models, record.examples)
+    return _medians(models, record.examples[0])
 
 
-def _medians(models: Mapping[str, nn.Module], examples: tuple[Any, ...]) -> dict[str, float]:
+def _medians(models: Mapping[str, nn.Module], example: Arguments) -> dict[str, float]:
     """Median milliseconds of one evaluation of a single sample."""
-    inputs = random_inputs(examples, (1,), seed=0)[0]
+    inputs = random_inputs(example, (1,), seed=0)[0]
     with torch.no_grad(), ExitStack() as stack:
         for model in models.values():
             stack.enter_context(in_evaluation(model))

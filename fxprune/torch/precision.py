@@ -3,7 +3,7 @@
 import functools
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from fxprune.torch.backend.module import CALLS, TracedModule
 from fxprune.torch.frontend.examples import random_inputs
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.nests import mapped
+from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.recorded import recorded
 
 _log = logging.getLogger("fxprune")
@@ -83,15 +84,15 @@ def outputs_of(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
         return module(*copied(inputs))
 
 
-def agree(one: nn.Module, other: nn.Module, examples: tuple[Any, ...]) -> bool:
+def agree(one: nn.Module, other: nn.Module, examples: Iterable[Arguments]) -> bool:
     """Whether two models compute the same in evaluation, for random inputs like the examples.
 
     Code that knows that it is traced may take another path than it does otherwise.
     """
-    inputs = random_inputs(examples, (2,), seed=0)[0]
+    batches = [random_inputs(example, (2,), seed=0)[0] for example in examples]
     try:
         with in_evaluation(one), in_evaluation(other), torch.random.fork_rng(devices=[]):
-            expected, found = (outputs_of(model, inputs) for model in (one, other))
+            expected, found = ([outputs_of(m, each) for each in batches] for m in (one, other))
     except Exception as error:
         _log.debug("a model fails on its own path: %s", error)
         return False

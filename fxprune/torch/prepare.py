@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxprune.arguments import flag, names, near, text, whole
 from fxprune.errors import InputError, NothingToPruneError
@@ -65,7 +65,8 @@ def prepare(
         model: any traceable module; it is copied and stays as it is.
         example_inputs: what `forward` takes: a tensor, a tuple, or a mapping by name. If missing,
             it is inferred from the model's configuration or first layer, and a log line says what
-            was assumed.
+            was assumed. A list holds several examples: inputs of other sizes or types, with other
+            arguments. What the model does on any of them stays exact; costs are those of the first.
         target: the share of the multiply-accumulates to keep, in (0, 1], or a mapping from
             "macs", "params", "flops" (as thop and AutoBot count them), "memory" (elements of all
             arrays) and "peak" (elements alive at one time) to shares (up to 1) or absolute numbers
@@ -126,6 +127,8 @@ def prepare(
     check_total_steps(total_steps)
     schedule = DEFAULT_STEPS if steps is None else steps_to_target(steps, total_steps)
     examples = check_examples(model, example_inputs)
+    if len(examples) > 1 and isinstance(model, fx.GraphModule):
+        raise InputError("a torch.fx.GraphModule takes one way on all inputs: give one example")
     ignored = ignored_parameters(model, ignore)
     leaves = tuple(_paths_of(model, leaf, "leaf"))
     program = read_model(model, examples, frozenset(leaves))
@@ -157,7 +160,7 @@ def prepare(
     previous = record_of(model)
     record = Record(
         source=previous.source if previous else type(model).__qualname__,
-        examples=tuple(_described(value) for value in examples),
+        examples=tuple(tuple(map(_described, example)) for example in examples),
         program=program,
         analysis=analysis,
         ignored=tuple(ignored),

@@ -10,6 +10,7 @@ from torch import nn
 from fxprune.errors import InputError
 from fxprune.passes.analyse import Analysis
 from fxprune.torch.frontend.program import Program
+from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.gates.module import PREFIX, Gates
 from fxprune.torch.wrapping import check_module, unwrapped
 
@@ -36,7 +37,7 @@ class Record:
     """
 
     source: str
-    examples: tuple[Any, ...]
+    examples: tuple[Arguments, ...]
     program: Program
     analysis: Analysis
     ignored: tuple[str, ...] = ()

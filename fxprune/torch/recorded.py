@@ -3,7 +3,7 @@
 For what needs the graph: float64 throughout, first differences, torch's exporter.
 """
 
-from typing import Any
+from dataclasses import replace
 
 from torch import fx, nn
 
@@ -15,13 +15,18 @@ from fxprune.torch.gating import gated_graph_of
 from fxprune.torch.record import Record, attach, is_gated, record_of
 
 
-def recorded(module: nn.Module) -> nn.Module:
-    """A module that runs the graph of a gated or folded one; anything else as it is."""
+def recorded(module: nn.Module, *, first: bool = False) -> nn.Module:
+    """A module that runs the graph of a gated or folded one; anything else as it is.
+
+    With `first` that of its first example alone.
+    """
     record = record_of(module)
     if record is None or isinstance(module, fx.GraphModule):
         return module
     if is_gated(module):
         return gated_graph_of(module)
+    if first:
+        record = replace(record, examples=record.examples[:1])
     try:
         program, _ = recorded_program(module, record)
     except FxpruneError:
@@ -35,5 +40,5 @@ def recorded_program(module: nn.Module, record: Record) -> tuple[Program, tuple[
     """A folded module recorded again, and those of its leaves that are still there."""
     modules = dict(module.named_modules())
     leaves = tuple(path for path in record.leaves if path in modules)
-    examples: tuple[Any, ...] = record.examples
-    return read_model(module, examples, frozenset(leaves), batch=record.program.batch), leaves
+    batch = record.program.batch
+    return read_model(module, record.examples, frozenset(leaves), batch=batch), leaves

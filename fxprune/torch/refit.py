@@ -57,7 +57,7 @@ def refit(gated: nn.Module, data: Iterable[Any], *, ridge: float = 1e-3) -> int:
             part(*inputs)
         traced = recorded(part)
         assert isinstance(traced, TracedModule)
-        return _Refit(traced, gates, ridge).run(inputs)
+        return _Refit(traced, traced.graph_for(inputs), gates, ridge).run(inputs)
 
 
 def _joined(data: Iterable[Any]) -> tuple[Tensor, ...]:
@@ -79,13 +79,13 @@ def _joined(data: Iterable[Any]) -> tuple[Tensor, ...]:
 class _Refit:
     """One graph with two environments."""
 
-    def __init__(self, part: TracedModule, gates: Gates, ridge: float) -> None:
+    def __init__(self, part: TracedModule, graph: fx.Graph, gates: Gates, ridge: float) -> None:
         self._part = part
         self._gates = gates
         self._ridge = ridge
-        self._nodes = list(part.graph.nodes)
-        self._opened = fx.Interpreter(part, graph=part.graph)
-        self._closed = fx.Interpreter(part, graph=part.graph)
+        self._nodes = list(graph.nodes)
+        self._opened = fx.Interpreter(part, graph=graph)
+        self._closed = fx.Interpreter(part, graph=graph)
         calls = Counter(map(_layer_of, self._nodes))
         self._shared = {name for name, count in calls.items() if count > 1}
 

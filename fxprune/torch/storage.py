@@ -23,13 +23,14 @@ from fxprune.errors import CheckpointError, InputError, KeepSetError
 from fxprune.files import check_folder, check_output, draft_of, made_folder
 from fxprune.torch.checks import check_model
 from fxprune.torch.fold import apply_step
+from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.measuring import costs_of
 from fxprune.torch.record import FoldStep, Record, attach, is_gated, record_of, traced_part
 from fxprune.torch.wrapping import check_module
 from fxprune.version import __version__
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "fxprune.json"
-_FORMAT = 1
+_FORMAT = 2
 _COMPARED = ("macs", "params")
 _SCALARS = (bool, int, float, str, type(None))
 
@@ -99,7 +100,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     path = check_folder("folder", folder) / WEIGHTS
     description, tensors = _read(path)
     folded: Any = model
-    examples = tuple(_example(item) for item in _field(description, "examples", list))
+    examples = tuple(_example(each) for each in _field(description, "examples", list))
     source = _field(description, "source", str)
     for item in _field(description, "history", list):
         step = _step(item)
@@ -165,7 +166,7 @@ def _description(folded: nn.Module, record: Record, aliases: Mapping[str, str]) 
         "fxprune": __version__,
         "torch": torch.__version__,
         "source": record.source,
-        "examples": [_described(value) for value in record.examples],
+        "examples": [[_described(value) for value in example] for example in record.examples],
         "history": [
             {
                 "ignored": list(step.ignored),
@@ -191,7 +192,13 @@ def _described(value: Any) -> Any:
     raise InputError(f"an example input of type {type(value).__name__} cannot be saved as JSON")
 
 
-def _example(item: Any) -> Any:
+def _example(items: Any) -> Arguments:
+    if not isinstance(items, list):
+        raise CheckpointError(f"malformed example in the checkpoint: {items!r}")
+    return tuple(map(_input, items))
+
+
+def _input(item: Any) -> Any:
     if isinstance(item, dict) and "value" in item:
         return item["value"]
     try:

@@ -35,7 +35,8 @@ from fxprune.errors import InputError, VerificationError
 from fxprune.files import path_of
 from fxprune.passes.axes import kept_flags
 from fxprune.progress import steps
-from fxprune.torch.frontend.examples import check_examples, inputs_to_compare, random_like
+from fxprune.torch.backend.module import TracedModule
+from fxprune.torch.frontend.examples import inputs_like, one_example, random_like
 from fxprune.torch.precision import (
     arrays_of,
     draws,
@@ -91,7 +92,7 @@ def verify(
     (_, gated), (_, folded) = traced_part(gated), traced_part(folded)
     check_whole(gated, GATHER)
     more = [_as_tuple(each, gated) for each in inputs]
-    batches = [*inputs_to_compare(record.examples, batch_sizes, seed), *more]
+    batches = [*inputs_like(record.examples, batch_sizes, seed), *more]
     verdict = _compared("gated == folded", gated, folded, batches, seed)
     if onnx is None:
         return verdict
@@ -250,8 +251,8 @@ def _kept(gated: nn.Module, record: Record) -> dict[Any, tuple[bool, ...]]:
 class _Recorder(fx.Interpreter):
     """Runs a graph and remembers every tensor by node name."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
+    def __init__(self, module: fx.GraphModule, graph: fx.Graph | None) -> None:
+        super().__init__(module, graph=graph)
         self.values: dict[str, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -266,7 +267,8 @@ class _Recorder(fx.Interpreter):
 
 
 def _values(module: fx.GraphModule, inputs: tuple[Any, ...]) -> dict[str, Tensor]:
-    recorder = _Recorder(module)
+    graph = module.graph_for(inputs) if isinstance(module, TracedModule) else None
+    recorder = _Recorder(module, graph)
     with torch.no_grad():
         try:
             recorder.run(*inputs)
@@ -295,7 +297,7 @@ def _run_or_none(folded: nn.Module, inputs: tuple[Any, ...]) -> Any:
 def _as_tuple(value: Any, model: nn.Module) -> tuple[Any, ...]:
     """Arguments in order; a mapping holds them by name."""
     if isinstance(value, Mapping):
-        return check_examples(model, value)
+        return one_example(model, value)
     if isinstance(value, Tensor):
         return (value,)
     if isinstance(value, list | tuple):

@@ -167,7 +167,7 @@ def test_branch_of_both_modes_is_one_with_two_places():
         "f": ["m+: operand 1 of d and operand 1 of b, 2 nodes", "n+: operand 1 of f, 1 nodes"],
     }
     for value, other in (graph.outputs, graph.outputs[::-1]):  # of evaluation and of training
-        branches = find_branches(replace(graph, results=(value,), training=(other,)))
+        branches = find_branches(replace(graph, results=(value,), others=((other,),)))
         assert [str(branch) for branch in branches] == expected[value.name]
 
 

@@ -84,7 +84,7 @@ def test_macs_of_open_model_are_the_products_of_contracted_sizes():
 )
 def test_flops_are_those_that_are_published(network, flops):
     side = 32 if flops < 10**9 else 224
-    analysis = analyse(read_model(network().eval(), (torch.zeros(2, 3, side, side),)).ir)
+    analysis = analyse(read_model(network().eval(), [(torch.zeros(2, 3, side, side),)]).ir)
     assert analysis.costs.at(analysis.costs.full)["flops"] == flops
 
 
@@ -102,7 +102,7 @@ def test_flops_are_those_that_are_published(network, flops):
 )
 def test_flops_of_single_layers(layers, flops):
     model = nn.Sequential(*layers).eval()
-    analysis = analyse(read_model(model, (torch.zeros(2, 3, 6, 6),)).ir)
+    analysis = analyse(read_model(model, [(torch.zeros(2, 3, 6, 6),)]).ir)
     assert analysis.costs.at(analysis.costs.full)["flops"] == flops
 
 
@@ -113,9 +113,9 @@ def test_costs_inside_a_module_are_those_of_the_module_alone(path):
     model.get_submodule(path).register_forward_hook(
         lambda module, inputs, output: shapes.update(x=inputs[0].shape)
     )
-    a = analyse(read_model(model, (torch.zeros(2, 3, 32, 32),)).ir)
+    a = analyse(read_model(model, [(torch.zeros(2, 3, 32, 32),)]).ir)
     model(torch.zeros(2, 3, 32, 32))
-    alone = analyse(read_model(model.get_submodule(path), (torch.zeros(shapes["x"]),)).ir)
+    alone = analyse(read_model(model.get_submodule(path), [(torch.zeros(shapes["x"]),)]).ir)
     inside = cost_polynomials(a.graph, a.types, a.groups, a.branches, path)
     expected, got = alone.costs.at(alone.costs.full), inside.at(inside.full)
     for name in ("macs", "params", "flops"):
@@ -123,7 +123,7 @@ def test_costs_inside_a_module_are_those_of_the_module_alone(path):
 
 
 def test_costs_inside_all_modules_are_those_of_the_model():
-    a = analyse(read_model(CifarResNet(20).eval(), (torch.zeros(2, 3, 32, 32),)).ir)
+    a = analyse(read_model(CifarResNet(20).eval(), [(torch.zeros(2, 3, 32, 32),)]).ir)
     paths = ["conv1", "bn1", "layer1", "layer2", "layer3", "linear"]
     parts = [cost_polynomials(a.graph, a.types, a.groups, a.branches, path) for path in paths]
     whole = a.costs.at(a.costs.full)

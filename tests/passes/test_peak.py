@@ -135,7 +135,7 @@ def test_peak_of_random_networks_is_what_is_seen(network, data):
 
 def test_watching_finds_a_wrong_peak():
     model = fxprune.fold(fxprune.prepare(randomise(Residual()), images(1)))
-    other = analyse(read_model(Skips(), (images(2),)).ir)
+    other = analyse(read_model(Skips(), [(images(2),)]).ir)
     attach(model, replace(record_of(model), analysis=other))
     with pytest.raises((AssertionError, KeyError)):
         check_peak(model, images(1))

@@ -75,7 +75,7 @@ class Added(nn.Module):
 def costs_of(monkeypatch, model, x, batch=0):
     """All costs, with a batch for the stand-in."""
     monkeypatch.setattr(trace, "_BATCHES", (batch,) if batch else ())
-    analysis = analyse(read_model(model, (x,)).ir)
+    analysis = analyse(read_model(model, [(x,)]).ir)
     assert analysis.graph.batch == (batch or len(x))
     return analysis.costs.at(analysis.costs.full)
 
@@ -110,5 +110,5 @@ def test_parameters_count_whole(monkeypatch):
 def test_what_a_cut_batch_costs_is_divided(monkeypatch):
     costs = costs_of(monkeypatch, Films(), torch.randn(8, 3))
     assert costs["macs"] == 3 * 4 + 4 * 5 // 4
-    graph = read_model(Films(), (torch.randn(8, 3),)).ir
+    graph = read_model(Films(), [(torch.randn(8, 3),)]).ir
     assert one_sample(graph, analyse(graph).types).divisor == 8

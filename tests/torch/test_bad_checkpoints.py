@@ -85,8 +85,8 @@ EDITS = {
     "empty history": (lambda d, t: d.update(history=[]), "has an empty history"),
     "step": (lambda d, t: d.update(history=[3]), "malformed keep-set"),
     "text": (lambda d, t: d["history"][0]["kept"].update(head="all"), "malformed keep-set"),
-    "shape": (lambda d, t: d["examples"][0].update(shape="big"), "malformed example input"),
-    "dtype": (lambda d, t: d["examples"][0].update(dtype="float99"), "malformed example input"),
+    "shape": (lambda d, t: d["examples"][0][0].update(shape="big"), "malformed example input"),
+    "dtype": (lambda d, t: d["examples"][0][0].update(dtype="float99"), "malformed example input"),
     "name": (
         lambda d, t: d["history"][0]["kept"].update(nope=[0]),
         "belongs to another model than this Residual .* no group 'nope'",

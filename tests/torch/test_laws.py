@@ -271,7 +271,7 @@ def test_predicted_costs_are_counted_on_the_folded_model(network, data):
 @given(drawn(), st.data())
 def test_predicted_costs_are_those_of_the_folded_model_read_anew(network, data):
     gated, folded = pruned(network, data)
-    analysis = analyse(read_model(folded, network.inputs).ir)
+    analysis = analyse(read_model(folded, [network.inputs]).ir)
     assert predicted_costs(gated) == analysis.costs.at(analysis.costs.full)
 
 
@@ -281,7 +281,7 @@ def test_costs_of_layers_add_up_and_are_those_of_the_folded_layers(network, data
     gated, folded = pruned(network, data)
     sizes = {name: int(flags.sum()) for name, flags in fxprune.keep_set(gated).items()}
     before = layers_of(record_of(gated).analysis, sizes)
-    anew = layers_of(analyse(read_model(folded, network.inputs).ir), {})
+    anew = layers_of(analyse(read_model(folded, [network.inputs]).ir), {})
     for cost in ("macs", "params"):
         total = sum(getattr(layer, f"{cost}_after") for layer in before)
         assert total == predicted_costs(gated)[cost]
@@ -298,7 +298,7 @@ def test_costs_do_not_depend_on_the_batch_of_the_example(network):
 
 def costs_with_a_batch_of(size, network):
     with mock.patch.object(trace, "_BATCHES", (size,)):
-        graph = read_model(network, network.inputs).ir
+        graph = read_model(network, [network.inputs]).ir
     assert graph.batch == size
     return {name: str(cost) for name, cost in analyse(graph).costs.polynomials.items()}
 
@@ -324,7 +324,7 @@ def test_widths_do_not_depend_on_what_folding_removes():
     gated = fxprune.prepare(Scores(), x, target=1.0)
     (branch,) = record_of(gated).analysis.branches
     fxprune.set_keep_set(gated, {branch.name: [False]})
-    anew = layers_of(analyse(read_model(fxprune.fold(gated), (x,)).ir), {})
+    anew = layers_of(analyse(read_model(fxprune.fold(gated), [(x,)]).ir), {})
     before = layers_of(record_of(gated).analysis, {branch.name: 0})
     scores = {layer.op: layer.width_after for layer in before}["einsum"]
     assert {layer.op: layer.width_before for layer in anew}["einsum"] == scores

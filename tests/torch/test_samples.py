@@ -27,7 +27,7 @@ def sample(name):
 @pytest.mark.parametrize("name", TABLE)
 def test_sample_uses_the_operator(name):
     model, x = sample(name)
-    assert name in {node.op for node in read_model(model, (x,)).ir.nodes}
+    assert name in {node.op for node in read_model(model, [(x,)]).ir.nodes}
 
 
 @pytest.mark.parametrize("name", TABLE)

@@ -8,7 +8,6 @@ module grows at most to the model itself, which then has to run the whole graph.
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,9 +23,9 @@ from fxprune.torch.backend.generated import generate
 from fxprune.torch.backend.parts import Whole, part_at
 from fxprune.torch.backend.proof import Line, first_difference, normal_form
 from fxprune.torch.backend.shapes import with_values
-from fxprune.torch.frontend.modes import MODES, select_mode
 from fxprune.torch.frontend.owners import OWNER
 from fxprune.torch.frontend.trace import trace
+from fxprune.torch.frontend.ways import Way, select, ways_of
 
 _log = logging.getLogger("fxprune")
 
@@ -119,32 +118,24 @@ def _drops_less(fold: Fold, path: str, plan: FoldPlan) -> bool:
     return any(lies_in(owner, path) for owner in owners) and not plan.drops
 
 
-def _by_mode(graph: fx.Graph) -> Iterator[tuple[bool | None, fx.Graph]]:
-    """A graph for training and one for evaluation, or one for both."""
-    if MODES in graph.output_node().meta:
-        yield from ((mode, select_mode(graph, mode)) for mode in (True, False))
-    else:
-        yield None, graph
-
-
 class _Wanted:
-    """The lines of the graph that a plan made, by mode, for inputs of some shape."""
+    """The lines of the graph that a plan made, by way, for inputs of some shape."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self._model = model
-        self._graphs = dict(_by_mode(graph))
+        self._graphs = {way: select(graph, way) for way in ways_of(graph)}
         self._lines: dict[Any, list[Line]] = {}
 
-    def modes(self) -> set[bool | None]:
-        """Training and evaluation apart, or None for both."""
+    def ways(self) -> set[Way]:
+        """The examples, and training and evaluation apart where they differ."""
         return set(self._graphs)
 
-    def lines(self, mode: bool | None, like: fx.Graph) -> list[Line]:
+    def lines(self, way: Way, like: fx.Graph) -> list[Line]:
         """Those for the inputs that another graph was recorded with."""
         inputs = [node.meta["value"] for node in like.nodes if node.op == "placeholder"]
-        key = (mode, str([getattr(x, "shape", x) for x in inputs]))
+        key = (way, str([getattr(x, "shape", x) for x in inputs]))
         if key not in self._lines:
-            sized = with_values(self._model, self._graphs[mode], tuple(inputs))
+            sized = with_values(self._model, self._graphs[way], tuple(inputs))
             self._lines[key] = normal_form(self._model, sized)
         return self._lines[key]
 
@@ -157,12 +148,13 @@ def _difference(fold: Fold, small: nn.Module, wanted: _Wanted) -> tuple[str, str
         again = trace(small, whole.examples, whole.leaves, batch=batch, runs=False, told=told)
     except FxpruneError as error:
         return _owner_of(error), "its code fails on smaller layers"
-    found = dict(_by_mode(again))
-    if found.keys() != wanted.modes():
+    ways = ways_of(again)
+    if set(ways) != wanted.ways():
         return "", "its modes are other ones"
-    for mode, graph in found.items():
+    for way in ways:
+        graph = select(again, way)
         try:
-            expected = wanted.lines(mode, graph)
+            expected = wanted.lines(way, graph)
         except Exception as error:  # an operator that meta tensors do not have
             _log.debug("the folded graph has values that shapes do not tell: %s", error)
             return "", "its graph has values that shapes do not tell"

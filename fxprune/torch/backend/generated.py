@@ -4,17 +4,13 @@ Methods, attributes, hooks and `isinstance` stay what they are. Such modules can
 pickled where their class can.
 """
 
-import functools
-import inspect
 import logging
-from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from fxprune.errors import InputError
 from fxprune.torch.backend.derived import base_of, derived, state_of
-from fxprune.torch.backend.module import forward_of
+from fxprune.torch.backend.forwards import codes_of, forward_of
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.values import CONSTANT
 
@@ -74,28 +70,8 @@ def is_generated(module: nn.Module) -> bool:
 def _subclass(
     kind: type[nn.Module], module: nn.Module, graph: fx.Graph, reason: str
 ) -> type[nn.Module]:
-    forward = _with_arrays(forward_of(module, graph), graph)
+    forward = forward_of(codes_of(module, graph))
     return derived(kind, forward=forward, __reduce_ex__=_reduce, **{GRAPH: graph, REASON: reason})
-
-
-def _with_arrays(forward: Callable[..., Any], graph: fx.Graph) -> Callable[..., Any]:
-    """`forward`, which refuses anything else where its graph was recorded with an array."""
-    places = [node for node in graph.nodes if node.op == "placeholder" and node.users]
-    arrays = [str(n.target) for n in places if isinstance(n.meta.get("value"), Tensor)]
-    signature = inspect.signature(forward)
-
-    @functools.wraps(forward)
-    def checked(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        given = signature.bind(self, *args, **kwargs).arguments
-        for name in arrays:
-            if not isinstance(given.get(name), Tensor):
-                raise InputError(
-                    f"this {type(self).__name__} has generated code, for an array {name}, not "
-                    f"{given.get(name)!r}: give prepare example_inputs with what you use"
-                )
-        return forward(self, *args, **kwargs)
-
-    return checked
 
 
 def _reduce(self: nn.Module, protocol: Any) -> tuple[Any, ...]:

@@ -6,22 +6,19 @@ survives deepcopy and pickle. Where train and eval differ it runs the graph of i
 """
 
 import copy
-import functools
-import inspect
 import linecache
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx.graph_module import _loader
 
-from fxprune.errors import InputError
-from fxprune.torch.frontend.forward import FIXED
-from fxprune.torch.frontend.modes import MODES, select_mode
+from fxprune.torch.backend.forwards import Code, Forward, chosen, codes_of, forward_of, generated
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.values import CONSTANT
+from fxprune.torch.frontend.ways import select, ways_of
 from fxprune.torch.gates.module import PREFIX, Gates
 
 _CONTAINERS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
@@ -46,6 +43,8 @@ _HOOKS = ("_forward_", "_backward_", "_state_dict_", "_load_state_dict_")
 class TracedModule(fx.GraphModule):
     """An ordinary nn.Module: `root` with its forward replaced by `graph`."""
 
+    _codes: list[Code]
+
     def __init__(self, root: nn.Module, graph: fx.Graph, class_name: str = "") -> None:
         for node in graph.nodes:
             if CONSTANT in node.meta:
@@ -64,9 +63,7 @@ class TracedModule(fx.GraphModule):
     @property
     def graph(self) -> fx.Graph:
         """The graph of the present mode: what torch.export and interpreters run."""
-        if MODES in self._graph.output_node().meta:
-            return select_mode(self._graph, self.training)
-        return self._graph
+        return self.graph_of(0)
 
     @graph.setter
     def graph(self, graph: fx.Graph) -> None:
@@ -74,21 +71,34 @@ class TracedModule(fx.GraphModule):
         owner: Any = weakref.proxy(self)  # in a cycle of references it would outlive its use
         graph.owning_module = owner
 
+    def graph_of(self, example: int) -> fx.Graph:
+        """The graph of an example in the present mode."""
+        ways = [way for way in ways_of(self._graph) if way.example == example]
+        return select(self._graph, next(w for w in ways if w.training in (None, self.training)))
+
     def recompile(self) -> Any:
-        """Regenerate `forward` from the graph, one per mode if they differ."""
-        code = super().recompile()
-        generated = [type(self).forward]
-        if MODES in self._graph.output_node().meta:
-            train, evaluation = (
-                _forward_of(self, select_mode(self._graph, mode)) for mode in (True, False)
-            )
-            type(self).forward = _dispatch(train, evaluation)
-            generated += [train, evaluation]
-        files = [function.__code__.co_filename for function in generated]
+        """Regenerate `forward` from the graph."""
+        whole, self._graph = self._graph, self.graph  # torch knows no graph of several ways
+        try:
+            code = super().recompile()
+        finally:
+            self._graph = whole
+        own = type(self).forward
+
+        def of_way(graph: fx.Graph) -> Forward:
+            return own if graph is whole else generated(self, graph)
+
+        codes = codes_of(self, whole, of_way)
+        forwards = [own, *(run for one in codes for run in one.by_mode.values())]
+        files = [forward.__code__.co_filename for forward in forwards]
         weakref.finalize(self, _forget, files).atexit = False
-        if fixed := _fixed_arguments(self._graph):
-            type(self).forward = _guarded(type(self).forward, fixed)
+        type(self).forward = forward_of(codes)
+        type(self)._codes = codes
         return code
+
+    def graph_for(self, inputs: tuple[Any, ...]) -> fx.Graph:
+        """The graph that inputs run in the present mode."""
+        return self.graph_of(chosen(self._codes, inputs, {}))
 
     def replace_literals(self, old: Any, new: Any) -> None:
         """Write `new` wherever a call has the literal `old`."""
@@ -164,63 +174,6 @@ def _rebuilt(
     module = TracedModule(root, unpack_graph(rows), class_name)
     module.meta = meta
     return module
-
-
-def forward_of(root: nn.Module, graph: fx.Graph) -> Callable[..., Any]:
-    """What runs a graph as the forward of `root`, in its mode, with the arguments of the trace."""
-    if MODES in graph.output_node().meta:
-        train, evaluation = (_forward_of(root, select_mode(graph, mode)) for mode in (True, False))
-        forward = _dispatch(train, evaluation)
-    else:
-        forward = _forward_of(root, graph)
-    fixed = _fixed_arguments(graph)
-    return _guarded(forward, fixed) if fixed else forward
-
-
-def _forward_of(root: nn.Module, graph: fx.Graph) -> Callable[..., Any]:
-    """The code that torch generates for a graph."""
-    module = fx.GraphModule(root, graph)
-    graph.owning_module = None  # else it would hold the parameters of `root`, in a cycle
-    return type(module).forward
-
-
-def _dispatch(train: Callable[..., Any], evaluation: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(evaluation)
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return (train if self.training else evaluation)(self, *args, **kwargs)
-
-    return forward
-
-
-def _fixed_arguments(graph: fx.Graph) -> dict[str, Any]:
-    """The arguments whose values the trace took for granted."""
-    places = [node for node in graph.nodes if node.op == "placeholder"]
-    return {str(node.target): node.meta[FIXED] for node in places if FIXED in node.meta}
-
-
-def _guarded(forward: Callable[..., Any], fixed: Mapping[str, Any]) -> Callable[..., Any]:
-    """`forward`, which refuses another value for an argument that the trace took for granted."""
-    signature = inspect.signature(forward)
-
-    @functools.wraps(forward)
-    def guarded(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        for name, value in fixed.items():
-            given = bound.arguments[name]
-            if given is not value and not (_kind(given) is _kind(value) and given == value):
-                raise InputError(
-                    f"this model was traced with {name}={value!r}, not {given!r}: give prepare "
-                    "example_inputs with the value that you use"
-                )
-        return forward(*bound.args, **bound.kwargs)
-
-    return guarded
-
-
-def _kind(value: Any) -> type:
-    """The class of an argument; shapes are tuples, which they are equal to."""
-    return tuple if isinstance(value, torch.Size) else type(value)
 
 
 def copy_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:

@@ -26,6 +26,7 @@ from fxprune.passes.groups import Group
 from fxprune.passes.infer import infer
 from fxprune.torch.frontend.nests import leaves_of, mapped
 from fxprune.torch.frontend.program import CallOf, Given, Program, read_model
+from fxprune.torch.frontend.trace import Arguments
 
 _log = logging.getLogger("fxprune")
 _Axes = dict[str, tuple[Axis, ...]]
@@ -36,7 +37,7 @@ class Whole:
     """A model at its full size, without gates, and what is known of it."""
 
     model: nn.Module
-    examples: tuple[Any, ...]
+    examples: tuple[Arguments, ...]
     leaves: frozenset[str]
     program: Program
     analysis: Analysis
@@ -91,23 +92,23 @@ def _renamed(axis: Axis, names: Mapping[Space, Space]) -> Axis:
 def part_at(whole: Whole, path: str) -> Part | None:
     """The module at `path`, None where its calls do not tell what it is called with.
 
-    They must be alike.
+    Calls of different forms are several examples of it.
     """
-    calls, module = whole.program.calls.get(path, ()), whole.model.get_submodule(path)
-    if not calls or any(_form(call) != _form(calls[0]) for call in calls):
-        return None
-    if not all(map(_is_plain, leaves_of([calls[0].args, dict(calls[0].kwargs)]))):
+    module = whole.model.get_submodule(path)
+    calls = list({_form(call): call for call in whole.program.calls.get(path, ())}.values())
+    given = [[call.args, dict(call.kwargs)] for call in calls]
+    if not calls or not all(map(_is_plain, leaves_of(given))):
         return None  # a cache, say, that it writes into
     leaves = frozenset(
         leaf.removeprefix(f"{path}.") for leaf in whole.leaves if leaf.startswith(f"{path}.")
     )
     try:
-        inputs, extras, given = _inputs(module, calls[0])
+        inputs, extras, arrays = zip(*(_inputs(module, call) for call in calls), strict=True)
         program = read_model(module, inputs, leaves, extras, batch=0, told=whole.program.told)
     except (FxpruneError, TypeError) as error:
         _log.debug("%s cannot be recorded alone: %s", path, error)
         return None
-    axes = _axes(whole, path, program, given)
+    axes = _axes(whole, path, program, [array for own in arrays for array in own])
     if axes is None:
         return None
     taken = max(
@@ -118,7 +119,7 @@ def part_at(whole: Whole, path: str) -> Part | None:
     return Part(path, module, program, types, branches, dict(_pairs(axes, types.axes)))
 
 
-def _form(call: CallOf) -> Any:
+def _form(call: CallOf) -> str:
     """The shapes of the arrays of a call, and everything else that it is called with."""
 
     def shape_of(item: Any) -> Any:
@@ -126,7 +127,7 @@ def _form(call: CallOf) -> Any:
             return tuple(item.example.shape), item.example.dtype
         return mapped(item, shape_of)
 
-    return shape_of((call.args, dict(call.kwargs)))
+    return repr(shape_of((call.args, dict(call.kwargs))))
 
 
 def _is_plain(value: Any) -> bool:

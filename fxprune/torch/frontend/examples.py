@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,30 +12,43 @@ from fxprune.agreement import KINDS, Numbers
 from fxprune.errors import InputError, TraceError
 from fxprune.torch.frontend.forward import holds_tensor, named_arguments
 from fxprune.torch.frontend.modes import in_evaluation
-from fxprune.torch.frontend.trace import trace
+from fxprune.torch.frontend.trace import Arguments, trace
 
 _log = logging.getLogger("fxprune")
 _SIZES = (224, 32, 28, 64, 128, 299, 256, 96, 512, 16, 8)
 
 
-def check_examples(model: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
-    """Example inputs as a tuple; inferred, with a log line that says what was assumed, if missing.
+def check_examples(model: nn.Module, example_inputs: Any) -> tuple[Arguments, ...]:
+    """Examples, each with one input per argument; a list holds several.
+
+    One is inferred if they are missing, with a log line that says what was assumed.
 
     Raises:
-        InputError: there are none and none can be inferred, or they hold no tensor.
+        InputError: there are none and none can be inferred, or one holds no tensor.
     """
     if example_inputs is None:
-        return infer_examples(model)
-    if isinstance(example_inputs, Mapping) and holds_tensor(example_inputs):
-        example_inputs = _in_order(model, example_inputs)
-    several = isinstance(example_inputs, list | tuple)
-    examples = tuple(example_inputs) if several else (example_inputs,)
-    if not any(map(holds_tensor, examples)):
+        return (infer_example(model),)
+    several = example_inputs if isinstance(example_inputs, list) else [example_inputs]
+    if not several:
+        raise InputError("example_inputs is an empty list: pass at least one example")
+    return tuple(one_example(model, each) for each in several)
+
+
+def one_example(model: nn.Module, given: Any) -> Arguments:
+    """An example as one input per argument of forward.
+
+    Raises:
+        InputError: it holds no tensor.
+    """
+    if isinstance(given, Mapping) and holds_tensor(given):
+        given = _in_order(model, given)
+    example = tuple(given) if isinstance(given, list | tuple) else (given,)
+    if not any(map(holds_tensor, example)):
         raise InputError(
             "example_inputs holds no tensor: pass what the model's forward takes, for example "
             "torch.randn(1, 3, 224, 224)"
         )
-    return examples
+    return example
 
 
 def _in_order(model: nn.Module, named: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -53,8 +66,8 @@ def _in_order(model: nn.Module, named: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(named.get(p.name, p.default) for p in parameters[: last + 1])
 
 
-def infer_examples(model: nn.Module) -> tuple[Tensor, ...]:
-    """Example inputs from a timm configuration, else from the first layer.
+def infer_example(model: nn.Module) -> Arguments:
+    """An example from a timm configuration, else from the first layer.
 
     Raises:
         InputError: no candidate runs.
@@ -64,7 +77,7 @@ def infer_examples(model: nn.Module) -> tuple[Tensor, ...]:
     for shape, because in candidates:
         example = torch.empty(shape, device="meta")
         try:
-            trace(model, (example,))
+            trace(model, [(example,)])
         except (InputError, TraceError) as error:
             failure = error
             continue
@@ -103,10 +116,10 @@ def _from_first_layer(model: nn.Module) -> list[tuple[tuple[int, ...], str]]:
     return []
 
 
-def inputs_of_part(model: nn.Module, part: nn.Module, example_inputs: Any) -> tuple[Any, ...]:
-    """What a part of a model is called with when the model runs on its example inputs.
+def inputs_of_part(model: nn.Module, part: nn.Module, example_inputs: Any) -> list[Arguments]:
+    """What a part of a model is called with when the model runs on its examples, for each of them.
 
-    The model runs once, in evaluation, without gradients.
+    The model runs once on each, in evaluation, without gradients.
 
     Raises:
         InputError: the model does not accept the inputs, or does not call the part.
@@ -117,42 +130,53 @@ def inputs_of_part(model: nn.Module, part: nn.Module, example_inputs: Any) -> tu
     def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append(dict(signature.bind(*args, **kwargs).arguments))
 
+    inputs: list[Arguments] = []
     handle = part.register_forward_pre_hook(look, with_kwargs=True)
     try:
         with in_evaluation(model), torch.no_grad():
-            model(*check_examples(model, example_inputs))
+            for example in check_examples(model, example_inputs):
+                model(*example)
+                inputs += [_in_order(part, given) for given in seen[:1]]
+                seen.clear()
     except Exception as error:
         raise InputError(
             f"{type(model).__name__} does not run on the example_inputs: {error}"
         ) from error
     finally:
         handle.remove()
-    if not seen:
+    if not inputs:
         raise InputError(f"scope: the model never calls that {type(part).__name__}")
-    return _in_order(part, seen[0])
+    return inputs
 
 
 def random_inputs(
-    examples: Sequence[Any], batch_sizes: Sequence[int], seed: int, kind: Numbers = KINDS[0]
-) -> list[tuple[Any, ...]]:
-    """Random inputs like the examples; by default standard normal, and zeros and ones."""
+    example: Arguments, batch_sizes: Sequence[int], seed: int, kind: Numbers = KINDS[0]
+) -> list[Arguments]:
+    """Random inputs like an example; by default standard normal, and zeros and ones."""
     generator = torch.Generator().manual_seed(seed)
-    sizes = {value.shape[0] for value in examples if isinstance(value, Tensor) and value.dim()}
-    batches: list[tuple[Any, ...]] = []
+    sizes = {value.shape[0] for value in example if isinstance(value, Tensor) and value.dim()}
+    batches: list[Arguments] = []
     for size in batch_sizes if len(sizes) == 1 else (0,):
-        batches.append(tuple(_random(value, size, generator, kind) for value in examples))
+        batches.append(tuple(_random(value, size, generator, kind) for value in example))
     return batches
 
 
-def inputs_to_compare(
-    examples: Sequence[Any], batch_sizes: Sequence[int], seed: int
-) -> list[tuple[Any, ...]]:
+def inputs_to_compare(example: Arguments, batch_sizes: Sequence[int], seed: int) -> list[Arguments]:
     """Random inputs of every batch size, and of the first one twice: what stays shows nothing."""
-    again = random_inputs(examples, batch_sizes[:1], seed + 1)
-    return [*random_inputs(examples, batch_sizes, seed), *again]
+    again = random_inputs(example, batch_sizes[:1], seed + 1)
+    return [*random_inputs(example, batch_sizes, seed), *again]
 
 
-def random_like(batch: Sequence[Any], seed: int) -> Iterator[tuple[Any, ...]]:
+def inputs_like(
+    examples: Iterable[Arguments], batch_sizes: Sequence[int], seed: int
+) -> list[Arguments]:
+    """Random inputs to compare, for all of several examples."""
+    return [
+        batch for example in examples for batch in inputs_to_compare(example, batch_sizes, seed)
+    ]
+
+
+def random_like(batch: Arguments, seed: int) -> Iterator[Arguments]:
     """Inputs of the very same shapes, one of each kind."""
     for number, kind in enumerate(KINDS):
         yield from random_inputs(batch, (0,), seed + number, kind)

@@ -5,7 +5,7 @@ that has no spelling becomes an unknown operator under its own name, which infer
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +17,13 @@ from fxprune.passes.infer import RULES
 from fxprune.passes.operators import OPERATORS
 from fxprune.torch.frontend.in_place import set_item
 from fxprune.torch.frontend.leaves import qualified_name, torch_base
-from fxprune.torch.frontend.modes import MODES
 from fxprune.torch.frontend.module_spellings import module_spelling
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.spellings import NAMES, Call, Spelling, bare_name, spatial_rank
-from fxprune.torch.frontend.trace import trace
+from fxprune.torch.frontend.trace import Arguments, trace
 from fxprune.torch.frontend.values import CONSTANT
+from fxprune.torch.frontend.ways import EXAMPLE, WAYS, Way, ways_of
 
 _log = logging.getLogger("fxprune")
 
@@ -79,24 +79,23 @@ def _unpacked(rows: list[Row], *rest: Any) -> Program:
 
 def read_model(
     model: nn.Module,
-    example_inputs: tuple[Any, ...],
+    examples: Sequence[Arguments],
     leaves: frozenset[str] = frozenset(),
-    extras: Mapping[str, Any] | None = None,
+    extras: Sequence[Mapping[str, Any]] | None = None,
     batch: int | None = None,
     *,
     told: bool = False,
 ) -> Program:
     """Trace a model and translate it; the model is as it was afterwards.
 
-    Modules at the paths `leaves` stay whole; what goes in and out of them is pinned. A part of a
-    model has `extras`, arguments for the `**kwargs` of its forward. `batch` and `told` are as in
-    `trace`.
+    Modules at the paths `leaves` stay whole; what goes in and out of them is pinned. `extras`,
+    `batch` and `told` are as in `trace`.
 
     Raises:
         TraceError: the model's Python cannot be traced.
         InputError: the model does not accept the example inputs.
     """
-    graph = trace(model, example_inputs, leaves, extras, batch, told=told)
+    graph = trace(model, examples, leaves, extras, batch, told=told)
     translation = _Translation(model, graph)
     ir = translation.graph()
     return Program(graph, ir, translation.aliases, translation.calls(), graph.told, graph.batch)
@@ -134,16 +133,24 @@ class _Translation:
         """The translated graph."""
         for node in self._fx.nodes:
             self._values[node] = self._translate(node)
-        batch = {value.shape[0] for value in self._inputs if value.shape}
+        ways = dict(zip(ways_of(self._fx), self._outputs, strict=True))
+        results = next(ways[way] for way in (Way(), Way(0, False)) if way in ways)
         return Graph(
             inputs=tuple(self._inputs),
             nodes=tuple(self._nodes),
             outputs=tuple(dict.fromkeys(_flat(self._outputs))),
-            results=tuple(dict.fromkeys(_flat(self._outputs[-1]))),
+            results=tuple(dict.fromkeys(_flat(results))),
             parameters=tuple(self._parameters.values()),
-            batch=batch.pop() if len(batch) == 1 else 1,
-            training=tuple(_flat(self._outputs[0])) if len(self._outputs) == 2 else (),
+            batch=self._batch(),
+            others=tuple(tuple(_flat(ways[way])) for way in ways if ways[way] is not results),
         )
+
+    def _batch(self) -> int:
+        """The batch size of the first example."""
+        places = (n for n in self._fx.nodes if n.op == "placeholder" and not n.meta.get(EXAMPLE))
+        inputs = (value for node in places for value in _flat(self._values[node]))
+        batch = {value.shape[0] for value in inputs if value.shape}
+        return batch.pop() if len(batch) == 1 else 1
 
     def calls(self) -> dict[str, tuple[CallOf, ...]]:
         """How every module that was entered is called."""
@@ -170,7 +177,7 @@ class _Translation:
             return self._attribute(node, result)
         if node.op == "output":
             returned: Any = fx.map_arg(node.args[0], self._values.__getitem__)
-            self._outputs = returned if MODES in node.meta else (returned,)
+            self._outputs = returned if WAYS in node.meta else (returned,)
             return None
         if node.op == "call_module":
             return self._module(node, result)

@@ -9,7 +9,7 @@ where the model branches on it both modes are traced and merged.
 import os
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,13 +21,14 @@ from fxprune.errors import InputError, TraceError
 from fxprune.torch.frontend.follow import record_and_follow
 from fxprune.torch.frontend.forward import Subject, record
 from fxprune.torch.frontend.in_place import follow_in_place
-from fxprune.torch.frontend.modes import is_training_flag, merge, remove_dead
+from fxprune.torch.frontend.modes import is_training_flag, remove_dead
 from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.owners import OwnedGraph
 from fxprune.torch.frontend.recorder import CallError, Recorder
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 from fxprune.torch.frontend.values import UndecidedError
 from fxprune.torch.frontend.watch import told_of_trace
+from fxprune.torch.frontend.ways import Way, merge
 
 _LIBRARIES = tuple(os.path.dirname(str(library.__file__)) + os.sep for library in (torch, errors))
 """Whose lines are not the model's."""
@@ -35,11 +36,15 @@ _BATCHES = (5, 7, 11, 13, 17, 19, 23, 29, 31)
 """What stands in for the batch size of the example: the first that occurs nowhere in the model."""
 
 
+Arguments = tuple[Any, ...]
+"""An example: one input for every argument of forward."""
+
+
 def trace(
     model: nn.Module,
-    inputs: tuple[Any, ...],
+    examples: Sequence[Arguments],
     leaves: frozenset[str] = frozenset(),
-    extras: Mapping[str, Any] | None = None,
+    extras: Sequence[Mapping[str, Any]] | None = None,
     batch: int | None = None,
     *,
     runs: bool = True,
@@ -48,55 +53,67 @@ def trace(
     """The torch.fx graph of a model on example inputs, one per argument of its forward.
 
     Every node has `meta["value"]`: a meta tensor, a container of them, or a Python value. A model
-    that branches on `self.training` gets one graph that returns the pair of both results, marked
-    by `MODES` in the meta of its output node. Modules at the paths `leaves` are not entered. A
-    part of a model has `extras`, arguments for its `**kwargs`; inputs that are one object are one.
-    `batch` stands in for the batch size of the inputs: 0 for none, None for one that occurs nowhere
-    in the model. A graph that is only looked at, and never `runs` on other inputs, costs one run of
-    forward instead of several: it follows neither types nor batches that Python has read.
-    Libraries are told of the trace at once with `told`, else where need be.
+    that branches on `self.training`, or has several examples, gets one graph that returns the
+    results of all these ways (`frontend/ways.py`). Modules at the paths `leaves` are not entered. A
+    part of a model has `extras`, arguments for its `**kwargs`, one mapping for each example; inputs
+    that are one object are one. `batch` stands in for the batch size of the inputs: 0 for none,
+    None for one that occurs nowhere in the model. A graph that is only looked at, and never `runs`
+    on other inputs, costs one run of forward instead of several: it follows neither types nor
+    batches that Python has read. Libraries are told of the trace at once with `told`, else where
+    need be.
 
     Raises:
         InputError: the model does not accept the inputs.
         TraceError: the model's Python cannot be traced.
     """
     alike = extras is not None
-    given = (model, inputs, model.training, leaves, extras or {}, alike)
-    subject = Subject(*given, runs=runs, told=told)
+    own: Sequence[Mapping[str, Any]] = extras or [{}] * len(examples)
+    subjects = [
+        Subject(model, inputs, model.training, leaves, more, alike, runs=runs, told=told)
+        for inputs, more in zip(examples, own, strict=True)
+    ]
     with _ONE_AT_A_TIME:
-        if stand_in := _stand_in(subject) if batch is None else batch:
+        if stand_in := _stand_in(subjects) if batch is None else batch:
             try:
-                graph = _trace(subject.with_batch(stand_in))
+                graph = _trace([subject.with_batch(stand_in) for subject in subjects])
                 graph.batch = stand_in
                 return graph
             except (InputError, TraceError):
                 pass  # a model for so many samples
-        return _trace(subject)
+        return _trace(subjects)
 
 
 _ONE_AT_A_TIME = threading.RLock()
 """What a trace replaces in torch is there for one thread; another waits until it is put back."""
 
 
-def _stand_in(subject: Subject) -> int:
+def _stand_in(subjects: Sequence[Subject]) -> int:
     """A batch size that no other axis has, so that no axis passes for the batch; 0 for none."""
-    if not subject.batch:
+    if not all(subject.batch for subject in subjects):
         return 0
-    taken = {size for x in subject.inputs if isinstance(x, Tensor) for size in x.shape[1:]}
-    for tensor in (*subject.model.parameters(), *subject.model.buffers()):
+    arrays = (x for subject in subjects for x in subject.inputs if isinstance(x, Tensor))
+    taken = {size for array in arrays for size in array.shape[1:]}
+    model = subjects[0].model
+    for tensor in (*model.parameters(), *model.buffers()):
         taken.update(tensor.shape)
-    for module in subject.model.modules():
+    for module in model.modules():
         own = (value for name, value in vars(module).items() if not name.startswith("_"))
         taken.update(each for value in own for each in leaves_of(value) if type(each) is int)
     return next((size for size in _BATCHES if size not in taken), 0)
 
 
-def _trace(subject: Subject) -> OwnedGraph:
-    graph, branched = _trace_mode(subject)
-    if not branched:
-        return graph
-    other, _ = _trace_mode(replace(subject, mode=not subject.mode))
-    return merge(*((graph, other) if subject.mode else (other, graph)))
+def _trace(subjects: Sequence[Subject]) -> OwnedGraph:
+    """All ways of all examples; training comes before evaluation."""
+    runs: list[tuple[Way, OwnedGraph]] = []
+    for number, subject in enumerate(subjects):
+        graph, branched = _trace_mode(subject)
+        if not branched:
+            runs.append((Way(number), graph))
+            continue
+        other, _ = _trace_mode(replace(subject, mode=not subject.mode))
+        both = {subject.mode: graph, not subject.mode: other}
+        runs += [(Way(number, mode), both[mode]) for mode in (True, False)]
+    return merge(runs)
 
 
 def _trace_mode(subject: Subject) -> tuple[OwnedGraph, bool]:

@@ -221,7 +221,7 @@ def test_networks_cover_the_operator_table():
         )
         @given(networks((name,), dims=dims, max_nodes=2))
         def look(network):
-            nodes = read_model(network, network.inputs).ir.nodes
+            nodes = read_model(network, [network.inputs]).ir.nodes
             missing.difference_update(node.op for node in nodes)
 
         look()

@@ -25,7 +25,7 @@ class Written(nn.Module):
 
 def lines(between: Callable[[Tensor], Tensor]) -> list[Line]:
     model = Written(between)
-    return normal_form(model, read_model(model, (torch.randn(2, 4),), batch=0).graph)
+    return normal_form(model, read_model(model, [(torch.randn(2, 4),)], batch=0).graph)
 
 
 ALIKE = [
@@ -74,7 +74,7 @@ def test_other_parameters_differ():
             return getattr(self, self.first)(x)
 
     one, other = (Twice(name) for name in "ab")
-    forms = (normal_form(m, read_model(m, (torch.randn(2, 4),)).graph) for m in (one, other))
+    forms = (normal_form(m, read_model(m, [(torch.randn(2, 4),)]).graph) for m in (one, other))
     assert first_difference(*forms) is not None
 
 

@@ -1,0 +1,90 @@
+"""One graph for what a model does in training and in evaluation, and on different examples.
+
+Every run of forward that was recorded is a way. A graph of several ways returns the results of all
+of them, marked by `WAYS` in the meta of its output.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import fx
+
+from fxprune.torch.frontend.modes import remove_dead
+from fxprune.torch.frontend.owners import OwnedGraph
+from fxprune.torch.frontend.values import CONSTANT
+
+WAYS = "fxprune_ways"
+"""Key in the output node's meta: the way of each result that the graph returns."""
+EXAMPLE = "fxprune_example"
+"""Key in a node's meta, where there are several: the number of the example that it is a call of."""
+
+
+class Way(NamedTuple):
+    """One run of forward: on which example, and in which mode if the two modes differ."""
+
+    example: int = 0
+    training: bool | None = None
+
+
+def ways_of(graph: fx.Graph) -> tuple[Way, ...]:
+    """The ways of a graph, in the order of its results."""
+    ways: tuple[Way, ...] = graph.output_node().meta.get(WAYS, (Way(),))
+    return ways
+
+
+def merge(runs: Sequence[tuple[Way, OwnedGraph]]) -> OwnedGraph:
+    """One graph that computes all results; what both modes of an example compute alike is once."""
+    if len(runs) == 1:
+        return runs[0][1]
+    merged = OwnedGraph()
+    known: dict[Any, fx.Node] = {}
+    calls: dict[int, dict[str, list[Any]]] = {}
+    results = []
+    for number, (way, graph) in enumerate(runs):
+        copies: dict[fx.Node, fx.Node] = {}
+        for node in graph.nodes:
+            if node.op == "output":
+                results.append(fx.map_arg(node.args[0], copies.__getitem__))
+                continue
+            args = fx.map_arg(node.args, copies.__getitem__)
+            kwargs = fx.map_arg(node.kwargs, copies.__getitem__)
+            if CONSTANT in node.meta and number:
+                node.target = f"{node.target}_of_way_{number}"  # each way makes its own
+            key = (way.example, node.op, node.target, str(args), str(kwargs), node.name)
+            if key not in known:
+                known[key] = merged.node_copy(node, copies.__getitem__)
+            copies[node] = known[key]
+            copies[node].meta[EXAMPLE] = way.example
+        calls.setdefault(way.example, {}).update(_copied_calls(graph, copies))
+        merged.told |= graph.told
+        merged.batch = graph.batch
+    for of_example in calls.values():
+        for path, given in of_example.items():
+            merged.calls.setdefault(path, []).extend(given)
+    merged.output(tuple(results)).meta[WAYS] = tuple(way for way, _ in runs)
+    return merged
+
+
+def _copied_calls(graph: OwnedGraph, copies: Mapping[fx.Node, fx.Node]) -> dict[str, list[Any]]:
+    """The calls of modules, with nodes of the copy where it has them."""
+    return {
+        path: fx.map_arg(given, lambda node: copies.get(node, node))
+        for path, given in graph.calls.items()
+    }
+
+
+def select(graph: fx.Graph, way: Way) -> fx.Graph:
+    """The part of a graph that one of its ways runs."""
+    ways = ways_of(graph)
+    if len(ways) == 1:
+        return graph
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    copy.set_codegen(graph._codegen)
+    output = copy.output_node()
+    output.args = (output.args[0][ways.index(way)],)  # type: ignore[index]
+    remove_dead(copy)
+    for node in reversed(copy.nodes):  # inputs and effects are never dead
+        if node.meta.get(EXAMPLE, way.example) != way.example:
+            copy.erase_node(node)
+    return copy

@@ -81,7 +81,9 @@ def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
                 row["reason"] = f"not exported: {' '.join(str(failure).split())[:300]}"
                 return row
             try:
-                row["onnx_error"] = max(c.error for c in compare_onnx(folded, path, [inputs]))
+                row["onnx_error"] = max(
+                    c.error for c in compare_onnx(folded, path, [inputs]).comparisons
+                )
             except fxprune.VerificationError as failure:
                 row.update(outcome="wrong", reason=str(failure)[:300])
     return row

@@ -8,6 +8,7 @@ module grows at most to the model itself, which then has to run the whole graph.
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from fxprune.torch.backend.attributes import owners_without, solved, write
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.fold import edited_graph
 from fxprune.torch.backend.generated import generate
+from fxprune.torch.backend.outline import Recording, fold_plan_in, outline
 from fxprune.torch.backend.parts import Whole, part_at
 from fxprune.torch.backend.proof import Line, first_difference, normal_form
 from fxprune.torch.backend.shapes import with_values
@@ -46,76 +48,98 @@ def rewrite(fold: Fold, small: nn.Module, graph: fx.Graph) -> None:
     """
     if fold.plan.scatters:
         generate(small, graph, "a branch writes only some channels of its stream (scatter=True)")
-    elif reason := _unproved(fold, small, graph):
-        generate(small, graph, reason)
-
-
-def _unproved(fold: Fold, small: nn.Module, graph: fx.Graph) -> str:
-    """Why the model itself needs generated code after all; nothing if it does not."""
+        return
     nodes = {node.name: node for node in fold.whole.program.graph.nodes}
     values = solved(nodes, fold.plan.literals, fold.whole.analysis.types.literals)
     write(small, values)
     owners = owners_without(fold.whole.model, nodes, fold.plan.literals, values)
     for drop in fold.plan.drops:
         owners.setdefault(str(nodes[drop.node].meta[OWNER]), "a branch is gone")
-    done: set[str] = set()
-    for owner, reason in sorted(owners.items()):
-        if not _generate_around(fold, small, owner, reason, done):
-            return reason
+    mending = _Mending(fold, small)
+    mended = all(mending.mend(owner, reason) for owner, reason in sorted(owners.items()))
     wanted = _Wanted(small, graph)
-    while (difference := _difference(fold, small, wanted)) is not None:
-        owner, reason = difference
-        for twin in _twins(fold, owner, done):
-            _generate_part(fold, small, twin, reason)
-            done.add(twin)
-        if not _generate_around(fold, small, owner, reason, done):
-            return reason
-    return ""
+    while mended and (difference := _difference(fold, small, wanted)) is not None:
+        mending.mend_twins(*difference)
+        mended = mending.mend(*difference)
+    if not mended:
+        generate(small, graph, mending.reason)
 
 
-def _twins(fold: Fold, path: str, done: set[str]) -> list[str]:
-    """The modules of the class of another one whose code the plan concerns as well.
+class _Mending:
+    """The modules that get generated code, one after the other.
 
-    What one cannot do the others cannot either, and each would cost a recording of the model.
+    Modules inside of such a module are called as they are, but for those that have failed: whose
+    calls do not tell what they are called with, or whose generated code did not help.
     """
-    kind = type(fold.whole.model.get_submodule(path))
-    if not path or path in done or kind.__module__.startswith("torch.nn.modules.container"):
-        return []
-    nodes = {node.name: node for node in fold.whole.program.graph.nodes}
-    concerned = {str(nodes[literal.node].meta[OWNER]) for literal in fold.plan.literals}
-    return [
-        other
-        for other, module in fold.whole.model.named_modules()
-        if type(module) is kind and other != path and other in concerned - done
-    ]
+
+    def __init__(self, fold: Fold, small: nn.Module) -> None:
+        self._fold = fold
+        self._small = small
+        self._nodes = {node.name: node for node in fold.whole.program.graph.nodes}
+        self._failed: set[str] = set()
+        self._done: dict[str, frozenset[str]] = {}
+        self.reason = ""
+
+    def mend(self, path: str, reason: str) -> bool:
+        """Give the smallest module around `path` that can have it, and has not, generated code."""
+        self.reason = reason
+        while True:
+            inside = frozenset(f for f in self._failed if f != path and lies_in(f, path))
+            if self._done.get(path) != inside and self._generate(path, inside):
+                self._done[path] = inside
+                return True
+            if not path:
+                return False
+            self._failed.add(path)
+            path = path.rpartition(".")[0]
+
+    def mend_twins(self, path: str, reason: str) -> None:
+        """The same for the modules of one class whose code the plan concerns as well.
+
+        What one cannot do the others cannot either, and each would cost a recording of the model.
+        """
+        model = self._fold.whole.model
+        kind = type(model.get_submodule(path))
+        if not path or path in self._done or kind.__module__ == nn.Sequential.__module__:
+            return
+        concerned = {str(self._nodes[lit.node].meta[OWNER]) for lit in self._fold.plan.literals}
+        for other, module in model.named_modules():
+            untouched = other != path and other in concerned - self._done.keys()
+            if type(module) is kind and untouched and self._generate(other, frozenset()):
+                self._done[other] = frozenset()
+
+    def _generate(self, path: str, inside: Collection[str]) -> bool:
+        """Give a module code for its part of the plan, if its calls tell it."""
+        whole, plan = self._fold.whole, self._fold.plan
+        recording = whole.recording
+        if path:
+            part = part_at(whole, path)
+            if part is None:
+                return False
+            recording, plan = part.recording, part.fold_plan(whole.analysis, self._fold.keep)
+            if self._drops_less(path, plan):
+                return False
+        owned = _in_own_code(recording, plan)
+        outlined = outline(recording, owned, inside)
+        if not path and outlined.program is recording.program:
+            return False  # the whole graph is there already
+        plan = fold_plan_in(plan, outlined.names)
+        shell = copy_module(recording.module, share_tensors=True)
+        graph = edited_graph(shell, outlined.program, plan)
+        generate(self._small.get_submodule(path), graph, self.reason)
+        return True
+
+    def _drops_less(self, path: str, plan: FoldPlan) -> bool:
+        """Whether a branch goes in the whole that is none in a module alone, where it ends."""
+        owners = [str(self._nodes[drop.node].meta[OWNER]) for drop in self._fold.plan.drops]
+        return any(lies_in(owner, path) for owner in owners) and not plan.drops
 
 
-def _generate_around(fold: Fold, small: nn.Module, path: str, reason: str, done: set[str]) -> bool:
-    """Give the smallest module around `path` that can have it, and has not, generated code."""
-    while path and (path in done or not _generate_part(fold, small, path, reason)):
-        path = path.rpartition(".")[0]
-    done.add(path)
-    return bool(path)
-
-
-def _generate_part(fold: Fold, small: nn.Module, path: str, reason: str) -> bool:
-    """Give a module code for its part of the plan, if its calls tell it."""
-    part = part_at(fold.whole, path)
-    if part is None:
-        return False
-    plan = part.fold_plan(fold.whole.analysis, fold.keep)
-    if _drops_less(fold, path, plan):
-        return False
-    graph = edited_graph(copy_module(part.module, share_tensors=True), part.program, plan)
-    generate(small.get_submodule(path), graph, reason)
-    return True
-
-
-def _drops_less(fold: Fold, path: str, plan: FoldPlan) -> bool:
-    """Whether a branch goes in the whole that is none in a module alone, where it ends."""
-    nodes = {node.name: node for node in fold.whole.program.graph.nodes}
-    owners = [str(nodes[drop.node].meta[OWNER]) for drop in fold.plan.drops]
-    return any(lies_in(owner, path) for owner in owners) and not plan.drops
+def _in_own_code(recording: Recording, plan: FoldPlan) -> set[str]:
+    """The nodes of a module's own code, and not of what it calls, that a plan edits."""
+    nodes = {node.name: node for node in recording.program.graph.nodes}
+    edits: list[Any] = [*plan.literals, *plan.drops, *plan.scatters]
+    return {edit.node for edit in edits if not nodes[edit.node].meta[OWNER]}
 
 
 class _Wanted:

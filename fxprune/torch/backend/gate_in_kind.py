@@ -33,6 +33,7 @@ from fxprune.torch.backend.layers import (
 )
 from fxprune.torch.backend.masked_calls import form_of
 from fxprune.torch.backend.operands import parameter_names
+from fxprune.torch.backend.outline import gate_plan_in, outline
 from fxprune.torch.backend.parts import Part, Whole, part_at
 from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.owners import OWNER
@@ -213,14 +214,14 @@ class _Job:
         self, path: str, layers: Collection[str], wanted: Collection[Any]
     ) -> fx.Graph | None:
         """What a module has to run, None where that is not all that is wanted."""
-        module, program, plan = self.whole.model, self.whole.program, self.plan
+        recording, plan = self.whole.recording, self.plan
         if path:
             part = part_at(self.whole, path)
             if part is None:
                 return None
-            module, program = part.module, part.program
+            recording = part.recording
             plan = self._translated(part) or part.gate_plan(self.whole.analysis)
-        nodes = {node.name: node for node in program.graph.nodes}
+        nodes = {node.name: node for node in recording.program.graph.nodes}
         inside = {layer.removeprefix(f"{path}.") for layer in layers if lies_in(layer, path)}
         numbers = self._numbers
 
@@ -242,16 +243,20 @@ class _Job:
         if not found.issuperset(wanted):
             return None
         keys = (*mask_axes(plan), *mask_branches(plan))
+        program = recording.program
+        if not plan.conditions:
+            outlined = outline(recording, _edits_of(plan).keys())
+            program, plan = outlined.program, gate_plan_in(plan, outlined.names)
 
         def masks(graph: fx.Graph) -> dict[Axis | str, fx.Node]:
             held = graph.create_node("get_attr", GATES)
             return {key: graph.call_function(number, (held, numbers[key])) for key in keys}
 
-        return gated_graph(module, program, plan, self.gates.holds, masks)
+        return gated_graph(recording.module, program, plan, self.gates.holds, masks)
 
     def _translated(self, part: Part) -> GatePlan | None:
         """The edits of the whole at the same calls of a part, where all of its calls are there."""
-        own = list(_array_calls(part.program, ""))
+        own = list(_array_calls(part.recording.program, ""))
         calls = list(_array_calls(self.whole.program, part.path))
         names = [_called(node, "") for node in own]
         if not own or len(calls) % len(own):

@@ -24,6 +24,7 @@ from fxprune.passes.fold import FoldPlan, KeepSet, plan_fold
 from fxprune.passes.gate import GatePlan, plan_gates
 from fxprune.passes.groups import Group
 from fxprune.passes.infer import infer
+from fxprune.torch.backend.outline import Recording
 from fxprune.torch.frontend.nests import leaves_of, mapped
 from fxprune.torch.frontend.program import CallOf, Given, Program, read_model
 from fxprune.torch.frontend.trace import Arguments
@@ -42,6 +43,11 @@ class Whole:
     program: Program
     analysis: Analysis
 
+    @property
+    def recording(self) -> Recording:
+        """How the model was recorded."""
+        return Recording(self.model, self.program, self.examples, self.leaves)
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -52,8 +58,7 @@ class Part:
     """
 
     path: str
-    module: nn.Module
-    program: Program
+    recording: Recording
     types: Types
     branches: tuple[Branch, ...]
     inside: Mapping[Space, Space]
@@ -67,11 +72,13 @@ class Part:
         groups = self.groups(analysis)
         names = {group.name for group in groups} | {branch.name for branch in self.branches}
         own = {name: flags for name, flags in keep.items() if name in names}
-        return plan_fold(self.program.ir, self.types, groups, self.branches, own)
+        return plan_fold(self.recording.program.ir, self.types, groups, self.branches, own)
 
     def gate_plan(self, analysis: Analysis) -> GatePlan:
         """The gates that act here, with axes as the whole has them."""
-        plan = plan_gates(self.program.ir, self.types, self.groups(analysis), self.branches)
+        plan = plan_gates(
+            self.recording.program.ir, self.types, self.groups(analysis), self.branches
+        )
         outside = {inner: outer for outer, inner in self.inside.items()}
         return replace(
             plan,
@@ -116,7 +123,8 @@ def part_at(whole: Whole, path: str) -> Part | None:
     )
     types = infer(program.ir, given=axes, taken=taken)
     branches = tuple(_known_branches(whole, path, program))
-    return Part(path, module, program, types, branches, dict(_pairs(axes, types.axes)))
+    recording = Recording(module, program, inputs, leaves, extras)
+    return Part(path, recording, types, branches, dict(_pairs(axes, types.axes)))
 
 
 def _form(call: CallOf) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 from torch.utils._device import _device_constructors
 
 from fxprune.torch.backend.module import copy_graph
-from fxprune.torch.frontend.meta import MetaModules
+from fxprune.torch.frontend.meta import MetaModules, shaped_by_trial
 from fxprune.torch.frontend.nests import mapped
 from fxprune.torch.frontend.regions import EFFECTS
 
@@ -22,18 +22,8 @@ def with_values(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) -> f
             value = next(given, node.args[0] if node.args else node.meta.get("value"))
             node.meta["value"] = run.modules.like(value)
         elif node.op != "output":
-            node.meta["value"] = _known(run, node)
+            node.meta["value"] = run.computed(node)
     return graph
-
-
-def _known(run: "_Run", node: fx.Node) -> Any:
-    """What a node returns; what the example told of a number that only values tell."""
-    try:
-        return run.computed(node)
-    except RuntimeError:
-        if isinstance(known := node.meta.get("value"), int | float):
-            return known
-        raise
 
 
 class _Run:
@@ -55,14 +45,19 @@ class _Run:
         if node.target in EFFECTS:
             return None
         args, kwargs = self._on_meta(args), dict(self._on_meta(kwargs))
+        if node.target in _device_constructors():
+            kwargs["device"] = "meta"
         with torch.no_grad():
             if node.op == "call_module":
                 return self._fresh(self.modules.call(self._own[str(node.target)], args, kwargs))
-            if node.op == "call_method":
-                return self._fresh(getattr(args[0], str(node.target))(*args[1:], **kwargs))
-            if node.target in _device_constructors():
-                kwargs["device"] = "meta"
-            return self._fresh(node.target(*args, **kwargs))  # type: ignore[operator]
+            of_class = node.op == "call_method"
+            function: Any = getattr(type(args[0]), str(node.target)) if of_class else node.target
+            try:
+                return self._fresh(function(*args, **kwargs))
+            except (RuntimeError, NotImplementedError):
+                if isinstance(known := node.meta.get("value"), int | float):
+                    return known  # only values tell it: what the example told
+                return self.modules.like(shaped_by_trial(function, args, kwargs))
 
     def _tensor(self, name: str) -> Tensor:
         path, _, leaf = name.rpartition(".")

@@ -1,6 +1,6 @@
 """Training and evaluation: the modes of a module, and where its code asks for them."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from torch import fx, nn
@@ -25,8 +25,15 @@ def is_training_flag(node: fx.Node) -> bool:
     return node.op == "get_attr" and str(node.target).rpartition(".")[2] == "training"
 
 
-def remove_dead(graph: fx.Graph) -> None:
-    """Remove nodes without users; in-place effects have been turned into uses before."""
-    graph.eliminate_dead_code(
-        is_impure_node=lambda n: n.op in ("placeholder", "output") or n.target in EFFECTS
-    )
+def remove_dead(graph: fx.Graph, alive: Collection[str] = ()) -> None:
+    """Remove nodes without users, but for calls of the modules `alive`.
+
+    In-place effects have been turned into uses before.
+    """
+
+    def is_needed(node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return str(node.target) in alive
+        return node.op in ("placeholder", "output") or node.target in EFFECTS
+
+    graph.eliminate_dead_code(is_impure_node=is_needed)

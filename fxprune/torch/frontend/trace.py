@@ -140,7 +140,7 @@ def _trace_mode(subject: Subject) -> tuple[OwnedGraph, bool]:
             node.meta["training_flag"] = is_training_flag(node)
     _name_no_first_operand(graph)
     follow_in_place(subject.model, graph)
-    remove_dead(graph)
+    remove_dead(graph, subject.leaves)  # nobody knows what these do
     return graph, recorder.branched_on_mode
 
 

@@ -86,7 +86,8 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     former = dict(part.named_parameters())
     mode = gates.training
     whole = Whole(folded, smaller.examples, frozenset(leaves), program, analysis)
-    _become(part, with_gates(whole, method, at_once=is_generated(part)))
+    at_once = program.told and is_generated(part)
+    _become(part, with_gates(whole, method, at_once=at_once))
     now = replace(smaller, program=program, analysis=analysis, ignored=ignored, leaves=leaves)
     attach(part, now)
     part.train(mode)

@@ -21,7 +21,7 @@ from fxprune.torch.backend.attributes import owners_without, solved, write
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.fold import edited_graph
 from fxprune.torch.backend.generated import generate
-from fxprune.torch.backend.outline import Recording, fold_plan_in, outline
+from fxprune.torch.backend.outline import fold_plan_in, outline
 from fxprune.torch.backend.parts import Whole, part_at
 from fxprune.torch.backend.proof import Line, first_difference, normal_form
 from fxprune.torch.backend.shapes import with_values
@@ -119,8 +119,9 @@ class _Mending:
             recording, plan = part.recording, part.fold_plan(whole.analysis, self._fold.keep)
             if self._drops_less(path, plan):
                 return False
-        owned = _in_own_code(recording, plan)
-        outlined = outline(recording, owned, inside)
+            inside = {name.removeprefix(f"{path}.") for name in inside}
+        edits: list[Any] = [*plan.literals, *plan.drops, *plan.scatters]
+        outlined = outline(recording, {edit.node for edit in edits}, inside)
         if not path and outlined.program is recording.program:
             return False  # the whole graph is there already
         plan = fold_plan_in(plan, outlined.names)
@@ -133,13 +134,6 @@ class _Mending:
         """Whether a branch goes in the whole that is none in a module alone, where it ends."""
         owners = [str(self._nodes[drop.node].meta[OWNER]) for drop in self._fold.plan.drops]
         return any(lies_in(owner, path) for owner in owners) and not plan.drops
-
-
-def _in_own_code(recording: Recording, plan: FoldPlan) -> set[str]:
-    """The nodes of a module's own code, and not of what it calls, that a plan edits."""
-    nodes = {node.name: node for node in recording.program.graph.nodes}
-    edits: list[Any] = [*plan.literals, *plan.drops, *plan.scatters]
-    return {edit.node for edit in edits if not nodes[edit.node].meta[OWNER]}
 
 
 class _Wanted:

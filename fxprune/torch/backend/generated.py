@@ -31,7 +31,7 @@ def generate(module: nn.Module, graph: fx.Graph, reason: str) -> None:
             module.__dict__.setdefault(str(node.target), node.meta[CONSTANT])
     _warn_of_hooks(module, graph)
     kind = type(module)
-    own = base_of(kind) if is_generated(module) else kind
+    own = base_of(kind) if GRAPH in vars(kind) else kind
     module.__class__ = _subclass(own, module, graph, reason)
 
 
@@ -64,7 +64,7 @@ def generated_code(model: nn.Module) -> dict[str, str]:
 
 def is_generated(module: nn.Module) -> bool:
     """Whether the code of a module is generated."""
-    return GRAPH in vars(type(module))
+    return hasattr(type(module), GRAPH)
 
 
 def _subclass(

@@ -43,17 +43,22 @@ class Outline:
     names: Mapping[str, str]
 
 
-def outline(recording: Recording, edited: Collection[str], inside: Collection[str] = ()) -> Outline:
-    """Call modules whole in whose code no `edited` node stands, and that have no path of `inside`.
+def outline(
+    recording: Recording, edited: Collection[str], inside: Collection[str] | None = None
+) -> Outline:
+    """Call modules whole in whose code no `edited` node stands.
 
-    The program stays as it is where nothing can be called whole, or where the module does something
-    else then.
+    With `inside` nodes in the code of other modules than the one recorded and these are the affair
+    of those other ones. The program stays as it is where nothing can be called whole, or where the
+    module does something else then.
     """
     program = recording.program
-    same = Outline(program, {node.name: node.name for node in program.graph.nodes})
-    owners = {str(n.meta[OWNER]) for n in program.graph.nodes if n.name in edited} | {*inside}
+    nodes = {node.name: node for node in program.graph.nodes}
+    same = Outline(program, {name: name for name in nodes})
+    owners = {name: str(nodes[name].meta[OWNER]) for name in edited}
+    kept = {*owners.values()} if inside is None else {*inside}
     children = {
-        path for path in program.calls if path and not any(lies_in(owner, path) for owner in owners)
+        path for path in program.calls if path and not any(lies_in(owner, path) for owner in kept)
     }
     if not children:
         return same
@@ -76,8 +81,9 @@ def outline(recording: Recording, edited: Collection[str], inside: Collection[st
         for node in again.graph.nodes
         if node.op == "call_module" and node.target in children and not node.users
     )
-    if next(useless, None) is not None or not names.keys() >= {*edited}:
-        return same  # such a call writes into what it is given
+    own = {name for name in edited if not any(lies_in(owners[name], path) for path in children)}
+    if next(useless, None) is not None or not names.keys() >= own:
+        return same  # a call that nobody reads writes into what it is given
     return Outline(again, names)
 
 

@@ -330,3 +330,111 @@ def test_modules_of_one_class_get_code_after_one_recording(monkeypatch):
     assert len(generated_code(folded)) == 4
     assert len(calls) == 2
     assert_same(gated, folded, x)
+
+
+class Fusable(nn.Module):
+    """A convolution and its norm, which may be made one, as detectors do before they are used."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs)
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            self.seen.append(int(x.shape[-1]))
+        x = self.conv(x)
+        return torch.nn.functional.silu(x if self.norm is None else self.norm(x))
+
+
+class Cut(nn.Module):
+    """Has code of its own that folding must change, around modules that it calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Fusable(3, 12), Fusable(6, 6)
+        self.last = Fusable(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.first(x).chunk(2, 1)
+        return x + self.last(torch.cat([left, right + self.second(right)], 1))
+
+
+def cut_in_halves(size: int = 6) -> tuple[Any, Any]:
+    """A model with generated code for itself, gated and folded: uneven parts."""
+    torch.manual_seed(0)
+    gated = fxprune.prepare(Cut().eval(), torch.randn(2, 3, size, size), target=1.0)
+    return folded_unevenly(gated)
+
+
+def folded_unevenly(gated: Any) -> tuple[Any, Any]:
+    """Every group at another size, so that parts are uneven."""
+    keep_set = fxprune.keep_set(gated)
+    channels = [name for name, flags in keep_set.items() if len(flags) > 1]
+    keep = {
+        name: torch.arange(len(keep_set[name])) < 2 + number for number, name in enumerate(channels)
+    }
+    fxprune.set_keep_set(gated, keep)
+    return gated.eval(), fxprune.fold(gated).eval()
+
+
+def test_generated_code_calls_what_is_inside_as_it_is():
+    gated, folded = cut_in_halves()
+    seen: list[str] = []
+    for model in (gated, folded):
+        assert "" in generated_code(model)
+        for name in ("first", "second", "last"):
+            model.get_submodule(name).register_forward_hook(lambda *_, n=name: seen.append(n))
+        model(torch.randn(1, 3, 5, 5))
+        assert seen == ["first", "second", "last"]
+        assert model.first.seen[-1] == 5  # its own code
+        seen.clear()
+
+
+def test_layers_inside_of_generated_code_may_be_fused():
+    gated, folded = cut_in_halves()
+    x = torch.randn(2, 3, 7, 7)
+    for model in (gated, folded):
+        before = model(x)
+        for name in ("first", "second", "last"):
+            part = model.get_submodule(name)
+            scale = part.norm.weight / (part.norm.running_var + part.norm.eps).sqrt()
+            with torch.no_grad():
+                part.conv.weight.mul_(scale.view(-1, 1, 1, 1))
+                part.conv.bias.sub_(part.norm.running_mean).mul_(scale).add_(part.norm.bias)
+            part.norm = None
+        assert relative_error(before, model(x)) < 1e-5
+
+
+class Overwriting(nn.Module):
+    """Changes what it is given, and is called for that alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu_()
+
+
+class ForItsEffect(nn.Module):
+    """Calls a module without reading what it returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.last = nn.Conv2d(3, 12, 1), Overwriting(), nn.Conv2d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        self.act(y)
+        left, right = y.chunk(2, 1)
+        return x + torch.tanh(self.last(torch.cat([left, right.sigmoid()], 1)))
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_module_that_is_called_for_its_effect_keeps_it(in_place):
+    model = ForItsEffect().eval()
+    x = torch.randn(2, 3, 6, 6)
+    if not in_place:
+        model.act.forward = torch.tanh  # has no effect
+    gated = fxprune.prepare(model, x, target=1.0)
+    assert torch.equal(model(x), gated.eval()(x))
+    gated, folded = folded_unevenly(gated)
+    assert generated_code(folded)
+    assert relative_error(gated(x), folded(x)) < 1e-5

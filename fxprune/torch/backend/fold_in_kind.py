@@ -21,7 +21,7 @@ from fxprune.torch.backend.attributes import owners_without, solved, write
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.fold import edited_graph
 from fxprune.torch.backend.generated import generate
-from fxprune.torch.backend.outline import fold_plan_in, outline
+from fxprune.torch.backend.outline import alone, fold_plan_in, outline
 from fxprune.torch.backend.parts import Whole, part_at
 from fxprune.torch.backend.proof import Line, first_difference, normal_form
 from fxprune.torch.backend.shapes import with_values
@@ -112,6 +112,8 @@ class _Mending:
         """Give a module code for its part of the plan, if its calls tell it."""
         whole, plan = self._fold.whole, self._fold.plan
         recording = whole.recording
+        if path and not inside and (graph := self._graph_alone(path)) is not None:
+            return self._generated(path, graph)
         if path:
             part = part_at(whole, path)
             if part is None:
@@ -127,8 +129,28 @@ class _Mending:
         plan = fold_plan_in(plan, outlined.names)
         shell = copy_module(recording.module, share_tensors=True)
         graph = edited_graph(shell, outlined.program, plan)
-        generate(self._small.get_submodule(path), graph, self.reason)
+        return self._generated(path, graph)
+
+    def _generated(self, path: str, graph: fx.Graph) -> bool:
+        """Let a module run a graph, if all that it calls is there still."""
+        module = self._small.get_submodule(path)
+        there = {name for name, _ in module.named_modules(remove_duplicate=False)}
+        if any(node.op == "call_module" and node.target not in there for node in graph.nodes):
+            return False  # it returns something of a branch that is gone
+        generate(module, graph, self.reason)
         return True
+
+    def _graph_alone(self, path: str) -> fx.Graph | None:
+        """What a module has to run that calls those inside as they are, if that is possible."""
+        plan = self._fold.plan
+        edits: list[Any] = [*plan.literals, *plan.drops, *plan.scatters]
+        own = [edit for edit in edits if self._nodes[edit.node].meta[OWNER] == path]
+        recorded = alone(self._fold.whole.recording, path, own)
+        if recorded is None:
+            return None
+        module, outlined = recorded
+        shell = copy_module(module, share_tensors=True)
+        return edited_graph(shell, outlined.program, fold_plan_in(plan, outlined.names))
 
     def _drops_less(self, path: str, plan: FoldPlan) -> bool:
         """Whether a branch goes in the whole that is none in a module alone, where it ends."""

@@ -7,7 +7,7 @@ way, the one with arrays of the very sizes runs, else the first.
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,8 @@ class Code:
     by_mode: Mapping[bool | None, Forward]
     defaults: Mapping[str, Any]
     fixed: Mapping[str, Any]
-    arrays: Mapping[str, tuple[int, ...]]
+    arrays: frozenset[str]
+    shapes: Mapping[str, tuple[int, ...]]
 
     def run(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """In the module's mode."""
@@ -53,7 +54,10 @@ class Code:
 
     def has_sizes_of(self, given: Mapping[str, Any]) -> bool:
         """Whether arrays have the sizes that were recorded, behind the first axis."""
-        return all(given[name].shape[1:] == shape for name, shape in self.arrays.items())
+        found = {
+            name: value.shape[1:] for name, value in given.items() if isinstance(value, Tensor)
+        }
+        return found == self.shapes
 
 
 def codes_of(
@@ -67,24 +71,27 @@ def codes_of(
     for ways in by_example.values():
         graphs = {way.training: select(graph, way) for way in ways}
         places = [node for node in next(iter(graphs.values())).nodes if node.op == "placeholder"]
-        used = {str(p.target) for own in graphs.values() for p in own.nodes if p.users}
         forwards = {
             mode: generate(own) if generate else generated(root, own)
             for mode, own in graphs.items()
         }
+        arrays = {str(p.target): p for p in places if isinstance(p.meta.get("value"), Tensor)}
         codes.append(
             Code(
                 forwards,
                 _defaults(next(iter(forwards.values()))),
                 {str(node.target): node.meta[FIXED] for node in places if FIXED in node.meta},
-                {
-                    str(node.target): tuple(node.meta["value"].shape[1:])
-                    for node in places
-                    if str(node.target) in used and isinstance(node.meta.get("value"), Tensor)
-                },
+                frozenset(arrays) & _computed_with(graphs.values()),
+                {name: tuple(node.meta["value"].shape[1:]) for name, node in arrays.items()},
             )
         )
     return codes
+
+
+def _computed_with(graphs: Iterable[fx.Graph]) -> set[str]:
+    """The arguments that code computes with, and does not only hand on to other modules."""
+    places = (node for graph in graphs for node in graph.nodes if node.op == "placeholder")
+    return {str(p.target) for p in places if any(user.op != "call_module" for user in p.users)}
 
 
 def forward_of(codes: Sequence[Code]) -> Forward:

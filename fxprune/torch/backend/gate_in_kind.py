@@ -33,7 +33,7 @@ from fxprune.torch.backend.layers import (
 )
 from fxprune.torch.backend.masked_calls import form_of
 from fxprune.torch.backend.operands import parameter_names
-from fxprune.torch.backend.outline import gate_plan_in, outline
+from fxprune.torch.backend.outline import alone, gate_plan_in, outline
 from fxprune.torch.backend.parts import Part, Whole, part_at
 from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.owners import OWNER
@@ -193,8 +193,13 @@ class _Job:
         owners = {str(nodes[name].meta[OWNER]) for name in acting}
         if self.plan.conditions or self.at_once:  # conditions look and act anywhere
             owners = {""}
+        small: dict[str, fx.Graph] = {}
         found: dict[str, fx.Graph] = {}
         for owner in sorted(owners, key=lambda path: path.count(".")):
+            own = [e for name in acting if nodes[name].meta[OWNER] == owner for e in acting[name]]
+            if owner and (graph := self._graph_alone(owner, own)) is not None:
+                small[owner] = graph
+                continue
             while not any(lies_in(owner, path) for path in found):
                 wanted = {
                     _described(edit, nodes[name])
@@ -208,7 +213,17 @@ class _Job:
                     found[owner] = graph
                     break
                 owner = owner.rpartition(".")[0]
-        return found
+        more = {o: g for o, g in small.items() if not any(lies_in(o, path) for path in found)}
+        return {**found, **more}
+
+    def _graph_alone(self, path: str, edits: list[Edit]) -> fx.Graph | None:
+        """What a module has to run that calls those inside as they are, if that is possible."""
+        recorded = alone(self.whole.recording, path, edits)
+        if recorded is None:
+            return None
+        module, outlined = recorded
+        plan = gate_plan_in(_plan_of(edits), outlined.names)
+        return self._graph(module, outlined.program, plan)
 
     def _graph_of(
         self, path: str, layers: Collection[str], wanted: Collection[Any]
@@ -242,17 +257,21 @@ class _Job:
         }
         if not found.issuperset(wanted):
             return None
-        keys = (*mask_axes(plan), *mask_branches(plan))
         program = recording.program
         if not plan.conditions:
             outlined = outline(recording, _edits_of(plan).keys())
             program, plan = outlined.program, gate_plan_in(plan, outlined.names)
+        return self._graph(recording.module, program, plan)
+
+    def _graph(self, module: nn.Module, program: Program, plan: GatePlan) -> fx.Graph:
+        """The graph of a program with the gates of a plan."""
+        keys = (*mask_axes(plan), *mask_branches(plan))
 
         def masks(graph: fx.Graph) -> dict[Axis | str, fx.Node]:
             held = graph.create_node("get_attr", GATES)
-            return {key: graph.call_function(number, (held, numbers[key])) for key in keys}
+            return {k: graph.call_function(number, (held, self._numbers[k])) for k in keys}
 
-        return gated_graph(recording.module, program, plan, self.gates.holds, masks)
+        return gated_graph(module, program, plan, self.gates.holds, masks)
 
     def _translated(self, part: Part) -> GatePlan | None:
         """The edits of the whole at the same calls of a part, where all of its calls are there."""
@@ -275,11 +294,7 @@ class _Job:
             )
         if any(plan != plans[0] for plan in plans):
             return None
-        return GatePlan(
-            tuple(edit for edit in plans[0] if isinstance(edit, MaskOperand)),
-            tuple(edit for edit in plans[0] if isinstance(edit, MaskedForm)),
-            tuple(edit for edit in plans[0] if isinstance(edit, GateBranch)),
-        )
+        return _plan_of(plans[0])
 
 
 def _array_calls(program: Program, path: str) -> Iterator[fx.Node]:
@@ -301,6 +316,14 @@ def _edits_of(plan: GatePlan) -> dict[str, list[Edit]]:
     """The edits of a plan by node, in their order."""
     edits: tuple[Edit, ...] = (*plan.masks, *plan.forms, *plan.branches)
     return by_node(edits)
+
+
+def _plan_of(edits: Collection[Edit]) -> GatePlan:
+    return GatePlan(
+        tuple(edit for edit in edits if isinstance(edit, MaskOperand)),
+        tuple(edit for edit in edits if isinstance(edit, MaskedForm)),
+        tuple(edit for edit in edits if isinstance(edit, GateBranch)),
+    )
 
 
 def _is_call_of(node: fx.Node, layers: Collection[str]) -> bool:

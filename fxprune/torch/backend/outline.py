@@ -4,8 +4,10 @@ Generated code is about the edits of a plan in a module's own code. What it call
 affair: other code by size or mode, hooks, layers that somebody fuses or replaces.
 """
 
+import inspect
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -15,11 +17,12 @@ from fxprune.errors import FxpruneError
 from fxprune.passes.cost import lies_in
 from fxprune.passes.fold import FoldPlan
 from fxprune.passes.gate import GatePlan
-from fxprune.torch.frontend.nests import leaves_of
-from fxprune.torch.frontend.owners import OWNER
-from fxprune.torch.frontend.program import Program, read_model
+from fxprune.torch.frontend.nests import leaves_of, mapped
+from fxprune.torch.frontend.owners import OWNER, Handed
+from fxprune.torch.frontend.program import CallOf, Given, Program, read_model
 from fxprune.torch.frontend.spellings import bare_name
 from fxprune.torch.frontend.trace import Arguments
+from fxprune.torch.frontend.ways import select, ways_of
 
 _log = logging.getLogger("fxprune")
 
@@ -75,7 +78,7 @@ def outline(
     except FxpruneError as error:
         _log.debug("modules cannot be called whole: %s", error)
         return same
-    names = _names(program, again, children)
+    names = _matched(program.graph, "", again.graph, children)
     useless = (
         node
         for node in again.graph.nodes
@@ -87,23 +90,10 @@ def outline(
     return Outline(again, names)
 
 
-def _names(program: Program, again: Program, children: Collection[str]) -> dict[str, str]:
-    """What nodes outside of some modules are called in another recording; none if it differs."""
-    names: dict[str, str] = {}
-    for arrays in (True, False):
-        before = list(_calls(program.graph, arrays, children))
-        after = list(_calls(again.graph, arrays, children))
-        if list(map(_called, before)) == list(map(_called, after)):
-            names |= {old.name: new.name for old, new in zip(before, after, strict=True)}
-        elif arrays:
-            return {}
-    return names
-
-
-def _calls(graph: fx.Graph, arrays: bool, children: Collection[str]) -> Iterator[fx.Node]:
+def _calls(nodes: Iterable[fx.Node], arrays: bool, children: Collection[str]) -> Iterator[fx.Node]:
     """The calls that return arrays, or those that do not, but for those of some modules."""
-    for node in graph.nodes:
-        if not node.op.startswith("call"):
+    for node in nodes:
+        if not node.op.startswith("call") or _takes_apart(node):
             continue
         if node.op == "call_module" and node.target in children:
             continue
@@ -113,8 +103,172 @@ def _calls(graph: fx.Graph, arrays: bool, children: Collection[str]) -> Iterator
             yield node
 
 
-def _called(node: fx.Node) -> str:
-    return str(node.target) if node.op == "call_module" else bare_name(node)
+def _takes_apart(node: fx.Node) -> bool:
+    """Whether a node takes an item of a tuple, which is there or not by who made the tuple."""
+    of: Any = node.args[0] if node.target is operator.getitem else None
+    return isinstance(of, fx.Node) and isinstance(of.meta.get("value"), Mapping | list | tuple)
+
+
+def _called(node: fx.Node, path: str = "") -> str:
+    """What a node calls; layers by their place in the module at `path`."""
+    if node.op == "call_module":
+        return str(node.target).removeprefix(f"{path}.") if path else str(node.target)
+    return bare_name(node)
+
+
+# A module alone -------------------------------------------------------------------------------
+
+
+def alone(whole: Recording, path: str, edits: Iterable[Any]) -> tuple[nn.Module, Outline] | None:
+    """A module that calls those inside as they are, by the names that its nodes have in the whole.
+
+    Its own code is all that is recorded, so it may hand on what no graph can hold, such as a cache.
+    None where its calls do not tell what it is called with, where that code does more with it, or
+    does not have the nodes of all `edits`, alike in all calls.
+    """
+    calls = whole.program.calls.get(path, ())
+    module = whole.module.get_submodule(path)
+    children = _called_directly(whole.program.calls, path)
+    if not calls:
+        return None
+    inputs, extras, _ = zip(*(inputs_of(module, call) for call in forms_of(calls)), strict=True)
+    leaves = frozenset({*_inside(path, whole.leaves), *_inside(path, children)})
+    known = dict(_known_results(whole.program, path, children))
+    edits = list(edits)
+    for given in ([tuple(map(_handed, each)) for each in inputs], inputs):
+        try:
+            program = read_model(
+                module, given, leaves, extras, 0, told=whole.program.told, known=known
+            )
+        except (FxpruneError, TypeError, AttributeError) as error:
+            _log.debug("%s cannot be recorded with the modules in it whole: %s", path, error)
+            continue
+        names = _names_in_calls(whole.program, path, program, children, len(inputs))
+        if _agree(names, edits):
+            return module, Outline(program, names)
+    return None
+
+
+def _handed(value: Any) -> Any:
+    """An argument that code may only hand on, so that it may be another one later."""
+    return Handed(type(value).__name__) if value is None or isinstance(value, bool) else value
+
+
+def _agree(names: Mapping[str, str], edits: Iterable[Any]) -> bool:
+    """Whether nodes that have one name are there for all edits, and are edited alike."""
+    wanted: dict[str, set[Any]] = {old: set() for old in names}
+    for edit in edits:
+        if edit.node not in names:
+            return False
+        wanted[edit.node].add(replace(edit, node=names[edit.node]))
+    alike: dict[str, set[Any]] = {}
+    return all(alike.setdefault(names[old], own) == own for old, own in wanted.items())
+
+
+def _called_directly(calls: Mapping[str, Any], path: str) -> list[str]:
+    """The modules inside of one that are entered from its own code."""
+    inside = [other for other in calls if other != path and lies_in(other, path)]
+    return [p for p in inside if not any(p != other and lies_in(p, other) for other in inside)]
+
+
+def _inside(path: str, others: Iterable[str]) -> Iterator[str]:
+    return (other.removeprefix(f"{path}.") for other in others if lies_in(other, path))
+
+
+def _known_results(
+    program: Program, path: str, children: Collection[str]
+) -> Iterator[tuple[str, Any]]:
+    """What children return that could not run alone, where all of their calls return the like."""
+    for child in children:
+        calls = program.calls[child]
+        if any(map(is_handed_more, calls)) and len({_shapes(c.result) for c in calls}) == 1:
+            yield child.removeprefix(f"{path}."), calls[0].result
+
+
+def _names_in_calls(
+    whole: Program, path: str, program: Program, children: Collection[str], forms: int
+) -> dict[str, str]:
+    """What nodes of all calls of a module are called in a recording of it; none if it differs.
+
+    What branches on the mode inside of a child does not in its own code, so ways are matched one by
+    one, unless calls of several forms are several examples.
+    """
+    if forms > 1:
+        return _matched(whole.graph, path, program.graph, children)
+    names: dict[str, str] = {}
+    for way in ways_of(whole.graph):
+        like = [own for own in ways_of(program.graph) if own.training in (None, way.training)]
+        found = _matched(select(whole.graph, way), path, select(program.graph, like[0]), children)
+        if any(names.get(old, new) != new for old, new in found.items()):
+            return {}
+        names |= found
+    return names
+
+
+def _matched(
+    graph: fx.Graph, path: str, alone: fx.Graph, children: Collection[str]
+) -> dict[str, str]:
+    """The nodes of a module in a graph with those of a graph of one call of it, in order."""
+    names: dict[str, str] = {}
+    inner = list(_inside(path, children))
+    for arrays in (True, False):
+        own = (n for n in graph.nodes if lies_in(str(n.meta.get(OWNER, "")), path))
+        before = list(_calls(own, arrays, children))
+        after = list(_calls(alone.nodes, arrays, inner))
+        calls = len(before) // max(len(after), 1)
+        called = [_called(node, path) for node in before]
+        if called == [_called(node) for node in after] * calls:
+            pairs = zip(before, after * calls, strict=True)
+            names |= {old.name: new.name for old, new in pairs}
+        elif arrays:
+            return {}
+    return names
+
+
+# What a module is called with -----------------------------------------------------------------
+
+
+def forms_of(calls: Iterable[CallOf]) -> list[CallOf]:
+    """Calls of different forms: shapes of arrays, and everything else that is given."""
+    return list({_shapes((call.args, dict(call.kwargs))): call for call in calls}.values())
+
+
+def _shapes(nest: Any) -> str:
+    def shape_of(item: Any) -> Any:
+        if isinstance(item, Given):
+            item = item.example
+        if isinstance(item, Tensor):
+            return tuple(item.shape), item.dtype
+        return mapped(item, shape_of)
+
+    return repr(shape_of(nest))
+
+
+def is_handed_more(call: CallOf) -> bool:
+    """Whether a call hands over more than arrays and plain values."""
+    return any(isinstance(item, Handed) for item in leaves_of([call.args, dict(call.kwargs)]))
+
+
+def inputs_of(
+    module: nn.Module, call: CallOf
+) -> tuple[tuple[Any, ...], dict[str, Any], list[Given]]:
+    """What a module is called with: in the order of its forward, in its `**kwargs`, the arrays."""
+    signature = inspect.signature(module.forward)
+    bound = signature.bind(*call.args, **call.kwargs)
+    bound.apply_defaults()
+    kinds = {p.kind: name for name, p in signature.parameters.items()}
+    extras = dict(bound.arguments.pop(kinds.get(inspect.Parameter.VAR_KEYWORD, ""), {}))
+    rest = bound.arguments.pop(kinds.get(inspect.Parameter.VAR_POSITIONAL, ""), ())
+    named = [*bound.arguments.values(), *rest]
+    given = [item for item in leaves_of([named, extras]) if isinstance(item, Given)]
+    return tuple(map(_example, named)), _example(extras), given
+
+
+def _example(value: Any) -> Any:
+    return value.example if isinstance(value, Given) else mapped(value, _example)
+
+
+# Plans ----------------------------------------------------------------------------------------
 
 
 Edit = TypeVar("Edit", bound=Any)
@@ -122,7 +276,7 @@ Edit = TypeVar("Edit", bound=Any)
 
 def renamed(edits: Sequence[Edit], names: Mapping[str, str]) -> tuple[Edit, ...]:
     """Edits of the nodes that are there still, under their new names."""
-    return tuple(replace(e, node=names[e.node]) for e in edits if e.node in names)
+    return tuple(dict.fromkeys(replace(e, node=names[e.node]) for e in edits if e.node in names))
 
 
 def gate_plan_in(plan: GatePlan, names: Mapping[str, str]) -> GatePlan:

@@ -5,13 +5,10 @@ are those of the whole, so types and literals follow as they did there. Spaces g
 the way: `Part` knows which is which.
 """
 
-import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
 from torch import nn
 
 from fxprune.errors import FxpruneError
@@ -24,9 +21,8 @@ from fxprune.passes.fold import FoldPlan, KeepSet, plan_fold
 from fxprune.passes.gate import GatePlan, plan_gates
 from fxprune.passes.groups import Group
 from fxprune.passes.infer import infer
-from fxprune.torch.backend.outline import Recording
-from fxprune.torch.frontend.nests import leaves_of, mapped
-from fxprune.torch.frontend.program import CallOf, Given, Program, read_model
+from fxprune.torch.backend.outline import Recording, forms_of, inputs_of, is_handed_more
+from fxprune.torch.frontend.program import Given, Program, read_model
 from fxprune.torch.frontend.trace import Arguments
 
 _log = logging.getLogger("fxprune")
@@ -102,15 +98,14 @@ def part_at(whole: Whole, path: str) -> Part | None:
     Calls of different forms are several examples of it.
     """
     module = whole.model.get_submodule(path)
-    calls = list({_form(call): call for call in whole.program.calls.get(path, ())}.values())
-    given = [[call.args, dict(call.kwargs)] for call in calls]
-    if not calls or not all(map(_is_plain, leaves_of(given))):
+    calls = forms_of(whole.program.calls.get(path, ()))
+    if not calls or any(map(is_handed_more, calls)):
         return None  # a cache, say, that it writes into
     leaves = frozenset(
         leaf.removeprefix(f"{path}.") for leaf in whole.leaves if leaf.startswith(f"{path}.")
     )
     try:
-        inputs, extras, arrays = zip(*(_inputs(module, call) for call in calls), strict=True)
+        inputs, extras, arrays = zip(*(inputs_of(module, call) for call in calls), strict=True)
         program = read_model(module, inputs, leaves, extras, batch=0, told=whole.program.told)
     except (FxpruneError, TypeError) as error:
         _log.debug("%s cannot be recorded alone: %s", path, error)
@@ -125,41 +120,6 @@ def part_at(whole: Whole, path: str) -> Part | None:
     branches = tuple(_known_branches(whole, path, program))
     recording = Recording(module, program, inputs, leaves, extras)
     return Part(path, recording, types, branches, dict(_pairs(axes, types.axes)))
-
-
-def _form(call: CallOf) -> str:
-    """The shapes of the arrays of a call, and everything else that it is called with."""
-
-    def shape_of(item: Any) -> Any:
-        if isinstance(item, Given):
-            return tuple(item.example.shape), item.example.dtype
-        return mapped(item, shape_of)
-
-    return repr(shape_of((call.args, dict(call.kwargs))))
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether generated code may take it for granted."""
-    return value is None or isinstance(
-        value, Given | bool | int | float | str | torch.dtype | torch.device
-    )
-
-
-def _inputs(part: nn.Module, call: CallOf) -> tuple[tuple[Any, ...], dict[str, Any], list[Given]]:
-    """What a module is called with: in the order of its forward, in its `**kwargs`, the arrays."""
-    signature = inspect.signature(part.forward)
-    bound = signature.bind(*call.args, **call.kwargs)
-    bound.apply_defaults()
-    kinds = {p.kind: name for name, p in signature.parameters.items()}
-    extras = dict(bound.arguments.pop(kinds.get(inspect.Parameter.VAR_KEYWORD, ""), {}))
-    rest = bound.arguments.pop(kinds.get(inspect.Parameter.VAR_POSITIONAL, ""), ())
-    named = [*bound.arguments.values(), *rest]
-    given = [item for item in leaves_of([named, extras]) if isinstance(item, Given)]
-    return tuple(map(_example, named)), _example(extras), given
-
-
-def _example(value: Any) -> Any:
-    return value.example if isinstance(value, Given) else mapped(value, _example)
 
 
 def _axes(whole: Whole, path: str, program: Program, given: list[Given]) -> _Axes | None:

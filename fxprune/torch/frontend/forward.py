@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError
+from fxprune.torch.frontend.owners import Handed
 from fxprune.torch.frontend.recorder import Recorder
 from fxprune.torch.frontend.watch import watched
 
@@ -25,7 +26,7 @@ class Subject:
 
     `extras` are arguments for the `**kwargs` of forward; `alike` says whether inputs
     that are one object are one input, `runs` whether the graph is to run on other inputs, `told`
-    whether libraries are told of the trace at once.
+    whether libraries are told of the trace at once; `known` has what some of `leaves` return.
     """
 
     model: nn.Module
@@ -36,6 +37,7 @@ class Subject:
     alike: bool = False
     runs: bool = True
     told: bool = False
+    known: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def batch(self) -> int:
@@ -57,12 +59,12 @@ def _resized(value: Any, batch: int) -> Any:
 def record(subject: Subject, floats: torch.dtype | None = None) -> Recorder:
     """Run forward once; `floats` stands in for the type of the model's parameters."""
     recorder = Recorder(subject.model, subject.mode, floats)
-    recorder.batch = subject.batch
+    recorder.batch, recorder.known_results = subject.batch, subject.known
     args, kwargs = _placeholders(recorder, subject)
     for name, value in subject.extras.items():
-        default = None if holds_tensor(value) else value
+        default = None if holds_tensor(value) or isinstance(value, Handed) else value
         node, kwargs[name] = recorder.input(name, value, (default,))
-        if not holds_tensor(value):
+        if not holds_tensor(value) and not isinstance(value, Handed):
             node.meta[FIXED] = value
     with watched(recorder, subject.model, subject.leaves):
         result = subject.model.forward(*args, **kwargs)
@@ -95,7 +97,9 @@ def _placeholders(recorder: Recorder, subject: Subject) -> tuple[list[Any], dict
         if optional and not isinstance(default, _PLAIN):
             optional = (None,)
         node, argument = recorder.input(name, value, optional)
-        if not holds_tensor(value):
+        if isinstance(value, Handed):
+            pass
+        elif not holds_tensor(value):
             node.meta[FIXED] = value
         elif subject.alike:
             argument = known.setdefault(id(value), argument)

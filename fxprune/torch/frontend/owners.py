@@ -1,5 +1,6 @@
 """Graphs whose nodes know in whose code they stand."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
@@ -9,10 +10,21 @@ OWNER, ORIGINS = "fxprune_owner", "fxprune_origins"
 the call come from."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Handed:
+    """Something that code only hands on, such as a cache: neither an array nor a plain value."""
+
+    kind: str
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"code asks what this {self.kind} is, and does not only hand it on")
+
+
 class OwnedGraph(fx.Graph):
     """A graph whose nodes know whose code makes them, and which knows the calls of modules.
 
-    `calls` has for every module that was entered the arguments of each call, as nodes. `told` says
+    `calls` has for every module that was entered the arguments and the result of each call, as
+    nodes; the result is None if its arrays are not known. `told` says
     whether libraries were told that they are traced, which may take another path than they do.
     `batch` is the size that stood in for that of the inputs, 0 for none.
     """

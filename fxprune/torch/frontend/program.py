@@ -5,7 +5,7 @@ that has no spelling becomes an unknown operator under its own name, which infer
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from fxprune.passes.operators import OPERATORS
 from fxprune.torch.frontend.in_place import set_item
 from fxprune.torch.frontend.leaves import qualified_name, torch_base
 from fxprune.torch.frontend.module_spellings import module_spelling
+from fxprune.torch.frontend.nests import mapped
+from fxprune.torch.frontend.owners import Handed
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.spellings import NAMES, Call, Spelling, bare_name, spatial_rank
@@ -67,10 +69,15 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class CallOf:
-    """One call of a module that was entered; arrays are `Given`, numbers those of the example."""
+    """One call of a module that was entered; arrays are `Given`, numbers those of the example.
+
+    `result` has arrays without data, and is None if it is not known. What is neither an array nor a
+    plain value is `Handed`.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    result: Any
 
 
 def _unpacked(rows: list[Row], *rest: Any) -> Program:
@@ -85,17 +92,18 @@ def read_model(
     batch: int | None = None,
     *,
     told: bool = False,
+    known: Mapping[str, Any] | None = None,
 ) -> Program:
     """Trace a model and translate it; the model is as it was afterwards.
 
     Modules at the paths `leaves` stay whole; what goes in and out of them is pinned. `extras`,
-    `batch` and `told` are as in `trace`.
+    `batch`, `told` and `known` are as in `trace`.
 
     Raises:
         TraceError: the model's Python cannot be traced.
         InputError: the model does not accept the example inputs.
     """
-    graph = trace(model, examples, leaves, extras, batch, told=told)
+    graph = trace(model, examples, leaves, extras, batch, told=told, known=known)
     translation = _Translation(model, graph)
     ir = translation.graph()
     return Program(graph, ir, translation.aliases, translation.calls(), graph.told, graph.batch)
@@ -156,13 +164,17 @@ class _Translation:
         """How every module that was entered is called."""
         recorded: Mapping[str, list[Any]] = getattr(self._fx, "calls", {})
         return {
-            path: tuple(CallOf(*fx.map_arg(call, self._given)) for call in calls)
-            for path, calls in recorded.items()
-            if all(map(_is_plain, calls))
+            path: tuple(self._call(*call) for call in calls) for path, calls in recorded.items()
         }
 
-    def _given(self, node: fx.Node) -> Any:
-        value, example = self._values.get(node), node.meta.get("value")
+    def _call(self, args: Any, kwargs: Any, result: Any) -> CallOf:
+        return CallOf(self._given(args), self._given(kwargs), _returned(result))
+
+    def _given(self, item: Any) -> Any:
+        """Arguments as plain values, arrays, and what is only handed on."""
+        if not isinstance(item, fx.Node):
+            return _described(item, self._given)
+        value, example = self._values.get(item), item.meta.get("value")
         if not isinstance(example, Tensor):
             return example
         return Given(value if isinstance(value, Value) else None, example)
@@ -374,13 +386,22 @@ class _Translation:
         return self._emit(node, "gather", (value, *arrays), result, dims=tuple(dims))
 
 
-def _is_plain(given: Any) -> bool:
-    """Whether arguments are arrays, numbers, names, and containers of those."""
-    if isinstance(given, Mapping):
-        return all(map(_is_plain, given.values()))
-    if isinstance(given, list | tuple):
-        return all(map(_is_plain, given))
-    return isinstance(given, fx.Node | bool | int | float | str | torch.dtype | type(None))
+def _returned(item: Any) -> Any:
+    """What a module returned, without data."""
+    if isinstance(item, fx.Node):
+        return item.meta.get("value")
+    return _described(item, _returned)
+
+
+_PLAIN = (bool, int, float, str, torch.dtype, torch.device, type(None), Handed)
+
+
+def _described(item: Any, inner: Callable[[Any], Any]) -> Any:
+    """A nest with `inner` of its items; something else as handed on."""
+    if isinstance(item, _PLAIN):
+        return item
+    nested = isinstance(item, Mapping | list | tuple | slice)
+    return mapped(item, inner) if nested else Handed(type(item).__qualname__)
 
 
 def _is_sliced(tensor: Tensor) -> bool:

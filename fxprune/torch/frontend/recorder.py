@@ -12,7 +12,7 @@ import operator
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ from fxprune.torch.frontend.meta import MetaModules, device_of, shaped_by_trial
 from fxprune.torch.frontend.nests import leaves_of, mapped, rebuilt
 from fxprune.torch.frontend.numbers import TracedNumber, plain_number, traced_number
 from fxprune.torch.frontend.origins import OwnFloat, OwnInt, origins_in
-from fxprune.torch.frontend.owners import ORIGINS, OWNER, OwnedGraph
+from fxprune.torch.frontend.owners import ORIGINS, OWNER, Handed, OwnedGraph
 from fxprune.torch.frontend.regions import Regions
 from fxprune.torch.frontend.spellings import NAMES, bare_name_of
 from fxprune.torch.frontend.values import CONSTANT, KnownValues, UndecidedError
@@ -74,6 +74,7 @@ class Recorder(TorchFunctionMode):
         self.mode = mode
         self.branched_on_mode = False
         self.ended = False
+        self.known_results: Mapping[str, Any] = {}
         self._silent = False
         self._thread = threading.get_ident()
         self.batch = 0
@@ -119,7 +120,7 @@ class Recorder(TorchFunctionMode):
     def _introduce(self, node: fx.Node, value: Any) -> Any:
         """Let the tensors in `value`, which `node` computes, be known; they are returned."""
         node.meta["value"] = plain_number(value)
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor | Handed):
             self._nodes[id(value)] = node
             self._alive.append(value)
             return value
@@ -145,15 +146,20 @@ class Recorder(TorchFunctionMode):
         node = self._attribute(f"{path}.training" if path else "training", self.mode)
         return TrainingFlag(node, self.mode, self._branch)
 
-    @contextmanager
-    def inside(self, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterator[None]:
-        """Let calls be those of the module at `path`, which is called with these arguments."""
+    def entered(
+        self, path: str, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
+    ) -> Any:
+        """Let calls be those of the module at `path`, whose `forward` is called with arguments."""
         with self.pause():
-            given = self.to_nodes(args), self.to_nodes(dict(kwargs))
-        self.graph.calls.setdefault(path, []).append(given)
+            call = [self.to_nodes(args), self.to_nodes(dict(kwargs)), None]
+        self.graph.calls.setdefault(path, []).append(call)
         before, self.graph.owner = self.graph.owner, path
         try:
-            yield
+            result = forward(*args, **kwargs)
+            if isinstance(result, Tensor | list | tuple):  # of other classes it would lose its own
+                with self.pause(), suppress(FxpruneError):
+                    call[2] = self.to_nodes(result)
+            return result
         except Exception as error:
             if not getattr(error, "owner", ""):
                 error.owner = path  # type: ignore[attr-defined]
@@ -307,10 +313,16 @@ class Recorder(TorchFunctionMode):
             node = self.graph.call_module(path, self.to_nodes(args), self.to_nodes(kwargs))
             arguments, keywords = self._to_meta(args), self._to_meta(kwargs)
             target = self._overwritten(node, args, kwargs)
-            result = self._compute(node, lambda: self._meta.call(module, arguments, keywords))
+            result = self._compute(node, lambda: self._returned(path, arguments, keywords))
             if target is not None:
                 return self._renew(target, node)
             return self._introduce(node, self._apart(result, (arguments, keywords)))
+
+    def _returned(self, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """What a leaf module returns for meta tensors."""
+        if path in self.known_results:
+            return self._meta.like(self.known_results[path])
+        return self._meta.call(self._modules[path], args, kwargs)
 
     def _compute(self, node: fx.Node, function: Callable[[], Any]) -> Any:
         try:
@@ -448,6 +460,8 @@ class Recorder(TorchFunctionMode):
     def to_nodes(self, value: Any) -> Any:
         if isinstance(value, Tensor):
             return self._tensor_node(value)
+        if isinstance(value, Handed):
+            return self._nodes[id(value)]
         if isinstance(value, TracedNumber | TrainingFlag):
             return value.node
         if isinstance(value, OwnInt | OwnFloat):

@@ -49,6 +49,7 @@ def trace(
     *,
     runs: bool = True,
     told: bool = False,
+    known: Mapping[str, Any] | None = None,
 ) -> OwnedGraph:
     """The torch.fx graph of a model on example inputs, one per argument of its forward.
 
@@ -60,7 +61,7 @@ def trace(
     None for one that occurs nowhere in the model. A graph that is only looked at, and never `runs`
     on other inputs, costs one run of forward instead of several: it follows neither types nor
     batches that Python has read. Libraries are told of the trace at once with `told`, else where
-    need be.
+    need be. `known` has what some of `leaves` return, so that they need not run.
 
     Raises:
         InputError: the model does not accept the inputs.
@@ -68,8 +69,9 @@ def trace(
     """
     alike = extras is not None
     own: Sequence[Mapping[str, Any]] = extras or [{}] * len(examples)
+    modes: Any = {"runs": runs, "told": told, "known": known or {}}
     subjects = [
-        Subject(model, inputs, model.training, leaves, more, alike, runs=runs, told=told)
+        Subject(model, inputs, model.training, leaves, more, alike, **modes)
         for inputs, more in zip(examples, own, strict=True)
     ]
     with _ONE_AT_A_TIME:

@@ -102,8 +102,8 @@ def _calls(recorder: Recorder, leaves: Collection[str]) -> StandIn:
         if path in leaves or is_leaf(module):
             return recorder.call_module(module, args, kwargs)
         inner = module.__dict__["_modules"].get("_orig_mod")  # of torch.compile
-        with recorder.inside(path, args, kwargs):
-            return original(module if inner is None else inner, *args, **kwargs)
+        forward = functools.partial(original, module if inner is None else inner)
+        return recorder.entered(path, forward, args, kwargs)
 
     return StandIn(nn.Module, "__call__", call)
 

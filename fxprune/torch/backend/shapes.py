@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 from torch.utils._device import _device_constructors
 
 from fxprune.torch.backend.module import copy_graph
-from fxprune.torch.frontend.meta import MetaModules
+from fxprune.torch.frontend.meta import RECURRENCES, MetaModules, in_one_step
 from fxprune.torch.frontend.nests import mapped
 from fxprune.torch.frontend.regions import EFFECTS
 
@@ -62,6 +62,8 @@ class _Run:
                 return self._fresh(getattr(args[0], str(node.target))(*args[1:], **kwargs))
             if node.target in _device_constructors():
                 kwargs["device"] = "meta"
+            if node.target in RECURRENCES and not kwargs:
+                return in_one_step(node.target, args)
             return self._fresh(node.target(*args, **kwargs))  # type: ignore[operator]
 
     def _tensor(self, name: str) -> Tensor:

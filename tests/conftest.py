@@ -8,6 +8,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported: workers share the cores
 
 import functools
+import gc
 import random
 
 import numpy as np
@@ -43,6 +44,11 @@ register_random(TORCH_RANDOM)
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("hypothesis_seed") is not None:
         settings.load_profile("drawn")
+
+
+def pytest_collection_finish() -> None:
+    """Garbage is not looked for in what was imported, which is half a million objects."""
+    gc.freeze()
 
 
 def _seed_all() -> None:

@@ -120,7 +120,7 @@ def _configurations() -> dict[str, dict[str, Any]]:
 def _transformers(name: str) -> Example:
     import transformers
 
-    from fxprune.torch.frontend.examples import check_examples
+    from fxprune.torch.frontend.examples import one_example
 
     logging.disable(logging.WARNING)
     entry = _configurations()[name]
@@ -140,7 +140,7 @@ def _transformers(name: str) -> Example:
         "patches": ("input_values", _images(32, 16)),
     }
     given = dict(known[each] for each in inputs.split() if each in known)
-    return model, check_examples(model, given)
+    return model, one_example(model, given)
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from fxprune.passes.operators import OPERATORS
 from fxprune.torch.frontend.leaves import is_leaf
-from fxprune.torch.frontend.namespaces import Namespace, is_own, namespaces_of
+from fxprune.torch.frontend.namespaces import Namespace, is_own
 from fxprune.torch.frontend.origins import remembering
 from fxprune.torch.frontend.recorder import Recorder
 from fxprune.torch.frontend.scripted import Scripted, is_scripted
@@ -30,12 +30,13 @@ from fxprune.torch.frontend.states import restored_state
 
 
 @contextmanager
-def watched(recorder: Recorder, model: nn.Module, leaves: Collection[str]) -> Iterator[None]:
+def watched(
+    recorder: Recorder, model: nn.Module, namespaces: Sequence[Namespace], leaves: Collection[str]
+) -> Iterator[None]:
     """Let everything that runs inside be recorded; the model is restored at the end.
 
-    `leaves` are the paths of modules that are not to be entered.
+    `namespaces` are those of its code, `leaves` the paths of modules that are not to be entered.
     """
-    namespaces = namespaces_of(model)
     stand_ins = StandIns(
         [
             _training(recorder),

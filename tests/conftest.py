@@ -18,6 +18,8 @@ from hypothesis import register_random, settings
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 import tests.vision  # noqa: F401  (before any test imports torchvision or timm)
+from fxprune.onnx import latency
+from fxprune.torch import measuring
 from tests.worlds import made, world  # noqa: F401  (fixtures)
 
 settings.register_profile("same", derandomize=True, database=None, deadline=None, print_blob=True)
@@ -27,6 +29,9 @@ settings.load_profile("same")
 
 # Every export would parse the source of torch's translations anew, which takes most of its time.
 ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+
+# Tests look at which latencies are measured, not at what they are.
+measuring._SECONDS = latency._SECONDS = 0.1
 
 
 class TorchRandom:

@@ -44,7 +44,7 @@ def watched(
             *_regions(recorder),
             _functions_of_autograd(recorder),
             *_recurrences(recorder),
-            *(item for function in _whole_functions() for item in _whole(recorder, function)),
+            *_whole(recorder, _whole_functions()),
             *_names(recorder, model, namespaces),
         ]
     )
@@ -211,12 +211,14 @@ def _whole_functions() -> list[Any]:
     return found
 
 
-def _whole(recorder: Recorder, function: Callable[..., Any]) -> Iterator[StandIn]:
-    """A recording stand-in wherever a module has imported `function`."""
-    name = function.__name__
+def _whole(recorder: Recorder, functions: Sequence[Any]) -> Iterator[StandIn]:
+    """A recording stand-in wherever a module has imported one of `functions`."""
+    stand_ins = [(f.__name__, f, _stand_in(recorder, f)) for f in functions]
     for module in list(sys.modules.values()):
-        if getattr(module, "__dict__", {}).get(name) is function:
-            yield StandIn(vars(module), name, _stand_in(recorder, function))
+        namespace = getattr(module, "__dict__", {})
+        for name, function, stand_in in stand_ins:
+            if namespace.get(name) is function:
+                yield StandIn(namespace, name, stand_in)
 
 
 def _names(

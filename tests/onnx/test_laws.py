@@ -109,7 +109,7 @@ def test_masked_equals_folded(model, data):
 def test_masked_equals_folded_around_every_kind_of_step(dims, kind):
     plain = "conv" if dims == 2 else "linear"
 
-    @examples(3)
+    @examples(2)
     @given(onnx_models((kind, plain), dims=dims, max_nodes=3), st.data())
     def masked_equals_folded(model, data):
         assert pruned(model, data).verdict.comparisons

@@ -112,7 +112,7 @@ def test_gated_equals_folded(network, data):
 def test_gated_equals_folded_around_every_kind_of_step(dims, kind):
     plain = "conv" if dims == 2 else "linear"
 
-    @examples(3)
+    @examples(2)
     @given(networks((kind, plain), dims=dims, max_nodes=3), st.data())
     def gated_equals_folded(network, data):
         gated, folded = pruned(network, data)

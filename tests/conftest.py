@@ -7,14 +7,19 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported: workers share the cores
 
+import functools
+import gc
 import random
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import register_random, settings
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 import tests.vision  # noqa: F401  (before any test imports torchvision or timm)
+from fxprune.onnx import latency
+from fxprune.torch import measuring
 from tests.worlds import made, world  # noqa: F401  (fixtures)
 
 settings.register_profile("same", derandomize=True, database=None, deadline=None, print_blob=True)
@@ -22,10 +27,17 @@ settings.register_profile("drawn", settings.get_profile("same"), derandomize=Fal
 settings.load_profile("same")
 
 
+# Every export would parse the source of torch's translations anew, which takes most of its time.
+ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+
+# Tests look at which latencies are measured, not at what they are.
+measuring._SECONDS = latency._SECONDS = 0.1
+
+
 class TorchRandom:
     """torch's generator as Hypothesis wants it: a replayed example sees the same tensors."""
 
-    seed = staticmethod(torch.manual_seed)
+    seed = staticmethod(torch.default_generator.manual_seed)
     getstate = staticmethod(torch.get_rng_state)
     setstate = staticmethod(torch.set_rng_state)
 
@@ -39,10 +51,15 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("drawn")
 
 
+def pytest_collection_finish() -> None:
+    """Garbage is not looked for in what was imported, which is half a million objects."""
+    gc.freeze()
+
+
 def _seed_all() -> None:
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
 
 
 @pytest.hookimpl(tryfirst=True)

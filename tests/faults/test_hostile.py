@@ -51,11 +51,11 @@ def path_as_a_name(header):
 
 
 def code_as_a_type(header):
-    described(header, examples=[{"shape": [1], "dtype": "__class__"}])
+    described(header, examples=[[{"shape": [1], "dtype": "__class__"}]])
 
 
 def shape_of_a_petabyte(header):
-    described(header, examples=[{"shape": [10**15, 3, 8, 8], "dtype": "float32"}])
+    described(header, examples=[[{"shape": [10**15, 3, 8, 8], "dtype": "float32"}]])
 
 
 def deep_nesting(header):

@@ -93,7 +93,7 @@ def text(model):
 # Masked and folded ----------------------------------------------------------------------------
 
 
-@examples(15)
+@examples(9)
 @given(drawn(), st.data())
 def test_masked_equals_folded(model, data):
     result = pruned(model, data)
@@ -109,7 +109,7 @@ def test_masked_equals_folded(model, data):
 def test_masked_equals_folded_around_every_kind_of_step(dims, kind):
     plain = "conv" if dims == 2 else "linear"
 
-    @examples(3)
+    @examples(2)
     @given(onnx_models((kind, plain), dims=dims, max_nodes=3), st.data())
     def masked_equals_folded(model, data):
         assert pruned(model, data).verdict.comparisons
@@ -117,7 +117,7 @@ def test_masked_equals_folded_around_every_kind_of_step(dims, kind):
     masked_equals_folded()
 
 
-@examples(8)
+@examples(6)
 @given(onnx_models(EXACT, dims="sequence", max_nodes=4), st.data())
 def test_masked_equals_folded_in_float64(model, data):
     comparisons = pruned(model, data).verdict.comparisons
@@ -130,7 +130,7 @@ def test_masked_equals_folded_in_float64(model, data):
 # Everything open ------------------------------------------------------------------------------
 
 
-@examples(8)
+@examples(6)
 @given(drawn())
 def test_open_keep_set_plans_nothing_and_folds_to_the_same_bits(model):
     program = read_onnx(model.proto)
@@ -143,7 +143,7 @@ def test_open_keep_set_plans_nothing_and_folds_to_the_same_bits(model):
     assert_same_bits(expected, outputs(masked_model(program, analysis, {}), model.inputs))
 
 
-@examples(8)
+@examples(6)
 @given(drawn(), st.data())
 def test_folding_keeps_bits_of_what_it_keeps(model, data):
     stored = load_onnx(model.proto).graph.initializers
@@ -156,13 +156,13 @@ def test_folding_keeps_bits_of_what_it_keeps(model, data):
 # Costs ----------------------------------------------------------------------------------------
 
 
-@examples(10)
+@examples(7)
 @given(drawn(), st.data())
 def test_predicted_costs_are_counted_on_the_folded_file(model, data):
     check_costs(model, pruned(model, data))
 
 
-@examples(8)
+@examples(6)
 @given(drawn())
 def test_costs_do_not_depend_on_the_batch_of_the_example(model):
     assert costs_with_a_batch_of(37, model) == costs_with_a_batch_of(41, model)
@@ -180,7 +180,7 @@ def costs_with_a_batch_of(size, model):
 # Folding again --------------------------------------------------------------------------------
 
 
-@examples(8)
+@examples(6)
 @given(drawn(), st.data())
 def test_folding_a_folded_model_changes_nothing(model, data):
     once = pruned(model, data).model
@@ -188,7 +188,7 @@ def test_folding_a_folded_model_changes_nothing(model, data):
     assert text(once) == text(twice)
 
 
-@examples(8)
+@examples(6)
 @given(drawn(), st.data())
 def test_folding_in_two_steps_equals_folding_once(model, data):
     first = fold(model.proto, chosen_groups(model, data))
@@ -215,7 +215,7 @@ def pruned_again(result, data):
 # What stays as it is --------------------------------------------------------------------------
 
 
-@examples(8)
+@examples(6)
 @given(drawn(), st.data(), st.sampled_from(["proto", "ir"]))
 def test_folding_leaves_its_source_alone(model, data, form):
     proto = model.proto.SerializeToString(deterministic=True)
@@ -227,7 +227,7 @@ def test_folding_leaves_its_source_alone(model, data, form):
     )
 
 
-@examples(8)
+@examples(6)
 @given(drawn(), st.data())
 def test_same_plan_and_same_file_twice(model, data):
     first = pruned(model, data)
@@ -259,7 +259,7 @@ def test_every_group_keeps_a_position(model, data):
         fxprune.fold_onnx(model.proto, {group.name: [False] * group.size})
 
 
-@examples(8)
+@examples(6)
 @given(drawn(), st.data())
 def test_written_file_is_valid_and_computes_the_same_optimised(model, data):
     result = pruned(model, data)
@@ -275,7 +275,7 @@ def test_written_file_is_valid_and_computes_the_same_optimised(model, data):
 # Verdicts -------------------------------------------------------------------------------------
 
 
-@examples(10)
+@examples(7)
 @given(drawn(), st.data())
 def test_another_weight_that_matters_is_told(model, data):
     folded = pruned(model, data).model

@@ -123,7 +123,7 @@ def test_peak_knows_what_stands_for_a_closed_branch(kept):
     check_peak(fxprune.fold(gated), images(1))
 
 
-@settings(max_examples=20, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(networks(WATCHED.split()), st.data())
 def test_peak_of_random_networks_is_what_is_seen(network, data):
     gated = fxprune.prepare(network.eval(), network.inputs, target=1.0)

@@ -1,6 +1,6 @@
 """What every process of the distributed tests runs: train each method, save what came out.
 
-python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.recipes.ranks FOLDER
+python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.recipes.ranks FOLDER KIND
 """
 
 import sys
@@ -85,8 +85,8 @@ def trained(kind: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    folder, kind = sys.argv[1:]
     dist.init_process_group("gloo")
-    outcome = {kind: trained(kind) for kind in ("ddp", "fsdp")}
-    torch.save(outcome, Path(sys.argv[1]) / f"{dist.get_rank()}.pt")
+    torch.save(trained(kind), Path(folder) / f"{kind}{dist.get_rank()}.pt")
     dist.barrier()
     dist.destroy_process_group()

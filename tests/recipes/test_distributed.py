@@ -1,9 +1,11 @@
 """Training in two processes: one keep-set, that of training in one process on the joint batch."""
 
+import functools
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +41,28 @@ def run_in_two_processes(*command: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory) -> list[dict[str, dict[str, Any]]]:
-    """What each of two processes has after training, by kind of parallelism."""
+def ranks(tmp_path_factory) -> Callable[[str], list[dict[str, Any]]]:
+    """What each of two processes has after training with a kind of parallelism."""
     folder: Path = tmp_path_factory.mktemp("ranks")
-    run_in_two_processes("-m", "tests.recipes.ranks", str(folder))
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+    @functools.cache
+    def trained_as(kind: str) -> list[dict[str, Any]]:
+        run_in_two_processes("-m", "tests.recipes.ranks", str(folder), kind)
+        return [torch.load(folder / f"{kind}{rank}.pt", weights_only=True) for rank in range(2)]
+
+    return trained_as
+
+
+FAST_OR_SLOW: dict[str, Any] = {"ddp": (), "fsdp": pytest.mark.slow}
 
 
 @pytest.mark.parametrize(
-    ("kind", "method"), [(kind, m) for kind, methods in METHODS_BY_KIND.items() for m in methods]
+    ("kind", "method"),
+    [
+        pytest.param(kind, method, marks=FAST_OR_SLOW[kind])
+        for kind, methods in METHODS_BY_KIND.items()
+        for method in methods
+    ],
 )
 def test_all_processes_agree_with_one_that_sees_the_joint_batch(ranks, kind, method):
     alone, together = begin(method, Plain()), begin(method, Plain())
@@ -55,7 +70,7 @@ def test_all_processes_agree_with_one_that_sees_the_joint_batch(ranks, kind, met
         train_part(alone, parts=2)
     else:
         train_part(alone)
-    states = [rank[kind][method] for rank in ranks]
+    states = [rank[method] for rank in ranks(kind)]
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
     together.load_state_dict(states[0])
@@ -67,16 +82,19 @@ def test_all_processes_agree_with_one_that_sees_the_joint_batch(ranks, kind, met
         torch.testing.assert_close(parameter, alone.get_parameter(name), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=marks) for kind, marks in FAST_OR_SLOW.items()]
+)
 def test_processes_agree_where_their_batch_statistics_do_not(ranks, kind):
-    first, second = (rank[kind]["keep-set with batch norm"] for rank in ranks)
+    first, second = (rank["keep-set with batch norm"] for rank in ranks(kind))
     assert not all(bool(flags.all()) for flags in first.values())
     for name, flags in first.items():
         assert torch.equal(flags, second[name]), name
 
 
+@pytest.mark.slow
 def test_sharded_models_are_refused_with_the_way_out(ranks):
-    said = ranks[0]["fsdp"]["refusals"]
+    said = ranks("fsdp")[0]["refusals"]
     assert said.keys() == {"fold", "verify", "prepare", "consensus"}
     for verb in ("fold", "verify"):
         assert "is sharded over processes: call torch.distributed.checkpoint" in said[verb]

@@ -201,10 +201,7 @@ def check_compiled(method: str, backend: str, steps: int) -> None:
 
 @pytest.mark.parametrize(
     "method",
-    [
-        m if m in ("static", "autobot") else pytest.param(m, marks=pytest.mark.slow)
-        for m in SETTINGS
-    ],
+    [m if m == "static" else pytest.param(m, marks=pytest.mark.slow) for m in SETTINGS],
 )
 def test_compiled_training_has_the_keep_set_of_eager_training(method, compiler):
     check_compiled(method, "aot_eager", 10)

@@ -239,7 +239,7 @@ def hf_trainer(
     return gated, Trainer(gated, arguments, train_dataset=data, callbacks=callbacks)
 
 
-@pytest.mark.parametrize("kind", [classifier, language_model])
+@pytest.mark.parametrize("kind", [classifier, pytest.param(language_model, marks=pytest.mark.slow)])
 def test_hugging_face_trainer_prunes_saves_and_goes_on_bit_by_bit(kind, tmp_path, caplog):
     gated, trainer = hf_trainer(kind, tmp_path)
     hooks = dict(gated._state_dict_hooks)

@@ -98,7 +98,7 @@ def plans(gated):
 # Gated and folded -----------------------------------------------------------------------------
 
 
-@examples(30)
+@examples(20)
 @given(drawn(), st.data())
 def test_gated_equals_folded(network, data):
     gated, folded = pruned(network, data)
@@ -112,7 +112,7 @@ def test_gated_equals_folded(network, data):
 def test_gated_equals_folded_around_every_kind_of_step(dims, kind):
     plain = "conv" if dims == 2 else "linear"
 
-    @examples(4)
+    @examples(2)
     @given(networks((kind, plain), dims=dims, max_nodes=3), st.data())
     def gated_equals_folded(network, data):
         gated, folded = pruned(network, data)
@@ -121,7 +121,7 @@ def test_gated_equals_folded_around_every_kind_of_step(dims, kind):
     gated_equals_folded()
 
 
-@examples(15)
+@examples(10)
 @given(drawn(RANDOM), st.data())
 def test_gated_equals_folded_while_training(network, data):
     gated, folded = pruned(network.train(), data)
@@ -148,7 +148,7 @@ def test_gated_and_folded_have_the_same_gradients(network, data):
             assert difference < 1e-10, f"the gradient of {name} differs by {difference:.3g}"
 
 
-@examples(12)
+@examples(8)
 @given(drawn(RANDOM))
 def test_open_gates_that_look_at_samples_change_nothing(network):
     gated = fxprune.prepare(network, network.inputs, target=1.0, method="consensus").eval()
@@ -156,7 +156,7 @@ def test_open_gates_that_look_at_samples_change_nothing(network):
         assert_rewrite_equivalent(network.eval(), gated, inputs=network.inputs, rtol=0.0)
 
 
-@examples(10)
+@examples(6)
 @given(drawn(OVERWRITING), st.data())
 def test_shrinking_changes_neither_function_nor_training(network, data):
     gated = prepared(network.train())
@@ -223,7 +223,7 @@ def test_folding_keeps_bits_of_what_it_keeps(network, data):
 # Everything open ------------------------------------------------------------------------------
 
 
-@examples(15)
+@examples(10)
 @given(drawn(), st.booleans())
 def test_open_gates_change_no_bit(network, training):
     outputs = []
@@ -247,7 +247,7 @@ def test_open_keep_set_plans_nothing_and_folds_to_the_same_bits(network):
     assert_same_state(network.state_dict(), folded.state_dict())
 
 
-@examples(10)
+@examples(6)
 @given(drawn())
 def test_gated_has_the_keys_of_the_model_in_order_then_those_of_the_gates(network):
     keys = list(prepared(network).state_dict())
@@ -260,7 +260,7 @@ def test_gated_has_the_keys_of_the_model_in_order_then_those_of_the_gates(networ
 # Costs ----------------------------------------------------------------------------------------
 
 
-@examples(15)
+@examples(10)
 @given(drawn(), st.data())
 def test_predicted_costs_are_counted_on_the_folded_model(network, data):
     gated, folded = pruned(network, data)
@@ -275,7 +275,7 @@ def test_predicted_costs_are_those_of_the_folded_model_read_anew(network, data):
     assert predicted_costs(gated) == analysis.costs.at(analysis.costs.full)
 
 
-@examples(15)
+@examples(10)
 @given(drawn(), st.data())
 def test_costs_of_layers_add_up_and_are_those_of_the_folded_layers(network, data):
     gated, folded = pruned(network, data)
@@ -290,7 +290,7 @@ def test_costs_of_layers_add_up_and_are_those_of_the_folded_layers(network, data
     assert kept == [layer.width_before for layer in anew if layer.macs_before]
 
 
-@examples(10)
+@examples(6)
 @given(drawn())
 def test_costs_do_not_depend_on_the_batch_of_the_example(network):
     assert costs_with_a_batch_of(37, network) == costs_with_a_batch_of(41, network)
@@ -368,7 +368,7 @@ def test_folding_in_two_steps_equals_folding_once(network, data):
 # Targets --------------------------------------------------------------------------------------
 
 
-@examples(15)
+@examples(10)
 @given(drawn(OVERWRITING), st.data())
 def test_fold_meets_the_target_wherever_the_training_ends(network, data):
     """And while it lasts, positions close only when something was learned."""
@@ -408,7 +408,7 @@ STEPS = ("training", "evaluation", "nothing")
 # What stays as it is --------------------------------------------------------------------------
 
 
-@examples(10)
+@examples(7)
 @given(drawn(OVERWRITING), st.data(), st.booleans())
 def test_prepare_and_fold_leave_their_input_alone(network, data, training):
     network.train(training)
@@ -451,7 +451,7 @@ def test_own_code_computes_the_same_at_other_sizes(network, data):
             assert relative_error(models[1](x), models[2](x)) <= 1e-9
 
 
-@examples(10)
+@examples(6)
 @given(drawn(), st.data())
 def test_same_plan_twice(network, data):
     gated, folded = pruned(network, data)
@@ -462,7 +462,7 @@ def test_same_plan_twice(network, data):
     assert_same_state(folded.state_dict(), fxprune.fold(gated).state_dict())
 
 
-@examples(8)
+@examples(5)
 @given(drawn(), st.data())
 def test_copies_compute_the_same(network, data):
     gated, folded = pruned(network, data)
@@ -473,7 +473,7 @@ def test_copies_compute_the_same(network, data):
 # Verdicts -------------------------------------------------------------------------------------
 
 
-@examples(10)
+@examples(7)
 @given(drawn(RANDOM), st.data())
 def test_another_weight_that_matters_is_told(network, data):
     gated, folded = pruned(network.eval(), data)
@@ -492,7 +492,7 @@ def test_another_weight_that_matters_is_told(network, data):
 # Elsewhere ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=4, suppress_health_check=SLOW_DATA, phases=[Phase.generate])
+@settings(max_examples=3, suppress_health_check=SLOW_DATA, phases=[Phase.generate])
 @given(drawn(without=["pinning"], max_nodes=3), st.data())
 def test_onnx_runtime_computes_what_folded_computes(network, data):
     _, folded = pruned(network, data)

@@ -22,18 +22,17 @@ from tests.benchmarks.exactness import (
 )
 from tests.torch.models import half, relative_error
 
-SLOW = (
-    "alexnet",
-    "vgg11_bn",
-    "vgg16_bn",
-    "wide_resnet50_2",
-    "resnext50_32x4d",
-    "inception_v3",
-    "efficientnet_v2_s",
-    "fcn_resnet50",
-    "deeplabv3_resnet50",
+FIRST = (
+    "resnet18",
+    "densenet121",
+    "googlenet",
+    "mobilenet_v3_small",
+    "shufflenet_v2_x1_0",
+    "regnet_y_400mf",
+    "squeezenet1_1",
+    "lraspp_mobilenet_v3_large",
 )
-"""Models of many parameters or layers, or that need large images."""
+"""Small models of different designs; all are among the slow tests, with ONNX."""
 
 PINS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -104,10 +103,7 @@ def check(figures: Figures) -> None:
     assert figures.macs < 0.38
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in SIZES],
-)
+@pytest.mark.parametrize("name", FIRST)
 def test_half_of_a_model_is_exact_and_everything_is_prunable(name):
     check(measure(name))
 

@@ -54,10 +54,8 @@ class Code:
 
     def has_sizes_of(self, given: Mapping[str, Any]) -> bool:
         """Whether arrays have the sizes that were recorded, behind the first axis."""
-        found = {
-            name: value.shape[1:] for name, value in given.items() if isinstance(value, Tensor)
-        }
-        return found == self.shapes
+        arrays = {name: value for name, value in given.items() if isinstance(value, Tensor)}
+        return {name: array.shape[1:] for name, array in arrays.items()} == self.shapes
 
 
 def codes_of(

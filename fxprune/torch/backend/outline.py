@@ -135,7 +135,8 @@ def alone(whole: Recording, path: str, edits: Iterable[Any]) -> tuple[nn.Module,
     leaves = frozenset({*_inside(path, whole.leaves), *_inside(path, children)})
     known = dict(_known_results(whole.program, path, children))
     edits = list(edits)
-    for given in ([tuple(map(_handed, each)) for each in inputs], inputs):
+    for kinds in _HANDED:
+        given = [tuple(_handed(value, kinds) for value in each) for each in inputs]
         try:
             program = read_model(
                 module, given, leaves, extras, 0, told=whole.program.told, known=known
@@ -149,9 +150,13 @@ def alone(whole: Recording, path: str, edits: Iterable[Any]) -> tuple[nn.Module,
     return None
 
 
-def _handed(value: Any) -> Any:
-    """An argument that code may only hand on, so that it may be another one later."""
-    return Handed(type(value).__name__) if value is None or isinstance(value, bool) else value
+_HANDED: tuple[tuple[type, ...], ...] = ((bool, type(None)), (bool,), ())
+"""The kinds of arguments that code may only hand on, so that they may be others later: as many as
+it lets."""
+
+
+def _handed(value: Any, kinds: tuple[type, ...]) -> Any:
+    return Handed(type(value).__name__) if isinstance(value, kinds) else value
 
 
 def _agree(names: Mapping[str, str], edits: Iterable[Any]) -> bool:

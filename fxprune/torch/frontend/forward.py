@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import InputError
+from fxprune.torch.frontend.namespaces import OwnCode
 from fxprune.torch.frontend.owners import Handed
 from fxprune.torch.frontend.recorder import Recorder
 from fxprune.torch.frontend.watch import watched
@@ -22,7 +23,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is traced: a model, one input per argument, its mode, paths not to be entered.
+    """What is traced: a model and its code, one input per argument, its mode, paths not entered.
 
     `extras` are arguments for the `**kwargs` of forward; `alike` says whether inputs
     that are one object are one input, `runs` whether the graph is to run on other inputs, `told`
@@ -30,6 +31,7 @@ class Subject:
     """
 
     model: nn.Module
+    own: OwnCode
     inputs: tuple[Any, ...]
     mode: bool
     leaves: frozenset[str] = frozenset()
@@ -66,7 +68,7 @@ def record(subject: Subject, floats: torch.dtype | None = None) -> Recorder:
         node, kwargs[name] = recorder.input(name, value, (default,))
         if not holds_tensor(value) and not isinstance(value, Handed):
             node.meta[FIXED] = value
-    with watched(recorder, subject.model, subject.leaves):
+    with watched(recorder, subject.model, subject.own.namespaces(), subject.leaves):
         result = subject.model.forward(*args, **kwargs)
     recorder.graph.output(_returned(recorder, result))
     recorder.let_go()

@@ -75,6 +75,20 @@ class MetaModules:
         return value
 
 
+RECURRENCES = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
+
+
+def in_one_step(recurrence: Any, args: tuple[Any, ...]) -> Any:
+    """What one of them returns: without data it would take all its steps one by one, in Python."""
+    if args[0].dim() != 3:
+        return recurrence(*args)  # packed: the second operand says how long each sequence is
+    x, time = args[0], 1 if args[-1] else 0  # batch_first
+    outputs, *states = recurrence(x[:, :1] if time else x[:1], *args[1:])
+    shape = list(outputs.shape)
+    shape[time] = x.shape[time]
+    return outputs.new_empty(shape), *states
+
+
 _LARGEST = 2**24
 """The largest array, in elements, that an operator is tried on."""
 

@@ -18,6 +18,22 @@ _CODE = (FunctionType, type, ModuleType, functools.partial, staticmethod, classm
 Namespace = dict[str, Any]
 
 
+class OwnCode:
+    """The namespaces of a model, looked for again only where modules were imported since."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._modules = 0
+        self._found: list[Namespace] = []
+
+    def namespaces(self) -> list[Namespace]:
+        """The globals of all code that the model's forward may run."""
+        if self._modules != len(sys.modules):
+            self._found = namespaces_of(self._model)
+            self._modules = len(sys.modules)
+        return self._found
+
+
 def namespaces_of(model: nn.Module) -> list[Namespace]:
     """The globals of all code that a model's forward may run."""
     found: dict[int, Namespace] = {}

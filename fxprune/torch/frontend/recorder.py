@@ -37,7 +37,13 @@ from fxprune.torch.frontend.calls import (
 )
 from fxprune.torch.frontend.flags import TrainingFlag, own_training
 from fxprune.torch.frontend.in_place import set_item, works_in_place
-from fxprune.torch.frontend.meta import MetaModules, device_of, shaped_by_trial
+from fxprune.torch.frontend.meta import (
+    RECURRENCES,
+    MetaModules,
+    device_of,
+    in_one_step,
+    shaped_by_trial,
+)
 from fxprune.torch.frontend.nests import leaves_of, mapped, rebuilt
 from fxprune.torch.frontend.numbers import TracedNumber, plain_number, traced_number
 from fxprune.torch.frontend.origins import OwnFloat, OwnInt, origins_in
@@ -341,6 +347,8 @@ class Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ("cpu", "cuda", "xpu", "pin_memory") and isinstance(arguments[0], Tensor):
             return arguments[0].detach()
+        if func in RECURRENCES and not keywords:
+            return in_one_step(func, arguments)
         try:
             return func(*arguments, **keywords)
         except (RuntimeError, NotImplementedError) as error:

@@ -22,6 +22,7 @@ from fxprune.torch.frontend.follow import record_and_follow
 from fxprune.torch.frontend.forward import Subject, record
 from fxprune.torch.frontend.in_place import follow_in_place
 from fxprune.torch.frontend.modes import is_training_flag, remove_dead
+from fxprune.torch.frontend.namespaces import OwnCode
 from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.owners import OwnedGraph
 from fxprune.torch.frontend.recorder import CallError, Recorder
@@ -69,9 +70,10 @@ def trace(
     """
     alike = extras is not None
     own: Sequence[Mapping[str, Any]] = extras or [{}] * len(examples)
+    code = OwnCode(model)
     modes: Any = {"runs": runs, "told": told, "known": known or {}}
     subjects = [
-        Subject(model, inputs, model.training, leaves, more, alike, **modes)
+        Subject(model, code, inputs, model.training, leaves, more, alike, **modes)
         for inputs, more in zip(examples, own, strict=True)
     ]
     with _ONE_AT_A_TIME:

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from fxprune.passes.operators import OPERATORS
 from fxprune.torch.frontend.leaves import is_leaf
-from fxprune.torch.frontend.namespaces import Namespace, is_own, namespaces_of
+from fxprune.torch.frontend.namespaces import Namespace, is_own
 from fxprune.torch.frontend.origins import remembering
 from fxprune.torch.frontend.recorder import Recorder
 from fxprune.torch.frontend.scripted import Scripted, is_scripted
@@ -30,12 +30,13 @@ from fxprune.torch.frontend.states import restored_state
 
 
 @contextmanager
-def watched(recorder: Recorder, model: nn.Module, leaves: Collection[str]) -> Iterator[None]:
+def watched(
+    recorder: Recorder, model: nn.Module, namespaces: Sequence[Namespace], leaves: Collection[str]
+) -> Iterator[None]:
     """Let everything that runs inside be recorded; the model is restored at the end.
 
-    `leaves` are the paths of modules that are not to be entered.
+    `namespaces` are those of its code, `leaves` the paths of modules that are not to be entered.
     """
-    namespaces = namespaces_of(model)
     stand_ins = StandIns(
         [
             _training(recorder),
@@ -43,7 +44,7 @@ def watched(recorder: Recorder, model: nn.Module, leaves: Collection[str]) -> It
             *_regions(recorder),
             _functions_of_autograd(recorder),
             *_recurrences(recorder),
-            *(item for function in _whole_functions() for item in _whole(recorder, function)),
+            *_whole(recorder, _whole_functions()),
             *_names(recorder, model, namespaces),
         ]
     )
@@ -210,12 +211,14 @@ def _whole_functions() -> list[Any]:
     return found
 
 
-def _whole(recorder: Recorder, function: Callable[..., Any]) -> Iterator[StandIn]:
-    """A recording stand-in wherever a module has imported `function`."""
-    name = function.__name__
+def _whole(recorder: Recorder, functions: Sequence[Any]) -> Iterator[StandIn]:
+    """A recording stand-in wherever a module has imported one of `functions`."""
+    stand_ins = [(f.__name__, f, _stand_in(recorder, f)) for f in functions]
     for module in list(sys.modules.values()):
-        if getattr(module, "__dict__", {}).get(name) is function:
-            yield StandIn(vars(module), name, _stand_in(recorder, function))
+        namespace = getattr(module, "__dict__", {})
+        for name, function, stand_in in stand_ins:
+            if namespace.get(name) is function:
+                yield StandIn(namespace, name, stand_in)
 
 
 def _names(

@@ -43,7 +43,7 @@ def result_of(function, arrays, numbers):
         TypeError: it does not take such arguments, whatever the arrays hold.
     """
     try:
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         result = function(*(array.clone() for array in arrays), *numbers)
     except TypeError:
         raise

@@ -4,19 +4,23 @@ Every run of forward that was recorded is a way. A graph of several ways returns
 of them, marked by `WAYS` in the meta of its output.
 """
 
-from collections.abc import Mapping, Sequence
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import fx
 
-from fxprune.torch.frontend.modes import remove_dead
 from fxprune.torch.frontend.owners import OwnedGraph
+from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.values import CONSTANT
 
 WAYS = "fxprune_ways"
 """Key in the output node's meta: the way of each result that the graph returns."""
 EXAMPLE = "fxprune_example"
 """Key in a node's meta, where there are several: the number of the example that it is a call of."""
+
+ORDER = "fxprune_order"
+"""Key in a node's meta: when each way of a merged graph computes it."""
 
 
 class Way(NamedTuple):
@@ -42,7 +46,7 @@ def merge(runs: Sequence[tuple[Way, OwnedGraph]]) -> OwnedGraph:
     results = []
     for number, (way, graph) in enumerate(runs):
         copies: dict[fx.Node, fx.Node] = {}
-        for node in graph.nodes:
+        for place, node in enumerate(graph.nodes):
             if node.op == "output":
                 results.append(fx.map_arg(node.args[0], copies.__getitem__))
                 continue
@@ -55,6 +59,7 @@ def merge(runs: Sequence[tuple[Way, OwnedGraph]]) -> OwnedGraph:
                 known[key] = merged.node_copy(node, copies.__getitem__)
             copies[node] = known[key]
             copies[node].meta[EXAMPLE] = way.example
+            copies[node].meta.setdefault(ORDER, {})[way] = place
         calls.setdefault(way.example, {}).update(_copied_calls(graph, copies))
         merged.told |= graph.told
         merged.batch = graph.batch
@@ -74,17 +79,59 @@ def _copied_calls(graph: OwnedGraph, copies: Mapping[fx.Node, fx.Node]) -> dict[
 
 
 def select(graph: fx.Graph, way: Way) -> fx.Graph:
-    """The part of a graph that one of its ways runs."""
+    """The part of a graph that one of its ways runs, in the order of its code."""
     ways = ways_of(graph)
     if len(ways) == 1:
         return graph
     copy = fx.Graph()
-    copy.output(copy.graph_copy(graph, {}))
     copy.set_codegen(graph._codegen)
-    output = copy.output_node()
-    output.args = (output.args[0][ways.index(way)],)  # type: ignore[index]
-    remove_dead(copy)
-    for node in reversed(copy.nodes):  # inputs and effects are never dead
-        if node.meta.get(EXAMPLE, way.example) != way.example:
-            copy.erase_node(node)
+    returned: Any = graph.output_node().args[0]
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in _in_order(graph, way, returned[ways.index(way)]):
+        copies[node] = copy.node_copy(node, copies.__getitem__)
+    copy.output(fx.map_arg(returned[ways.index(way)], copies.__getitem__))
     return copy
+
+
+def _in_order(graph: fx.Graph, way: Way, result: Any) -> Iterator[fx.Node]:
+    """What a way runs: its inputs, its effects and all that leads to its result.
+
+    A node that an edit has put in comes right before the first that reads it.
+    """
+    wanted: list[fx.Node] = [*_nodes_in(result)]
+    wanted += (
+        node
+        for node in graph.nodes
+        if (node.op == "placeholder" or node.target in EFFECTS)
+        and node.meta.get(EXAMPLE, way.example) == way.example
+    )
+    needed: set[fx.Node] = set()
+    while wanted:
+        node = wanted.pop()
+        if node not in needed:
+            needed.add(node)
+            wanted += node.all_input_nodes
+    last = len(graph.nodes)
+    turn: dict[fx.Node, int] = {}
+    for node in reversed(graph.nodes):
+        if node in needed:
+            readers = (turn[user] for user in node.users if user in needed)
+            turn[node] = node.meta.get(ORDER, {}).get(way, min(readers, default=last))
+    missing = {node: len(node.all_input_nodes) for node in needed}
+    numbers = {node: number for number, node in enumerate(graph.nodes)}
+    ready = [(turn[node], numbers[node], node) for node in needed if not missing[node]]
+    heapq.heapify(ready)
+    while ready:
+        node = heapq.heappop(ready)[2]
+        yield node
+        for user in node.users:
+            if user in needed:
+                missing[user] -= 1
+                if not missing[user]:
+                    heapq.heappush(ready, (turn[user], numbers[user], user))
+
+
+def _nodes_in(result: Any) -> list[fx.Node]:
+    found: list[fx.Node] = []
+    fx.map_arg(result, found.append)
+    return found

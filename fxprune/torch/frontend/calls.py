@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxprune.errors import FxpruneError
 from fxprune.torch.frontend.nests import leaves_of
+
+
+class CallError(FxpruneError):
+    """A torch call of the model fails on the example inputs."""
+
+    def __init__(self, place: str, message: object, owner: str = "") -> None:
+        super().__init__(str(message))
+        self.place = place
+        self.owner = owner
 
 
 def attribute_read(func: Any) -> str | None:
@@ -36,6 +46,12 @@ def is_method(func: Any) -> bool:
     return operator_of or getattr(Tensor, name, None) is func
 
 
+VALUES = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy", "equal",
+          "__contains__", "allclose", "is_nonzero", "__complex__")  # fmt: skip
+"""Methods that ask for values."""
+ANSWERED = ("__repr__", "__str__", "__format__", "__len__", "__dir__", "__hash__", "register_hook",
+            "requires_grad_", "retain_grad", "is_floating_point", "is_complex")  # fmt: skip
+"""Methods that need none, and are no calls of the graph."""
 VALUE_SHAPED = ("nonzero", "unique", "_unique2", "_return_output", "masked_select", "argwhere")
 """Functions whose results have shapes that depend on values."""
 

@@ -62,16 +62,18 @@ def record(subject: Subject, floats: torch.dtype | None = None) -> Recorder:
     """Run forward once; `floats` stands in for the type of the model's parameters."""
     recorder = Recorder(subject.model, subject.mode, floats)
     recorder.batch, recorder.known_results = subject.batch, subject.known
-    args, kwargs = _placeholders(recorder, subject)
-    for name, value in subject.extras.items():
-        default = None if holds_tensor(value) or isinstance(value, Handed) else value
-        node, kwargs[name] = recorder.input(name, value, (default,))
-        if not holds_tensor(value) and not isinstance(value, Handed):
-            node.meta[FIXED] = value
-    with watched(recorder, subject.model, subject.own.namespaces(), subject.leaves):
-        result = subject.model.forward(*args, **kwargs)
-    recorder.graph.output(_returned(recorder, result))
-    recorder.let_go()
+    try:
+        args, kwargs = _placeholders(recorder, subject)
+        for name, value in subject.extras.items():
+            default = None if holds_tensor(value) or isinstance(value, Handed) else value
+            node, kwargs[name] = recorder.input(name, value, (default,))
+            if not holds_tensor(value) and not isinstance(value, Handed):
+                node.meta[FIXED] = value
+        with watched(recorder, subject.model, subject.own.namespaces(), subject.leaves):
+            result = subject.model.forward(*args, **kwargs)
+        recorder.graph.output(_returned(recorder, result))
+    finally:
+        recorder.let_go()
     return recorder
 
 

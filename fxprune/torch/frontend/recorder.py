@@ -22,7 +22,10 @@ from torch.utils._device import _device_constructors
 
 from fxprune.errors import FxpruneError
 from fxprune.torch.frontend.calls import (
+    ANSWERED,
     VALUE_SHAPED,
+    VALUES,
+    CallError,
     as_operator,
     attribute_read,
     entered,
@@ -45,27 +48,13 @@ from fxprune.torch.frontend.meta import (
     shaped_by_trial,
 )
 from fxprune.torch.frontend.nests import leaves_of, mapped, rebuilt
-from fxprune.torch.frontend.numbers import TracedNumber, plain_number, traced_number
+from fxprune.torch.frontend.numbers import TracedNumber, plain_number
 from fxprune.torch.frontend.origins import OwnFloat, OwnInt, origins_in
 from fxprune.torch.frontend.owners import ORIGINS, OWNER, Handed, OwnedGraph
 from fxprune.torch.frontend.regions import Regions
+from fxprune.torch.frontend.sizes import Sizes
 from fxprune.torch.frontend.spellings import NAMES, bare_name_of
 from fxprune.torch.frontend.values import CONSTANT, KnownValues, UndecidedError
-
-_len, _range = len, range  # Python's own
-_VALUES = ("__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy", "equal",
-           "__contains__", "allclose", "is_nonzero", "__complex__")  # fmt: skip
-_ANSWERED = ("__repr__", "__str__", "__format__", "__len__", "__dir__", "__hash__", "register_hook",
-             "requires_grad_", "retain_grad", "is_floating_point", "is_complex")  # fmt: skip
-
-
-class CallError(FxpruneError):
-    """A torch call of the model fails on the example inputs."""
-
-    def __init__(self, place: str, message: object, owner: str = "") -> None:
-        super().__init__(str(message))
-        self.place = place
-        self.owner = owner
 
 
 class Recorder(TorchFunctionMode):
@@ -87,7 +76,9 @@ class Recorder(TorchFunctionMode):
         self.device = device_of(root)
         self._modules = dict(root.named_modules())
         self._paths = {id(module): name for name, module in self._modules.items()}
-        self._names = {id(tensor): name for name, tensor in _tensors(root)}
+        self._names = {
+            id(tensor): name for name, tensor in (*root.named_parameters(), *root.named_buffers())
+        }
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []  # a tensor that is gone could lend its id to another
         self._attributes: dict[str, fx.Node] = {}
@@ -95,7 +86,7 @@ class Recorder(TorchFunctionMode):
         self.compares_batch = False
         self._views: dict[int, tuple[Tensor, Any]] = {}  # x[index] of which array, and where
         self.regions = Regions(self)
-        self._sizes: dict[tuple[fx.Node, int], Any] = {}
+        self.sizes = Sizes(self)
         self._known = KnownValues(self._modules, self.device, self.number_lost)
         self.floats = next(
             (p.dtype for p in root.parameters() if p.is_floating_point()), torch.float32
@@ -222,12 +213,12 @@ class Recorder(TorchFunctionMode):
             return self._read(args[0], attribute)
         name = getattr(func, "__name__", str(func))
         if name == "size" and isinstance(args[0], Tensor):
-            return self._size(*args, **kwargs)
+            return self.sizes.of(*args, **kwargs)
         if name in ("numel", "nelement"):
-            return math.prod(self._size(args[0]))
-        if name in _VALUES:
+            return math.prod(self.sizes.of(args[0]))
+        if name in VALUES:
             return self._value(func, args, kwargs)
-        if name in _ANSWERED:
+        if name in ANSWERED:
             return func(*self._to_meta(args), **self._to_meta(kwargs))
         if name in ("__reduce_ex__", "__deepcopy__") and isinstance(args[0], Tensor):
             raise TypeError("its forward copies a tensor by Python's copy module: use x.clone()")
@@ -376,7 +367,7 @@ class Recorder(TorchFunctionMode):
 
     def _read(self, tensor: Tensor, name: str) -> Any:
         if name == "shape":
-            return self._size(tensor)
+            return self.sizes.of(tensor)
         with self.pause():
             if name == "device":
                 return self.device if tensor.is_meta else tensor.device
@@ -394,40 +385,10 @@ class Recorder(TorchFunctionMode):
         node = self.graph.call_function(getattr, (self._tensor_node(tensor), name))
         return self._introduce(node, self._apart(result, tensor))
 
-    def _size(self, tensor: Tensor, dim: int | None = None) -> Any:
-        """The sizes of computed tensors are nodes, those of parameters plain numbers."""
-        with self.pause():
-            shape = tensor.size()
+    def computed(self, tensor: Tensor) -> fx.Node | None:
+        """The node that computes a tensor; None for what the model owns."""
         node = self._nodes.get(id(tensor))
-        if node is not None and node.op != "get_attr":
-            shape = torch.Size([self._axis_size(node, i, n) for i, n in enumerate(shape)])
-        return shape if dim is None else shape[dim]
-
-    def _axis_size(self, node: fx.Node, dim: int, size: int) -> Any:
-        if (node, dim) not in self._sizes:
-            number = self.graph.call_method("size", (node, dim))
-            self._sizes[node, dim] = traced_number(size, number, self)
-        return self._sizes[node, dim]
-
-    def length(self, thing: Any, /) -> Any:
-        """`len`: that of a computed tensor is a node."""
-        if isinstance(thing, Tensor) and not self.paused and thing.dim():
-            return self._size(thing, 0)
-        return _len(thing)
-
-    def spy_on_range(self) -> Any:
-        """`range`, which is noted where it is over a size."""
-        recorder = self
-
-        class Spy(type):
-            def __instancecheck__(cls, thing: Any) -> bool:
-                return isinstance(thing, _range)
-
-            def __call__(cls, *bounds: Any) -> Any:
-                recorder.loses_numbers |= any(isinstance(n, TracedNumber) for n in bounds)
-                return _range(*bounds)
-
-        return Spy("range", (), {})
+        return None if node is None or node.op == "get_attr" else node
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -484,15 +445,11 @@ class Recorder(TorchFunctionMode):
 
     def device_node(self) -> fx.Node | None:
         """The device of the first tensor that comes in, wherever the model runs later."""
-        for node in self.graph.nodes:
-            if node.op == "placeholder" and isinstance(node.meta["value"], Tensor):
-                if "device" not in self._attributes:
-                    device = self.graph.call_function(getattr, (node, "device"))
-                    device.meta["value"] = torch.device("meta")
-                    self._attributes["device"] = device
-                return self._attributes["device"]
-        return None
-
-
-def _tensors(root: nn.Module) -> list[tuple[str, Tensor]]:
-    return [*root.named_parameters(), *root.named_buffers()]
+        places = (node for node in self.graph.nodes if node.op == "placeholder")
+        first = next((p for p in places if isinstance(p.meta["value"], Tensor)), None)
+        if first is not None and "device" not in self._attributes:
+            device = self._attributes["device"] = self.graph.call_function(
+                getattr, (first, "device")
+            )
+            device.meta["value"] = torch.device("meta")
+        return self._attributes.get("device")

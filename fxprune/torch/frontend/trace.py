@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fxprune import errors
 from fxprune.errors import InputError, TraceError
+from fxprune.torch.frontend.calls import CallError
 from fxprune.torch.frontend.follow import record_and_follow
 from fxprune.torch.frontend.forward import Subject, record
 from fxprune.torch.frontend.in_place import follow_in_place
@@ -25,7 +26,7 @@ from fxprune.torch.frontend.modes import is_training_flag, remove_dead
 from fxprune.torch.frontend.namespaces import OwnCode
 from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.owners import OwnedGraph
-from fxprune.torch.frontend.recorder import CallError, Recorder
+from fxprune.torch.frontend.recorder import Recorder
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 from fxprune.torch.frontend.values import UndecidedError
 from fxprune.torch.frontend.watch import told_of_trace

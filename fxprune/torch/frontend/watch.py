@@ -229,7 +229,7 @@ def _names(
     Python's `len` and `range` tell where a number comes from. Functions that torch has compiled
     run as they were written. One that keeps its results would keep arrays without data.
     """
-    own = {"len": recorder.length, "range": recorder.spy_on_range()}
+    own = {"len": recorder.sizes.length, "range": recorder.sizes.spy_on_range()}
     classes = dict.fromkeys(base for m in model.modules() for base in type(m).__mro__)
     for namespace in namespaces:
         yield from (

@@ -48,6 +48,7 @@ FILES = (
     "tests/torch/backend/test_in_kind.py",
     "tests/torch/backend/test_gate_in_kind.py",
     "tests/torch/backend/test_proof.py",
+    "tests/torch/test_several_examples.py",
     "tests/torch/frontend/test_in_place.py",
     "tests/torch/frontend/test_compiled.py::test_removed_branches_are_not_asked_for_their_type",
     "tests/torch/frontend/test_compiled.py::"

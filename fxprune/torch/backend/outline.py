@@ -79,15 +79,18 @@ def outline(
         _log.debug("modules cannot be called whole: %s", error)
         return same
     names = _matched(program.graph, "", again.graph, children)
-    useless = (
-        node
-        for node in again.graph.nodes
-        if node.op == "call_module" and node.target in children and not node.users
-    )
     own = {name for name in edited if not any(lies_in(owners[name], path) for path in children)}
-    if next(useless, None) is not None or not names.keys() >= own:
-        return same  # a call that nobody reads writes into what it is given
+    if _calls_for_effect(again.graph, children) or not names.keys() >= own:
+        return same
     return Outline(again, names)
+
+
+def _calls_for_effect(graph: fx.Graph, children: Collection[str]) -> bool:
+    """Whether nobody reads what a module returns: it may write into what it is given."""
+    return any(
+        node.op == "call_module" and node.target in children and not node.users
+        for node in graph.nodes
+    )
 
 
 def _calls(nodes: Iterable[fx.Node], arrays: bool, children: Collection[str]) -> Iterator[fx.Node]:
@@ -132,7 +135,8 @@ def alone(whole: Recording, path: str, edits: Iterable[Any]) -> tuple[nn.Module,
     if not calls:
         return None
     inputs, extras, _ = zip(*(inputs_of(module, call) for call in forms_of(calls)), strict=True)
-    leaves = frozenset({*_inside(path, whole.leaves), *_inside(path, children)})
+    inner = list(_inside(path, children))
+    leaves = frozenset({*_inside(path, whole.leaves), *inner})
     known = dict(_known_results(whole.program, path, children))
     edits = list(edits)
     for kinds in _HANDED:
@@ -145,7 +149,7 @@ def alone(whole: Recording, path: str, edits: Iterable[Any]) -> tuple[nn.Module,
             _log.debug("%s cannot be recorded with the modules in it whole: %s", path, error)
             continue
         names = _names_in_calls(whole.program, path, program, children, len(inputs))
-        if _agree(names, edits):
+        if _agree(names, edits) and not _calls_for_effect(program.graph, inner):
             return module, Outline(program, names)
     return None
 
@@ -203,6 +207,8 @@ def _names_in_calls(
     names: dict[str, str] = {}
     for way in ways_of(whole.graph):
         like = [own for own in ways_of(program.graph) if own.training in (None, way.training)]
+        if not like:
+            return {}
         found = _matched(select(whole.graph, way), path, select(program.graph, like[0]), children)
         if any(names.get(old, new) != new for old, new in found.items()):
             return {}

@@ -427,12 +427,15 @@ class ForItsEffect(nn.Module):
         return x + torch.tanh(self.last(torch.cat([left, right.sigmoid()], 1)))
 
 
+@pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize("in_place", [True, False])
-def test_a_module_that_is_called_for_its_effect_keeps_it(in_place):
-    model = ForItsEffect().eval()
+def test_a_module_that_is_called_for_its_effect_keeps_it(in_place, inside):
+    part = ForItsEffect()
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), part, nn.Conv2d(3, 3, 1)) if inside else part
+    model.eval()
     x = torch.randn(2, 3, 6, 6)
     if not in_place:
-        model.act.forward = torch.tanh  # has no effect
+        part.act.forward = torch.tanh  # has no effect
     gated = fxprune.prepare(model, x, target=1.0)
     assert torch.equal(model(x), gated.eval()(x))
     gated, folded = folded_unevenly(gated)

@@ -84,8 +84,13 @@ class FoldPlan:
     removed: tuple[str, ...]
     scatters: tuple[ScatterOperand, ...] = ()
 
+    @property
+    def edits(self) -> tuple[SetLiteral | DropOperand | ScatterOperand, ...]:
+        """What changes nodes."""
+        return (*self.literals, *self.drops, *self.scatters)
+
     def __str__(self) -> str:
-        lines = map(str, (*self.slices, *self.literals, *self.drops, *self.scatters))
+        lines = map(str, (*self.slices, *self.edits))
         return "\n".join((*lines, *(f"{name}: remove" for name in self.removed)))
 
 

@@ -70,9 +70,13 @@ class GatePlan:
     branches: tuple[GateBranch, ...]
     conditions: tuple[Condition, ...] = ()
 
+    @property
+    def edits(self) -> "tuple[MaskOperand | MaskedForm | GateBranch, ...]":
+        """What changes nodes, conditions aside."""
+        return (*self.masks, *self.forms, *self.branches)
+
     def __str__(self) -> str:
-        edits = (*self.masks, *self.forms, *self.branches, *self.conditions)
-        return "\n".join(map(str, edits))
+        return "\n".join(map(str, (*self.edits, *self.conditions)))
 
 
 def plan_gates(

@@ -48,8 +48,13 @@ def _is_alike(one: Any, other: Any) -> bool:
 
 def _names(model: nn.Module, example: Arguments) -> list[str]:
     """What the inputs of an example are called."""
-    named = [parameter.name for parameter in named_arguments(model)][: len(example)]
+    named = _named(model, example)
     return named + [f"input_{place}" for place in range(len(named), len(example))]
+
+
+def _named(model: nn.Module, example: Arguments) -> list[str]:
+    """The inputs that have a name of their own, which are the first ones."""
+    return [parameter.name for parameter in named_arguments(model)][: len(example)]
 
 
 def named_axes(dynamic: Any, model: nn.Module, example: Arguments) -> Axes:
@@ -61,7 +66,7 @@ def named_axes(dynamic: Any, model: nn.Module, example: Arguments) -> Axes:
     wanted = 'names of axes by argument, such as {"input_ids": {1: "sequence"}}'
     if not isinstance(dynamic, Mapping):
         raise refusal("dynamic", dynamic, wanted)
-    names = [parameter.name for parameter in named_arguments(model)][: len(example)]
+    names = _named(model, example)
     sizes: dict[str, int] = {}
     for argument, axes in dynamic.items():
         if argument not in names:

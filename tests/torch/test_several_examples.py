@@ -15,7 +15,7 @@ from tests.torch.models import half, images, randomise
 
 
 class Block(nn.Module):
-    """A residual branch that writes a size into its code."""
+    """A residual branch of two convolutions."""
 
     def __init__(self, width: int, inner: int = 8) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ module grows at most to the model itself, which then has to run the whole graph.
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from fxprune.torch.backend.attributes import owners_without, solved, write
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.fold import edited_graph
 from fxprune.torch.backend.generated import generate
-from fxprune.torch.backend.outline import alone, fold_plan_in, outline
+from fxprune.torch.backend.outline import alone, outline, plan_in
 from fxprune.torch.backend.parts import Whole, part_at
 from fxprune.torch.backend.proof import Line, first_difference, normal_form
 from fxprune.torch.backend.shapes import with_values
@@ -55,7 +55,7 @@ def rewrite(fold: Fold, small: nn.Module, graph: fx.Graph) -> None:
     owners = owners_without(fold.whole.model, nodes, fold.plan.literals, values)
     for drop in fold.plan.drops:
         owners.setdefault(str(nodes[drop.node].meta[OWNER]), "a branch is gone")
-    mending = _Mending(fold, small)
+    mending = _Mending(fold, small, nodes)
     mended = all(mending.mend(owner, reason) for owner, reason in sorted(owners.items()))
     wanted = _Wanted(small, graph)
     while mended and (difference := _difference(fold, small, wanted)) is not None:
@@ -72,10 +72,10 @@ class _Mending:
     calls do not tell what they are called with, or whose generated code did not help.
     """
 
-    def __init__(self, fold: Fold, small: nn.Module) -> None:
+    def __init__(self, fold: Fold, small: nn.Module, nodes: Mapping[str, fx.Node]) -> None:
         self._fold = fold
         self._small = small
-        self._nodes = {node.name: node for node in fold.whole.program.graph.nodes}
+        self._nodes = nodes
         self._failed: set[str] = set()
         self._done: dict[str, frozenset[str]] = {}
         self.reason = ""
@@ -98,6 +98,7 @@ class _Mending:
 
         What one cannot do the others cannot either, and each would cost a recording of the model.
         """
+        self.reason = reason
         model = self._fold.whole.model
         kind = type(model.get_submodule(path))
         if not path or path in self._done or kind.__module__ == nn.Sequential.__module__:
@@ -122,11 +123,10 @@ class _Mending:
             if self._drops_less(path, plan):
                 return False
             inside = {name.removeprefix(f"{path}.") for name in inside}
-        edits: list[Any] = [*plan.literals, *plan.drops, *plan.scatters]
-        outlined = outline(recording, {edit.node for edit in edits}, inside)
+        outlined = outline(recording, {edit.node for edit in plan.edits}, inside)
         if not path and outlined.program is recording.program:
             return False  # the whole graph is there already
-        plan = fold_plan_in(plan, outlined.names)
+        plan = plan_in(plan, outlined.names)
         shell = copy_module(recording.module, share_tensors=True)
         graph = edited_graph(shell, outlined.program, plan)
         return self._generated(path, graph)
@@ -143,14 +143,13 @@ class _Mending:
     def _graph_alone(self, path: str) -> fx.Graph | None:
         """What a module has to run that calls those inside as they are, if that is possible."""
         plan = self._fold.plan
-        edits: list[Any] = [*plan.literals, *plan.drops, *plan.scatters]
-        own = [edit for edit in edits if self._nodes[edit.node].meta[OWNER] == path]
+        own = [edit for edit in plan.edits if self._nodes[edit.node].meta[OWNER] == path]
         recorded = alone(self._fold.whole.recording, path, own)
         if recorded is None:
             return None
         module, outlined = recorded
         shell = copy_module(module, share_tensors=True)
-        return edited_graph(shell, outlined.program, fold_plan_in(plan, outlined.names))
+        return edited_graph(shell, outlined.program, plan_in(plan, outlined.names))
 
     def _drops_less(self, path: str, plan: FoldPlan) -> bool:
         """Whether a branch goes in the whole that is none in a module alone, where it ends."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fxprune.passes.axes import Axis
 from fxprune.passes.cost import lies_in
@@ -33,9 +33,8 @@ from fxprune.torch.backend.layers import (
 )
 from fxprune.torch.backend.masked_calls import form_of
 from fxprune.torch.backend.operands import parameter_names
-from fxprune.torch.backend.outline import alone, gate_plan_in, outline
+from fxprune.torch.backend.outline import agree, alone, matched, outline, plan_in
 from fxprune.torch.backend.parts import Part, Whole, part_at
-from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.owners import OWNER
 from fxprune.torch.frontend.program import Program
 from fxprune.torch.frontend.spellings import bare_name
@@ -124,7 +123,7 @@ class _Job:
 
     @cached_property
     def _edits(self) -> dict[str, list[Edit]]:
-        return _edits_of(self.plan)
+        return by_node(self.plan.edits)
 
     @cached_property
     def _nodes(self) -> dict[str, fx.Node]:
@@ -222,7 +221,7 @@ class _Job:
         if recorded is None:
             return None
         module, outlined = recorded
-        plan = gate_plan_in(_plan_of(edits), outlined.names)
+        plan = plan_in(_plan_of(edits), outlined.names)
         return self._graph(module, outlined.program, plan)
 
     def _graph_of(
@@ -252,15 +251,15 @@ class _Job:
         )
         found = {
             _described(edit, nodes[name], path)
-            for name, edits in _edits_of(plan).items()
+            for name, edits in by_node(plan.edits).items()
             for edit in edits
         }
         if not found.issuperset(wanted):
             return None
         program = recording.program
         if not plan.conditions:
-            outlined = outline(recording, _edits_of(plan).keys())
-            program, plan = outlined.program, gate_plan_in(plan, outlined.names)
+            outlined = outline(recording, {edit.node for edit in plan.edits})
+            program, plan = outlined.program, plan_in(plan, outlined.names)
         return self._graph(recording.module, program, plan)
 
     def _graph(self, module: nn.Module, program: Program, plan: GatePlan) -> fx.Graph:
@@ -275,47 +274,10 @@ class _Job:
 
     def _translated(self, part: Part) -> GatePlan | None:
         """The edits of the whole at the same calls of a part, where all of its calls are there."""
-        own = list(_array_calls(part.recording.program, ""))
-        calls = list(_array_calls(self.whole.program, part.path))
-        names = [_called(node, "") for node in own]
-        if not own or len(calls) % len(own):
-            return None
-        plans: list[list[Edit]] = []
-        for start in range(0, len(calls), len(own)):
-            run = calls[start : start + len(own)]
-            if [_called(node, part.path) for node in run] != names:
-                return None
-            plans.append(
-                [
-                    replace(edit, node=inner.name)
-                    for outer, inner in zip(run, own, strict=True)
-                    for edit in self._edits.get(outer.name, ())
-                ]
-            )
-        if any(plan != plans[0] for plan in plans):
-            return None
-        return _plan_of(plans[0])
-
-
-def _array_calls(program: Program, path: str) -> Iterator[fx.Node]:
-    """The calls in the code of a module that return arrays, in order."""
-    for node in program.graph.nodes:
-        arrays = any(isinstance(item, Tensor) for item in leaves_of(node.meta.get("value")))
-        if node.op.startswith("call") and arrays and lies_in(str(node.meta[OWNER]), path):
-            yield node
-
-
-def _called(node: fx.Node, path: str) -> str:
-    """What a node calls; layers by their place in the module at `path`."""
-    if node.op == "call_module":
-        return str(node.target).removeprefix(f"{path}.")
-    return bare_name(node)
-
-
-def _edits_of(plan: GatePlan) -> dict[str, list[Edit]]:
-    """The edits of a plan by node, in their order."""
-    edits: tuple[Edit, ...] = (*plan.masks, *plan.forms, *plan.branches)
-    return by_node(edits)
+        graph = part.recording.program.graph
+        names = matched(self.whole.program.graph, part.path, graph, ())
+        edits = [edit for name in names for edit in self._edits.get(name, ())]
+        return plan_in(_plan_of(edits), names) if names and agree(names, edits) else None
 
 
 def _plan_of(edits: Collection[Edit]) -> GatePlan:

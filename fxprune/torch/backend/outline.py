@@ -4,11 +4,10 @@ Generated code is about the edits of a plan in a module's own code. What it call
 affair: other code by size or mode, hooks, layers that somebody fuses or replaces.
 """
 
-import inspect
 import logging
 import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from torch import Tensor, fx, nn
@@ -17,9 +16,10 @@ from fxprune.errors import FxpruneError
 from fxprune.passes.cost import lies_in
 from fxprune.passes.fold import FoldPlan
 from fxprune.passes.gate import GatePlan
-from fxprune.torch.frontend.nests import leaves_of, mapped
+from fxprune.torch.frontend.module_calls import forms_of, hands_more, inputs_of, shapes_in
+from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.owners import OWNER, Handed
-from fxprune.torch.frontend.program import CallOf, Given, Program, read_model
+from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.frontend.spellings import bare_name
 from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.frontend.ways import select, ways_of
@@ -78,7 +78,7 @@ def outline(
     except FxpruneError as error:
         _log.debug("modules cannot be called whole: %s", error)
         return same
-    names = _matched(program.graph, "", again.graph, children)
+    names = matched(program.graph, "", again.graph, children)
     own = {name for name in edited if not any(lies_in(owners[name], path) for path in children)}
     if _calls_for_effect(again.graph, children) or not names.keys() >= own:
         return same
@@ -149,7 +149,7 @@ def alone(whole: Recording, path: str, edits: Iterable[Any]) -> tuple[nn.Module,
             _log.debug("%s cannot be recorded with the modules in it whole: %s", path, error)
             continue
         names = _names_in_calls(whole.program, path, program, children, len(inputs))
-        if _agree(names, edits) and not _calls_for_effect(program.graph, inner):
+        if agree(names, edits) and not _calls_for_effect(program.graph, inner):
             return module, Outline(program, names)
     return None
 
@@ -163,7 +163,7 @@ def _handed(value: Any, kinds: tuple[type, ...]) -> Any:
     return Handed(type(value).__name__) if isinstance(value, kinds) else value
 
 
-def _agree(names: Mapping[str, str], edits: Iterable[Any]) -> bool:
+def agree(names: Mapping[str, str], edits: Iterable[Any]) -> bool:
     """Whether nodes that have one name are there for all edits, and are edited alike."""
     wanted: dict[str, set[Any]] = {old: set() for old in names}
     for edit in edits:
@@ -190,7 +190,7 @@ def _known_results(
     """What children return that could not run alone, where all of their calls return the like."""
     for child in children:
         calls = program.calls[child]
-        if any(map(is_handed_more, calls)) and len({_shapes(c.result) for c in calls}) == 1:
+        if any(map(hands_more, calls)) and len({shapes_in(c.result) for c in calls}) == 1:
             yield child.removeprefix(f"{path}."), calls[0].result
 
 
@@ -203,20 +203,20 @@ def _names_in_calls(
     one, unless calls of several forms are several examples.
     """
     if forms > 1:
-        return _matched(whole.graph, path, program.graph, children)
+        return matched(whole.graph, path, program.graph, children)
     names: dict[str, str] = {}
     for way in ways_of(whole.graph):
         like = [own for own in ways_of(program.graph) if own.training in (None, way.training)]
         if not like:
             return {}
-        found = _matched(select(whole.graph, way), path, select(program.graph, like[0]), children)
+        found = matched(select(whole.graph, way), path, select(program.graph, like[0]), children)
         if any(names.get(old, new) != new for old, new in found.items()):
             return {}
         names |= found
     return names
 
 
-def _matched(
+def matched(
     graph: fx.Graph, path: str, alone: fx.Graph, children: Collection[str]
 ) -> dict[str, str]:
     """The nodes of a module in a graph with those of a graph of one call of it, in order."""
@@ -236,75 +236,20 @@ def _matched(
     return names
 
 
-# What a module is called with -----------------------------------------------------------------
-
-
-def forms_of(calls: Iterable[CallOf]) -> list[CallOf]:
-    """Calls of different forms: shapes of arrays, and everything else that is given."""
-    return list({_shapes((call.args, dict(call.kwargs))): call for call in calls}.values())
-
-
-def _shapes(nest: Any) -> str:
-    def shape_of(item: Any) -> Any:
-        if isinstance(item, Given):
-            item = item.example
-        if isinstance(item, Tensor):
-            return tuple(item.shape), item.dtype
-        return mapped(item, shape_of)
-
-    return repr(shape_of(nest))
-
-
-def is_handed_more(call: CallOf) -> bool:
-    """Whether a call hands over more than arrays and plain values."""
-    return any(isinstance(item, Handed) for item in leaves_of([call.args, dict(call.kwargs)]))
-
-
-def inputs_of(
-    module: nn.Module, call: CallOf
-) -> tuple[tuple[Any, ...], dict[str, Any], list[Given]]:
-    """What a module is called with: in the order of its forward, in its `**kwargs`, the arrays."""
-    signature = inspect.signature(module.forward)
-    bound = signature.bind(*call.args, **call.kwargs)
-    bound.apply_defaults()
-    kinds = {p.kind: name for name, p in signature.parameters.items()}
-    extras = dict(bound.arguments.pop(kinds.get(inspect.Parameter.VAR_KEYWORD, ""), {}))
-    rest = bound.arguments.pop(kinds.get(inspect.Parameter.VAR_POSITIONAL, ""), ())
-    named = [*bound.arguments.values(), *rest]
-    given = [item for item in leaves_of([named, extras]) if isinstance(item, Given)]
-    return tuple(map(_example, named)), _example(extras), given
-
-
-def _example(value: Any) -> Any:
-    return value.example if isinstance(value, Given) else mapped(value, _example)
-
-
 # Plans ----------------------------------------------------------------------------------------
 
 
-Edit = TypeVar("Edit", bound=Any)
+_OF_NODES = ("masks", "forms", "branches", "literals", "drops", "scatters")
+"""The parts of plans that are edits of nodes."""
+
+Plan = TypeVar("Plan", GatePlan, FoldPlan)
 
 
-def renamed(edits: Sequence[Edit], names: Mapping[str, str]) -> tuple[Edit, ...]:
-    """Edits of the nodes that are there still, under their new names."""
+def plan_in(plan: Plan, names: Mapping[str, str]) -> Plan:
+    """The edits of the nodes that an outline has still, under their new names."""
+    parts = (field.name for field in fields(plan) if field.name in _OF_NODES)
+    return replace(plan, **{part: _renamed(getattr(plan, part), names) for part in parts})
+
+
+def _renamed(edits: Iterable[Any], names: Mapping[str, str]) -> tuple[Any, ...]:
     return tuple(dict.fromkeys(replace(e, node=names[e.node]) for e in edits if e.node in names))
-
-
-def gate_plan_in(plan: GatePlan, names: Mapping[str, str]) -> GatePlan:
-    """A plan for the nodes of an outline."""
-    return replace(
-        plan,
-        masks=renamed(plan.masks, names),
-        forms=renamed(plan.forms, names),
-        branches=renamed(plan.branches, names),
-    )
-
-
-def fold_plan_in(plan: FoldPlan, names: Mapping[str, str]) -> FoldPlan:
-    """A plan for the nodes of an outline."""
-    return replace(
-        plan,
-        literals=renamed(plan.literals, names),
-        drops=renamed(plan.drops, names),
-        scatters=renamed(plan.scatters, names),
-    )

@@ -21,8 +21,9 @@ from fxprune.passes.fold import FoldPlan, KeepSet, plan_fold
 from fxprune.passes.gate import GatePlan, plan_gates
 from fxprune.passes.groups import Group
 from fxprune.passes.infer import infer
-from fxprune.torch.backend.outline import Recording, forms_of, inputs_of, is_handed_more
-from fxprune.torch.frontend.program import Given, Program, read_model
+from fxprune.torch.backend.outline import Recording
+from fxprune.torch.frontend.module_calls import Given, forms_of, hands_more, inputs_of
+from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.frontend.trace import Arguments
 
 _log = logging.getLogger("fxprune")
@@ -99,7 +100,7 @@ def part_at(whole: Whole, path: str) -> Part | None:
     """
     module = whole.model.get_submodule(path)
     calls = forms_of(whole.program.calls.get(path, ()))
-    if not calls or any(map(is_handed_more, calls)):
+    if not calls or any(map(hands_more, calls)):
         return None  # a cache, say, that it writes into
     leaves = frozenset(
         leaf.removeprefix(f"{path}.") for leaf in whole.leaves if leaf.startswith(f"{path}.")

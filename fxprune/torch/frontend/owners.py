@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx
+import torch
+from torch import Tensor, fx
 
 OWNER, ORIGINS = "fxprune_owner", "fxprune_origins"
 """Keys in a node's meta: the path of the module whose code makes the call, and where the numbers in
@@ -35,9 +36,19 @@ class OwnedGraph(fx.Graph):
         self.calls: dict[str, list[Any]] = {}
         self.told = False
         self.batch = 0
+        self._device: fx.Node | None = None
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """As ever."""
         node = super().create_node(*args, **kwargs)
         node.meta[OWNER] = self.owner
         return node
+
+    def device_node(self) -> fx.Node | None:
+        """The device of the first tensor that comes in, wherever the model runs later."""
+        places = (node for node in self.nodes if node.op == "placeholder")
+        first = next((p for p in places if isinstance(p.meta["value"], Tensor)), None)
+        if first is not None and self._device is None:
+            self._device = self.call_function(getattr, (first, "device"))
+            self._device.meta["value"] = torch.device("meta")
+        return self._device

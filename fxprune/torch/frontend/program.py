@@ -5,7 +5,7 @@ that has no spelling becomes an unknown operator under its own name, which infer
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,8 @@ from fxprune.passes.infer import RULES
 from fxprune.passes.operators import OPERATORS
 from fxprune.torch.frontend.in_place import set_item
 from fxprune.torch.frontend.leaves import qualified_name, torch_base
+from fxprune.torch.frontend.module_calls import CallOf, calls_of
 from fxprune.torch.frontend.module_spellings import module_spelling
-from fxprune.torch.frontend.nests import mapped
-from fxprune.torch.frontend.owners import Handed
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.spellings import NAMES, Call, Spelling, bare_name, spatial_rank
@@ -50,34 +49,13 @@ class Program:
     graph: fx.Graph
     ir: Graph
     aliases: Mapping[str, tuple[str, ...]]
-    calls: "Mapping[str, tuple[CallOf, ...]]"
+    calls: Mapping[str, tuple[CallOf, ...]]
     told: bool
     batch: int
 
     def __reduce__(self) -> tuple[Any, ...]:
         rest = (self.ir, self.aliases, self.calls, self.told, self.batch)
         return _unpacked, (pack_graph(self.graph), *rest)
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """An array that a module is called with: as passes know it, if they do, and without data."""
-
-    value: Value | None
-    example: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class CallOf:
-    """One call of a module that was entered; arrays are `Given`, numbers those of the example.
-
-    `result` has arrays without data, and is None if it is not known. What is neither an array nor a
-    plain value is `Handed`.
-    """
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    result: Any
 
 
 def _unpacked(rows: list[Row], *rest: Any) -> Program:
@@ -162,22 +140,7 @@ class _Translation:
 
     def calls(self) -> dict[str, tuple[CallOf, ...]]:
         """How every module that was entered is called."""
-        recorded: Mapping[str, list[Any]] = getattr(self._fx, "calls", {})
-        return {
-            path: tuple(self._call(*call) for call in calls) for path, calls in recorded.items()
-        }
-
-    def _call(self, args: Any, kwargs: Any, result: Any) -> CallOf:
-        return CallOf(self._given(args), self._given(kwargs), _returned(result))
-
-    def _given(self, item: Any) -> Any:
-        """Arguments as plain values, arrays, and what is only handed on."""
-        if not isinstance(item, fx.Node):
-            return _described(item, self._given)
-        value, example = self._values.get(item), item.meta.get("value")
-        if not isinstance(example, Tensor):
-            return example
-        return Given(value if isinstance(value, Value) else None, example)
+        return calls_of(getattr(self._fx, "calls", {}), self._values)
 
     def _translate(self, node: fx.Node) -> Any:
         result = node.meta.get("value")
@@ -384,24 +347,6 @@ class _Translation:
         if not (plain and together) or any(concrete[i].dtype == torch.bool for i in dims):
             return self._emit(node, "getitem by masks or arrays apart", (value, *arrays), result)
         return self._emit(node, "gather", (value, *arrays), result, dims=tuple(dims))
-
-
-def _returned(item: Any) -> Any:
-    """What a module returned, without data."""
-    if isinstance(item, fx.Node):
-        return item.meta.get("value")
-    return _described(item, _returned)
-
-
-_PLAIN = (bool, int, float, str, torch.dtype, torch.device, type(None), Handed)
-
-
-def _described(item: Any, inner: Callable[[Any], Any]) -> Any:
-    """A nest with `inner` of its items; something else as handed on."""
-    if isinstance(item, _PLAIN):
-        return item
-    nested = isinstance(item, Mapping | list | tuple | slice)
-    return mapped(item, inner) if nested else Handed(type(item).__qualname__)
 
 
 def _is_sliced(tensor: Tensor) -> bool:

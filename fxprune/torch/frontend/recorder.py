@@ -436,20 +436,9 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, OwnInt | OwnFloat):
             return plain_number(value)
         if isinstance(value, torch.device) and value == self.device:
-            return self.device_node() or value
+            return self.graph.device_node() or value
         if type(value).__module__ == "numpy" and hasattr(value, "item"):
             return value.item()
         if isinstance(value, tuple):
             return tuple(map(self.to_nodes, value))
         return mapped(value, self.to_nodes)
-
-    def device_node(self) -> fx.Node | None:
-        """The device of the first tensor that comes in, wherever the model runs later."""
-        places = (node for node in self.graph.nodes if node.op == "placeholder")
-        first = next((p for p in places if isinstance(p.meta["value"], Tensor)), None)
-        if first is not None and "device" not in self._attributes:
-            device = self._attributes["device"] = self.graph.call_function(
-                getattr, (first, "device")
-            )
-            device.meta["value"] = torch.device("meta")
-        return self._attributes.get("device")

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
+from fxprune.torch.frontend.owners import OwnedGraph
+
 
 def enter_autocast(
     device: torch.device | str, dtype: torch.dtype, enabled: bool, cache_enabled: bool
@@ -31,15 +33,13 @@ class Notes(Protocol):
     """Writes calls into a graph."""
 
     device: torch.device
+    graph: OwnedGraph
 
     def note(self, func: Callable[..., Any], *args: Any) -> fx.Node:
         """A node for a call that is no computation."""
 
     def pause(self) -> AbstractContextManager[None]:
         """Let torch calls through unseen."""
-
-    def device_node(self) -> fx.Node | None:
-        """The device that the model runs on, whichever that is later."""
 
 
 class Regions:
@@ -79,7 +79,7 @@ class Regions:
     def autocast(self, region: torch.autocast) -> Iterator[None]:
         """A region with autocast."""
         device: Any = region.device
-        device = (device == self._notes.device.type and self._notes.device_node()) or device
+        device = (device == self._notes.device.type and self._notes.graph.device_node()) or device
         settings = (device, region.fast_dtype, region._enabled, region._cache_enabled)
         entered = self._notes.note(enter_autocast, *settings)
         yield

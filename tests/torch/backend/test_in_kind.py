@@ -328,6 +328,9 @@ def test_modules_of_one_class_get_code_after_one_recording(monkeypatch):
     monkeypatch.setattr(fold_in_kind, "owners_without", lambda *args: {})
     gated, folded, x = folded_at(Model(*(Plain() for _ in range(4))))
     assert len(generated_code(folded)) == 4
+    assert all(
+        "otherwise" in reason or "fails" in reason for reason in generated_code(folded).values()
+    )
     assert len(calls) == 2
     assert_same(gated, folded, x)
 

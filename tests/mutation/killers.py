@@ -59,7 +59,11 @@ FILES = (
     "test_bounds_of_slices_are_plain_numbers_after_a_fold",
     "tests/test_files.py",
     "tests/test_ranking.py",
-    *(f"tests/torch/test_ranking.py::{test}" for test in vars(test_ranking) if "test_" in test),
+    *(
+        f"tests/torch/test_ranking.py::{test}"
+        for test in vars(test_ranking)
+        if test.startswith("test_")
+    ),
     "tests/torch/test_schedule.py",
     "tests/test_overwriting.py",
     "tests/test_arguments.py",

@@ -7,100 +7,22 @@ could open its best closed unit without breaking a limit.
 
 import logging
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from fxprune.errors import TargetError
-from fxprune.passes.analyse import Analysis
-from fxprune.passes.axes import Axis, Space, Sum, evaluate
+from fxprune.layout import Layout
 from fxprune.passes.cost import Costs
 from fxprune.passes.polynomials import Polynomial
+from fxprune.passes.ties import steps_of
 
 _log = logging.getLogger("fxprune")
 
 ROUNDING = 1e-12
 """By what share a cost may exceed its limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the positions of every gate stand in one flat vector.
-
-    The first `groups` names are groups, the others branches (one position each, may close). `held`
-    are by gate the places of the groups that close with it, as nothing outside of it reads them.
-    `seen` is in how many channels readers meet one of its positions: several readers, or a head of
-    several channels; for a branch, those of all that it holds.
-    """
-
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
-    groups: int
-    held: tuple[tuple[int, ...], ...]
-    seen: tuple[int, ...]
-
-    @property
-    def total(self) -> int:
-        """The length of the flat vector."""
-        return sum(self.sizes)
-
-
-def layout_of(analysis: Analysis) -> Layout:
-    """The positions of all free groups, then those of all branches."""
-    free = analysis.free_groups
-    names = (*(g.name for g in free), *(b.name for b in analysis.branches))
-    sizes = (*(g.size for g in free), *(1 for _ in analysis.branches))
-    held, seen = _held(analysis), _seen(analysis)
-    inside = (sum(seen[place] * sizes[place] for place in places) for places in held[len(free) :])
-    return Layout(names, sizes, len(free), held, (*seen, *(number or 1 for number in inside)))
-
-
-def _held(analysis: Analysis) -> tuple[tuple[int, ...], ...]:
-    """For every branch the groups that have no parameter left without it."""
-    branches = frozenset(branch.name for branch in analysis.branches)
-    around: dict[str, frozenset[str]] = {}
-    parameters = analysis.costs.polynomials["params"]
-    assert isinstance(parameters, Polynomial)
-    for _, names in parameters.terms:
-        for name in names:
-            around[name] = around.get(name, branches) & frozenset(names)
-    held: dict[str, list[int]] = {branch.name: [] for branch in analysis.branches}
-    for place, group in enumerate(analysis.free_groups):
-        for branch in around.get(group.name, ()):
-            held[branch].append(place)
-    return (*(() for _ in analysis.free_groups), *map(tuple, held.values()))
-
-
-def _seen(analysis: Analysis) -> list[int]:
-    """For every group in how many channels readers meet one of its positions."""
-    types = analysis.types
-    axes = {(reader.node, reader.operand, reader.dim): reader.axis for reader in types.readers}
-    seen: Counter[Space] = Counter()
-    for axis in axes.values():
-        for space, channels in _channels(axis, types.positional):
-            seen[space] += channels
-    return [seen[group.space] for group in analysis.free_groups]
-
-
-def _channels(axis: Axis, positional: Collection[Space]) -> Iterator[tuple[Space, int]]:
-    """For every leaf that is made of channels, how many of `axis` one of its positions is."""
-    if isinstance(axis, Space):
-        if axis not in positional:
-            yield axis, 1
-    elif isinstance(axis, Sum):
-        for part in axis.parts:
-            yield from _channels(part, positional)
-    else:
-        numbers = [
-            evaluate(factor, lambda space: 1 if space in positional else space.size)
-            for factor in axis.factors
-        ]
-        for place, factor in enumerate(axis.factors):
-            others = math.prod(numbers[:place] + numbers[place + 1 :])
-            yield from ((space, others * one) for space, one in _channels(factor, positional))
 
 
 class ArrayCost(Protocol):
@@ -183,7 +105,11 @@ class PointArrayCost:
 
 
 class Filling:
-    """Chooses which positions are open under limits on costs."""
+    """Chooses which positions are open under limits on costs.
+
+    Tied groups open together, in steps: each is a position of every group, or as many as make equal
+    shares. What is tied to nothing opens position by position; so do branches.
+    """
 
     def __init__(
         self,
@@ -200,11 +126,11 @@ class Filling:
         self._starts = np.cumsum([0, *layout.sizes])[:-1]
         self.least = np.zeros(len(layout.sizes), dtype=np.int64)
         self.least[: layout.groups] = least or 1
-        self._width = np.where(np.arange(len(layout.sizes)) < layout.groups, round_to, 1)
+        self._steps = _Steps(layout, self.least, round_to)
 
     def check_reachable(self, costs: Costs, limit: Mapping[str, float]) -> None:
         """Raise TargetError if the costs exceed a limit with every group at its smallest."""
-        smallest = np.minimum(np.ceil(self.least / self._width) * self._width, self._sizes)
+        smallest = self._steps.on_gates(self._steps.smallest)
         closed = dict(zip(self.layout.names, map(int, smallest), strict=True))
         for name, most in limit.items():
             least, full = costs.polynomials[name](closed), costs.polynomials[name](costs.full)
@@ -226,16 +152,17 @@ class Filling:
         units = self._units(self._levelled(rank.astype(float)))
         order = units.worst_first()
         removable = int((units.rank < math.inf).sum())
+        everything = self._steps.numbers
 
         def within(kept: int) -> bool:
-            return self.fits(units.counts(self._sizes, order[: removable - kept], -1), limit)
+            return self._fit(units.counts(everything, order[: removable - kept], -1), limit)
 
         closed = order[: removable - _largest(within, removable)]
-        counts = units.counts(self._sizes, closed, -1)
+        counts = units.counts(everything, closed, -1)
         is_open = np.ones(len(order), dtype=bool)
         is_open[closed] = False
         is_open[self._fill(units, closed[::-1], counts, limit)] = True
-        branches = closed[units.owner[closed] >= self.layout.groups]
+        branches = closed[self._steps.first[units.owner[closed]] >= self.layout.groups]
         for branch in branches[::-1]:
             if not is_open[branch]:
                 is_open = self._opened_thin(units, branch, is_open, limit)
@@ -248,12 +175,13 @@ class Filling:
 
         While a branch is closed all inside of it is free, so it may be too wide to be opened whole.
         """
-        inside = np.isin(units.owner, self.layout.held[units.owner[branch]])
+        places = self.layout.inside[self._steps.first[units.owner[branch]]]
+        inside = np.isin(units.owner, self._steps.all_in(places))
         inside &= is_open & (units.rank < math.inf)
         thin = is_open & ~inside
         thin[branch] = True
-        counts = units.counts(np.zeros(len(self._sizes)), np.flatnonzero(thin), 1)
-        if not self.fits(counts, limit):
+        counts = units.counts(np.zeros(len(self._steps.numbers)), np.flatnonzero(thin), 1)
+        if not self._fit(counts, limit):
             return is_open
         waiting = units.worst_first()[::-1]
         thin[self._fill(units, waiting[inside[waiting]], counts, limit)] = True
@@ -264,7 +192,7 @@ class Filling:
     ) -> np.ndarray:
         """What can be opened of the closed units `waiting`, best first.
 
-        Costs grow with every position, so a gate whose best unit does not fit is done.
+        Costs grow with every position, so an owner whose best unit does not fit is done.
         """
         opened = [waiting[:0]]
         while len(waiting):
@@ -272,11 +200,11 @@ class Filling:
             more = np.where(best < len(waiting), units.size[waiting[best % len(waiting)]], 0.0)
             fits = np.ones(len(counts), dtype=bool)
             for name, cost in self._costs.items():
-                fits &= cost.after(counts, more) <= limit[name] * (1 + ROUNDING)
+                fits &= self._steps.after(cost, counts, more) <= limit[name] * (1 + ROUNDING)
             waiting = waiting[fits[units.owner[waiting]]]
 
             def within(number: int) -> bool:
-                return self.fits(units.counts(counts, waiting[:number], 1), limit)  # noqa: B023
+                return self._fit(units.counts(counts, waiting[:number], 1), limit)  # noqa: B023
 
             number = _largest(within, len(waiting))
             opened.append(waiting[:number])
@@ -287,6 +215,9 @@ class Filling:
     def fits(self, counts: np.ndarray, limit: Mapping[str, float]) -> bool:
         """Whether so many open positions per gate cost no more than the limits."""
         return all(cost(counts) <= limit[n] * (1 + ROUNDING) for n, cost in self._costs.items())
+
+    def _fit(self, counts: np.ndarray, limit: Mapping[str, float]) -> bool:
+        return self.fits(self._steps.on_gates(counts), limit)
 
     def _levelled(self, rank: np.ndarray) -> np.ndarray:
         """Ranks, with those of all other groups, spread alike, for a group that has none."""
@@ -306,24 +237,83 @@ class Filling:
         return rank
 
     def _units(self, rank: np.ndarray) -> "_Units":
-        """Bundle positions that open together: runs of `round_to` in the order of a group."""
+        """Bundle positions that open together, in the order of their groups.
+
+        The rank of a unit is the mean over its groups of the mean of what is in it.
+        """
+        steps = self._steps
         positions = np.lexsort((-rank, self.owners))
         place = np.arange(len(positions)) - self._starts[self.owners]  # owners are sorted
-        first = place % self._width[self.owners] == 0
-        unit = first.cumsum() - 1
-        owner = self.owners[first]
-        size = np.bincount(unit, minlength=len(owner)).astype(float)
-        mean = _means(rank[positions], unit)
-        left = place[first] / self._sizes[owner]
-        protected = place[first] < self.least[owner]
+        part = place // (steps.width * steps.positions)[self.owners]
+        starts = np.cumsum([0, *np.ceil(steps.numbers / steps.widths).astype(np.int64)])
+        unit = starts[steps.owner[self.owners]] + part
+        owner = np.repeat(np.arange(len(steps.numbers)), np.diff(starts))
+        done = (np.arange(len(owner)) - starts[owner]) * steps.widths[owner]
+        size = np.minimum(steps.widths[owner], steps.numbers[owner] - done)
+        pieces, piece = np.unique(self.owners * len(owner) + unit, return_inverse=True)
+        mean = _means(_means(rank[positions], piece), pieces % len(owner))
+        protected = done < steps.least[owner]
+        left = done / steps.numbers[owner]
         return _Units(np.where(protected, math.inf, mean), left, owner, size, positions, unit)
+
+
+class _Steps:
+    """In what steps gates open: those that are tied to each other in steps of one owner.
+
+    By owner: the `first` gate, how many steps there are (`numbers`), how many of these open
+    together (`widths`), and the `least` that stay. By gate: its `owner`, the `width` of that, and
+    how many `positions` a step has.
+    """
+
+    def __init__(self, layout: Layout, least: np.ndarray, round_to: int) -> None:
+        tied = {place: tie for tie in layout.ties for place in tie}
+        self._gates = list(dict.fromkeys(tied.get(p, (p,)) for p in range(len(layout.sizes))))
+        sizes = np.array(layout.sizes, dtype=np.int64)
+        self.first = np.array([gates[0] for gates in self._gates], dtype=np.int64)
+        numbers = [steps_of(layout.sizes[place] for place in gates) for gates in self._gates]
+        self.numbers = np.array(numbers, dtype=float)
+        self.owner = np.zeros(len(sizes), dtype=np.int64)
+        for owner, gates in enumerate(self._gates):
+            self.owner[list(gates)] = owner
+        self.positions = sizes // np.array(numbers, dtype=np.int64)[self.owner]
+        rounding = np.where(np.arange(len(sizes)) < layout.groups, round_to, 1)
+        widths = rounding // np.gcd(rounding, self.positions)
+        self.widths = np.ones(len(numbers), dtype=np.int64)
+        np.lcm.at(self.widths, self.owner, widths)
+        self.width = self.widths[self.owner]
+        self.least = np.zeros(len(numbers), dtype=np.int64)
+        np.maximum.at(self.least, self.owner, -(-least // self.positions))
+        rounded = -(-self.least // self.widths) * self.widths
+        self.smallest = np.minimum(rounded, self.numbers)
+
+    def on_gates(self, counts: np.ndarray) -> np.ndarray:
+        """Positions per gate for numbers of steps."""
+        result: np.ndarray = counts[self.owner] * self.positions
+        return result
+
+    def after(self, cost: ArrayCost, counts: np.ndarray, more: np.ndarray) -> np.ndarray:
+        """For every owner the cost if it alone had `more` steps more."""
+        gates, grown = self.on_gates(counts), self.on_gates(more)
+        result: np.ndarray = cost.after(gates, grown)[self.first]
+        for owner, places in enumerate(self._gates):
+            if len(places) > 1:
+                result[owner] = cost(np.where(self.owner == owner, gates + grown, gates))
+        return result
+
+    def all_in(self, places: Collection[int]) -> list[int]:
+        """The owners all of whose gates are among `places`."""
+        return [
+            owner
+            for owner, gates in enumerate(self._gates)
+            if all(place in places for place in gates)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
 class _Units:
-    """Positions that open together: rank, gate and size per unit; `unit` per sorted position.
+    """What opens together: rank, owner and size (in steps) per unit; `unit` per sorted position.
 
-    `left` is what share of its gate is open once a unit and all that rank lower are closed.
+    `left` is what share of its owner is open once a unit and all that rank lower are closed.
     """
 
     rank: np.ndarray
@@ -334,19 +324,19 @@ class _Units:
     unit: np.ndarray
 
     def worst_first(self) -> np.ndarray:
-        """Units by ascending rank; of equal ones that which leaves most of its gate, the last."""
+        """Units by ascending rank; of equal ones that which leaves most of its owner, the last."""
         order: np.ndarray = np.lexsort((-np.arange(len(self.rank)), -self.left, self.rank))
         return order
 
     def counts(self, counts: np.ndarray, changed: np.ndarray, sign: int) -> np.ndarray:
-        """Open positions per gate if the units `changed` open or close."""
+        """Open steps per owner if the units `changed` open or close."""
         change = np.bincount(self.owner[changed], self.size[changed], minlength=len(counts))
         result: np.ndarray = counts + sign * change
         return result
 
-    def first_of_each(self, waiting: np.ndarray, gates: int) -> np.ndarray:
-        """For every gate the place of its first unit in `waiting`, or the length of that."""
-        first = np.full(gates, len(waiting))
+    def first_of_each(self, waiting: np.ndarray, owners: int) -> np.ndarray:
+        """For every owner the place of its first unit in `waiting`, or the length of that."""
+        first = np.full(owners, len(waiting))
         np.minimum.at(first, self.owner[waiting], np.arange(len(waiting)))
         return first
 

@@ -14,8 +14,8 @@ from types import MappingProxyType
 import numpy as np
 
 from fxprune.errors import InputError
-from fxprune.filling import Layout
 from fxprune.ir import Value, ValueKind
+from fxprune.layout import Layout
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Prod, Space, spaces
 from fxprune.passes.facts import Reader

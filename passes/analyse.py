@@ -1,6 +1,6 @@
 """Everything that is known about a graph before anything is changed: the facts behind all plans."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from fxprune.ir import Graph
@@ -10,17 +10,19 @@ from fxprune.passes.cost import Costs, cost_polynomials
 from fxprune.passes.facts import Types
 from fxprune.passes.groups import Group, find_groups
 from fxprune.passes.infer import infer
+from fxprune.passes.ties import Tie, pinned_together
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """A graph with its types, groups, branches and costs."""
+    """A graph with its types, groups, branches and costs; ties hold between free groups."""
 
     graph: Graph
     types: Types
     groups: tuple[Group, ...]
     branches: tuple[Branch, ...]
     costs: Costs
+    ties: tuple[Tie, ...] = ()
 
     @property
     def free_groups(self) -> tuple[Group, ...]:
@@ -38,8 +40,7 @@ class Analysis:
             for group in self.groups
         )
         branches = tuple(branch for branch in self.branches if branch.name in names)
-        costs = cost_polynomials(self.graph, self.types, groups, branches)
-        return replace(self, groups=groups, branches=branches, costs=costs)
+        return self._with(groups, branches, self.ties)
 
     def pinning(self, reasons: Mapping[Space, str]) -> "Analysis":
         """The same with the groups of some spaces pinned."""
@@ -47,8 +48,18 @@ class Analysis:
             group if group.pin else replace(group, pin=reasons.get(group.space, ""))
             for group in self.groups
         )
-        costs = cost_polynomials(self.graph, self.types, groups, self.branches)
-        return replace(self, groups=groups, costs=costs)
+        return self._with(groups, self.branches, self.ties)
+
+    def tying(self, ties: Iterable[Tie]) -> "Analysis":
+        """The same with more ties; no group is in two of them."""
+        return self._with(self.groups, self.branches, (*self.ties, *ties))
+
+    def _with(
+        self, groups: Iterable[Group], branches: tuple[Branch, ...], ties: Iterable[Tie]
+    ) -> "Analysis":
+        groups, ties = pinned_together(groups, ties)
+        costs = cost_polynomials(self.graph, self.types, groups, branches)
+        return replace(self, groups=groups, branches=branches, costs=costs, ties=ties)
 
 
 def analyse(graph: Graph, ignored: Collection[str] = (), scatter: bool = False) -> Analysis:

@@ -5,10 +5,12 @@ axes, so the groups of one are matched with those of the other where they appear
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Space, spaces
 from fxprune.passes.branches import Branch
+from fxprune.passes.ties import Tie
 
 Origin = tuple[str, tuple[int, ...]]
 """A name in the old model, and the kept positions there."""
@@ -19,7 +21,7 @@ def carried(old: Analysis, new: Analysis, keep: Mapping[str, Sequence[bool]]) ->
 
     Requires: `new` analyses what folding the model of `old` under `keep` gave.
     Ensures: each origin has as many positions as its group, 1 for a branch; what was pinned in
-    `old`, or is not found there, has none.
+    `old`, or is not found there, has none, and what was tied to such a group has none either.
     """
     names = {group.space: group.name for group in old.groups}
     kept = {n: tuple(i for i, flag in enumerate(flags) if flag) for n, flags in keep.items()}
@@ -37,7 +39,22 @@ def carried(old: Analysis, new: Analysis, keep: Mapping[str, Sequence[bool]]) ->
                 if len(found) == len(places) and len(kept.get(name, ())) == space.size:
                     origins.setdefault(space, (name, kept[name]))
     groups = {g.name: origins[g.space] for g in new.free_groups if g.space in origins}
+    found_again = {name for name, _ in groups.values()}
+    lost = {
+        name for tie in old.ties if not found_again.issuperset(tie.groups) for name in tie.groups
+    }
+    groups = {name: origin for name, origin in groups.items() if origin[0] not in lost}
     return groups | _branches(old, new, keep)
+
+
+def carried_ties(old: Analysis, origins: Mapping[str, Origin]) -> tuple[Tie, ...]:
+    """The ties between what is left, where `carried` found the `origins`."""
+    now = {was: name for name, (was, _) in origins.items()}
+    return tuple(
+        replace(tie, groups=tuple(now[name] for name in tie.groups))
+        for tie in old.ties
+        if now.keys() >= set(tie.groups)
+    )
 
 
 def _branches(

@@ -31,6 +31,7 @@ LAYERS = (
     "arguments",
     "ir timing progress files agreement",
     "passes",
+    "layout",
     "targets keep_sets filling reports",
     "ranking",
     "onnx.frontend torch.frontend",

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from fxprune import ranking
-from fxprune.filling import Layout, _means
+from fxprune.filling import _means
+from fxprune.layout import Layout
 from fxprune.passes.axes import Prod, Space, Sum
 from tests.passes.example import example
 

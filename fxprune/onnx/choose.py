@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir
 
 from fxprune.errors import InputError, NothingToPruneError
-from fxprune.filling import Filling, PointArrayCost, layout_of
+from fxprune.filling import Filling, PointArrayCost
+from fxprune.layout import layout_of
 from fxprune.onnx.backend.fold import fold_program
 from fxprune.onnx.criteria import onnx_importance
 from fxprune.onnx.frontend.program import OnnxProgram

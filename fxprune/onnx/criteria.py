@@ -7,8 +7,8 @@ import numpy as np
 
 from fxprune.arguments import choice
 from fxprune.errors import InputError
-from fxprune.filling import Layout
 from fxprune.ir import Value
+from fxprune.layout import Layout
 from fxprune.onnx.frontend.program import OnnxProgram
 from fxprune.onnx.frontend.session import Feeds, session_of
 from fxprune.onnx.saliency import saliency

@@ -7,6 +7,7 @@ from hypothesis.strategies import DrawFn
 
 import fxprune
 from fxprune.passes.analyse import Analysis
+from fxprune.passes.ties import steps_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 @st.composite
 def keep_sets(draw: DrawFn, gated: "nn.Module | Analysis") -> dict[str, list[bool]]:
-    """Random keep-sets: no group is empty, everything may be open.
+    """Random keep-sets: no group is empty, tied ones keep equal shares, everything may be open.
 
     They shrink towards everything open.
 
@@ -22,13 +23,23 @@ def keep_sets(draw: DrawFn, gated: "nn.Module | Analysis") -> dict[str, list[boo
         gated: what `prepare` returned, or what `inspect_onnx` says of an ONNX model.
     """
     if isinstance(gated, Analysis):
-        sizes = [(group.name, group.size, False) for group in gated.free_groups]
-        sizes += [(branch.name, 1, True) for branch in gated.branches]
+        sizes = {group.name: group.size for group in gated.free_groups}
+        branches = [branch.name for branch in gated.branches]
+        ties = [tie.groups for tie in gated.ties]
     else:
         free = [group for group in fxprune.groups(gated) if not group.pin]
-        sizes = [(group.name, group.size, group.kind == "branch") for group in free]
+        sizes = {group.name: group.size for group in free if group.kind == "channel"}
+        branches = [group.name for group in free if group.kind == "branch"]
+        ties = [tuple(sorted((g.name, *g.tied))) for g in free if g.tied]
     keep: dict[str, list[bool]] = {}
-    for name, size, is_branch in sizes:
-        closed = draw(st.integers(0, 1 if is_branch else 2**size - 2))
-        keep[name] = [not closed >> position & 1 for position in range(size)]
+    for tie in dict.fromkeys(ties):
+        steps = steps_of(sizes[name] for name in tie)
+        kept = steps - draw(st.integers(0, steps - 1))
+        for name in tie:
+            order = draw(st.permutations(range(sizes[name])))
+            keep[name] = [place < sizes[name] // steps * kept for place in order]
+    for name, size in (*sizes.items(), *((name, 1) for name in branches)):
+        if name not in keep:
+            closed = draw(st.integers(0, 1 if name in branches else 2**size - 2))
+            keep[name] = [not closed >> position & 1 for position in range(size)]
     return keep

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from fxprune.arguments import near, refusal, shown
 from fxprune.errors import InputError
-from fxprune.filling import Layout
 from fxprune.keep_sets import flags_of
+from fxprune.layout import Layout
 from fxprune.passes.fold import check_keep_set
+from fxprune.passes.ties import check_ties
 from fxprune.torch.gates.module import PREFIX
 from fxprune.torch.record import gated_record, gates_of, record_of, traced_part
 from fxprune.torch.wrapping import check_module
@@ -19,13 +20,18 @@ from fxprune.torch.wrapping import check_module
 
 @dataclass(frozen=True, slots=True)
 class GroupInfo:
-    """One line of `groups`: `kind` is "channel" or "branch"; `pin` is empty for what is free."""
+    """One line of `groups`: `kind` is "channel" or "branch"; `pin` is empty for what is free.
+
+    `tied` names the groups of which it keeps the same share, because the model's code computes one
+    size from the other: half of the heads with half of the channels.
+    """
 
     name: str
     kind: str
     size: int
     members: tuple[str, ...]
     pin: str = ""
+    tied: tuple[str, ...] = ()
 
 
 def groups(gated: nn.Module) -> list[GroupInfo]:
@@ -35,7 +41,15 @@ def groups(gated: nn.Module) -> list[GroupInfo]:
     if record is None:
         raise InputError(f"gated must be a gated or folded module, got {type(gated).__name__}")
     analysis = record.analysis
-    channels = [GroupInfo(g.name, "channel", g.size, g.members, g.pin) for g in analysis.groups]
+    tied = {
+        name: tuple(other for other in tie.groups if other != name)
+        for tie in analysis.ties
+        for name in tie.groups
+    }
+    channels = [
+        GroupInfo(g.name, "channel", g.size, g.members, g.pin, tied.get(g.name, ()))
+        for g in analysis.groups
+    ]
     return channels + [GroupInfo(b.name, "branch", 1, b.nodes) for b in analysis.branches]
 
 
@@ -53,11 +67,13 @@ def set_keep_set(gated: nn.Module, keep: Mapping[str, Any]) -> None:
             size 1. Names that are left out stay as they are.
 
     Raises:
-        KeepSetError: an unknown or pinned name, a wrong size, a group that keeps nothing.
+        KeepSetError: an unknown or pinned name, a wrong size, a group that keeps nothing, tied
+            groups that keep unequal shares.
     """
     gates, record = gated_record(gated)
     flags = flags_of(keep)
     check_keep_set(flags, record.analysis.groups, record.analysis.branches)
+    check_ties(flags_of(gates.keep_set()) | flags, record.analysis.ties)
     gates.set_keep_set(flags)
 
 

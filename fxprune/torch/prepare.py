@@ -9,14 +9,15 @@ from torch import Tensor, fx, nn
 
 from fxprune.arguments import flag, names, near, text, whole
 from fxprune.errors import InputError, NothingToPruneError
-from fxprune.filling import layout_of
+from fxprune.layout import layout_of
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.cost import lies_in
 from fxprune.targets import DEFAULT_STEPS, Least, Limits, Target, check_total_steps, steps_to_target
-from fxprune.torch.backend.attributes import bound_spaces
+from fxprune.torch.backend.attributes import scaling_spaces
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.backend.parts import Whole
+from fxprune.torch.backend.ties import sizes_in_step
 from fxprune.torch.budget.budget import Budget
 from fxprune.torch.budget.latency import measure_latency
 from fxprune.torch.checks import check_finite, check_model
@@ -134,7 +135,7 @@ def prepare(
     program = read_model(model, examples, frozenset(leaves))
     analysis = analyse(program.ir, ignored, scatter)
     if in_kind:
-        analysis = analysis.pinning(bound_spaces(program.graph, analysis.types.literals))
+        analysis = _as_code_can_say(program.graph, analysis)
     if not settings.branches:
         analysis = analysis.only([g.name for g in analysis.groups], "")
     _check_prunable(model, analysis)
@@ -174,6 +175,13 @@ def prepare(
     if shrink_every:
         shrink_on_steps(gated, shrink_every)
     return gated
+
+
+def _as_code_can_say(graph: fx.Graph, analysis: Analysis) -> Analysis:
+    """With what the model's own code cannot change pinned, and tied what it computes together."""
+    analysis = analysis.pinning(scaling_spaces(graph, analysis.types.literals))
+    whole, ties = sizes_in_step(graph, analysis)
+    return analysis.pinning(whole).tying(ties)
 
 
 def _prepare_part(model: nn.Module, scope: str, example_inputs: Any, **options: Any) -> nn.Module:

@@ -16,9 +16,9 @@ from torch.optim import Optimizer
 
 from fxprune.arguments import refusal
 from fxprune.errors import InputError
-from fxprune.filling import layout_of
+from fxprune.layout import layout_of
 from fxprune.passes.analyse import Analysis, analyse
-from fxprune.passes.carry import Origin, carried
+from fxprune.passes.carry import Origin, carried, carried_ties
 from fxprune.passes.fold import Slice
 from fxprune.torch.backend.fold import by_parameter, sliced
 from fxprune.torch.backend.generated import is_generated
@@ -82,6 +82,7 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
         )
         return 0
     analysis = analysis.only(origins, "was pinned before the model was shrunk")
+    analysis = analysis.tying(carried_ties(record.analysis, origins))
     method = _carried(gates.method, analysis, origins)
     former = dict(part.named_parameters())
     mode = gates.training

@@ -32,7 +32,7 @@ from fxprune.torch.exported import compare_onnx
 from fxprune.torch.frontend.nests import tensors_in
 from fxprune.torch.measuring import costs_of
 from fxprune.torch.precision import in_precision, relative_error
-from tests.torch.models import randomise
+from tests.torch.models import half_of, randomise
 
 Build = Callable[[], tuple[nn.Module, tuple[Any, ...]]]
 """Makes a model and example inputs for it."""
@@ -100,8 +100,9 @@ def _code(model: nn.Module, folded: nn.Module) -> str:
 def _half(groups: list[fxprune.GroupInfo]) -> dict[str, Tensor]:
     """A random half of every free group; branches stay."""
     generator = torch.Generator().manual_seed(0)
+    sizes = {g.name: g.size for g in groups}
     return {
-        g.name: torch.randperm(g.size, generator=generator) < max(g.size // 2, 1)
+        g.name: torch.randperm(g.size, generator=generator) < half_of(g, sizes)
         for g in groups
         if g.kind == "channel" and not g.pin
     }

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.filling import layout_of
+from fxprune.layout import layout_of
 from fxprune.onnx.criteria import onnx_importance
 from fxprune.onnx.frontend.program import read_onnx
 from fxprune.passes.analyse import analyse

@@ -1,5 +1,6 @@
 """Small models for tests of the public functions."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.passes.ties import steps_of
 
 IMAGE = (3, 8, 8)
 
@@ -98,19 +100,27 @@ def train(
 def half(gated: nn.Module, seed: int = 0, branches: float = 0.8) -> dict[str, Tensor]:
     """A random keep-set: every position with probability 1/2, at least one per group.
 
-    Branches stay with probability `branches`.
+    Branches stay with probability `branches`, and groups that are tied keep one half.
     """
     generator = torch.Generator().manual_seed(seed)
+    groups = [group for group in fxprune.groups(gated) if not group.pin]
+    sizes = {group.name: group.size for group in groups}
     keep = {}
-    for group in fxprune.groups(gated):
-        if group.pin:
-            continue
+    for group in groups:
         share = 0.5 if group.kind == "channel" else branches
         flags = torch.rand(group.size, generator=generator) < share
-        if group.kind == "channel":
+        if group.tied:
+            flags = torch.randperm(group.size, generator=generator) < half_of(group, sizes)
+        elif group.kind == "channel":
             flags[torch.randint(group.size, (1,), generator=generator)] = True
         keep[group.name] = flags
     return keep
+
+
+def half_of(group: fxprune.GroupInfo, sizes: Mapping[str, int]) -> int:
+    """A half of the positions of a group, or what comes next to it for all that are tied."""
+    steps = steps_of((group.size, *(sizes[name] for name in group.tied)))
+    return max(steps // 2, 1) * group.size // steps
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -30,6 +30,9 @@ def test_einops_is_traced_through():
         model = randomise(Mixer()).double().eval()
     x = images(2, size=(3, 8, 8)).double()
     gated = fxprune.prepare(model, x, target=1.0)
+    pins = {group.name: group.pin for group in fxprune.groups(gated)}
+    assert "computes its size" in pins["mix/0"]  # the code says g=3
+    gated = fxprune.prepare(model, x, target=1.0, in_kind=False)
     assert torch.equal(gated(x), model(x))
     free = {group.name: group.size for group in fxprune.groups(gated) if not group.pin}
     assert free == {"patches": 8, "mix/0": 3, "mix/1": 4}

@@ -140,17 +140,14 @@ def _observe_node(facts: Facts, node: onnx_ir.Node, model: onnx_ir.Model) -> boo
     if node.op_type == "Shape" and node.domain == "" and _known(facts, node):
         _observe_shape(facts, node)
         return True
-    outputs = [value for value in node.outputs if value.name]
-    if all(value.name in facts.shapes for value in outputs) and not _is_arithmetic(facts, node):
-        return True
     if _is_arithmetic(facts, node):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             _compute(facts, node, model)
-    if all(value.name in facts.shapes for value in outputs):
-        return True
-    _infer(facts, node, model)
-    return all(value.name in facts.shapes for value in outputs)
+    # Also what is left out has a shape, which running does not tell.
+    if any(output_name(node, index) not in facts.shapes for index in range(len(node.outputs))):
+        _infer(facts, node, model)
+    return all(value.name in facts.shapes for value in node.outputs if value.name)
 
 
 def _known(facts: Facts, node: onnx_ir.Node) -> bool:

@@ -9,10 +9,17 @@ from typing import Any
 
 from torch import fx, nn
 
-from fxprune.passes.axes import Axis, Space, spaces
+from fxprune.passes.axes import Space, spaces
 from fxprune.passes.facts import Literal
 from fxprune.passes.fold import SetLiteral
-from fxprune.torch.frontend.origins import Attribute, CallSlot, Fraction, Origin, attributes_of
+from fxprune.torch.frontend.origins import (
+    Attribute,
+    CallSlot,
+    Computed,
+    Fraction,
+    Origin,
+    attributes_of,
+)
 from fxprune.torch.frontend.owners import ORIGINS, OWNER
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 
@@ -29,24 +36,26 @@ def solved(
     `known` are the literals of the model before.
     """
     literals = list(literals)
+    asked = {(each.node, each.slot[1]): each.old for each in literals if each.slot[0] == "value"}
     equations = [
-        (origin, literal.value)
+        (_with_sizes(origin, asked), literal.value)
         for literal in literals
-        if (origin := _origin(nodes[literal.node], literal)) is not None
+        if (origin := written(nodes[literal.node], literal)) is not None
     ]
     values: Values = {}
     _solve_all(equations, values)
     changed = {(literal.node, literal.slot) for literal in literals}
     for literal in known:
-        if (literal.node, literal.slot) not in changed and literal.slot[0] in _SHAPES:
-            origin = _origin(nodes[literal.node], literal)
+        if (literal.node, literal.slot) not in changed and literal.slot[0] in SHAPES:
+            origin = origin_of(nodes[literal.node], literal)
             if isinstance(origin, Attribute):
                 values.setdefault(origin, literal.axis.size)
     _solve_all(equations, values)
     return values
 
 
-_SHAPES = ("shape", "size", "sizes")
+SHAPES = ("shape", "size", "sizes")
+"""What literals are called that are sizes of axes."""
 
 
 def _solve_all(equations: list[tuple[Origin, int]], values: Values) -> None:
@@ -96,10 +105,10 @@ def _is_expressed(model: nn.Module, node: fx.Node, literal: SetLiteral, values: 
         return True
     if literal.slot[0] == "scale":
         return not _takes_scale(node)
-    origin = _origin(node, literal)
+    origin = origin_of(node, literal)
     if origin is not None:
         return _evaluated(model, origin, values) == literal.value
-    return not any(_is_number(node, place) for place in _places(node, *literal.slot))
+    return not any(_is_number(node, place) for place in places_of(node, *literal.slot))
 
 
 def _is_number(node: fx.Node, place: CallSlot) -> bool:
@@ -122,6 +131,7 @@ def _evaluated(model: nn.Module, origin: Origin, values: Values) -> int:
         return origin
     if isinstance(origin, Attribute):
         return values[origin] if origin in values else _kept_in(model, origin)
+    assert isinstance(origin, Computed)
     left = _evaluated(model, origin.left, values)
     return int(_COMPUTE[origin.op](left, _evaluated(model, origin.right, values)))
 
@@ -138,7 +148,7 @@ def _solve(origin: Origin, value: int, values: Values) -> None:
     if isinstance(origin, Attribute):
         values.setdefault(origin, value)
         return
-    if isinstance(origin, int):
+    if not isinstance(origin, Computed):
         return
     left, right = _known(origin.left, values), _known(origin.right, values)
     if (left is None) == (right is None):
@@ -161,6 +171,7 @@ def _known(origin: Origin, values: Values) -> int | None:
         return origin
     if isinstance(origin, Attribute):
         return values.get(origin)
+    assert isinstance(origin, Computed)
     left, right = _known(origin.left, values), _known(origin.right, values)
     if left is None or right is None:
         return None
@@ -194,19 +205,38 @@ def write(model: nn.Module, values: Values) -> None:
             holder.__dict__[last] = value
 
 
+def write_attention_sizes(model: nn.Module) -> None:
+    """Let torch's attention layers, which compare sizes with their own, have those of weights."""
+    for layer in model.modules():
+        if not isinstance(layer, nn.MultiheadAttention):
+            continue
+        own = layer._parameters
+        packed = own.get("in_proj_weight")
+        queries, keys, values = (
+            packed if packed is not None else own.get(f"{name}_proj_weight") for name in "qkv"
+        )
+        if queries is None or keys is None or values is None:
+            continue  # gone with its branch
+        layer.embed_dim, layer.kdim, layer.vdim = (w.shape[1] for w in (queries, keys, values))
+        layer.head_dim = layer.embed_dim // layer.num_heads
+        out = layer.out_proj
+        out.out_features, out.in_features = out.weight.shape
+
+
 def _item(holder: Any, name: str | int) -> Any:
     return holder[name] if isinstance(name, int) else holder.__dict__[name]
 
 
-def _origin(node: fx.Node, literal: SetLiteral | Literal) -> Origin | None:
+def origin_of(node: fx.Node, literal: SetLiteral | Literal) -> Origin | None:
+    """What a literal in a call was computed from, if modules keep it."""
     origins: Mapping[CallSlot, Origin | Fraction] = node.meta.get(ORIGINS, {})
     if not origins:
         return None
-    found = next((origins[p] for p in _places(node, *literal.slot) if p in origins), None)
+    found = next((origins[p] for p in places_of(node, *literal.slot) if p in origins), None)
     return None if isinstance(found, Fraction) else found
 
 
-def _places(node: fx.Node, slot: str, index: int) -> list[CallSlot]:
+def places_of(node: fx.Node, slot: str, index: int) -> list[CallSlot]:
     """Where a literal may stand in a call, one by one or in a tuple."""
     name = bare_name(node)
     if name in ("chunk", "tensor_split"):
@@ -220,7 +250,7 @@ def _places(node: fx.Node, slot: str, index: int) -> list[CallSlot]:
     if name == "unflatten":
         dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs["dim"]
         index -= int(dim) % node.args[0].meta["value"].dim()  # type: ignore[union-attr]
-        return [("args", 2, index), ("kwargs", "sizes", index)]
+        return [("args", 2, index), ("kwargs", "sizes", index)] if index >= 0 else []
     spelling = NAMES.get(name)
     signature = (
         [item.partition("=")[0].strip("*") for item in spelling.signature.split()]
@@ -235,6 +265,58 @@ def _places(node: fx.Node, slot: str, index: int) -> list[CallSlot]:
             places += [("args", at, index), ("args", at + index), ("kwargs", argument, index)]
             places += [("kwargs", argument)]
     return places
+
+
+def written(node: fx.Node, literal: SetLiteral | Literal) -> Origin | None:
+    """What a literal in a call was computed from, be it on the way or in the call itself."""
+    origin = origin_of(node, literal)
+    if origin is not None or literal.slot[0] not in SHAPES:
+        return origin
+    found = next((n for p in places_of(node, *literal.slot) if (n := _node_at(node, p))), None)
+    return None if found is None else _computed(found)
+
+
+def _computed(node: fx.Node) -> Origin | None:
+    """A size that code asks for, or arithmetic on such."""
+    name = bare_name(node)
+    if name == "size":
+        return node if len(node.args) == 2 else None
+    if name not in _COMPUTE or len(node.args) != 2:
+        return None
+    left, right = (_operand(node, place) for place in (0, 1))
+    return None if left is None or right is None else Computed(name, left, right)
+
+
+def _operand(node: fx.Node, place: int) -> Origin | None:
+    origin: Origin | Fraction | None = node.meta.get(ORIGINS, {}).get(("args", place))
+    item = node.args[place]
+    if origin is not None:
+        return None if isinstance(origin, Fraction) else origin
+    if isinstance(item, fx.Node):
+        return _computed(item)
+    return item if type(item) is int else None
+
+
+def _node_at(node: fx.Node, place: CallSlot) -> fx.Node | None:
+    """The node that stands at a place in a call."""
+    item: Any = node.args if place[0] == "args" else node.kwargs
+    for step in place[1:]:
+        try:
+            item = item[step]
+        except (IndexError, KeyError, TypeError):
+            return None
+    return item if isinstance(item, fx.Node) else None
+
+
+def _with_sizes(origin: Origin, asked: Mapping[tuple[str, int], int]) -> Origin:
+    """With numbers for the sizes that code asks for, as they are after a fold."""
+    if isinstance(origin, fx.Node):
+        dim: Any = origin.args[1]
+        return asked.get((origin.name, dim)) or int(origin.meta["value"])
+    if isinstance(origin, Computed):
+        left, right = (_with_sizes(part, asked) for part in (origin.left, origin.right))
+        return Computed(origin.op, left, right)
+    return origin
 
 
 def _places_in_index(node: fx.Node, slot: str, dim: int) -> list[CallSlot]:
@@ -258,35 +340,21 @@ def _places_in_index(node: fx.Node, slot: str, dim: int) -> list[CallSlot]:
 # What costs the class -------------------------------------------------------------------------
 
 
-def bound_spaces(graph: fx.Graph, literals: Iterable[Literal]) -> dict[Space, str]:
-    """The spaces that a module's own code cannot change, with the reason.
-
-    One attribute that is the size of several axes asks for one number: what these axes do not have
-    in common stays whole. So does what a scale is computed from, by torch or in the model's code.
-    """
+def scaling_spaces(graph: fx.Graph, literals: Iterable[Literal]) -> dict[Space, str]:
+    """The spaces that a scale is computed from, by torch or in the model's code; the reason."""
     nodes = {node.name: node for node in graph.nodes}
     scaling = _scaling(graph)
-    axes: dict[Attribute, dict[Axis, None]] = {}
-    bound: dict[Space, str] = {}
+    found: dict[Space, str] = {}
     for literal in literals:
         node = nodes[literal.node]
         if node.op == "call_module":
             continue
         if literal.slot[0] == "scale" and _takes_scale(node):
-            bound |= dict.fromkeys(spaces(literal.axis), f"{node.name} takes its scale from it")
-        origin = _origin(node, literal)
-        shapes = literal.slot[0] in _SHAPES
-        if shapes and isinstance(origin, Attribute) and origin in scaling:
-            bound |= dict.fromkeys(spaces(literal.axis), f"a scale is computed from {origin}")
-        if shapes and isinstance(origin, Attribute) and len(origin.names) == 1:
-            axes.setdefault(origin, {})[literal.axis] = None
-    for attribute, sized in axes.items():
-        common = set.intersection(*(set(spaces(axis)) for axis in sized))
-        own = (space for axis in sized for space in spaces(axis) if space not in common)
-        reason = f"its size, {attribute}, is that of other axes too"
-        for space in own:
-            bound.setdefault(space, reason)
-    return bound
+            found |= dict.fromkeys(spaces(literal.axis), f"{node.name} takes its scale from it")
+        origin = origin_of(node, literal)
+        if literal.slot[0] in SHAPES and isinstance(origin, Attribute) and origin in scaling:
+            found |= dict.fromkeys(spaces(literal.axis), f"a scale is computed from {origin}")
+    return found
 
 
 def _scaling(graph: fx.Graph) -> set[Attribute]:

@@ -10,6 +10,7 @@ module grows at most to the model itself, which then has to run the whole graph.
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 from torch import fx, nn
@@ -17,7 +18,12 @@ from torch import fx, nn
 from fxprune.errors import FxpruneError
 from fxprune.passes.cost import lies_in
 from fxprune.passes.fold import FoldPlan, KeepSet
-from fxprune.torch.backend.attributes import owners_without, solved, write
+from fxprune.torch.backend.attributes import (
+    owners_without,
+    solved,
+    write,
+    write_attention_sizes,
+)
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.fold import edited_graph
 from fxprune.torch.backend.generated import generate
@@ -52,6 +58,7 @@ def rewrite(fold: Fold, small: nn.Module, graph: fx.Graph) -> None:
     nodes = {node.name: node for node in fold.whole.program.graph.nodes}
     values = solved(nodes, fold.plan.literals, fold.whole.analysis.types.literals)
     write(small, values)
+    write_attention_sizes(small)
     owners = owners_without(fold.whole.model, nodes, fold.plan.literals, values)
     for drop in fold.plan.drops:
         owners.setdefault(str(nodes[drop.node].meta[OWNER]), "a branch is gone")
@@ -132,11 +139,11 @@ class _Mending:
         return self._generated(path, graph)
 
     def _generated(self, path: str, graph: fx.Graph) -> bool:
-        """Let a module run a graph, if all that it calls is there still."""
+        """Let a module run a graph, if all that it calls and reads is there still."""
         module = self._small.get_submodule(path)
-        there = {name for name, _ in module.named_modules(remove_duplicate=False)}
-        if any(node.op == "call_module" and node.target not in there for node in graph.nodes):
-            return False  # it returns something of a branch that is gone
+        asked = (n for n in graph.nodes if n.op in ("call_module", "get_attr"))
+        if not all(_has(module, str(node.target)) for node in asked):
+            return False  # it is, or returns something of, a branch that is gone
         generate(module, graph, self.reason)
         return True
 
@@ -155,6 +162,14 @@ class _Mending:
         """Whether a branch goes in the whole that is none in a module alone, where it ends."""
         owners = [str(self._nodes[drop.node].meta[OWNER]) for drop in self._fold.plan.drops]
         return any(lies_in(owner, path) for owner in owners) and not plan.drops
+
+
+def _has(module: nn.Module, name: str) -> bool:
+    try:
+        attrgetter(name)(module)
+    except AttributeError:
+        return False
+    return True
 
 
 class _Wanted:

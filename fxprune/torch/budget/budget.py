@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fxprune.filling import ArrayCost, Filling, Layout, PointArrayCost
+from fxprune.filling import ArrayCost, Filling, PointArrayCost
+from fxprune.layout import Layout
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.cost import Cost, Costs
 from fxprune.passes.polynomials import Maximum, Polynomial
@@ -105,7 +106,7 @@ class Budget:
         arrays = {name: on_arrays(costs.polynomials[name], index) for name in self.limit}
         self._filling = Filling(arrays, layout, self.round_to, least)
         self._owners = torch.from_numpy(self._filling.owners)
-        self._seen = torch.tensor(layout.seen)[self._owners]
+        self._fan_out = torch.tensor(layout.fan_out)[self._owners]
 
     def relative(self, share: float) -> dict[str, float]:
         """The limits on the way: `share` = 0 is the full cost, 1 is the target."""
@@ -157,7 +158,7 @@ class Budget:
         Channels of one layer act alike, so closing many has the effect of the sum of their
         gradients, not of the squares; a gradient that is itself a sum counts for its terms.
         """
-        return self.per_price((squares * self._seen.to(squares)).sqrt(), is_open)
+        return self.per_price((squares * self._fan_out.to(squares)).sqrt(), is_open)
 
     def choose(self, rank: Tensor, limit: Mapping[str, float]) -> Tensor:
         """Open positions by descending `rank` within `limit`; a flag per position.

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from torch import fx
 
-from fxprune.torch.frontend.origins import OwnFloat, OwnInt
+from fxprune.torch.frontend.origins import BINARY, OwnFloat, OwnInt, origins_in
+from fxprune.torch.frontend.owners import ORIGINS
 
 
 class Watcher(Protocol):
@@ -95,6 +96,8 @@ def _record(function: Callable[..., Any], *operands: Any) -> Any:
         return result
     arguments = tuple(x.node if isinstance(x, TracedNumber) else plain_number(x) for x in operands)
     node = first.node.graph.call_function(function, arguments)
+    if origins := origins_in(operands, {}):
+        node.meta[ORIGINS] = origins
     return traced_number(result, node, first.watcher)
 
 
@@ -105,7 +108,19 @@ def _method(function: Callable[..., Any], swapped: bool = False) -> Callable[...
     return method
 
 
-_BINARY = ("add", "sub", "mul", "floordiv", "truediv", "mod", "pow")
+def _divmod(self: Any, other: Any) -> Any:
+    return self // other, self % other
+
+
+def _rdivmod(self: Any, other: Any) -> Any:
+    return other // self, other % self
+
+
+_BINARY = {
+    **{name: getattr(operator, name) for name in BINARY},
+    **{"lshift": operator.lshift, "rshift": operator.rshift},
+    **{"and": operator.and_, "or": operator.or_, "xor": operator.xor},
+}
 _UNARY: dict[str, Callable[..., Any]] = {
     "__neg__": operator.neg,
     "__abs__": abs,
@@ -115,11 +130,12 @@ _UNARY: dict[str, Callable[..., Any]] = {
     "__trunc__": math.trunc,
 }
 for _kind in (TracedInt, TracedFloat):
-    for _name in _BINARY:
-        setattr(_kind, f"__{_name}__", _method(getattr(operator, _name)))
-        setattr(_kind, f"__r{_name}__", _method(getattr(operator, _name), swapped=True))
+    for _name, _function in _BINARY.items():
+        setattr(_kind, f"__{_name}__", _method(_function))
+        setattr(_kind, f"__r{_name}__", _method(_function, swapped=True))
     for _name, _function in _UNARY.items():
         setattr(_kind, _name, _method(_function))
+    _kind.__divmod__, _kind.__rdivmod__ = _divmod, _rdivmod  # type: ignore[method-assign]
 
 
 def _comparison(name: str) -> Callable[..., Any]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from fxprune.torch.frontend.leaves import is_leaf
 
@@ -35,7 +35,7 @@ class Attribute:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """Arithmetic on numbers that modules keep."""
+    """Arithmetic on numbers that modules keep, and on sizes that code asks for: nodes."""
 
     op: str
     left: "Origin"
@@ -49,44 +49,22 @@ class Fraction:
     numbers: "tuple[Origin, ...]"
 
 
-Origin = Attribute | Computed | int
+Origin = Attribute | Computed | int | fx.Node
 
 
 class OwnInt(int):
-    """An int that remembers where a module keeps it."""
+    """An int that remembers where a module keeps it.
+
+    What else remembers something, such as a size that is traced, has the last word.
+    """
 
     origin: Origin
-
-    def __pow__(self, other: Any, modulo: Any = None) -> Any:
-        result = int.__int__(self).__pow__(other, modulo)
-        if result is NotImplemented and isinstance(other, float):
-            result = float(int.__int__(self)) ** other
-        return _own_float(result, Fraction((self.origin,)))
-
-    def __truediv__(self, other: Any) -> Any:
-        result = int.__int__(self).__truediv__(other)
-        return _own_float(result, Fraction((self.origin, _origin_of(other))))
-
-    def __rtruediv__(self, other: Any) -> Any:
-        result = int.__int__(self).__rtruediv__(other)
-        return _own_float(result, Fraction((_origin_of(other), self.origin)))
 
 
 class OwnFloat(float):
     """A fraction that remembers the numbers that it was computed from."""
 
     origin: Fraction
-
-    def __mul__(self, other: Any) -> Any:
-        return _own_float(float.__mul__(self, other), self.origin)
-
-    def __truediv__(self, other: Any) -> Any:
-        return _own_float(float.__truediv__(self, other), self.origin)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return _own_float(float.__rtruediv__(self, other), self.origin)
-
-    __rmul__ = __mul__
 
 
 def _own_float(value: Any, origin: Fraction) -> Any:
@@ -123,23 +101,47 @@ def attributes_of(origin: Origin | Fraction) -> Iterator[Attribute]:
             yield from attributes_of(number)
 
 
-def _method(name: str, swapped: bool) -> Callable[[OwnInt, Any], Any]:
+_PLAIN = (int, float, bool, OwnInt, OwnFloat)
+
+
+def _method(name: str, swapped: bool) -> Callable[[Any, Any], Any]:
     function = getattr(operator, name)
 
-    def method(self: OwnInt, other: Any) -> Any:
-        if type(other) not in (int, OwnInt):
-            plain = getattr(int, f"__{'r' if swapped else ''}{name}__")
-            return plain(int.__int__(self), other)
+    def method(self: Any, other: Any) -> Any:
+        if type(other) not in _PLAIN:
+            return NotImplemented
         left, right = (other, self) if swapped else (self, other)
-        value = function(int.__int__(left), int.__int__(right))
-        return own_int(value, Computed(name, _origin_of(left), _origin_of(right)))
+        value = function(_plain(left), _plain(right))
+        if type(value) is int and name in _KEPT:
+            return own_int(value, Computed(name, _origin_of(left), _origin_of(right)))
+        numbers = tuple(n for each in (left, right) for n in _numbers_of(each))
+        return _own_float(value, Fraction(numbers))
 
     return method
 
 
-for _name in ("add", "sub", "mul", "floordiv"):
-    setattr(OwnInt, f"__{_name}__", _method(_name, swapped=False))
-    setattr(OwnInt, f"__r{_name}__", _method(_name, swapped=True))
+def _plain(number: Any) -> Any:
+    if isinstance(number, OwnInt):
+        return int.__int__(number)
+    return float.__float__(number) if isinstance(number, OwnFloat) else number
+
+
+def _numbers_of(number: Any) -> tuple[Origin, ...]:
+    """The numbers that modules keep of which one was computed."""
+    if isinstance(number, OwnFloat):
+        return number.origin.numbers
+    return (number.origin,) if isinstance(number, OwnInt) else ()
+
+
+_KEPT = ("add", "sub", "mul", "floordiv")
+"""What whole numbers are computed by that remember how."""
+BINARY = (*_KEPT, "truediv", "pow", "mod")
+"""The arithmetic that numbers are known by."""
+
+for _name in BINARY:
+    for _kind in (OwnInt, OwnFloat):
+        setattr(_kind, f"__{_name}__", _method(_name, swapped=False))
+        setattr(_kind, f"__r{_name}__", _method(_name, swapped=True))
 
 
 def origins_in(

@@ -70,7 +70,7 @@ def closed_units(gated: nn.Module, rank: Tensor, round_to: int):
     """Keep-sets in which one gate has opened its best closed positions, a branch also if thin."""
     keep = fxprune.keep_set(gated)
     layout = gates_of(gated).method.budget.layout
-    for name, places in zip(layout.names, layout.held, strict=True):
+    for name, places in zip(layout.names, layout.inside, strict=True):
         if not keep[name].all() and places:
             inside = [layout.names[place] for place in places]
             thin = {group: torch.arange(len(keep[group])) < round_to for group in inside}

@@ -215,15 +215,15 @@ class Heads(nn.Module):
 def test_channels_are_seen_by_readers_and_in_heads():
     gated = fxprune.prepare(Heads(), torch.zeros(2, 5, 8), in_kind=False)
     layout = gated.fxprune_gates.layout
-    seen = dict(zip(layout.names, layout.seen, strict=True))
+    seen = dict(zip(layout.names, layout.fan_out, strict=True))
     assert seen["stem"] == 3 + 5  # q, k, v, and once per window in the head
     assert (seen["q/0"], seen["v/1"]) == (4, 3)  # channels of a head, heads of a channel
-    held = [sum(n * s for n, s in zip(layout.sizes[1:4], layout.seen[1:4], strict=True))]
-    assert layout.seen[layout.groups :] == tuple(held)
+    inside = [sum(n * s for n, s in zip(layout.sizes[1:4], layout.fan_out[1:4], strict=True))]
+    assert layout.fan_out[layout.groups :] == tuple(inside)
 
 
 def test_branches_hold_the_groups_that_nothing_else_reads():
     layout = gate().fxprune_gates.layout
-    held = dict(zip(layout.names, layout.held, strict=True))
-    assert held["body+"] == (layout.names.index("body.0"),)
-    assert not any(held[name] for name in layout.names[: layout.groups])
+    inside = dict(zip(layout.names, layout.inside, strict=True))
+    assert inside["body+"] == (layout.names.index("body.0"),)
+    assert not any(inside[name] for name in layout.names[: layout.groups])

@@ -1,0 +1,68 @@
+"""Groups that keep equal shares of their positions, because one number in code sizes them all.
+
+    reshape(B, N, heads, C // heads)    a channel more for every head: C = 48 heads
+
+A tie asks for equal numbers, not for the same positions. What is pinned has its number, so it pins
+all that is tied to it.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from fxprune.errors import KeepSetError
+from fxprune.passes.groups import Group
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """The names of groups that keep equal shares, and why."""
+
+    groups: tuple[str, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.groups)}: {self.reason}"
+
+
+def steps_of(sizes: Iterable[int]) -> int:
+    """How many equal steps there are from none to all positions of tied groups of such sizes."""
+    return math.gcd(*sizes)
+
+
+def pinned_together(
+    groups: Iterable[Group], ties: Iterable[Tie]
+) -> tuple[tuple[Group, ...], tuple[Tie, ...]]:
+    """The same groups, those pinned that are tied to a pinned one, and the ties that are left.
+
+    Groups whose sizes have no common divisor keep equal shares only if they keep everything.
+    """
+    by_name = {group.name: group for group in groups}
+    left = []
+    for tie in ties:
+        tied = [by_name[name] for name in tie.groups if name in by_name]
+        pinned = next((group for group in tied if group.pin), None)
+        if pinned is None and steps_of(group.size for group in tied) > 1:
+            left.append(tie)
+            continue
+        told = (
+            f"it is tied to {pinned.name}" if pinned else "it is tied to sizes like no part of it"
+        )
+        for group in tied:
+            if not group.pin:
+                by_name[group.name] = replace(group, pin=f"{told}: {tie.reason}")
+    return tuple(by_name.values()), tuple(left)
+
+
+def check_ties(keep: Mapping[str, Sequence[bool]], ties: Iterable[Tie]) -> None:
+    """Raise KeepSetError unless tied groups keep equal shares; `keep` has all of them."""
+    for tie in ties:
+        kept = {name: (sum(keep[name]), len(keep[name])) for name in tie.groups}
+        (first, (some, of)), *others = kept.items()
+        for name, (number, size) in others:
+            if some * size != number * of:
+                raise KeepSetError(
+                    f"{first} keeps {some} of {of} and {name} {number} of {size}, but they are "
+                    f"tied ({tie.reason}): keep equal shares of both, or prepare with "
+                    "in_kind=False"
+                )

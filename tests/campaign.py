@@ -114,7 +114,8 @@ Draw = Callable[[st.SearchStrategy[Any], str], Any]
 
 def check_network(network: Network, draw: Draw, summary: Summary, onnx: bool) -> None:
     """Everything that must hold for one network, under keep-sets that `draw` returns."""
-    gated = fxprune.prepare(network, network.inputs, target=1.0)
+    in_kind = draw(st.booleans(), "in_kind")
+    gated = fxprune.prepare(network, network.inputs, target=1.0, in_kind=in_kind)
     assert_rewrite_equivalent(network, gated, inputs=network.inputs, rtol=0.0)
     record = record_of(gated)
     assert record is not None

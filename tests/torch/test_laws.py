@@ -63,14 +63,19 @@ def examples(count):
     return settings(max_examples=count, suppress_health_check=SLOW_DATA)
 
 
-def prepared(network, scatter=False):
+def prepared(network, **options):
     """Gated for a target that every keep-set meets."""
-    return fxprune.prepare(network, network.inputs, target=1.0, scatter=scatter)
+    return fxprune.prepare(network, network.inputs, target=1.0, **options)
 
 
-def pruned(network, data):
+def settings_of(data):
+    """What may be free: a random choice."""
+    return {name: data.draw(st.booleans(), name) for name in ("scatter", "in_kind")}
+
+
+def pruned(network, data, options=None):
     """Gated and folded under a keep-set of Hypothesis' choice."""
-    gated = prepared(network, scatter=data.draw(st.booleans(), "scatter"))
+    gated = prepared(network, **(options or settings_of(data)))
     fxprune.set_keep_set(gated, data.draw(keep_sets(gated), "keep-set"))
     return gated, fxprune.fold(gated)
 
@@ -454,8 +459,9 @@ def test_own_code_computes_the_same_at_other_sizes(network, data):
 @examples(6)
 @given(drawn(), st.data())
 def test_same_plan_twice(network, data):
-    gated, folded = pruned(network, data)
-    other = prepared(copy.deepcopy(network), record_of(gated).scatter)
+    options = settings_of(data)
+    gated, folded = pruned(network, data, options)
+    other = prepared(copy.deepcopy(network), **options)
     fxprune.set_keep_set(other, fxprune.keep_set(gated))
     assert plans(gated) == plans(other)
     assert str(recorded(folded).graph) == str(recorded(fxprune.fold(other)).graph)

@@ -58,13 +58,13 @@ def forms(draw: DrawFn) -> Form:
         groups=groups,
         bias=draw(st.booleans()),
         projection=projection,
-        split=draw(st.sampled_from(("view", "unflatten", "sizes"))),
+        split=draw(st.sampled_from(("view", "unflatten", "sizes", "stored"))),
         norm=draw(st.sampled_from(("", "F.normalize", "RMSNorm", "LayerNorm"))),
         rotation=rotation if size % 2 == 0 else "",
         grouping=draw(st.sampled_from(by)) if groups < heads else "",
         compute=compute,
         mask="" if compute in ("kernel", "cosine") else mask,
-        join=draw(st.sampled_from(("reshape", "flatten", "einsum"))),
+        join=draw(st.sampled_from(("reshape", "flatten", "einsum", "stored"))),
     )
 
 
@@ -87,6 +87,7 @@ def attention(
     code += _regrouped(form)
     code += _attended(form, parts, lengths)
     code += _joined(form)
+    parts |= {"heads": str(form.heads), "groups": str(form.groups)}
     parts["output"] = f"nn.Linear({form.heads * form.value_size}, {out}, bias={form.bias})"
     step = Step("\n".join(code), Context(out, (lengths[0],)), parts)
     return Block((step,), ("x", "other") if other else ("x",))
@@ -132,6 +133,10 @@ def _unsplit(form: Form, other: int) -> str:
 
 def _heads(form: Form, name: str) -> str:
     size = form.value_size if name == "v" else form.size
+    if form.split == "stored":  # as in most published models: the module keeps a number of heads
+        count = "self.heads" if name == "q" else "self.groups"
+        shape = f"{name}.size(0), {name}.size(1), {count}, {name}.size(2) // {count}"
+        return f"{name}.reshape({shape}).transpose(1, 2)"
     if form.split == "unflatten":
         return f"torch.unflatten({name}, -1, (-1, {size})).transpose(1, 2)"
     if form.split == "sizes":
@@ -242,6 +247,9 @@ def _by_softmax(form: Form) -> list[str]:
 
 
 def _joined(form: Form) -> list[str]:
+    if form.join == "stored":
+        shape = "x.shape[0], x.shape[1], self.heads * y.shape[-1]"
+        return [f"return self.output(y.transpose(1, 2).reshape({shape}))"]
     if form.join == "flatten":
         return ["return self.output(y.transpose(1, 2).flatten(2))"]
     if form.join == "einsum":

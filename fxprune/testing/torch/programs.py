@@ -60,7 +60,8 @@ class Context:
 class Step:
     """`code` computes x from x. What it calls `self.name` is in `parts`: an expression, or a block.
 
-    An expression that begins with `nn.` makes a module or parameter, any other a buffer.
+    An expression that begins with `nn.` makes a module or parameter, a whole number an attribute,
+    any other a buffer.
     """
 
     code: str
@@ -242,7 +243,7 @@ class _Classes:
             name = f"Block{self.inner}"
             self.add(expression, name)
             return f"self.{part} = {name}()"
-        if "." in part or expression.startswith("nn."):
+        if "." in part or expression.startswith("nn.") or expression.isdigit():
             return f"self.{part} = {expression}"
         return f'self.register_buffer("{part}", {expression})'
 

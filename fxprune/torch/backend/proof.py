@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxprune.torch.frontend.in_place import set_item
 from fxprune.torch.frontend.program import index_items
 from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.spellings import NAMES, bare_name
@@ -130,7 +131,9 @@ class _Form:
         spelling = NAMES.get(name)
         op = spelling.op if spelling else name
         if name == "getitem" and _is_array(node.args[0]):
-            return self._index(node)
+            return ("index", *self._index(node))
+        if node.target is set_item:
+            return (name, *self._index(node), self._argument(node.args[2]))
         if op == "expand":
             return (op, self._argument(node.args[0]))
         if op == "fill":
@@ -148,7 +151,7 @@ class _Form:
         return (name, self._argument(bound), self._argument(rest), self._argument(more))
 
     def _index(self, node: fx.Node) -> tuple[Any, ...]:
-        """`x[...]` with bounds counted from the front."""
+        """The array and the index of `x[...]`, with bounds counted from the front."""
         source: Any = node.args[0]
         shape = source.meta["value"].shape
         sizes = iter(shape)
@@ -156,7 +159,7 @@ class _Form:
             None if item is None else self._indexed(item, next(sizes, 0))
             for item in index_items(node.args[1], len(shape))
         ]
-        return ("index", self._argument(source), tuple(items))
+        return self._argument(source), tuple(items)
 
     def _indexed(self, item: Any, size: int) -> Any:
         plain = fx.map_arg(item, lambda n: n if _is_array(n) else _plain(n.meta["value"]))

@@ -95,6 +95,17 @@ class _Reader:
                 continue
             if powers := _product(self._of_axis(literal.axis), said, -1):
                 yield _Equation(powers, str(node.meta[OWNER]) or "the model")
+        yield from self._equal_parts()
+
+    def _equal_parts(self) -> Iterator[_Equation]:
+        """Where code asks for a number of parts, they have one size."""
+        first: dict[str, Axis] = {}
+        for literal in self._literals:
+            node = self._nodes[literal.node]
+            if bare_name(node) in ("chunk", "tensor_split") and literal.slot[0] == "sizes":
+                axis = self._of_axis(first.setdefault(node.name, literal.axis))
+                if powers := _product(axis, self._of_axis(literal.axis), -1):
+                    yield _Equation(powers, str(node.meta[OWNER]) or "the model")
 
     def _of_axis(self, axis: Axis) -> _Powers:
         """An axis as a product of what is free in it; what is joined to itself is a multiple."""

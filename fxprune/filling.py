@@ -158,34 +158,43 @@ class Filling:
             return self._fit(units.counts(everything, order[: removable - kept], -1), limit)
 
         closed = order[: removable - _largest(within, removable)]
-        counts = units.counts(everything, closed, -1)
         is_open = np.ones(len(order), dtype=bool)
         is_open[closed] = False
-        is_open[self._fill(units, closed[::-1], counts, limit)] = True
+        self._open_more(units, is_open, order, limit)
         branches = closed[self._steps.first[units.owner[closed]] >= self.layout.groups]
         for branch in branches[::-1]:
-            if not is_open[branch]:
-                is_open = self._opened_thin(units, branch, is_open, limit)
+            if not is_open[branch] and self._open_thin(units, branch, is_open, limit):
+                self._open_more(units, is_open, order, limit)
         return units.flags(is_open)
 
-    def _opened_thin(
+    def _open_more(
+        self, units: "_Units", is_open: np.ndarray, among: np.ndarray, limit: Mapping[str, float]
+    ) -> None:
+        """Open what fits of the closed units `among` some, which come worst first."""
+        waiting = among[~is_open[among]][::-1]
+        nothing = np.zeros(len(self._steps.numbers))
+        counts = units.counts(nothing, np.flatnonzero(is_open), 1)
+        is_open[self._fill(units, waiting, counts, limit)] = True
+
+    def _open_thin(
         self, units: "_Units", branch: int, is_open: np.ndarray, limit: Mapping[str, float]
-    ) -> np.ndarray:
-        """What is open once the closed `branch` is, with as much inside as fits; if it fits at all.
+    ) -> bool:
+        """Open the closed `branch` with as much inside as fits; False if it does not fit at all.
 
         While a branch is closed all inside of it is free, so it may be too wide to be opened whole.
         """
         places = self.layout.inside[self._steps.first[units.owner[branch]]]
-        inside = np.isin(units.owner, self._steps.all_in(places))
-        inside &= is_open & (units.rank < math.inf)
+        inside = np.isin(units.owner, self._steps.all_in(places)) & (units.rank < math.inf)
         thin = is_open & ~inside
         thin[branch] = True
         counts = units.counts(np.zeros(len(self._steps.numbers)), np.flatnonzero(thin), 1)
         if not self._fit(counts, limit):
-            return is_open
-        waiting = units.worst_first()[::-1]
-        thin[self._fill(units, waiting[inside[waiting]], counts, limit)] = True
-        return thin
+            return False
+        order = units.worst_first()
+        within = is_open & inside
+        is_open[:] = thin
+        self._open_more(units, is_open, order[within[order]], limit)
+        return True
 
     def _fill(
         self, units: "_Units", waiting: np.ndarray, counts: np.ndarray, limit: Mapping[str, float]

@@ -28,12 +28,16 @@ Values = dict[Attribute, int]
 
 
 def solved(
-    nodes: Mapping[str, fx.Node], literals: Iterable[SetLiteral], known: Iterable[Literal]
+    model: nn.Module,
+    nodes: Mapping[str, fx.Node],
+    literals: Iterable[SetLiteral],
+    known: Iterable[Literal],
 ) -> Values:
     """New values of attributes, as far as literals tell them; contradictions keep the first.
 
-    Where these do not tell them apart, attributes that are the size of an axis elsewhere keep it.
-    `known` are the literals of the model before.
+    Where these do not tell them apart, attributes that are the size of an axis elsewhere keep it,
+    and so do those that something is divided by. `model` is the model before, and `known` are its
+    literals.
     """
     literals = list(literals)
     asked = {(each.node, each.slot[1]): each.old for each in literals if each.slot[0] == "value"}
@@ -50,6 +54,11 @@ def solved(
             origin = origin_of(nodes[literal.node], literal)
             if isinstance(origin, Attribute):
                 values.setdefault(origin, literal.axis.size)
+    _solve_all(equations, values)
+    for origin, _ in equations:
+        if isinstance(origin, Computed) and origin.op == "floordiv":
+            for attribute in attributes_of(origin.right):
+                values.setdefault(attribute, _kept_in(model, attribute))
     _solve_all(equations, values)
     return values
 
@@ -108,7 +117,20 @@ def _is_expressed(model: nn.Module, node: fx.Node, literal: SetLiteral, values: 
     origin = origin_of(node, literal)
     if origin is not None:
         return _evaluated(model, origin, values) == literal.value
+    if _is_size_of_its_own(model, node, literal):
+        return True  # the code may well ask for it
     return not any(_is_number(node, place) for place in places_of(node, *literal.slot))
+
+
+def _is_size_of_its_own(model: nn.Module, node: fx.Node, literal: SetLiteral) -> bool:
+    """Whether a module has a tensor with an axis of the size that its code writes."""
+    shape = getattr(node.meta["value"], "shape", ())
+    place = literal.slot[1]
+    if literal.slot[0] not in SHAPES or place >= len(shape):
+        return False
+    owner = model.get_submodule(str(node.meta[OWNER]))
+    own = (*owner._parameters.values(), *owner._buffers.values())
+    return any(shape[place] in tensor.shape for tensor in own if tensor is not None)
 
 
 def _is_number(node: fx.Node, place: CallSlot) -> bool:

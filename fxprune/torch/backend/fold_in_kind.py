@@ -56,7 +56,8 @@ def rewrite(fold: Fold, small: nn.Module, graph: fx.Graph) -> None:
         generate(small, graph, "a branch writes only some channels of its stream (scatter=True)")
         return
     nodes = {node.name: node for node in fold.whole.program.graph.nodes}
-    values = solved(nodes, fold.plan.literals, fold.whole.analysis.types.literals)
+    literals = fold.whole.analysis.types.literals
+    values = solved(fold.whole.model, nodes, fold.plan.literals, literals)
     write(small, values)
     write_attention_sizes(small)
     owners = owners_without(fold.whole.model, nodes, fold.plan.literals, values)

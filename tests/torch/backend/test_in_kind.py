@@ -366,7 +366,7 @@ class Cut(nn.Module):
 def cut_in_halves(size: int = 6) -> tuple[Any, Any]:
     """A model with generated code for itself, gated and folded: uneven parts."""
     torch.manual_seed(0)
-    gated = fxprune.prepare(Cut().eval(), torch.randn(2, 3, size, size), target=1.0)
+    gated = fxprune.prepare(Cut().eval(), torch.randn(2, 3, size, size), target=1.0, in_kind=False)
     return folded_unevenly(gated)
 
 
@@ -439,7 +439,7 @@ def test_a_module_that_is_called_for_its_effect_keeps_it(in_place, inside):
     x = torch.randn(2, 3, 6, 6)
     if not in_place:
         part.act.forward = torch.tanh  # has no effect
-    gated = fxprune.prepare(model, x, target=1.0)
+    gated = fxprune.prepare(model, x, target=1.0, in_kind=False)
     assert torch.equal(model(x), gated.eval()(x))
     gated, folded = folded_unevenly(gated)
     assert generated_code(folded)

@@ -10,7 +10,7 @@ from fxprune.passes.cost import Costs, cost_polynomials
 from fxprune.passes.facts import Types
 from fxprune.passes.groups import Group, find_groups
 from fxprune.passes.infer import infer
-from fxprune.passes.ties import Tie, pinned_together
+from fxprune.passes.ties import Tie, joined, pinned_together
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +51,13 @@ class Analysis:
         return self._with(groups, self.branches, self.ties)
 
     def tying(self, ties: Iterable[Tie]) -> "Analysis":
-        """The same with more ties; no group is in two of them."""
+        """The same with more ties; those that share a group are one."""
         return self._with(self.groups, self.branches, (*self.ties, *ties))
 
     def _with(
         self, groups: Iterable[Group], branches: tuple[Branch, ...], ties: Iterable[Tie]
     ) -> "Analysis":
-        groups, ties = pinned_together(groups, ties)
+        groups, ties = pinned_together(groups, joined(ties))
         costs = cost_polynomials(self.graph, self.types, groups, branches)
         return replace(self, groups=groups, branches=branches, costs=costs, ties=ties)
 

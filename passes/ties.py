@@ -7,8 +7,10 @@ all that is tied to it.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 
 from fxprune.errors import KeepSetError
 from fxprune.passes.groups import Group
@@ -28,6 +30,55 @@ class Tie:
 def steps_of(sizes: Iterable[int]) -> int:
     """How many equal steps there are from none to all positions of tied groups of such sizes."""
     return math.gcd(*sizes)
+
+
+def joined(ties: Iterable[Tie]) -> tuple[Tie, ...]:
+    """The same ties, where those that share a group are one; it is named by its first reason."""
+    found: list[Tie] = []
+    for tie in ties:
+        names = dict.fromkeys(tie.groups)
+        met = [other for other in found if not names.keys().isdisjoint(other.groups)]
+        found = [other for other in found if other not in met]
+        everything = (name for each in (*met, tie) for name in each.groups)
+        found.append(Tie(tuple(dict.fromkeys(everything)), (*met, tie)[0].reason))
+    return tuple(found)
+
+
+_BLOCK_NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.)")
+
+
+def place_in_block(name: str) -> str:
+    """A name in a repeated block without the number of the block.
+
+    >>> place_in_block("model.layers.3.mlp.gate_proj")
+    'model.layers.*.mlp.gate_proj'
+    """
+    return _BLOCK_NUMBER.sub("*", name)
+
+
+def is_at(name: str, pattern: str) -> bool:
+    """Whether something by this name, or a module that it lies in, is meant by a pattern.
+
+    >>> is_at("model.layers.3.mlp.gate_proj", "*.mlp")
+    True
+    """
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}[./:[]*")
+
+
+def uniform_ties(groups: Iterable[Group], patterns: Iterable[str] = ("*",)) -> tuple[Tie, ...]:
+    """Ties of free groups of one size at one place in repeated blocks, if a pattern matches."""
+    patterns = tuple(patterns)
+    places: dict[tuple[str, int], list[str]] = {}
+    for group in groups:
+        place = place_in_block(group.name)
+        wanted = not group.pin and any(is_at(group.name, pattern) for pattern in patterns)
+        if wanted and place != group.name:
+            places.setdefault((place, group.size), []).append(group.name)
+    return tuple(
+        Tie(tuple(names), f"uniform at {place}")
+        for (place, _), names in places.items()
+        if len(names) > 1
+    )
 
 
 def pinned_together(

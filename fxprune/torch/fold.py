@@ -12,6 +12,7 @@ from fxprune.arguments import flag
 from fxprune.errors import InputError, KeepSetError
 from fxprune.passes.analyse import analyse
 from fxprune.passes.fold import FoldPlan, plan_fold
+from fxprune.torch.backend.configuration import follow
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.fold import fold_model
 from fxprune.torch.backend.fold_in_kind import Fold, rewrite
@@ -168,7 +169,10 @@ def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]
 def fold_in_kind(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> nn.Module:
     """A gated module folded: one of the user's own class."""
     plan = plan_of(record, keep)
-    return _as_own(without_gates(gated), record, keep, plan, _fold(gated, record, keep, plan))
+    folded = _as_own(without_gates(gated), record, keep, plan, _fold(gated, record, keep, plan))
+    if record.configuration:
+        follow(folded, record.configuration, keep, record.program.graph)
+    return folded
 
 
 def _as_own(

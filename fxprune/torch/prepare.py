@@ -12,8 +12,10 @@ from fxprune.errors import InputError, NothingToPruneError
 from fxprune.layout import layout_of
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.cost import lies_in
+from fxprune.passes.ties import is_at, place_in_block, uniform_ties
 from fxprune.targets import DEFAULT_STEPS, Least, Limits, Target, check_total_steps, steps_to_target
 from fxprune.torch.backend.attributes import scaling_spaces
+from fxprune.torch.backend.configuration import ConfigurationRule, rules_of, tied_by
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.backend.parts import Whole
@@ -46,6 +48,7 @@ def prepare(
     scope: str = "",
     scatter: bool = False,
     in_kind: bool = True,
+    uniform: bool | str | Iterable[str] = False,
     method: str | Settings = "static",
     shrink_every: int = 0,
 ) -> Any:
@@ -96,6 +99,10 @@ def prepare(
         in_kind: whether to leave whole what the model's own code cannot change, such as the
             dimensions inside of heads where one attribute says how many keys and values have. With
             False these are pruned as well; `fold` then generates code for the modules concerned.
+        uniform: whether groups of one size at the same place in repeated blocks, such as the MLPs
+            of all layers, keep the same number of positions; or patterns of names, `"*.mlp"`, of
+            those that do. Whole branches of such blocks then stay. What `fold` returns has a
+            `config`, if the model has one, from which its class makes a model of these sizes.
         method: how gates learn: "static", "consensus", "autobot" or "hard_concrete", or one of
             `Static`, `Consensus`, `AutoBot`, `HardConcrete` with settings.
         shrink_every: after this many steps, again and again until the target is reached, closed
@@ -116,10 +123,11 @@ def prepare(
     limits = Limits(target, round_to, least)
     settings = settings_of(method)
     flag("in_kind", in_kind)
+    patterns = _patterns(uniform)
     _check_settings(scope, scatter, shrink_every)
     if scope:
         options: dict[str, Any] = {"ignore": ignore, "leaf": leaf, "scatter": scatter}
-        options |= {"in_kind": in_kind}
+        options |= {"in_kind": in_kind, "uniform": uniform}
         options |= {"target": target, "steps": steps, "total_steps": total_steps}
         options |= {"round_to": round_to, "least": least}
         options |= {"method": method, "shrink_every": shrink_every}
@@ -136,6 +144,12 @@ def prepare(
     analysis = analyse(program.ir, ignored, scatter)
     if in_kind:
         analysis = _as_code_can_say(program.graph, analysis)
+    rules: tuple[ConfigurationRule, ...] = ()
+    if patterns:
+        analysis = _uniform(analysis, patterns)
+        rules = rules_of(model, program, analysis) or ()
+        if rules and uniform is True:
+            analysis = _as_configuration_can_say(analysis, rules)
     if not settings.branches:
         analysis = analysis.only([g.name for g in analysis.groups], "")
     _check_prunable(model, analysis)
@@ -170,6 +184,7 @@ def prepare(
         history=previous.history if previous else (),
         costs_before=previous.costs_before if previous else None,
         targets=wanted,
+        configuration=rules,
     )
     attach(gated, record)
     if shrink_every:
@@ -182,6 +197,45 @@ def _as_code_can_say(graph: fx.Graph, analysis: Analysis) -> Analysis:
     analysis = analysis.pinning(scaling_spaces(graph, analysis.types.literals))
     whole, ties = sizes_in_step(graph, analysis)
     return analysis.pinning(whole).tying(ties)
+
+
+def _patterns(uniform: Any) -> tuple[str, ...]:
+    if isinstance(uniform, bool):
+        return ("*",) if uniform else ()
+    wanted = 'True, or patterns of names such as "*.mlp"'
+    return names("uniform", [uniform] if isinstance(uniform, str) else uniform, wanted)
+
+
+def _uniform(analysis: Analysis, patterns: tuple[str, ...]) -> Analysis:
+    """With equal numbers at equal places in repeated blocks, whose branches stay."""
+    for pattern in patterns:
+        if pattern != "*" and not uniform_ties(analysis.groups, [pattern]):
+            places = sorted({place_in_block(name) for name in analysis.costs.full})
+            known = ", ".join(place for place in places if "*" in place)
+            raise InputError(
+                f"uniform: nothing at {pattern!r} is there in several blocks; known places are "
+                f"{known or 'none'}"
+            )
+    kept = [
+        branch.name
+        for branch in analysis.branches
+        if not _is_in_blocks(branch.name.rstrip("+"), patterns)
+    ]
+    tied = analysis.tying(uniform_ties(analysis.groups, patterns))
+    return tied.only([*(group.name for group in analysis.groups), *kept], "")
+
+
+def _as_configuration_can_say(analysis: Analysis, rules: Iterable[ConfigurationRule]) -> Analysis:
+    """With what no rule of a configuration sizes pinned, and tied what one of them does."""
+    said = {name for rule in rules for name in rule.groups}
+    reason = "no number of the configuration is its size; uniform=False frees it"
+    reasons = {g.space: reason for g in analysis.free_groups if g.name not in said}
+    return analysis.pinning(reasons).tying(tied_by(rules))
+
+
+def _is_in_blocks(path: str, patterns: Iterable[str]) -> bool:
+    """Whether a module is a part of one of several blocks, at a place that is meant."""
+    return place_in_block(f"{path}.") != f"{path}." and any(is_at(path, p) for p in patterns)
 
 
 def _prepare_part(model: nn.Module, scope: str, example_inputs: Any, **options: Any) -> nn.Module:

@@ -31,6 +31,7 @@ def prune(
     scope: str = "",
     scatter: bool = False,
     in_kind: bool = True,
+    uniform: bool | str | Iterable[str] = False,
 ) -> Any:
     """A smaller model at once, without training; it can be trained further or prepared again.
 
@@ -72,6 +73,7 @@ def prune(
         scope=scope,
         scatter=scatter,
         in_kind=in_kind,
+        uniform=uniform,
     )
     reach_target(gated, importance(gated, method, data, loss))
     if correct and data is not None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.passes.analyse import Analysis
+from fxprune.torch.backend.configuration import ConfigurationRule
 from fxprune.torch.frontend.program import Program
 from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.gates.module import PREFIX, Gates
@@ -33,7 +34,7 @@ class Record:
 
     `history` lists the folds since the original constructor; `costs_before` are those of the
     module before the first fold. `reached` says, of a folded module, what it costs by the names of
-    `targets`.
+    `targets`; `configuration` how that of the model follows.
     """
 
     source: str
@@ -47,6 +48,7 @@ class Record:
     costs_before: Mapping[str, int] | None = None
     targets: Mapping[str, float] | None = None
     reached: Mapping[str, float] | None = None
+    configuration: tuple[ConfigurationRule, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Record":
         return self  # nothing in it changes

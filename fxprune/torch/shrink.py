@@ -20,6 +20,7 @@ from fxprune.layout import layout_of
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.carry import Origin, carried, carried_ties
 from fxprune.passes.fold import Slice
+from fxprune.torch.backend.configuration import carried_rules
 from fxprune.torch.backend.fold import by_parameter, sliced
 from fxprune.torch.backend.generated import is_generated
 from fxprune.torch.backend.module import TracedModule
@@ -90,6 +91,7 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     at_once = program.told and is_generated(part)
     _become(part, with_gates(whole, method, at_once=at_once))
     now = replace(smaller, program=program, analysis=analysis, ignored=ignored, leaves=leaves)
+    now = replace(now, configuration=carried_rules(record.configuration, origins))
     attach(part, now)
     part.train(mode)
     _exchange(optimizer, former, dict(part.named_parameters()), plan_of(record, keep).slices)

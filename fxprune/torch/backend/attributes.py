@@ -4,12 +4,12 @@ A literal in a call comes from attributes (`frontend/origins.py`), so a plan's l
 equations between attributes and new sizes. Those that name one are solved first, products then.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import fx, nn
 
-from fxprune.passes.axes import Space, spaces
+from fxprune.passes.axes import Axis, Space, spaces
 from fxprune.passes.facts import Literal
 from fxprune.passes.fold import SetLiteral
 from fxprune.torch.frontend.origins import (
@@ -287,6 +287,19 @@ def places_of(node: fx.Node, slot: str, index: int) -> list[CallSlot]:
             places += [("args", at, index), ("args", at + index), ("kwargs", argument, index)]
             places += [("kwargs", argument)]
     return places
+
+
+def attributes_of_axes(
+    graph: fx.Graph, literals: Iterable[Literal]
+) -> Iterator[tuple[Attribute, Axis]]:
+    """The attributes that are written for a size as they are, and of which axis."""
+    nodes = {node.name: node for node in graph.nodes}
+    for literal in literals:
+        node = nodes[literal.node]
+        if node.op != "call_module" and literal.slot[0] in SHAPES:
+            origin = origin_of(node, literal)
+            if isinstance(origin, Attribute):
+                yield origin, literal.axis
 
 
 def written(node: fx.Node, literal: SetLiteral | Literal) -> Origin | None:

@@ -1,0 +1,424 @@
+"""Which numbers of a model's configuration size which groups? Its constructor is asked.
+
+    hidden_size * 2            doubles the stream, and what is inside of a head
+    num_attention_heads * 2    doubles the heads, and halves what is inside of each
+    both                       double stream and heads, and nothing else
+
+Each number is doubled in turn, and the model is made anew, on the meta device. In logarithms what
+that does to sizes is linear, so elimination finds the combinations that change nothing but what is
+free. Each ties the groups that it sizes, and says how the configuration follows their shares.
+"""
+
+import copy
+import logging
+import math
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fxprune.passes.analyse import Analysis
+from fxprune.passes.axes import Axis, Prod, Space, Sum, spaces
+from fxprune.passes.ties import Tie
+from fxprune.torch.backend.attributes import attributes_of_axes
+from fxprune.torch.backend.derived import base_of, is_derived
+from fxprune.torch.frontend.origins import attributes_of
+from fxprune.torch.frontend.owners import ORIGINS
+from fxprune.torch.frontend.program import Program
+
+_log = logging.getLogger("fxprune")
+
+Name = tuple[str, ...]
+"""A number of a configuration: its name, after those of the configurations that hold it."""
+_Place = tuple[str, int | str, tuple[Space, ...]]
+"""A parameter and its axis, or a module and its attribute, and the spaces it is the product of."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigurationRule:
+    """If `groups` keep a share, a number grows by that share to its power, from what it is.
+
+    `numbers` are powers by name, `written` what numbers are where the configuration leaves them to
+    the constructor.
+    """
+
+    groups: tuple[str, ...]
+    numbers: tuple[tuple[Name, Fraction], ...]
+    written: tuple[tuple[Name, int], ...] = ()
+
+
+def rules_of(
+    model: nn.Module, program: Program, analysis: Analysis
+) -> tuple[ConfigurationRule, ...] | None:
+    """How a model's configuration follows its groups; None if it has none that makes it.
+
+    What no rule names, no configuration can say.
+    """
+    oracle = _Constructor.of(model)
+    if oracle is None:
+        return None
+    places = _sized_places(program, analysis)
+    written = oracle.left_open(places, {group.size for group in analysis.free_groups})
+    effects = oracle.effects(places, written)
+    return tuple(
+        replace(rule, written=tuple((n, v) for n, v in written.items() if n in dict(rule.numbers)))
+        for rule in _Elimination(analysis, places, effects).rules()
+    )
+
+
+def tied_by(rules: Iterable[ConfigurationRule]) -> tuple[Tie, ...]:
+    """The groups that one rule sizes keep equal shares."""
+    reason = "the configuration has one number for both"
+    return tuple(Tie(rule.groups, reason) for rule in rules if len(rule.groups) > 1)
+
+
+def carried_rules(
+    rules: Iterable[ConfigurationRule], origins: Mapping[str, tuple[str, tuple[int, ...]]]
+) -> tuple[ConfigurationRule, ...]:
+    """The rules of what is left of a model, whose groups `carried` found again."""
+    now = {was: name for name, (was, _) in origins.items()}
+    return tuple(
+        replace(rule, groups=tuple(now[name] for name in rule.groups), written=())
+        for rule in rules
+        if now.keys() >= set(rule.groups)
+    )
+
+
+def follow(
+    model: nn.Module,
+    rules: Iterable[ConfigurationRule],
+    keep: Mapping[str, Sequence[bool]],
+    graph: fx.Graph,
+) -> None:
+    """Let the configuration of a folded model say its sizes, if its class then makes such a one.
+
+    So do the whole numbers that modules keep, but that their code in the `graph` of the model
+    before did not read.
+    """
+    oracle = _Constructor.of(model)
+    if oracle is None:
+        return
+    changes: dict[Name, int] = {}
+    for rule in rules:
+        flags = keep.get(rule.groups[0], (True,))
+        share = Fraction(sum(flags), len(flags))
+        if share != 1:
+            known = dict(rule.written)
+            for name, power in rule.numbers:
+                old = changes.get(name) or known.get(name) or _at(model.config, name)
+                changes[name] = int(old * share**power)
+    again = oracle.made(changes)
+    own = None if again is None else _own_numbers(model, again, _read(graph))
+    if own is None:
+        _log.warning("the configuration cannot say the sizes of what is kept: it stays as it was")
+        return
+    for module, attribute, value in own:
+        module.__dict__[attribute] = value
+    for name, value in changes.items():
+        _set(model.config, name, value)
+
+
+def _read(graph: fx.Graph) -> set[tuple[str, str]]:
+    """The modules and attributes from which numbers in calls were computed."""
+    origins = (o for node in graph.nodes for o in node.meta.get(ORIGINS, {}).values())
+    return {(each.path, str(each.names[0])) for o in origins for each in attributes_of(o)}
+
+
+def _own_numbers(
+    model: nn.Module, other: nn.Module, read: Collection[tuple[str, str]]
+) -> list[tuple[nn.Module, str, int]] | None:
+    """What modules have to keep so that one model is like another; None if they differ in more."""
+    ours, theirs = model.state_dict(keep_vars=True), other.state_dict(keep_vars=True)
+    shapes = [{name: tensor.shape for name, tensor in each.items()} for each in (ours, theirs)]
+    modules = dict(other.named_modules())
+    if shapes[0] != shapes[1] or modules.keys() != dict(model.named_modules()).keys():
+        return None
+    found = []
+    for path, module in model.named_modules():
+        for attribute, value in _plain(modules[path]).items():
+            own = module.__dict__.get(attribute)
+            if own == value:
+                continue
+            if type(value) is not int or type(own) is not int or (path, attribute) in read:
+                return None
+            found.append((module, attribute, value))
+    return found
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """The numbers and words that a module keeps."""
+    kinds = (int, float, str, bool)
+    return {
+        name: value
+        for name, value in module.__dict__.items()
+        if type(value) in kinds and not name.startswith("_") and name != "training"
+    }
+
+
+# The constructor ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Constructor:
+    """Makes models of one class on the meta device, from a configuration with other numbers."""
+
+    kind: type[nn.Module]
+    config: Any
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "_Constructor | None":
+        """That of a model whose class takes its configuration alone; else None."""
+        config = getattr(model, "config", None)
+        kind = base_of(type(model)) if is_derived(type(model)) else type(model)
+        if config is None or not isinstance(getattr(config, "__dict__", None), dict):
+            return None
+        found = cls(kind, config)
+        made = found.made({})
+        same = made is not None and made.state_dict().keys() == model.state_dict().keys()
+        return found if same else None
+
+    def made(self, changes: Mapping[Name, int]) -> nn.Module | None:
+        """A model with changed numbers, None if there is none."""
+        level = logging.root.manager.disable
+        try:
+            config = copy.deepcopy(self.config)
+            for name, value in changes.items():
+                _set(config, name, value)
+            logging.disable(logging.CRITICAL)
+            with torch.device("meta"), torch.random.fork_rng(devices=[]):
+                return self.kind(config)
+        except Exception as error:
+            _log.debug("no model with %s: %s", changes, error)
+            return None
+        finally:
+            logging.disable(level)
+
+    def effects(
+        self, places: Iterable[_Place], written: Mapping[Name, int]
+    ) -> dict[Name, dict[_Place, int]]:
+        """For every number by how many powers of two sizes grow if it doubles.
+
+        Numbers that make a model of other parts, or change nothing, are left out.
+        """
+        before = _sizes(self.made(written), places)
+        effects: dict[Name, dict[_Place, int]] = {}
+        for name, value in (dict(_whole_numbers(self.config)) | dict(written)).items():
+            after = _sizes(self.made({**written, name: 2 * value}), places)
+            powers = {place: _power(before[place], size) for place, size in after.items()}
+            told = before.keys() == after.keys() and None not in powers.values()
+            if told and any(powers.values()):
+                effects[name] = {place: power or 0 for place, power in powers.items()}
+        return effects
+
+    def left_open(self, places: Iterable[_Place], sizes: Iterable[int]) -> dict[Name, int]:
+        """What numbers are, where the configuration leaves them to the constructor."""
+        before, found = _sizes(self.made({}), places), {}
+        for name in _open_numbers(self.config):
+            for size in sorted(sizes):
+                same = _sizes(self.made({name: size}), places) == before
+                if same and _sizes(self.made({name: 2 * size}), places) != before:
+                    found[name] = size
+        return found
+
+
+def _whole_numbers(config: Any, before: Name = ()) -> Iterator[tuple[Name, int]]:
+    for name, value in vars(config).items():
+        if type(value) is int and value > 1:
+            yield (*before, name), value
+        elif _is_configuration(value) and len(before) < 2:
+            yield from _whole_numbers(value, (*before, name))
+
+
+def _open_numbers(config: Any, before: Name = ()) -> Iterator[Name]:
+    for name, value in vars(config).items():
+        if value is None and _SIZE.search(name):
+            yield (*before, name)
+        elif _is_configuration(value) and len(before) < 2:
+            yield from _open_numbers(value, (*before, name))
+
+
+_SIZE = re.compile("inner|inter|ff|dim|hidden|head|width|size")
+
+
+def _is_configuration(value: Any) -> bool:
+    return hasattr(value, "to_dict") and isinstance(getattr(value, "__dict__", None), dict)
+
+
+def _at(config: Any, name: Name) -> int:
+    for part in name:
+        config = getattr(config, part)
+    return int(config)
+
+
+def _set(config: Any, name: Name, value: int) -> None:
+    for part in name[:-1]:
+        config = getattr(config, part)
+    setattr(config, name[-1], value)
+
+
+def _power(before: int, after: int) -> int | None:
+    """Of two: how often one number is another; None for other ratios."""
+    power = round(math.log2(after / before))
+    return power if before * Fraction(2) ** power == after else None
+
+
+# What has which size --------------------------------------------------------------------------
+
+
+def _sized_places(program: Program, analysis: Analysis) -> list[_Place]:
+    """Axes of parameters, and attributes of modules, that are products of spaces."""
+    places: dict[_Place, None] = {}
+    for parameter in analysis.graph.parameters:
+        for dim, axis in enumerate(analysis.types.axes.get(parameter.name, ())):
+            if parameter.shape[dim] > 1 and not _is_joined(axis):
+                places[parameter.name, dim, tuple(spaces(axis))] = None
+    for attribute, axis in attributes_of_axes(program.graph, analysis.types.literals):
+        if len(attribute.names) == 1 and not _is_joined(axis):
+            places[attribute.path, str(attribute.names[0]), tuple(spaces(axis))] = None
+    return list(places)
+
+
+def _is_joined(axis: Axis) -> bool:
+    parts = axis.factors if isinstance(axis, Prod) else (axis,)
+    return any(isinstance(part, Sum) for part in parts)
+
+
+def _sizes(model: nn.Module | None, places: Iterable[_Place]) -> dict[_Place, int]:
+    """The sizes at places that a model has."""
+    if model is None:
+        return {}
+    tensors = model.state_dict(keep_vars=True)
+    modules = dict(model.named_modules())
+    found: dict[_Place, int] = {}
+    for place in places:
+        name, which, _ = place
+        if isinstance(which, int) and name in tensors:
+            found[place] = tensors[name].shape[which]
+        elif isinstance(which, str) and isinstance(
+            size := getattr(modules.get(name), which, 0), int
+        ):
+            found[place] = size
+    return {place: size for place, size in found.items() if size}
+
+
+# Elimination ----------------------------------------------------------------------------------
+
+_Row = list[Fraction]
+
+
+class _Elimination:
+    """Finds the combinations of numbers that change free groups and nothing else."""
+
+    def __init__(
+        self,
+        analysis: Analysis,
+        places: Iterable[_Place],
+        effects: Mapping[Name, Mapping[_Place, int]],
+    ) -> None:
+        self._names = list(effects)
+        self._growth = _growth(places, list(effects.values()))
+        space_of = {group.name: group.space for group in analysis.free_groups}
+        tied = {name: tie.groups for tie in analysis.ties for name in tie.groups}
+        classes = dict.fromkeys(tied.get(name, (name,)) for name in space_of)
+        self._classes = {groups: [space_of[name] for name in groups] for groups in classes}
+
+    def rules(self) -> Iterator[ConfigurationRule]:
+        """One for every set of groups that can change alone, all by the same share."""
+        known = {
+            groups: own
+            for groups, own in self._classes.items()
+            if all(s in self._growth for s in own)
+        }
+        while known:
+            rows = self._rows(known)
+            columns = list(zip(*(row[: len(known)] for row in rows), strict=True))
+            whole = [
+                groups
+                for groups, column in zip(known, columns or [()] * len(known), strict=True)
+                if [power for power in column if power] != [1]
+            ]
+            if not whole:
+                break
+            known = {groups: own for groups, own in known.items() if groups not in whole}
+        for row in self._rows(known) if known else []:
+            groups = (name for own, power in zip(known, row, strict=False) if power for name in own)
+            powers = zip(self._names, row[len(known) :], strict=True)
+            yield ConfigurationRule(tuple(groups), tuple((n, p) for n, p in powers if p))
+
+    def _rows(self, known: Mapping[tuple[str, ...], list[Space]]) -> list[_Row]:
+        """Reduced: how classes grow by combinations of numbers, and the powers of these."""
+        moving = {space for own in known.values() for space in own}
+        still = [row for space, row in self._growth.items() if space not in moving]
+        alike = [
+            [
+                left - right
+                for left, right in zip(self._growth[own[0]], self._growth[s], strict=True)
+            ]
+            for own in known.values()
+            for s in own[1:]
+        ]
+        rows = [
+            [*(_dot(self._growth[own[0]], powers) for own in known.values()), *powers]
+            for powers in _null_space([*still, *alike], len(self._names))
+        ]
+        return [row for row in _reduced(rows) if any(row[: len(known)])]
+
+
+def _growth(places: Iterable[_Place], effects: Sequence[Mapping[_Place, int]]) -> dict[Space, _Row]:
+    """By how many powers of two spaces grow if numbers double, for those that can be told."""
+    columns = {space: None for *_, own in places for space in own}
+    index = {space: at for at, space in enumerate(columns)}
+    rows = []
+    for place in places:
+        row = [Fraction(0)] * (len(index) + len(effects))
+        for space in place[2]:
+            row[index[space]] += 1
+        row[len(index) :] = [Fraction(powers.get(place, 0)) for powers in effects]
+        rows.append(row)
+    found: dict[Space, _Row] = {}
+    for row in _reduced(rows):
+        inside = [at for at, power in enumerate(row[: len(index)]) if power]
+        if len(inside) == 1:
+            found[list(index)[inside[0]]] = row[len(index) :]
+    return found
+
+
+def _dot(left: _Row, right: _Row) -> Fraction:
+    return sum((a * b for a, b in zip(left, right, strict=True)), Fraction(0))
+
+
+def _reduced(rows: Iterable[_Row]) -> list[_Row]:
+    """The reduced row echelon form, without rows of zeros."""
+    done: list[_Row] = []
+    for row in rows:
+        for other in done:
+            row = _without(row, other)
+        if any(row):
+            first = next(power for power in row if power)
+            row = [power / first for power in row]
+            done = [*(_without(other, row) for other in done), row]
+    return done
+
+
+def _without(row: _Row, other: _Row) -> _Row:
+    """A row less the multiple of another that takes its first place."""
+    place = next(at for at, power in enumerate(other) if power)
+    times = row[place]
+    return [a - times * b for a, b in zip(row, other, strict=True)] if times else row
+
+
+def _null_space(rows: Iterable[_Row], width: int) -> list[_Row]:
+    """A basis of what every row is orthogonal to."""
+    reduced = {next(at for at, p in enumerate(row) if p): row for row in _reduced(rows)}
+    basis = []
+    for free in (at for at in range(width) if at not in reduced):
+        vector = [Fraction(0)] * width
+        vector[free] = Fraction(1)
+        for pivot, row in reduced.items():
+            vector[pivot] = -row[free]
+        basis.append(vector)
+    return basis

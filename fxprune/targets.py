@@ -9,6 +9,7 @@ from fxprune.arguments import is_number, near, number, refusal, shown, whole
 from fxprune.errors import InputError, TargetError
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.cost import COSTS, Cost, Costs, lies_in
+from fxprune.uniform import Uniform, made_uniform, patterns_of
 
 Target = float | int | Mapping[str, Any]
 """A share of the MACs, or by cost shares (up to 1) or absolute numbers (above 1), or by module path
@@ -33,22 +34,30 @@ class Limits:
         target: what may remain.
         round_to: every group keeps a multiple of this many positions, or all of them.
         least: what every group keeps at least.
+        uniform: what keeps equal numbers in repeated blocks.
 
     Raises:
         TargetError: an empty target, an unknown cost of a module, or a number out of range.
-        InputError: `round_to` or `least` is out of range.
+        InputError: `round_to` or `least` is out of range, or `uniform` no pattern.
     """
 
     target: Target = 0.5
     round_to: int = 1
     least: Least = 0.0
+    uniform: Uniform = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "uniform", patterns_of(self.uniform))
         for path, name, value in _items(self.target):
             _check_number(_key(path, name), name, value)
         whole("round_to", self.round_to, "a positive integer such as 8")
         for share in self._shares().values():
             number("least", share, lambda x: 0 <= x <= 1, "a share in [0, 1], or shares by module")
+
+    def made_uniform(self, analysis: Analysis) -> Analysis:
+        """The facts about a model, with ties of what is to keep equal numbers."""
+        patterns = patterns_of(self.uniform)
+        return made_uniform(analysis, patterns) if patterns else analysis
 
     def on(
         self, analysis: Analysis, modules: Collection[str], latency: Callable[[str], Cost]

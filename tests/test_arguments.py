@@ -175,6 +175,7 @@ WRONG: dict[str, list[Any]] = {
     "inputs": [3, "x", X, {"x": X}, ["image"], [None], [torch.zeros(1, 5, 8, 8)], object()],
     "keep": KEEP_SETS,
     "keep_set": KEEP_SETS,
+    "uniform": [*NAMES, "nowhere.*"],
     "labels": [3, "x", [0, 1, 2, 3], torch.zeros(5), torch.full((4,), 9), torch.zeros(4)],
     "latency": NOT_FLAGS,
     "layers": [*NAMES, [], [[]]],

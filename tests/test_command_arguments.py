@@ -57,6 +57,7 @@ WRONG: dict[str, list[str]] = {
         "a" * 5000 + ".onnx",
     ],
     "points": ["missing.csv", "text", "empty.onnx", "bytes.csv", "nan.csv", ""],
+    "uniform": ["", "nowhere.*"],
     "round_to": ["", "0", "-1", "2.5", "x", "nan"],
     "second": SOURCES,
     "seed": ["", "-1", "x", "2.5", str(2**64)],

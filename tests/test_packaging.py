@@ -31,7 +31,7 @@ LAYERS = (
     "arguments",
     "ir timing progress files agreement",
     "passes",
-    "layout",
+    "layout uniform",
     "targets keep_sets filling reports",
     "ranking",
     "onnx.frontend torch.frontend",

@@ -80,6 +80,12 @@ Least = Annotated[
     list[str] | None,
     typer.Option(help="Share that every group keeps at least: .1, or layer1=.2; repeatable."),
 ]
+Uniform = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What keeps equal numbers in repeated blocks: '*' for all, or '*.mlp'; repeatable."
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", "--force", help="Replace what is there; never what is read."),
@@ -139,6 +145,7 @@ def prune(
     correct: Correct = False,
     round_to: RoundTo = 1,
     least: Least = None,
+    uniform: Uniform = None,
     ignore: Ignore = None,
     shape: Shape = None,
     overwrite: Overwrite = False,
@@ -149,7 +156,7 @@ def prune(
 
     def job(announce: Announce) -> Answer:
         model = _source(source, shape, ignore)
-        ranking = Ranking(_limits(target, round_to, least), method, data, correct)
+        ranking = Ranking(_limits(target, round_to, least, uniform), method, data, correct)
         place = Destination(out, overwrite, (source, data))
         pruned: Pruned = _route(model).prune(model, ranking, place, announce, latency=False)
         return pruned.answer()
@@ -240,6 +247,7 @@ def report(
     correct: Correct = False,
     round_to: RoundTo = 1,
     least: Least = None,
+    uniform: Uniform = None,
     ignore: Ignore = None,
     shape: Shape = None,
     points: Annotated[
@@ -259,7 +267,7 @@ def report(
 
         model = _source(source, shape, ignore)
         shown = points_of(points)
-        ranking = Ranking(_limits(target, round_to, least), method, data, correct)
+        ranking = Ranking(_limits(target, round_to, least, uniform), method, data, correct)
         read = (source, data, points)
         check_output("OUT", out, overwrite=overwrite, sources=read, suffixes=HTML)
         if figures is not None:
@@ -338,8 +346,11 @@ def _source(text: str, shape: list[str] | None = None, ignore: list[str] | None 
     return source
 
 
-def _limits(target: list[str] | None, round_to: int, least: list[str] | None) -> Limits:
-    return Limits(target_of(target or [".5"]), round_to, least_of(least or [".0"]))
+def _limits(
+    target: list[str] | None, round_to: int, least: list[str] | None, uniform: list[str] | None
+) -> Limits:
+    wanted = target_of(target or [".5"])
+    return Limits(wanted, round_to, least_of(least or [".0"]), uniform or False)
 
 
 def _route(source: Source) -> Any:

@@ -35,6 +35,7 @@ from fxprune.passes.gate import plan_gates
 from fxprune.progress import stage
 from fxprune.reports import metadata
 from fxprune.targets import Least, Limits, Target
+from fxprune.uniform import Uniform
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,7 @@ def prune_onnx(
     correct: bool = False,
     round_to: int = 1,
     least: Least = 0.0,
+    uniform: Uniform = False,
     ignore: Iterable[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
     overwrite: bool = False,
@@ -113,6 +115,8 @@ def prune_onnx(
         round_to: every group keeps a multiple of this many positions (or all of them).
         least: the share of its positions that every group keeps at least, or shares by the
             beginning of its name.
+        uniform: whether groups of one size at one place in repeated blocks keep the same number, or
+            patterns of names of those that do; whole branches of such blocks then stay.
         ignore: initialisers to leave alone, by name or beginning of it.
         shapes: shapes of inputs by name, where what the file leaves open matters.
         overwrite: whether a file that is there already may be replaced; never the source.
@@ -122,7 +126,7 @@ def prune_onnx(
         NothingToPruneError: everything is pinned; TargetError: no keep-set reaches the target.
         VerificationError: the smaller model computes something else.
     """
-    limits = Limits(target, round_to, least)
+    limits = Limits(target, round_to, least, uniform)
     check_method(method, data)
     if flag("correct", correct) and data is None:
         raise InputError("correct=True needs data: some hundred samples")
@@ -131,7 +135,7 @@ def prune_onnx(
     stage("reading")
     program = read_onnx(source, shapes, data)
     _check_apart(output, program)
-    analysis = analyse(program.ir, _ignored(program, start))
+    analysis = limits.made_uniform(analyse(program.ir, _ignored(program, start)))
     stage("ranking")
     keep = choose(program, analysis, limits, method, program.feeds or None)
     if correct:

@@ -1,5 +1,6 @@
 """The verbs: prepare a model, look at its groups and keep-set."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
@@ -12,7 +13,6 @@ from fxprune.errors import InputError, NothingToPruneError
 from fxprune.layout import layout_of
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.cost import lies_in
-from fxprune.passes.ties import is_at, place_in_block, uniform_ties
 from fxprune.targets import DEFAULT_STEPS, Least, Limits, Target, check_total_steps, steps_to_target
 from fxprune.torch.backend.attributes import scaling_spaces
 from fxprune.torch.backend.configuration import ConfigurationRule, rules_of, tied_by
@@ -25,13 +25,16 @@ from fxprune.torch.budget.latency import measure_latency
 from fxprune.torch.checks import check_finite, check_model
 from fxprune.torch.fold import with_part
 from fxprune.torch.frontend.examples import check_examples, inputs_of_part
-from fxprune.torch.frontend.program import read_model
+from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.gates.method import Settings
 from fxprune.torch.gates.methods import settings_of
 from fxprune.torch.gating import method_for, with_gates
 from fxprune.torch.precision import agree
 from fxprune.torch.record import Record, attach, record_of
 from fxprune.torch.shrink import shrink_on_steps
+from fxprune.uniform import Uniform, patterns_of
+
+_log = logging.getLogger("fxprune")
 
 
 def prepare(
@@ -48,7 +51,7 @@ def prepare(
     scope: str = "",
     scatter: bool = False,
     in_kind: bool = True,
-    uniform: bool | str | Iterable[str] = False,
+    uniform: Uniform = False,
     method: str | Settings = "static",
     shrink_every: int = 0,
 ) -> Any:
@@ -120,10 +123,9 @@ def prepare(
         NothingToPruneError: every channel is pinned; the message says why.
     """
     check_model(model)
-    limits = Limits(target, round_to, least)
+    limits = Limits(target, round_to, least, uniform)
     settings = settings_of(method)
     flag("in_kind", in_kind)
-    patterns = _patterns(uniform)
     _check_settings(scope, scatter, shrink_every)
     if scope:
         options: dict[str, Any] = {"ignore": ignore, "leaf": leaf, "scatter": scatter}
@@ -144,12 +146,10 @@ def prepare(
     analysis = analyse(program.ir, ignored, scatter)
     if in_kind:
         analysis = _as_code_can_say(program.graph, analysis)
-    rules: tuple[ConfigurationRule, ...] = ()
-    if patterns:
-        analysis = _uniform(analysis, patterns)
-        rules = rules_of(model, program, analysis) or ()
-        if rules and uniform is True:
-            analysis = _as_configuration_can_say(analysis, rules)
+    analysis = limits.made_uniform(analysis)
+    rules = _rules(model, program, analysis) if limits.uniform else ()
+    if rules and "*" in patterns_of(uniform):
+        analysis = _as_configuration_can_say(analysis, rules)
     if not settings.branches:
         analysis = analysis.only([g.name for g in analysis.groups], "")
     _check_prunable(model, analysis)
@@ -199,30 +199,16 @@ def _as_code_can_say(graph: fx.Graph, analysis: Analysis) -> Analysis:
     return analysis.pinning(whole).tying(ties)
 
 
-def _patterns(uniform: Any) -> tuple[str, ...]:
-    if isinstance(uniform, bool):
-        return ("*",) if uniform else ()
-    wanted = 'True, or patterns of names such as "*.mlp"'
-    return names("uniform", [uniform] if isinstance(uniform, str) else uniform, wanted)
-
-
-def _uniform(analysis: Analysis, patterns: tuple[str, ...]) -> Analysis:
-    """With equal numbers at equal places in repeated blocks, whose branches stay."""
-    for pattern in patterns:
-        if pattern != "*" and not uniform_ties(analysis.groups, [pattern]):
-            places = sorted({place_in_block(name) for name in analysis.costs.full})
-            known = ", ".join(place for place in places if "*" in place)
-            raise InputError(
-                f"uniform: nothing at {pattern!r} is there in several blocks; known places are "
-                f"{known or 'none'}"
-            )
-    kept = [
-        branch.name
-        for branch in analysis.branches
-        if not _is_in_blocks(branch.name.rstrip("+"), patterns)
-    ]
-    tied = analysis.tying(uniform_ties(analysis.groups, patterns))
-    return tied.only([*(group.name for group in analysis.groups), *kept], "")
+def _rules(model: nn.Module, program: Program, analysis: Analysis) -> tuple[ConfigurationRule, ...]:
+    """How the configuration follows, if there is one; a warning if it cannot."""
+    found = rules_of(model, program, analysis)
+    if found is not None and not found:
+        _log.warning(
+            "no number of the configuration of %s sizes what is free: it will not say what fold "
+            "makes; fxprune.save and load do",
+            type(model).__name__,
+        )
+    return found or ()
 
 
 def _as_configuration_can_say(analysis: Analysis, rules: Iterable[ConfigurationRule]) -> Analysis:
@@ -231,11 +217,6 @@ def _as_configuration_can_say(analysis: Analysis, rules: Iterable[ConfigurationR
     reason = "no number of the configuration is its size; uniform=False frees it"
     reasons = {g.space: reason for g in analysis.free_groups if g.name not in said}
     return analysis.pinning(reasons).tying(tied_by(rules))
-
-
-def _is_in_blocks(path: str, patterns: Iterable[str]) -> bool:
-    """Whether a module is a part of one of several blocks, at a place that is meant."""
-    return place_in_block(f"{path}.") != f"{path}." and any(is_at(path, p) for p in patterns)
 
 
 def _prepare_part(model: nn.Module, scope: str, example_inputs: Any, **options: Any) -> nn.Module:

@@ -13,6 +13,7 @@ from fxprune.torch.fold import fold
 from fxprune.torch.keep_sets import reach_target
 from fxprune.torch.prepare import prepare
 from fxprune.torch.refit import refit
+from fxprune.uniform import Uniform
 
 
 def prune(
@@ -31,7 +32,7 @@ def prune(
     scope: str = "",
     scatter: bool = False,
     in_kind: bool = True,
-    uniform: bool | str | Iterable[str] = False,
+    uniform: Uniform = False,
 ) -> Any:
     """A smaller model at once, without training; it can be trained further or prepared again.
 

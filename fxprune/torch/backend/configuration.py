@@ -23,10 +23,11 @@ from torch import fx, nn
 
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Prod, Space, Sum, spaces
-from fxprune.passes.ties import Tie
+from fxprune.passes.ties import Tie, steps_of
 from fxprune.torch.backend.attributes import attributes_of_axes
 from fxprune.torch.backend.derived import base_of, is_derived
-from fxprune.torch.frontend.origins import attributes_of
+from fxprune.torch.frontend.origins import Attribute, attributes_of
+from fxprune.torch.frontend.origins import Fraction as Quotient
 from fxprune.torch.frontend.owners import ORIGINS
 from fxprune.torch.frontend.program import Program
 
@@ -34,8 +35,12 @@ _log = logging.getLogger("fxprune")
 
 Name = tuple[str, ...]
 """A number of a configuration: its name, after those of the configurations that hold it."""
-_Place = tuple[str, int | str, tuple[Space, ...]]
-"""A parameter and its axis, or a module and its attribute, and the spaces it is the product of."""
+_Factor = Space | str
+_Place = tuple[str, int | str, tuple[_Factor, ...]]
+"""A parameter and its axis, or a module and its attribute, and the spaces it is the product of.
+
+A name stands for something that must stay what it is.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +66,17 @@ def rules_of(
     oracle = _Constructor.of(model)
     if oracle is None:
         return None
-    places = _sized_places(program, analysis)
+    places = _places(model, program, analysis)
     written = oracle.left_open(places, {group.size for group in analysis.free_groups})
     effects = oracle.effects(places, written)
+    size_of = {group.name: group.size for group in analysis.free_groups}
     return tuple(
-        replace(rule, written=tuple((n, v) for n, v in written.items() if n in dict(rule.numbers)))
+        replace(rule, written=tuple(written.items()))
         for rule in _Elimination(analysis, places, effects).rules()
+        if all(
+            oracle.at(name, written) % steps_of(size_of[group] for group in rule.groups) == 0
+            for name, _ in rule.numbers
+        )
     )
 
 
@@ -107,10 +117,9 @@ def follow(
         flags = keep.get(rule.groups[0], (True,))
         share = Fraction(sum(flags), len(flags))
         if share != 1:
-            known = dict(rule.written)
+            changes = {**dict(rule.written), **changes}
             for name, power in rule.numbers:
-                old = changes.get(name) or known.get(name) or _at(model.config, name)
-                changes[name] = int(old * share**power)
+                changes[name] = int(changes.get(name, _at(model.config, name)) * share**power)
     again = oracle.made(changes)
     own = None if again is None else _own_numbers(model, again, _read(graph))
     if own is None:
@@ -197,21 +206,25 @@ class _Constructor:
         finally:
             logging.disable(level)
 
+    def at(self, name: Name, written: Mapping[Name, int]) -> int:
+        """A number of the configuration."""
+        return written.get(name) or _at(self.config, name)
+
     def effects(
         self, places: Iterable[_Place], written: Mapping[Name, int]
-    ) -> dict[Name, dict[_Place, int]]:
+    ) -> dict[Name, dict[_Place, Fraction]]:
         """For every number by how many powers of two sizes grow if it doubles.
 
         Numbers that make a model of other parts, or change nothing, are left out.
         """
         before = _sizes(self.made(written), places)
-        effects: dict[Name, dict[_Place, int]] = {}
+        effects: dict[Name, dict[_Place, Fraction]] = {}
         for name, value in (dict(_whole_numbers(self.config)) | dict(written)).items():
             after = _sizes(self.made({**written, name: 2 * value}), places)
             powers = {place: _power(before[place], size) for place, size in after.items()}
             told = before.keys() == after.keys() and None not in powers.values()
             if told and any(powers.values()):
-                effects[name] = {place: power or 0 for place, power in powers.items()}
+                effects[name] = {place: power or Fraction(0) for place, power in powers.items()}
         return effects
 
     def left_open(self, places: Iterable[_Place], sizes: Iterable[int]) -> dict[Name, int]:
@@ -251,7 +264,7 @@ def _is_configuration(value: Any) -> bool:
 def _at(config: Any, name: Name) -> int:
     for part in name:
         config = getattr(config, part)
-    return int(config)
+    return int(config or 0)
 
 
 def _set(config: Any, name: Name, value: int) -> None:
@@ -260,26 +273,51 @@ def _set(config: Any, name: Name, value: int) -> None:
     setattr(config, name[-1], value)
 
 
-def _power(before: int, after: int) -> int | None:
-    """Of two: how often one number is another; None for other ratios."""
-    power = round(math.log2(after / before))
-    return power if before * Fraction(2) ** power == after else None
+def _power(before: float, after: float) -> Fraction | None:
+    """Of two: how often one number is another, in quarters; None for other ratios."""
+    power = Fraction(round(4 * math.log2(after / before)), 4)
+    return power if math.isclose(before * 2.0**power, after, rel_tol=1e-6) else None
 
 
 # What has which size --------------------------------------------------------------------------
 
 
-def _sized_places(program: Program, analysis: Analysis) -> list[_Place]:
-    """Axes of parameters, and attributes of modules, that are products of spaces."""
+def _places(model: nn.Module, program: Program, analysis: Analysis) -> list[_Place]:
+    """Axes of parameters and attributes of modules, by what they are the products of.
+
+    What the graph does not have, and fractions, such as scales, must stay.
+    """
     places: dict[_Place, None] = {}
-    for parameter in analysis.graph.parameters:
-        for dim, axis in enumerate(analysis.types.axes.get(parameter.name, ())):
-            if parameter.shape[dim] > 1 and not _is_joined(axis):
-                places[parameter.name, dim, tuple(spaces(axis))] = None
+    axes = analysis.types.axes
+    aliases = {name for names in program.aliases.values() for name in names}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        for dim, size in enumerate(tensor.shape):
+            if name not in axes and not (name in aliases and name not in program.aliases):
+                places[name, dim, (f"{name}:{dim}",)] = None
+            elif name in axes and size > 1 and not _is_joined(axes[name][dim]):
+                places[name, dim, tuple(spaces(axes[name][dim]))] = None
     for attribute, axis in attributes_of_axes(program.graph, analysis.types.literals):
         if len(attribute.names) == 1 and not _is_joined(axis):
             places[attribute.path, str(attribute.names[0]), tuple(spaces(axis))] = None
+    for path, module in model.named_modules():
+        for name, value in _plain(module).items():
+            if type(value) is float and value > 0:
+                places[path, name, (f"{path}.{name}",)] = None
+    for attribute in _scaling(program.graph):
+        places[attribute.path, str(attribute.names[0]), (str(attribute),)] = None
     return list(places)
+
+
+def _scaling(graph: fx.Graph) -> set[Attribute]:
+    """The attributes of modules that fractions were computed from."""
+    origins = (o for node in graph.nodes for o in node.meta.get(ORIGINS, {}).values())
+    return {
+        attribute
+        for origin in origins
+        if isinstance(origin, Quotient)
+        for attribute in attributes_of(origin)
+        if len(attribute.names) == 1
+    }
 
 
 def _is_joined(axis: Axis) -> bool:
@@ -287,21 +325,19 @@ def _is_joined(axis: Axis) -> bool:
     return any(isinstance(part, Sum) for part in parts)
 
 
-def _sizes(model: nn.Module | None, places: Iterable[_Place]) -> dict[_Place, int]:
-    """The sizes at places that a model has."""
+def _sizes(model: nn.Module | None, places: Iterable[_Place]) -> dict[_Place, float]:
+    """The sizes (and fractions) at places that a model has."""
     if model is None:
         return {}
     tensors = model.state_dict(keep_vars=True)
     modules = dict(model.named_modules())
-    found: dict[_Place, int] = {}
+    found: dict[_Place, float] = {}
     for place in places:
         name, which, _ = place
         if isinstance(which, int) and name in tensors:
             found[place] = tensors[name].shape[which]
-        elif isinstance(which, str) and isinstance(
-            size := getattr(modules.get(name), which, 0), int
-        ):
-            found[place] = size
+        elif isinstance(which, str) and name in modules:
+            found[place] = getattr(modules[name], which, 0)
     return {place: size for place, size in found.items() if size}
 
 
@@ -317,10 +353,10 @@ class _Elimination:
         self,
         analysis: Analysis,
         places: Iterable[_Place],
-        effects: Mapping[Name, Mapping[_Place, int]],
+        effects: Mapping[Name, Mapping[_Place, Fraction]],
     ) -> None:
         self._names = list(effects)
-        self._growth = _growth(places, list(effects.values()))
+        self._growth, self._conflicts = _growth(places, list(effects.values()))
         space_of = {group.name: group.space for group in analysis.free_groups}
         tied = {name: tie.groups for tie in analysis.ties for name in tie.groups}
         classes = dict.fromkeys(tied.get(name, (name,)) for name in space_of)
@@ -351,7 +387,7 @@ class _Elimination:
 
     def _rows(self, known: Mapping[tuple[str, ...], list[Space]]) -> list[_Row]:
         """Reduced: how classes grow by combinations of numbers, and the powers of these."""
-        moving = {space for own in known.values() for space in own}
+        moving: set[_Factor] = {space for own in known.values() for space in own}
         still = [row for space, row in self._growth.items() if space not in moving]
         alike = [
             [
@@ -363,13 +399,18 @@ class _Elimination:
         ]
         rows = [
             [*(_dot(self._growth[own[0]], powers) for own in known.values()), *powers]
-            for powers in _null_space([*still, *alike], len(self._names))
+            for powers in _null_space([*still, *alike, *self._conflicts], len(self._names))
         ]
         return [row for row in _reduced(rows) if any(row[: len(known)])]
 
 
-def _growth(places: Iterable[_Place], effects: Sequence[Mapping[_Place, int]]) -> dict[Space, _Row]:
-    """By how many powers of two spaces grow if numbers double, for those that can be told."""
+def _growth(
+    places: Iterable[_Place], effects: Sequence[Mapping[_Place, Fraction]]
+) -> tuple[dict[_Factor, _Row], list[_Row]]:
+    """By how many powers of two spaces grow if numbers double, for those that can be told.
+
+    And what numbers must not do together, because axes of one space would get several sizes.
+    """
     columns = {space: None for *_, own in places for space in own}
     index = {space: at for at, space in enumerate(columns)}
     rows = []
@@ -379,12 +420,15 @@ def _growth(places: Iterable[_Place], effects: Sequence[Mapping[_Place, int]]) -
             row[index[space]] += 1
         row[len(index) :] = [Fraction(powers.get(place, 0)) for powers in effects]
         rows.append(row)
-    found: dict[Space, _Row] = {}
+    found: dict[_Factor, _Row] = {}
+    conflicts: list[_Row] = []
     for row in _reduced(rows):
         inside = [at for at, power in enumerate(row[: len(index)]) if power]
-        if len(inside) == 1:
+        if not inside:
+            conflicts.append(row[len(index) :])
+        elif len(inside) == 1:
             found[list(index)[inside[0]]] = row[len(index) :]
-    return found
+    return found, conflicts
 
 
 def _dot(left: _Row, right: _Row) -> Fraction:

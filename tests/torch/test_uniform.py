@@ -1,0 +1,237 @@
+"""Equal numbers at equal places in repeated blocks, and configurations that follow."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from torch import Tensor, nn
+
+import fxprune
+from fxprune.passes.ties import is_at, place_in_block, uniform_ties
+from fxprune.torch.backend.generated import generated_code
+from fxprune.torch.record import record_of
+from tests.torch.test_language_models import generated, gpt2, llama, tokens
+
+ROOT = Path(__file__).parents[2]
+COMMON = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+LLAMA = {
+    **COMMON,
+    **{"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2},
+    **{"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 40},
+}
+OPT = {"ffn_dim": 24, "word_embed_proj_dim": 16}
+NEO = {"hidden_size": 16, "num_layers": 2, "num_heads": 4}
+DECODERS = {
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": {**LLAMA, "head_dim": 4},
+    "gemma": {**LLAMA, "head_dim": 4},
+    "gemma2": {**LLAMA, "head_dim": 4},
+    "cohere": LLAMA,
+    "olmo": LLAMA,
+    "olmo2": LLAMA,
+    "stablelm": LLAMA,
+    "phi3": LLAMA,
+    "granite": LLAMA,
+    "gpt2": {**COMMON, "n_embd": 16, "n_head": 4, "n_layer": 2, "n_positions": 40},
+    "opt": {**LLAMA, **OPT},
+    "gpt_neo": {**COMMON, **NEO, "attention_types": [[["global", "local"], 1]]},
+    "falcon": {**LLAMA, "new_decoder_architecture": False},
+}
+QUICK = ("llama", "gpt2", "opt")
+"""One of each sort; the others are slow tests."""
+
+
+def decoder(name: str) -> Any:
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(name, **DECODERS[name])
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def uniform(model: Any, share: float = 0.6, **options: Any) -> Any:
+    """Pruned by norms of weights to a share of the parameters."""
+    settings = {"target": {"params": share}, "uniform": True, **options}
+    return fxprune.prune(model, {"input_ids": tokens()}, **settings).eval()
+
+
+def logits(model: Any, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        found: Tensor = model(input_ids=ids).logits
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in DECODERS]
+)
+def test_a_decoder_comes_back_from_its_configuration(name, tmp_path):
+    model = decoder(name)
+    before = json.dumps(model.config.to_dict(), default=str)
+    folded = uniform(model)
+    assert generated_code(folded) == {}
+    assert json.dumps(model.config.to_dict(), default=str) == before
+    share = sum(p.numel() for p in folded.parameters()) / sum(p.numel() for p in model.parameters())
+    assert share <= 0.6
+    folded.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    for length in (5, 11):
+        ids = tokens(length)
+        assert torch.equal(logits(folded, ids), logits(again, ids))
+        said = generated(folded, ids, use_cache=True)
+        assert torch.equal(said, generated(folded, ids, use_cache=False))
+        assert torch.equal(said, generated(again, ids, use_cache=True))
+
+
+@pytest.mark.slow
+def test_what_was_saved_loads_where_fxprune_is_not_installed(tmp_path):
+    folded = uniform(llama())
+    folded.save_pretrained(tmp_path)
+    expected = logits(folded, tokens()).sum().item()
+    code = f"""
+import sys
+sys.modules["fxprune"] = None
+import torch
+import tests.vision
+from transformers import LlamaForCausalLM
+model = LlamaForCausalLM.from_pretrained({str(tmp_path)!r}).eval()
+ids = torch.tensor({tokens().tolist()})
+print(model(input_ids=ids).logits.sum().item())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert float(run.stdout or "nan") == pytest.approx(expected, rel=1e-5), run.stderr
+
+
+def test_every_number_of_a_configuration_follows():
+    gated = fxprune.prepare(llama(), {"input_ids": tokens()}, target=1.0, uniform=True)
+    halves = {
+        group.name: [index < group.size // 2 for index in range(group.size)]
+        for group in fxprune.groups(gated)
+        if not group.pin and group.kind == "channel"
+    }
+    fxprune.set_keep_set(gated, halves)
+    config = fxprune.fold(gated).config
+    assert (config.hidden_size, config.intermediate_size) == (8, 12)
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (1, 1, 4)
+    assert gated.config.hidden_size == 16
+
+
+def test_numbers_that_a_configuration_leaves_open_are_written():
+    folded = uniform(gpt2(), 0.7)
+    assert folded.config.n_inner == folded.transformer.h[1].mlp.c_fc.nf < 64
+    assert gpt2().config.n_inner is None
+
+
+def test_the_stream_follows_heads_where_a_configuration_divides_one_by_the_other():
+    gated = fxprune.prepare(gpt2(), {"input_ids": tokens()}, uniform=True)
+    tied = {group.name: group.tied for group in fxprune.groups(gated)}
+    heads = {"transformer.h.0.attn.c_proj/0", "transformer.h.1.attn.c_proj/0"}
+    assert heads <= set(tied["transformer.h.0.ln_1"])
+
+
+def test_shrinking_keeps_the_configuration_true(tmp_path):
+    gated = fxprune.prepare(
+        llama(), {"input_ids": tokens()}, target={"params": 0.5}, steps=8, uniform=True
+    ).train()
+    optimizer = torch.optim.SGD(gated.parameters(), lr=0.01)
+    for step in range(10):
+        gated(input_ids=tokens(), labels=tokens()).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if step == 5:
+            assert fxprune.shrink(gated, optimizer)
+    folded = fxprune.fold(gated).eval()
+    folded.save_pretrained(tmp_path)
+    again = type(folded).from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(folded, tokens()), logits(again, tokens()))
+
+
+class Blocks(nn.Module):
+    """Three blocks of one kind, without a configuration."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(5, 12)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({"up": nn.Linear(12, 16), "down": nn.Linear(16, 12)}) for _ in range(3)
+        )
+        self.head = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for layer in self.layers:
+            x = x + layer["down"](layer["up"](x).relu())
+        return self.head(x)
+
+
+def pruned_blocks(uniform: Any) -> list[int]:
+    torch.manual_seed(0)
+    folded = fxprune.prune(Blocks(), torch.randn(2, 5), target=0.5, uniform=uniform)
+    return [layer["up"].out_features for layer in folded.layers]
+
+
+@pytest.mark.parametrize("uniform", [True, "*", "layers", "layers.*.up", ["layers.*"], "*.up"])
+def test_blocks_keep_equal_numbers(uniform):
+    assert len(set(pruned_blocks(uniform))) == 1
+
+
+def test_without_it_they_do_not():
+    torch.manual_seed(0)
+    model = Blocks()
+    with torch.no_grad():
+        model.layers[1]["up"].weight.mul_(0.01)
+    folded = fxprune.prune(model, torch.randn(2, 5), target=0.7)
+    assert len({layer["up"].out_features for layer in folded.layers}) > 1
+
+
+def test_branches_of_uniform_blocks_stay():
+    gated = fxprune.prepare(Blocks(), torch.randn(2, 5), uniform=True)
+    assert not [group for group in fxprune.groups(gated) if group.kind == "branch"]
+
+
+def test_a_pattern_that_matches_nothing_is_refused_with_the_places():
+    with pytest.raises(fxprune.InputError, match=r"uniform: nothing at 'layer'.*layers\.\*\.up"):
+        fxprune.prepare(Blocks(), torch.randn(2, 5), uniform="layer")
+
+
+def test_a_configuration_that_cannot_follow_is_told(caplog):
+    config = transformers.BloomConfig(hidden_size=16, n_layer=2, n_head=4, vocab_size=50)
+    model = transformers.BloomForCausalLM(config).eval()
+    fxprune.prepare(model, {"input_ids": tokens()}, uniform=True)
+    assert "no number of the configuration of BloomForCausalLM" in caplog.text
+
+
+def test_places_are_names_without_numbers_of_blocks():
+    assert place_in_block("model.layers.3.mlp.gate_proj") == "model.layers.*.mlp.gate_proj"
+    assert place_in_block("features.0.1.conv") == "features.*.*.conv"
+    assert place_in_block("0") == "0"
+    assert place_in_block("layer1.conv2") == "layer1.conv2"
+    assert is_at("layers.0.q/1", "layers.*.q")
+    assert is_at("layers.0.q.weight:1", "layers.*.q")
+    assert not is_at("layers.0.query", "layers.*.q")
+
+
+def test_groups_of_other_sizes_are_not_at_one_place():
+    record = record_of(fxprune.prepare(nn.Sequential(Blocks()), torch.randn(2, 5)))
+    assert record is not None
+    (tie,) = uniform_ties(record.analysis.groups)
+    assert tie.groups == tuple(f"0.layers.{number}.up" for number in range(3))
+
+
+@pytest.mark.parametrize("uniform", [True, "layers.*.up"])
+def test_files_keep_equal_numbers_too(uniform, tmp_path):
+    torch.manual_seed(0)
+    model = Blocks()
+    with torch.no_grad():
+        model.layers[1]["up"].weight.mul_(0.01)
+    file = fxprune.export_onnx(model.eval(), tmp_path / "blocks.onnx", torch.randn(2, 5))
+    numbers = []
+    for options in ({}, {"uniform": uniform}):
+        keep = fxprune.prune_onnx(file, target=0.6, **options).keep_set
+        numbers.append({sum(flags) for name, flags in keep.items() if ".up" in name})
+    assert len(numbers[0]) > 1
+    assert len(numbers[1]) == 1

@@ -105,7 +105,7 @@ _PLAIN = (int, float, bool, OwnInt, OwnFloat)
 
 
 def _method(name: str, swapped: bool) -> Callable[[Any, Any], Any]:
-    function = getattr(operator, name)
+    function = _FORGETFUL.get(name) or getattr(operator, name)
 
     def method(self: Any, other: Any) -> Any:
         if type(other) not in _PLAIN:
@@ -138,7 +138,13 @@ _KEPT = ("add", "sub", "mul", "floordiv")
 BINARY = (*_KEPT, "truediv", "pow", "mod")
 """The arithmetic that numbers are known by."""
 
-for _name in BINARY:
+_FORGETFUL: Mapping[str, Callable[..., Any]] = {
+    **{"lshift": operator.lshift, "rshift": operator.rshift, "divmod": divmod},
+    **{"and": operator.and_, "or": operator.or_, "xor": operator.xor},
+}
+"""What gives plain numbers of what modules keep, but leaves to others what they remember."""
+
+for _name in (*BINARY, *_FORGETFUL):
     for _kind in (OwnInt, OwnFloat):
         setattr(_kind, f"__{_name}__", _method(_name, swapped=False))
         setattr(_kind, f"__r{_name}__", _method(_name, swapped=True))

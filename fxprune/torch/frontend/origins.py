@@ -108,16 +108,21 @@ def _method(name: str, swapped: bool) -> Callable[[Any, Any], Any]:
     function = _FORGETFUL.get(name) or getattr(operator, name)
 
     def method(self: Any, other: Any) -> Any:
-        if type(other) not in _PLAIN:
-            return NotImplemented
         left, right = (other, self) if swapped else (self, other)
-        value = function(_plain(left), _plain(right))
-        if type(value) is int and name in _KEPT:
-            return own_int(value, Computed(name, _origin_of(left), _origin_of(right)))
-        numbers = tuple(n for each in (left, right) for n in _numbers_of(each))
-        return _own_float(value, Fraction(numbers))
+        return _computed(name, function, left, right)
 
     return method
+
+
+def _computed(name: str, function: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+    """What `function` makes of two numbers, if neither is one that remembers something else."""
+    if type(left) not in _PLAIN or type(right) not in _PLAIN:
+        return NotImplemented
+    value = function(_plain(left), _plain(right))
+    if type(value) is int and name in _KEPT:
+        return own_int(value, Computed(name, _origin_of(left), _origin_of(right)))
+    numbers = tuple(n for each in (left, right) for n in _numbers_of(each))
+    return _own_float(value, Fraction(numbers))
 
 
 def _plain(number: Any) -> Any:

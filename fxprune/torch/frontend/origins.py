@@ -155,6 +155,19 @@ for _name in (*BINARY, *_FORGETFUL):
         setattr(_kind, f"__r{_name}__", _method(_name, swapped=True))
 
 
+def _comparison(name: str) -> Callable[[Any, Any], Any]:
+    compare = getattr(int, name)
+
+    def method(self: OwnInt, other: Any) -> Any:
+        return compare(self, other) if type(other) in _PLAIN else NotImplemented
+
+    return method
+
+
+for _name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"):
+    setattr(OwnInt, _name, _comparison(_name))
+
+
 def origins_in(
     args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[CallSlot, Origin | Fraction]:

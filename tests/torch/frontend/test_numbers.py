@@ -1,6 +1,7 @@
 """Arithmetic of sizes with numbers, plain or a module's own, is computed anew at other sizes."""
 
 import math
+import operator
 
 import pytest
 import torch
@@ -61,6 +62,31 @@ def test_results_follow_the_size_that_code_is_called_with(name, number_first, ow
             assert relative_error(gated.eval()(x), small(x)) < 1e-5
 
 
+class Comparing(nn.Module):
+    """Does something else for so many samples and fewer."""
+
+    def __init__(self, number_first: bool, own: bool) -> None:
+        super().__init__()
+        self.number_first, self.own, self.number = number_first, own, 2
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        few, samples = self.number if self.own else 2, x.shape[0]
+        if few >= samples if self.number_first else samples <= few:
+            x = x * 2
+        return self.last(x)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("own", [False, True], ids=["plain", "own"])
+@pytest.mark.parametrize("number_first", [False, True], ids=["size first", "number first"])
+def test_comparisons_with_the_number_of_samples_are_noticed(number_first, own):
+    model = Comparing(number_first, own).eval()
+    with pytest.raises(fxprune.TraceError, match="depends on the size of the batch"):
+        fxprune.prepare(model, torch.randn(2, 8))
+
+
 # Numbers that remember an attribute -------------------------------------------------------------
 
 ATTRIBUTE = Attribute("layer", ("heads",))
@@ -97,3 +123,17 @@ def test_arithmetic_that_is_remembered_has_the_values_of_any_other(name, left, r
     assert outcome(function, remembered(left), right) == plain
     assert outcome(function, left, remembered(right)) == plain
     assert outcome(function, remembered(left), remembered(right)) == plain
+
+
+@pytest.mark.parametrize("name", ["eq", "ne", "lt", "le", "gt", "ge"])
+@given(left=PLAIN, right=PLAIN)
+def test_comparisons_of_what_is_remembered_are_those_of_any_other(name, left, right):
+    compare = getattr(operator, name)
+    plain = compare(left, right)
+    assert compare(remembered(left), right) is plain
+    assert compare(left, remembered(right)) is plain
+    assert compare(remembered(left), remembered(right)) is plain
+
+
+def test_what_is_remembered_is_the_same_key():
+    assert {7: "seven"}[remembered(7)] == "seven"

@@ -30,6 +30,7 @@ from tests.onnx import test_criteria, test_fold, test_prune, test_refit
 from tests.onnx.frontend.test_spellings import SAMPLES, test_masked_and_folded_models_agree
 from tests.torch import test_laws as laws
 from tests.torch import test_ranking
+from tests.torch.backend import test_ties
 
 LAWS = (
     laws.test_gated_equals_folded,
@@ -48,6 +49,12 @@ FILES = (
     "tests/torch/backend/test_in_kind.py",
     "tests/torch/backend/test_gate_in_kind.py",
     "tests/torch/backend/test_proof.py",
+    *(
+        f"tests/torch/backend/test_ties.py::{test}"
+        for test in vars(test_ties)
+        if test.startswith("test_")
+    ),
+    "tests/torch/frontend/test_numbers.py",
     "tests/torch/test_several_examples.py",
     "tests/torch/frontend/test_in_place.py",
     "tests/torch/frontend/test_compiled.py::test_removed_branches_are_not_asked_for_their_type",
@@ -58,6 +65,7 @@ FILES = (
     "tests/torch/frontend/test_global_state.py::"
     "test_bounds_of_slices_are_plain_numbers_after_a_fold",
     "tests/test_files.py",
+    "tests/test_filling.py",
     "tests/test_ranking.py",
     *(
         f"tests/torch/test_ranking.py::{test}"

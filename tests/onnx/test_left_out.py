@@ -11,6 +11,7 @@ from fxprune.onnx.frontend.program import read_onnx
 from fxprune.onnx.frontend.spellings import Call, spelled
 from fxprune.onnx.prune import masked_model
 from fxprune.testing import GraphBuilder
+from tests.campaign import check_costs
 from tests.onnx.frontend.samples import drawing, read_whole
 
 
@@ -59,6 +60,35 @@ def test_states_of_a_recurrent_layer_may_be_left_out(outputs):
     model = g.model(g("MatMul", y, g.weight(g.shape(y)[1], 2)))
     result = half_closed(model.proto)
     assert {group.size for group in result.analysis.free_groups} == {8, 4}
+
+
+def behind_a_sum(op_type, outputs):
+    """A recurrent layer without its first output, behind an operator that ONNX knows no shapes of.
+
+    The file says nothing of shapes inside, so that they are found by running it.
+    """
+    g, h = sequence()
+    h = g("com.microsoft.SkipLayerNormalization", h, g("Relu", h), g.weight(8), g.weight(8))
+    steps = g("Transpose", h, perm=[1, 0, 2])
+    rows = 4 * {"LSTM": 4, "GRU": 3, "RNN": 1}[op_type]
+    weights = g.weight(1, rows, 8), g.weight(1, rows, 4), g.weight(1, 2 * rows)
+    states = [y for y in g(op_type, steps, *weights, outputs=outputs, hidden_size=4) if y]
+    flat = [g("Squeeze", y, g.numbers(0)) for y in states]
+    y = g("Concat", *flat, axis=1)
+    model = g.model(g("MatMul", y, g.weight(4 * len(flat), 2)))
+    del model.proto.graph.value_info[:]
+    return model
+
+
+@pytest.mark.parametrize(
+    ("op_type", "outputs"),
+    [("LSTM", ".h"), ("LSTM", ".hc"), ("LSTM", "..c"), ("GRU", ".h"), ("RNN", ".h")],
+)
+def test_a_first_output_may_be_left_out_where_shapes_come_from_running(op_type, outputs):
+    model = behind_a_sum(op_type, outputs)
+    result = half_closed(model.proto)
+    assert sorted(group.size for group in result.analysis.free_groups) == [4, 8]
+    check_costs(model, result)
 
 
 def test_a_mask_of_dropout_pins_with_its_reason():

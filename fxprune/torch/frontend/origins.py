@@ -105,19 +105,24 @@ _PLAIN = (int, float, bool, OwnInt, OwnFloat)
 
 
 def _method(name: str, swapped: bool) -> Callable[[Any, Any], Any]:
-    function = getattr(operator, name)
+    function = _FORGETFUL.get(name) or getattr(operator, name)
 
     def method(self: Any, other: Any) -> Any:
-        if type(other) not in _PLAIN:
-            return NotImplemented
         left, right = (other, self) if swapped else (self, other)
-        value = function(_plain(left), _plain(right))
-        if type(value) is int and name in _KEPT:
-            return own_int(value, Computed(name, _origin_of(left), _origin_of(right)))
-        numbers = tuple(n for each in (left, right) for n in _numbers_of(each))
-        return _own_float(value, Fraction(numbers))
+        return _computed(name, function, left, right)
 
     return method
+
+
+def _computed(name: str, function: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+    """What `function` makes of two numbers, if neither is one that remembers something else."""
+    if type(left) not in _PLAIN or type(right) not in _PLAIN:
+        return NotImplemented
+    value = function(_plain(left), _plain(right))
+    if type(value) is int and name in _KEPT:
+        return own_int(value, Computed(name, _origin_of(left), _origin_of(right)))
+    numbers = tuple(n for each in (left, right) for n in _numbers_of(each))
+    return _own_float(value, Fraction(numbers))
 
 
 def _plain(number: Any) -> Any:
@@ -138,10 +143,29 @@ _KEPT = ("add", "sub", "mul", "floordiv")
 BINARY = (*_KEPT, "truediv", "pow", "mod")
 """The arithmetic that numbers are known by."""
 
-for _name in BINARY:
+_FORGETFUL: Mapping[str, Callable[..., Any]] = {
+    **{"lshift": operator.lshift, "rshift": operator.rshift, "divmod": divmod},
+    **{"and": operator.and_, "or": operator.or_, "xor": operator.xor},
+}
+"""What gives plain numbers of what modules keep, but leaves to others what they remember."""
+
+for _name in (*BINARY, *_FORGETFUL):
     for _kind in (OwnInt, OwnFloat):
         setattr(_kind, f"__{_name}__", _method(_name, swapped=False))
         setattr(_kind, f"__r{_name}__", _method(_name, swapped=True))
+
+
+def _comparison(name: str) -> Callable[[Any, Any], Any]:
+    compare = getattr(int, name)
+
+    def method(self: OwnInt, other: Any) -> Any:
+        return compare(self, other) if type(other) in _PLAIN else NotImplemented
+
+    return method
+
+
+for _name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"):
+    setattr(OwnInt, _name, _comparison(_name))
 
 
 def origins_in(

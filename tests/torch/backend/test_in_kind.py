@@ -444,3 +444,137 @@ def test_a_module_that_is_called_for_its_effect_keeps_it(in_place, inside):
     gated, folded = folded_unevenly(gated)
     assert generated_code(folded)
     assert relative_error(gated(x), folded(x)) < 1e-5
+
+
+class TwoAttentions(nn.Module):
+    """torch's attention in a residual branch, and behind it another that needs generated code."""
+
+    def __init__(self, apart: bool) -> None:
+        super().__init__()
+        self.apart = apart
+        self.stem, self.head = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.inside = nn.MultiheadAttention(8, 2, vdim=5 if apart else 8, batch_first=True)
+        self.behind = nn.MultiheadAttention(8, 2, bias=False, batch_first=True)
+
+    def forward(self, y: Tensor) -> Tensor:
+        x = torch.relu(self.stem(y))
+        x = x + self.inside(x, x, y if self.apart else x)[0]
+        return self.head(self.behind(x, x, x)[0])
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_attention_gets_code_beside_one_whose_branch_is_gone(apart):
+    torch.manual_seed(0)
+    model, x = TwoAttentions(apart).eval(), torch.randn(2, 7, 5)
+    gated = fxprune.prepare(model, x, target=1.0, in_kind=False)
+    (branch,) = (group.name for group in fxprune.groups(gated) if group.kind == "branch")
+    fxprune.set_keep_set(gated, {"stem": [True, False] * 4, branch: [False]})
+    folded = fxprune.fold(gated).eval()
+    assert generated_code(folded)
+    assert not list(folded.inside.parameters())
+    for shape in ((2, 7, 5), (3, 4, 5)):
+        assert_same(gated.eval(), folded, torch.randn(shape))
+
+
+class InWindows(nn.Module):
+    """Attention inside of the windows that a picture is cut into, of four pixels a side."""
+
+    def __init__(self, heads: int = 2, dim: int = 4) -> None:
+        super().__init__()
+        self.size, self.heads, self.dim = 4, heads, dim
+        self.qkv, self.proj = nn.Linear(12, 3 * heads * dim), nn.Linear(heads * dim, 12)
+
+    def windows(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        x = x.reshape(b, c, h // self.size, self.size, w // self.size, self.size)
+        return x.permute(0, 2, 4, 3, 5, 1).reshape(-1, self.size**2, c)
+
+    def whole(self, y: Tensor, h: int, w: int) -> Tensor:
+        b = y.shape[0] // (h * w // self.size // self.size)
+        y = y.reshape(b, h // self.size, w // self.size, self.size, self.size, -1)
+        return y.permute(0, 5, 1, 3, 2, 4).reshape(b, -1, h, w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.windows(x)
+        parts = self.qkv(y).reshape(*y.shape[:2], 3, self.heads, self.dim)
+        q, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        y = ((q @ k.mT * 0.5).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        return self.whole(self.proj(y), *x.shape[2:])
+
+
+class InBlocks(nn.Module):
+    """Attention of blocks of four pixels a side to what lies around each: a halo of one pixel."""
+
+    def __init__(self, heads: int = 2, dim: int = 6) -> None:
+        super().__init__()
+        self.block, self.heads, self.dim, self.out = 4, heads, dim, heads * dim
+        self.q, self.kv = nn.Conv2d(12, heads * dim, 1), nn.Conv2d(12, 2 * heads * dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, _, h, w = x.shape
+        rows, columns, size = h // self.block, w // self.block, self.block
+        count = rows * columns
+        q = self.q(x).reshape(-1, self.dim, rows, size, columns, size).permute(0, 1, 3, 5, 2, 4)
+        q = q.reshape(b * self.heads, self.dim, -1, count).transpose(1, 3)
+        kv = F.pad(self.kv(x), (1, 1, 1, 1)).unfold(2, size + 2, size).unfold(3, size + 2, size)
+        kv = kv.reshape(b * self.heads, 2 * self.dim, count, -1).permute(0, 2, 3, 1)
+        k, v = torch.split(kv, [self.dim, self.dim], dim=-1)
+        y = ((q @ k.mT * 0.5).softmax(-1) @ v).transpose(1, 3)
+        y = y.reshape(-1, size, size, rows, columns).permute(0, 3, 1, 4, 2)
+        return y.reshape(b, self.out, h, w)
+
+
+class Picture(nn.Module):
+    """A part between convolutions of one pixel, in a residual branch."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.mid = nn.Conv2d(3, 10, 1), nn.Conv2d(10, 12, 1)
+        self.part, self.head = part, nn.Conv2d(12, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mid(torch.relu(self.stem(x)))
+        return self.head(x + self.part(x))
+
+
+@pytest.mark.parametrize("in_kind", [True, False])
+@pytest.mark.parametrize("sides", [(4, 4), (4, 8), (8, 8)])
+@pytest.mark.parametrize("part", [InWindows, InBlocks])
+def test_one_window_is_cut_like_many(part, sides, in_kind):
+    torch.manual_seed(0)
+    model = Picture(part()).eval()
+    gated = fxprune.prepare(model, torch.randn(2, 3, *sides), target=1.0, in_kind=in_kind)
+    channels = [g for g in fxprune.groups(gated) if g.kind == "channel" and not g.pin]
+    fxprune.set_keep_set(gated, {g.name: torch.arange(g.size) % 2 == 0 for g in channels})
+    folded = fxprune.fold(gated).eval()
+    assert folded.stem.out_channels == 5
+    assert folded.mid.out_channels <= 6
+    assert not in_kind or generated_code(folded) == {}
+    for shape in ((2, 3, *sides), (3, 3, 8, 8), (1, 3, 4, 12)):
+        assert_same(gated.eval(), folded, torch.randn(shape))
+
+
+WINDOWED = {
+    "halonet_h1": ({}, 256, (256, 512)),
+    "samvit_base_patch16": (
+        {"img_size": 64, "window_size": 4, "embed_dim": 48, "depth": 4, "num_heads": 4},
+        64,
+        (64,),
+    ),
+}
+"""Models of timm that cut a picture into windows: options, the size at which it is one, sizes."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WINDOWED)
+def test_published_models_of_one_window_run_their_own_code(name):
+    timm = pytest.importorskip("timm")
+    options, size, sizes = WINDOWED[name]
+    torch.manual_seed(0)
+    model = timm.create_model(name, pretrained=False, **options).eval()
+    gated = fxprune.prepare(model, torch.randn(2, 3, size, size), target=0.6)
+    fxprune.reach_target(gated, fxprune.importance(gated))
+    folded = fxprune.fold(gated).eval()
+    assert generated_code(folded) == {}
+    for each in sizes:
+        assert_same(gated.eval(), folded, torch.randn(1, 3, each, each))

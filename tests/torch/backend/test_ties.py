@@ -56,6 +56,19 @@ class Chunked(nn.Module):
         return self.proj(torch.cat([F.silu(gate), value], -1)[..., : gate.shape[-1]] * value)
 
 
+class Halves(nn.Module):
+    """Two halves of what one layer makes, each read by a layer of its own."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.both = nn.Linear(width, 2 * width)
+        self.left, self.right = nn.Linear(width, width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.both(x).chunk(2, dim=-1)
+        return self.left(left.relu()) + self.right(right.sigmoid())
+
+
 class TwoOfOne(nn.Module):
     """One attribute is the size of two axes."""
 
@@ -112,8 +125,8 @@ class Model(nn.Module):
         return self.head(self.norm(x))
 
 
-KINDS = {each.__name__: each for each in (Attention, Multihead, Chunked, TwoOfOne, Windows)}
-TIED = ("Attention", "Multihead", "TwoOfOne")
+KINDS = {each.__name__: each for each in (Attention, Multihead, Chunked, Halves, TwoOfOne, Windows)}
+TIED = ("Attention", "Multihead", "Halves", "TwoOfOne")
 
 
 def gated_model(kind: str, **options: Any) -> Any:
@@ -242,6 +255,18 @@ def test_ties_go_on_after_shrinking(kind):
             free = {group.name for group in record.analysis.free_groups}
             assert all(free.issuperset(tie.groups) for tie in record.analysis.ties)
     assert_same(gated, fxprune.fold(gated))
+
+
+@pytest.mark.parametrize("kind", ["Attention", "Multihead"])
+def test_what_was_tied_to_what_is_gone_stays_whole(kind):
+    gated = gated_model(kind, target=1.0)
+    stem = next(group for group in fxprune.groups(gated) if group.name == "stem")
+    keep = {"stem": [True] * 6 + [False] * 18, **{name: [True] + [False] * 3 for name in stem.tied}}
+    fxprune.set_keep_set(gated, keep)
+    fxprune.shrink(gated, torch.optim.SGD(gated.parameters(), lr=0.1))
+    groups = {group.name: group for group in fxprune.groups(gated)}
+    assert groups["stem"].pin == "was pinned before the model was shrunk"
+    assert not groups["mlps.0.0"].pin
 
 
 def test_a_checkpoint_holds_tied_sizes(tmp_path):

@@ -183,7 +183,7 @@ def test_without_it_they_do_not():
     torch.manual_seed(0)
     model = Blocks()
     with torch.no_grad():
-        model.layers[1]["up"].weight.mul_(0.01)
+        model.layers[1]["up"].weight[:12].mul_(0.01)
     folded = fxprune.prune(model, torch.randn(2, 5), target=0.7)
     assert len({layer["up"].out_features for layer in folded.layers}) > 1
 
@@ -227,7 +227,7 @@ def test_files_keep_equal_numbers_too(uniform, tmp_path):
     torch.manual_seed(0)
     model = Blocks()
     with torch.no_grad():
-        model.layers[1]["up"].weight.mul_(0.01)
+        model.layers[1]["up"].weight[:12].mul_(0.01)
     file = fxprune.export_onnx(model.eval(), tmp_path / "blocks.onnx", torch.randn(2, 5))
     numbers = []
     for options in ({}, {"uniform": uniform}):

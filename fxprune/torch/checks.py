@@ -10,8 +10,8 @@ from fxprune.torch.gates.module import Gates
 from fxprune.torch.wrapping import check_module, check_whole, unwrapped
 
 
-def check_model(model: nn.Module) -> None:
-    """Raise InputError unless `model` is a plain module with values."""
+def check_model(model: nn.Module, *, empty: bool = False) -> None:
+    """Raise InputError unless `model` is a plain module with values; `empty` ones may have none."""
     check_module("model", model)
     if any(isinstance(module, Gates) for module in model.modules()):
         raise InputError("the model is gated already: pass the original or a folded one")
@@ -30,7 +30,7 @@ def check_model(model: nn.Module) -> None:
             f"{sparse[0]} is a sparse parameter, which torch itself cannot copy: hold it as a "
             "buffer, or dense"
         )
-    if meta := [name for name, p in tensors if p.is_meta]:
+    if not empty and (meta := [name for name, p in tensors if p.is_meta]):
         raise InputError(
             f"{meta[0]} is on the meta device, so it has no values: load the weights before "
             "preparing the model (model.to_empty(device='cpu'), then load_state_dict)"

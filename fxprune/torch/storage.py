@@ -89,14 +89,15 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
 
     Args:
         folder: what `save` wrote.
-        model: the model as its original constructor makes it; its weights do not matter. It stays
-            as it is.
+        model: the model as its original constructor makes it; its weights do not matter, so it
+            may be on the meta device. It stays as it is.
 
     Raises:
         CheckpointError: the files are missing, truncated or foreign, or belong to another model.
-        InputError: `model` is no module, is gated, or has no values (meta device, lazy).
+        InputError: `model` is no module, is gated, has no shapes yet, or is on the meta device and
+            has buffers that no checkpoint holds.
     """
-    check_model(model)
+    check_model(model, empty=True)
     path = check_folder("folder", folder) / WEIGHTS
     description, tensors = _read(path)
     folded: Any = model
@@ -116,17 +117,39 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
     assert record is not None
     targets, reached = (_numbers(description, name) for name in ("targets", "reached"))
     attach(folded, replace(record, targets=targets, reached=reached))
-    for alias, name in _field(description, "aliases", dict).items():
+    aliases = _field(description, "aliases", dict)
+    for alias, name in aliases.items():
         if name not in tensors:
             raise CheckpointError(f"{path} lacks the tensor {name}, which {alias} shares")
         tensors[alias] = tensors[name]
+    is_empty = any(tensor.is_meta for tensor in model.state_dict(keep_vars=True).values())
     try:
-        folded.load_state_dict(tensors)
+        folded.load_state_dict(tensors, assign=is_empty)
     except RuntimeError as error:
         raise CheckpointError(
             f"{path} does not fit this {type(model).__name__}: {error}"
         ) from error
+    if is_empty:
+        for alias, name in aliases.items():
+            _share(folded, alias, name)
+    if left := [name for name, buffer in folded.named_buffers() if buffer.is_meta]:
+        raise InputError(
+            f"{left[0]} is on the meta device, and its module does not save it: make the model on "
+            "a device that has values"
+        )
     return folded  # type: ignore[no-any-return]
+
+
+def _share(model: nn.Module, alias: str, name: str) -> None:
+    """Let a parameter go by another name, too; each of these was loaded alone."""
+    (owner, leaf), (other, own) = (_holder(model, each) for each in (alias, name))
+    if leaf in owner._parameters and own in other._parameters:
+        owner._parameters[leaf] = other._parameters[own]
+
+
+def _holder(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return model.get_submodule(path), leaf
 
 
 def _check_same_model(

@@ -113,3 +113,45 @@ def test_only_folded_models_are_saved(gated, tmp_path, kind):
     ):
         fxprune.save(model, tmp_path / "checkpoint")
     assert not list(tmp_path.iterdir())
+
+
+class Words(nn.Module):
+    """A language model whose first and last layer share a weight."""
+
+    def __init__(self, persistent: bool = True) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 8)
+        self.inner, self.outer = nn.Linear(8, 12), nn.Linear(12, 8)
+        self.head = nn.Linear(8, 11, bias=False)
+        self.head.weight = self.embed.weight
+        self.register_buffer("scale", torch.ones(1), persistent=persistent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        return self.head(x + self.outer(self.inner(x).relu()) * self.scale)
+
+
+def saved_and_empty(folder: Path, persistent: bool) -> tuple[nn.Module, nn.Module, Tensor]:
+    """What was saved, and a new model on the meta device."""
+    x = torch.arange(10).reshape(2, 5)
+    gated = fxprune.prepare(Words(persistent), x)
+    fxprune.set_keep_set(gated, half(gated, branches=1.0))
+    folded = fxprune.fold(gated)
+    fxprune.save(folded, folder)
+    with torch.device("meta"):
+        return folded, Words(persistent), x
+
+
+def test_a_model_without_values_takes_those_of_the_checkpoint(tmp_path):
+    folded, empty, x = saved_and_empty(tmp_path, persistent=True)
+    loaded = fxprune.load(tmp_path, empty)
+    assert torch.equal(loaded(x), folded(x))
+    assert loaded.head.weight is loaded.embed.weight
+    assert all(p.is_meta for p in empty.parameters())
+    assert [p.requires_grad for p in loaded.parameters()] == [True] * 5
+
+
+def test_values_that_no_checkpoint_holds_are_asked_for(tmp_path):
+    _, empty, _ = saved_and_empty(tmp_path, persistent=False)
+    with pytest.raises(fxprune.InputError, match=r"scale is on the meta device.*does not save it"):
+        fxprune.load(tmp_path, empty)

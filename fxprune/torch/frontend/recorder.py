@@ -187,10 +187,10 @@ class Recorder(TorchFunctionMode):
         node = self._nodes.get(id(tensor))
         if node is not None:
             return node
-        if tensor.is_meta:
+        name = self._names.get(id(tensor))
+        if tensor.is_meta and name is None:
             raise FxpruneError("a tensor was made by a call that torch does not show to tracers")
         self._alive.append(tensor)
-        name = self._names.get(id(tensor))
         if name is None:
             name = f"_fxprune_constant{len(self._attributes)}"
             node = self._attribute(name, self._meta.twin(tensor))

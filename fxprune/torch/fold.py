@@ -24,6 +24,7 @@ from fxprune.torch.backend.parts import Whole
 from fxprune.torch.checks import check_finite
 from fxprune.torch.criteria import importance
 from fxprune.torch.frontend.program import read_model
+from fxprune.torch.frontend.states import forget
 from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.gating import without_gates
@@ -185,6 +186,8 @@ def _as_own(
     """`folded` as a module of the class of `full`, which is the model before the fold."""
     if isinstance(full, fx.GraphModule) or type(full) is nn.Module:
         return folded
+    for module in (full, folded):
+        forget(module, record.program.kept)
     small = of_own_kind(folded, type(full))
     leaves = frozenset(record.leaves)
     whole = Whole(full, record.examples, leaves, record.program, record.analysis)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.torch.backend.derived import is_derived
+from fxprune.torch.frontend.nests import leaves_of
 
 _IMMUTABLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
 _TENSORS = ("_parameters", "_buffers")
@@ -62,6 +63,9 @@ def _copied_attribute(name: str, value: Any, memo: dict[int, Any]) -> Any:
         return value
     if isinstance(value, dict | set) and not value:
         return type(value)()
+    for leaf in leaves_of(value):
+        if isinstance(leaf, Tensor) and not leaf.is_leaf:  # torch refuses to copy it
+            memo.setdefault(id(leaf), leaf.detach().clone())
     return copy.deepcopy(value, memo)
 
 

@@ -10,6 +10,9 @@ OWNER, ORIGINS = "fxprune_owner", "fxprune_origins"
 """Keys in a node's meta: the path of the module whose code makes the call, and where the numbers in
 the call come from."""
 
+Kept = dict[tuple[str, str], tuple[Any, ...]]
+"""What modules held, by path and attribute, where forward keeps arrays: nothing, or one thing."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Handed:
@@ -27,7 +30,8 @@ class OwnedGraph(fx.Graph):
     `calls` has for every module that was entered the arguments and the result of each call, as
     nodes; the result is None if its arrays are not known. `told` says
     whether libraries were told that they are traced, which may take another path than they do.
-    `batch` is the size that stood in for that of the inputs, 0 for none.
+    `batch` is the size that stood in for that of the inputs, 0 for none. `kept` are the attributes
+    in which forward keeps arrays.
     """
 
     def __init__(self) -> None:
@@ -36,6 +40,7 @@ class OwnedGraph(fx.Graph):
         self.calls: dict[str, list[Any]] = {}
         self.told = False
         self.batch = 0
+        self.kept: Kept = {}
         self._device: fx.Node | None = None
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:

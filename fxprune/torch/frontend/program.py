@@ -19,6 +19,7 @@ from fxprune.torch.frontend.in_place import set_item
 from fxprune.torch.frontend.leaves import qualified_name, torch_base
 from fxprune.torch.frontend.module_calls import CallOf, calls_of
 from fxprune.torch.frontend.module_spellings import module_spelling
+from fxprune.torch.frontend.owners import Kept
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.spellings import NAMES, Call, Spelling, bare_name, spatial_rank
@@ -43,7 +44,8 @@ class Program:
     `graph` belongs to no module; its nodes carry `meta["value"]`. `aliases` gives for every
     parameter of `ir` the state_dict names under which the model knows it. `calls` are those of the
     modules that were entered, by path. `told` says whether libraries knew that they were traced,
-    `batch` which size stood in for that of the inputs.
+    `batch` which size stood in for that of the inputs, `kept` in which attributes forward keeps
+    arrays.
     """
 
     graph: fx.Graph
@@ -52,9 +54,10 @@ class Program:
     calls: Mapping[str, tuple[CallOf, ...]]
     told: bool
     batch: int
+    kept: Kept
 
     def __reduce__(self) -> tuple[Any, ...]:
-        rest = (self.ir, self.aliases, self.calls, self.told, self.batch)
+        rest = (self.ir, self.aliases, self.calls, self.told, self.batch, self.kept)
         return _unpacked, (pack_graph(self.graph), *rest)
 
 
@@ -84,7 +87,8 @@ def read_model(
     graph = trace(model, examples, leaves, extras, batch, told=told, known=known)
     translation = _Translation(model, graph)
     ir = translation.graph()
-    return Program(graph, ir, translation.aliases, translation.calls(), graph.told, graph.batch)
+    calls = translation.calls()
+    return Program(graph, ir, translation.aliases, calls, graph.told, graph.batch, graph.kept)
 
 
 class _Translation:

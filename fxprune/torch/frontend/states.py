@@ -4,6 +4,7 @@ The modules of the model, and all that hangs on them, get back what they held. O
 model's code only what is of a trace is taken out again: other news may be there to stay.
 """
 
+import copy
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,25 +14,65 @@ from torch import Tensor, nn
 
 from fxprune.torch.frontend.flags import TrainingFlag
 from fxprune.torch.frontend.namespaces import Namespace, is_own
+from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.numbers import TracedNumber
+from fxprune.torch.frontend.owners import Kept
 
 _CONTAINERS = (dict, list, set, deque)
 _Container = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
 
 
 @contextmanager
-def restored_state(model: nn.Module, namespaces: Sequence[Namespace]) -> Iterator[None]:
-    """Undo what forward writes on the modules, and what it keeps of the trace in globals."""
+def restored_state(model: nn.Module, namespaces: Sequence[Namespace]) -> Iterator[Kept]:
+    """Undo what forward writes on the modules, and what it keeps of the trace in globals.
+
+    What is handed out has in the end the attributes in which forward keeps arrays.
+    """
     held = [(item, item.copy()) for item in _containers(m.__dict__ for m in model.modules())]
     known = {id(item) for item, _ in held}
     kept = [(item, item.copy()) for item in _globals(namespaces) if id(item) not in known]
+    found: Kept = {}
     try:
-        yield
+        yield found
     finally:
+        found |= _kept_arrays(model, {id(item): before for item, before in held})
         for container, before in held:
             _refill(container, before)
         for container, before in kept:
             _take_out_traces(container, before)
+
+
+def _kept_arrays(model: nn.Module, before: Mapping[int, Any]) -> Kept:
+    """The attributes of modules in which there are other arrays, or buffers of other shapes."""
+    found: Kept = {}
+    for path, module in model.named_modules():
+        old = before[id(module.__dict__)]
+        for name, value in module.__dict__.items():
+            held = (before.get(id(old[name]), old[name]),) if name in old else ()
+            own = name in ("_parameters", "_buffers", "_modules")
+            if not own and list(map(id, _arrays(value))) != list(map(id, _arrays(held))):
+                found[path, name] = held
+        buffers = before[id(module._buffers)]
+        for name, tensor in module._buffers.items():
+            if getattr(buffers.get(name), "shape", ()) != getattr(tensor, "shape", ()):
+                found[path, name] = (buffers.get(name),)
+    return found
+
+
+def _arrays(value: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in leaves_of(value) if isinstance(leaf, Tensor))
+
+
+def forget(model: nn.Module, kept: Kept) -> None:
+    """Let modules hold what they held before forward kept arrays in them, which may be stale."""
+    modules = dict(model.named_modules())
+    for (path, name), held in kept.items():
+        own = modules[path] if path in modules else nn.Module()
+        place = own._buffers if name in own._buffers else own.__dict__
+        if name in place and held:
+            place[name] = copy.copy(held[0])
+        elif name in place:
+            del place[name]
 
 
 def _containers(roots: Iterable[_Container]) -> list[_Container]:

@@ -55,13 +55,14 @@ def watched(
             yield
 
     with (
-        restored_state(model, namespaces),
+        restored_state(model, namespaces) as kept,
         remembering(model),
         undisturbed_imports(aside),
         stand_ins.in_place(),
         recorder,
     ):
         yield
+    recorder.graph.kept |= kept
 
 
 @contextmanager

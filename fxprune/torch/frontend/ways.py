@@ -63,6 +63,7 @@ def merge(runs: Sequence[tuple[Way, OwnedGraph]]) -> OwnedGraph:
         calls.setdefault(way.example, {}).update(_copied_calls(graph, copies))
         merged.told |= graph.told
         merged.batch = graph.batch
+        merged.kept |= graph.kept
     for of_example in calls.values():
         for path, given in of_example.items():
             merged.calls.setdefault(path, []).extend(given)

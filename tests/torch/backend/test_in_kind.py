@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.precision import relative_error
+from tests.torch.models import half
 
 
 class Attention(nn.Module):
@@ -578,3 +579,47 @@ def test_published_models_of_one_window_run_their_own_code(name):
     assert generated_code(folded) == {}
     for each in sizes:
         assert_same(gated.eval(), folded, torch.randn(1, 3, each, each))
+
+
+class Cached(nn.Module):
+    """Keeps what it has computed from its parameters, by size, and counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.outer = nn.Linear(12, 8), nn.Linear(8, 12)
+        self.bias = nn.Parameter(torch.randn(8))
+        self.cache: dict[int, Tensor] = {}
+        self.last: Tensor | None = None
+        self.calls = 0
+        self.register_buffer("steps", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        length = x.shape[1]
+        if length not in self.cache:
+            self.cache[length] = self.bias.tanh()
+        if self.steps.shape[0] != length:
+            self.steps = torch.linspace(0, 1, length)
+        self.last = torch.relu(self.inner(x)) + self.cache[length]
+        return self.outer(self.last * self.steps[:, None])
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_what_the_model_has_kept_since_is_no_longer_true(gradients):
+    x = torch.randn(2, 7, 5)
+    gated = fxprune.prepare(Model(Cached(), Cached()).eval(), x, target=1.0)
+    with torch.set_grad_enabled(gradients):
+        gated(x)
+    fxprune.set_keep_set(gated, half(gated, branches=1.0))
+    with torch.set_grad_enabled(gradients):
+        gated(x)
+    folded = fxprune.fold(gated)
+    assert generated_code(folded) == {}
+    part = folded.blocks[1].part
+    assert (part.cache, part.last) == ({}, None)
+    assert part.calls == 2
+    assert gated.blocks[1].part.cache
+    for module in gated.modules():  # masks are others than when this was kept
+        if isinstance(module, Cached):
+            module.cache.clear()
+    assert_same(gated, folded, x)

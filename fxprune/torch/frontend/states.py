@@ -46,13 +46,14 @@ def _kept_arrays(model: nn.Module, before: Mapping[int, Any]) -> Kept:
     """The attributes of modules in which there are other arrays, or buffers of other shapes."""
     found: Kept = {}
     for path, module in model.named_modules():
-        old = before[id(module.__dict__)]
+        old, buffers = before.get(id(module.__dict__)), before.get(id(module._buffers))
+        if old is None or buffers is None:
+            continue  # new, or a scripted module, which keeps things elsewhere
         for name, value in module.__dict__.items():
             held = (before.get(id(old[name]), old[name]),) if name in old else ()
             own = name in ("_parameters", "_buffers", "_modules")
             if not own and list(map(id, _arrays(value))) != list(map(id, _arrays(held))):
                 found[path, name] = held
-        buffers = before[id(module._buffers)]
         for name, tensor in module._buffers.items():
             if getattr(buffers.get(name), "shape", ()) != getattr(tensor, "shape", ()):
                 found[path, name] = (buffers.get(name),)

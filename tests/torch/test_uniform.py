@@ -1,6 +1,7 @@
 """Equal numbers at equal places in repeated blocks, and configurations that follow."""
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -199,6 +200,7 @@ def test_a_pattern_that_matches_nothing_is_refused_with_the_places():
 
 
 def test_a_configuration_that_cannot_follow_is_told(caplog):
+    caplog.set_level(logging.WARNING, "fxprune")
     config = transformers.BloomConfig(hidden_size=16, n_layer=2, n_head=4, vocab_size=50)
     model = transformers.BloomForCausalLM(config).eval()
     fxprune.prepare(model, {"input_ids": tokens()}, uniform=True)

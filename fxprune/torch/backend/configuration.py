@@ -192,19 +192,15 @@ class _Constructor:
 
     def made(self, changes: Mapping[Name, int]) -> nn.Module | None:
         """A model with changed numbers, None if there is none."""
-        level = logging.root.manager.disable
         try:
             config = copy.deepcopy(self.config)
             for name, value in changes.items():
                 _set(config, name, value)
-            logging.disable(logging.CRITICAL)
             with torch.device("meta"), torch.random.fork_rng(devices=[]):
                 return self.kind(config)
         except Exception as error:
             _log.debug("no model with %s: %s", changes, error)
             return None
-        finally:
-            logging.disable(level)
 
     def at(self, name: Name, written: Mapping[Name, int]) -> int:
         """A number of the configuration."""

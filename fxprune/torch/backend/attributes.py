@@ -16,8 +16,8 @@ from fxprune.torch.frontend.origins import (
     Attribute,
     CallSlot,
     Computed,
-    Fraction,
     Origin,
+    Quotient,
     attributes_of,
 )
 from fxprune.torch.frontend.owners import ORIGINS, OWNER
@@ -251,11 +251,11 @@ def _item(holder: Any, name: str | int) -> Any:
 
 def origin_of(node: fx.Node, literal: SetLiteral | Literal) -> Origin | None:
     """What a literal in a call was computed from, if modules keep it."""
-    origins: Mapping[CallSlot, Origin | Fraction] = node.meta.get(ORIGINS, {})
+    origins: Mapping[CallSlot, Origin | Quotient] = node.meta.get(ORIGINS, {})
     if not origins:
         return None
     found = next((origins[p] for p in places_of(node, *literal.slot) if p in origins), None)
-    return None if isinstance(found, Fraction) else found
+    return None if isinstance(found, Quotient) else found
 
 
 def places_of(node: fx.Node, slot: str, index: int) -> list[CallSlot]:
@@ -323,10 +323,10 @@ def _computed(node: fx.Node) -> Origin | None:
 
 
 def _operand(node: fx.Node, place: int) -> Origin | None:
-    origin: Origin | Fraction | None = node.meta.get(ORIGINS, {}).get(("args", place))
+    origin: Origin | Quotient | None = node.meta.get(ORIGINS, {}).get(("args", place))
     item = node.args[place]
     if origin is not None:
-        return None if isinstance(origin, Fraction) else origin
+        return None if isinstance(origin, Quotient) else origin
     if isinstance(item, fx.Node):
         return _computed(item)
     return item if type(item) is int else None
@@ -398,7 +398,7 @@ def _scaling(graph: fx.Graph) -> set[Attribute]:
         attribute
         for node in graph.nodes
         for origin in node.meta.get(ORIGINS, {}).values()
-        if isinstance(origin, Fraction)
+        if isinstance(origin, Quotient)
         for attribute in attributes_of(origin)
     }
 

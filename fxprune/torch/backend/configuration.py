@@ -22,25 +22,16 @@ import torch
 from torch import fx, nn
 
 from fxprune.passes.analyse import Analysis
-from fxprune.passes.axes import Axis, Prod, Space, Sum, spaces
+from fxprune.passes.axes import Axis, Prod, Sum, spaces
 from fxprune.passes.ties import Tie, steps_of
 from fxprune.torch.backend.attributes import attributes_of_axes
 from fxprune.torch.backend.derived import base_of, is_derived
-from fxprune.torch.frontend.origins import Attribute, attributes_of
-from fxprune.torch.frontend.origins import Fraction as Quotient
+from fxprune.torch.backend.elimination import Elimination, Name, Place
+from fxprune.torch.frontend.origins import Attribute, Quotient, attributes_of
 from fxprune.torch.frontend.owners import ORIGINS
 from fxprune.torch.frontend.program import Program
 
 _log = logging.getLogger("fxprune")
-
-Name = tuple[str, ...]
-"""A number of a configuration: its name, after those of the configurations that hold it."""
-_Factor = Space | str
-_Place = tuple[str, int | str, tuple[_Factor, ...]]
-"""A parameter and its axis, or a module and its attribute, and the spaces it is the product of.
-
-A name stands for something that must stay what it is.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +62,11 @@ def rules_of(
     effects = oracle.effects(places, written)
     size_of = {group.name: group.size for group in analysis.free_groups}
     return tuple(
-        replace(rule, written=tuple(written.items()))
-        for rule in _Elimination(analysis, places, effects).rules()
+        ConfigurationRule(groups, numbers, tuple(written.items()))
+        for groups, numbers in Elimination(analysis, places, effects).combinations()
         if all(
-            oracle.at(name, written) % steps_of(size_of[group] for group in rule.groups) == 0
-            for name, _ in rule.numbers
+            oracle.at(name, written) % steps_of(size_of[group] for group in groups) == 0
+            for name, _ in numbers
         )
     )
 
@@ -207,14 +198,14 @@ class _Constructor:
         return written.get(name) or _at(self.config, name)
 
     def effects(
-        self, places: Iterable[_Place], written: Mapping[Name, int]
-    ) -> dict[Name, dict[_Place, Fraction]]:
+        self, places: Iterable[Place], written: Mapping[Name, int]
+    ) -> dict[Name, dict[Place, Fraction]]:
         """For every number by how many powers of two sizes grow if it doubles.
 
         Numbers that make a model of other parts, or change nothing, are left out.
         """
         before = _sizes(self.made(written), places)
-        effects: dict[Name, dict[_Place, Fraction]] = {}
+        effects: dict[Name, dict[Place, Fraction]] = {}
         for name, value in (dict(_whole_numbers(self.config)) | dict(written)).items():
             after = _sizes(self.made({**written, name: 2 * value}), places)
             powers = {place: _power(before[place], size) for place, size in after.items()}
@@ -223,7 +214,7 @@ class _Constructor:
                 effects[name] = {place: power or Fraction(0) for place, power in powers.items()}
         return effects
 
-    def left_open(self, places: Iterable[_Place], sizes: Iterable[int]) -> dict[Name, int]:
+    def left_open(self, places: Iterable[Place], sizes: Iterable[int]) -> dict[Name, int]:
         """What numbers are, where the configuration leaves them to the constructor."""
         before, found = _sizes(self.made({}), places), {}
         for name in _open_numbers(self.config):
@@ -278,12 +269,12 @@ def _power(before: float, after: float) -> Fraction | None:
 # What has which size --------------------------------------------------------------------------
 
 
-def _places(model: nn.Module, program: Program, analysis: Analysis) -> list[_Place]:
+def _places(model: nn.Module, program: Program, analysis: Analysis) -> list[Place]:
     """Axes of parameters and attributes of modules, by what they are the products of.
 
     What the graph does not have, and fractions, such as scales, must stay.
     """
-    places: dict[_Place, None] = {}
+    places: dict[Place, None] = {}
     axes = analysis.types.axes
     aliases = {name for names in program.aliases.values() for name in names}
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -321,13 +312,13 @@ def _is_joined(axis: Axis) -> bool:
     return any(isinstance(part, Sum) for part in parts)
 
 
-def _sizes(model: nn.Module | None, places: Iterable[_Place]) -> dict[_Place, float]:
+def _sizes(model: nn.Module | None, places: Iterable[Place]) -> dict[Place, float]:
     """The sizes (and fractions) at places that a model has."""
     if model is None:
         return {}
     tensors = model.state_dict(keep_vars=True)
     modules = dict(model.named_modules())
-    found: dict[_Place, float] = {}
+    found: dict[Place, float] = {}
     for place in places:
         name, which, _ = place
         if isinstance(which, int) and name in tensors:
@@ -335,130 +326,3 @@ def _sizes(model: nn.Module | None, places: Iterable[_Place]) -> dict[_Place, fl
         elif isinstance(which, str) and name in modules:
             found[place] = getattr(modules[name], which, 0)
     return {place: size for place, size in found.items() if size}
-
-
-# Elimination ----------------------------------------------------------------------------------
-
-_Row = list[Fraction]
-
-
-class _Elimination:
-    """Finds the combinations of numbers that change free groups and nothing else."""
-
-    def __init__(
-        self,
-        analysis: Analysis,
-        places: Iterable[_Place],
-        effects: Mapping[Name, Mapping[_Place, Fraction]],
-    ) -> None:
-        self._names = list(effects)
-        self._growth, self._conflicts = _growth(places, list(effects.values()))
-        space_of = {group.name: group.space for group in analysis.free_groups}
-        tied = {name: tie.groups for tie in analysis.ties for name in tie.groups}
-        classes = dict.fromkeys(tied.get(name, (name,)) for name in space_of)
-        self._classes = {groups: [space_of[name] for name in groups] for groups in classes}
-
-    def rules(self) -> Iterator[ConfigurationRule]:
-        """One for every set of groups that can change alone, all by the same share."""
-        known = {
-            groups: own
-            for groups, own in self._classes.items()
-            if all(s in self._growth for s in own)
-        }
-        while known:
-            rows = self._rows(known)
-            columns = list(zip(*(row[: len(known)] for row in rows), strict=True))
-            whole = [
-                groups
-                for groups, column in zip(known, columns or [()] * len(known), strict=True)
-                if [power for power in column if power] != [1]
-            ]
-            if not whole:
-                break
-            known = {groups: own for groups, own in known.items() if groups not in whole}
-        for row in self._rows(known) if known else []:
-            groups = (name for own, power in zip(known, row, strict=False) if power for name in own)
-            powers = zip(self._names, row[len(known) :], strict=True)
-            yield ConfigurationRule(tuple(groups), tuple((n, p) for n, p in powers if p))
-
-    def _rows(self, known: Mapping[tuple[str, ...], list[Space]]) -> list[_Row]:
-        """Reduced: how classes grow by combinations of numbers, and the powers of these."""
-        moving: set[_Factor] = {space for own in known.values() for space in own}
-        still = [row for space, row in self._growth.items() if space not in moving]
-        alike = [
-            [
-                left - right
-                for left, right in zip(self._growth[own[0]], self._growth[s], strict=True)
-            ]
-            for own in known.values()
-            for s in own[1:]
-        ]
-        rows = [
-            [*(_dot(self._growth[own[0]], powers) for own in known.values()), *powers]
-            for powers in _null_space([*still, *alike, *self._conflicts], len(self._names))
-        ]
-        return [row for row in _reduced(rows) if any(row[: len(known)])]
-
-
-def _growth(
-    places: Iterable[_Place], effects: Sequence[Mapping[_Place, Fraction]]
-) -> tuple[dict[_Factor, _Row], list[_Row]]:
-    """By how many powers of two spaces grow if numbers double, for those that can be told.
-
-    And what numbers must not do together, because axes of one space would get several sizes.
-    """
-    columns = {space: None for *_, own in places for space in own}
-    index = {space: at for at, space in enumerate(columns)}
-    rows = []
-    for place in places:
-        row = [Fraction(0)] * (len(index) + len(effects))
-        for space in place[2]:
-            row[index[space]] += 1
-        row[len(index) :] = [Fraction(powers.get(place, 0)) for powers in effects]
-        rows.append(row)
-    found: dict[_Factor, _Row] = {}
-    conflicts: list[_Row] = []
-    for row in _reduced(rows):
-        inside = [at for at, power in enumerate(row[: len(index)]) if power]
-        if not inside:
-            conflicts.append(row[len(index) :])
-        elif len(inside) == 1:
-            found[list(index)[inside[0]]] = row[len(index) :]
-    return found, conflicts
-
-
-def _dot(left: _Row, right: _Row) -> Fraction:
-    return sum((a * b for a, b in zip(left, right, strict=True)), Fraction(0))
-
-
-def _reduced(rows: Iterable[_Row]) -> list[_Row]:
-    """The reduced row echelon form, without rows of zeros."""
-    done: list[_Row] = []
-    for row in rows:
-        for other in done:
-            row = _without(row, other)
-        if any(row):
-            first = next(power for power in row if power)
-            row = [power / first for power in row]
-            done = [*(_without(other, row) for other in done), row]
-    return done
-
-
-def _without(row: _Row, other: _Row) -> _Row:
-    """A row less the multiple of another that takes its first place."""
-    place = next(at for at, power in enumerate(other) if power)
-    times = row[place]
-    return [a - times * b for a, b in zip(row, other, strict=True)] if times else row
-
-
-def _null_space(rows: Iterable[_Row], width: int) -> list[_Row]:
-    """A basis of what every row is orthogonal to."""
-    reduced = {next(at for at, p in enumerate(row) if p): row for row in _reduced(rows)}
-    basis = []
-    for free in (at for at in range(width) if at not in reduced):
-        vector = [Fraction(0)] * width
-        vector[free] = Fraction(1)
-        for pivot, row in reduced.items():
-            vector[pivot] = -row[free]
-        basis.append(vector)
-    return basis

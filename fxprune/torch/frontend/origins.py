@@ -43,7 +43,7 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
-class Fraction:
+class Quotient:
     """A quotient or power of numbers that modules keep, such as a scale: no size of anything."""
 
     numbers: "tuple[Origin, ...]"
@@ -64,10 +64,10 @@ class OwnInt(int):
 class OwnFloat(float):
     """A fraction that remembers the numbers that it was computed from."""
 
-    origin: Fraction
+    origin: Quotient
 
 
-def _own_float(value: Any, origin: Fraction) -> Any:
+def _own_float(value: Any, origin: Quotient) -> Any:
     """A fraction that remembers; anything else, a whole power say, as it is."""
     if type(value) is not float:
         return value
@@ -89,14 +89,14 @@ def _origin_of(number: Any) -> Origin:
     return int(number) if isinstance(number, int) else 1
 
 
-def attributes_of(origin: Origin | Fraction) -> Iterator[Attribute]:
+def attributes_of(origin: Origin | Quotient) -> Iterator[Attribute]:
     """The attributes that a number was computed from."""
     if isinstance(origin, Attribute):
         yield origin
     elif isinstance(origin, Computed):
         yield from attributes_of(origin.left)
         yield from attributes_of(origin.right)
-    elif isinstance(origin, Fraction):
+    elif isinstance(origin, Quotient):
         for number in origin.numbers:
             yield from attributes_of(number)
 
@@ -122,7 +122,7 @@ def _computed(name: str, function: Callable[[Any, Any], Any], left: Any, right: 
     if type(value) is int and name in _KEPT:
         return own_int(value, Computed(name, _origin_of(left), _origin_of(right)))
     numbers = tuple(n for each in (left, right) for n in _numbers_of(each))
-    return _own_float(value, Fraction(numbers))
+    return _own_float(value, Quotient(numbers))
 
 
 def _plain(number: Any) -> Any:
@@ -170,12 +170,12 @@ for _name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"):
 
 def origins_in(
     args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[CallSlot, Origin | Fraction]:
+) -> dict[CallSlot, Origin | Quotient]:
     """The numbers of a call that modules keep, by where they stand in it."""
     return dict(_found(args, ("args",))) | dict(_found(kwargs, ("kwargs",)))
 
 
-def _found(value: Any, place: CallSlot) -> Iterator[tuple[CallSlot, Origin | Fraction]]:
+def _found(value: Any, place: CallSlot) -> Iterator[tuple[CallSlot, Origin | Quotient]]:
     if isinstance(value, OwnInt | OwnFloat):
         yield place, value.origin
     elif isinstance(value, Mapping):

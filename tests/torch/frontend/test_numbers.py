@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import fxprune
 from fxprune.torch.fold import fold_as
 from fxprune.torch.frontend.numbers import _BINARY
-from fxprune.torch.frontend.origins import Attribute, Fraction, OwnFloat, OwnInt, own_int
+from fxprune.torch.frontend.origins import Attribute, OwnFloat, OwnInt, Quotient, own_int
 from fxprune.torch.precision import relative_error
 
 OPERATORS = {
@@ -101,7 +101,7 @@ def remembered(number: int | float) -> int | float:
     if isinstance(number, int):
         return own_int(number, ATTRIBUTE)
     own = OwnFloat(number)
-    own.origin = Fraction((ATTRIBUTE,))
+    own.origin = Quotient((ATTRIBUTE,))
     return own
 
 

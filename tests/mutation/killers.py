@@ -54,7 +54,17 @@ FILES = (
         for test in vars(test_ties)
         if test.startswith("test_")
     ),
+    "tests/torch/backend/test_elimination.py",
     "tests/torch/frontend/test_numbers.py",
+    "tests/torch/test_storage.py",
+    *(
+        f"tests/torch/test_uniform.py::{test}"
+        for test in (
+            "test_groups_of_other_sizes_are_not_at_one_place",
+            "test_the_stream_follows_heads_where_a_configuration_divides_one_by_the_other",
+            "test_every_number_of_a_configuration_follows",
+        )
+    ),
     "tests/torch/test_several_examples.py",
     "tests/torch/frontend/test_in_place.py",
     "tests/torch/frontend/test_compiled.py::test_removed_branches_are_not_asked_for_their_type",

@@ -152,7 +152,7 @@ def assert_same(gated: Any, folded: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=6)
+@settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_code_of_its_own_runs_under_every_keep_set(kind, data):
     gated = gated_model(kind, target=1.0)

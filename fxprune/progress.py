@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
-STEPS_LOG = logging.getLogger("fxprune.progress")
+PROGRESS_LOG = logging.getLogger("fxprune.progress")
 """Its records, of level DEBUG, have the attributes `what`, `done` and `total` (None: unknown)."""
 
 T = TypeVar("T")
@@ -15,10 +15,10 @@ def stage(what: str) -> None:
     _tell(what, 0, None)
 
 
-def steps(items: Iterable[T], what: str) -> Iterator[T]:
+def track(items: Iterable[T], what: str) -> Iterator[T]:
     """Go through `items`, and say before each how many are done.
 
-    >>> [item.upper() for item in steps(["a", "b"], "capitals")]
+    >>> [item.upper() for item in track(["a", "b"], "capitals")]
     ['A', 'B']
     """
     total = len(items) if isinstance(items, Sized) else None
@@ -32,4 +32,4 @@ def steps(items: Iterable[T], what: str) -> Iterator[T]:
 
 def _tell(what: str, done: int, total: int | None) -> None:
     facts = {"what": what, "done": done, "total": total}
-    STEPS_LOG.debug("%s: %d of %s", what, done, total or "?", extra=facts)
+    PROGRESS_LOG.debug("%s: %d of %s", what, done, total or "?", extra=facts)

@@ -25,7 +25,7 @@ from fxprune.commands import torch_route
 from fxprune.commands.answers import EXIT_CODES
 from fxprune.commands.app import app
 from fxprune.commands.bars import PartBar
-from fxprune.progress import stage, steps
+from fxprune.progress import stage, track
 from fxprune.torch.record import record_of
 from tests.cli_models import residual
 from tests.torch.models import images
@@ -542,7 +542,7 @@ def test_steps_are_shown_on_a_terminal_only(onnx_file):
 
 def test_long_steps_have_a_bar_while_they_last(caplog):
     with caplog.at_level(logging.DEBUG, "fxprune.progress"):
-        assert list(steps("ab", "letters")) == ["a", "b"]
+        assert list(track("ab", "letters")) == ["a", "b"]
         stage("the end")
     with Progress(disable=True) as progress:
         bar, seen = PartBar(progress), []

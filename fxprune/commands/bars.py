@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from fxprune.progress import STEPS_LOG
+from fxprune.progress import PROGRESS_LOG
 
 Announce = Callable[[str, float], None]
 """Says what the job does from here on, and about what share of it is done."""
@@ -31,7 +31,7 @@ def announcing() -> Iterator[Announce]:
             part.hide()
             progress.update(task, description=text, completed=done)
 
-        with _heard(STEPS_LOG, part, logging.DEBUG):
+        with _heard(PROGRESS_LOG, part, logging.DEBUG):
             yield announce
 
 

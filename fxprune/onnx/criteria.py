@@ -14,7 +14,7 @@ from fxprune.onnx.frontend.session import Feeds, session_of
 from fxprune.onnx.saliency import saliency
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import spaces
-from fxprune.progress import steps
+from fxprune.progress import track
 from fxprune.ranking import (
     NORMS,
     Part,
@@ -134,7 +134,7 @@ def _moments(
         return {}
     totals: dict[str, list[np.ndarray]] = {}
     with session_of(program.model, names, optimised=True) as session:
-        for feeds in steps(data, "looking at data"):
+        for feeds in track(data, "looking at data"):
             for name, array in zip(names, session.run(feeds, names), strict=True):
                 known = finite(array.astype(np.float64))
                 measure = np.abs(known) ** power / max(array.size, 1)

@@ -9,7 +9,7 @@ import onnx_ir
 from fxprune.errors import TargetError
 from fxprune.ir import Graph
 from fxprune.onnx.frontend.session import random_feeds, session_of
-from fxprune.progress import steps
+from fxprune.progress import track
 from fxprune.timing import median_ms
 
 _SECONDS = 1.0
@@ -61,7 +61,7 @@ def largest_share_within(
 
     low, high, best = _LEAST_SHARE, 1.0, 0.0
     fastest = float("inf")
-    for _ in steps(range(_STEPS), "measuring smaller models"):
+    for _ in track(range(_STEPS), "measuring smaller models"):
         middle = (low + high) / 2
         try:
             model = smaller(middle)

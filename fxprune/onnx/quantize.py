@@ -33,7 +33,7 @@ from fxprune.onnx.frontend.loading import Source, load_onnx
 from fxprune.onnx.frontend.session import Feeds, random_feeds, session_of
 from fxprune.onnx.frontend.sizes import open_axes, shapes_at, stand_ins
 from fxprune.onnx.frontend.tensors import data_files
-from fxprune.progress import stage, steps
+from fxprune.progress import stage, track
 
 Outputs = dict[str, np.ndarray]
 
@@ -324,7 +324,7 @@ def _outputs(model: onnx_ir.Model, feeds: Sequence[Feeds]) -> list[Outputs]:
     if not names:
         raise InputError("the model has no output of real numbers, so nothing can be compared")
     with session_of(model, optimised=True) as session:
-        every = [session.run(feed, names) for feed in steps(feeds, "running the model")]
+        every = [session.run(feed, names) for feed in track(feeds, "running the model")]
     return [dict(zip(names, arrays, strict=True)) for arrays in every]
 
 

@@ -20,7 +20,7 @@ from fxprune.onnx.frontend.program import OnnxProgram, captured_values
 from fxprune.onnx.frontend.session import Feeds
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Kept, kept_flags
-from fxprune.progress import steps
+from fxprune.progress import track
 
 _MOST_ROWS = 1 << 17
 """About how many positions of all samples a layer is fitted to."""
@@ -79,7 +79,7 @@ class _Refit:
         """Walk both graphs."""
         opened, closed = _Run(self._model, batches), _Run(self._masked, batches)
         fitted = 0
-        for node in steps(list(self._masked.graph), "weights solved anew"):
+        for node in track(list(self._masked.graph), "weights solved anew"):
             name = name_of(node)
             if name in self._program.nodes:
                 opened.advance(name)

@@ -23,7 +23,7 @@ from fxprune.onnx.frontend.session import Feeds, session_of
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Space
 from fxprune.passes.gate import GatePlan, plan_gates
-from fxprune.progress import steps
+from fxprune.progress import track
 
 _log = logging.getLogger("fxprune")
 
@@ -59,7 +59,7 @@ def saliency(
     found = {group.space: np.zeros(group.size) for group in analysis.free_groups}
     pairs = [(space, position) for space in found for position in range(space.size)]
     _log.info("saliency takes %d runs of the model", (len(pairs) + len(found)) * len(feeds))
-    for space, own in groupby(steps(pairs, "saliency by position"), key=itemgetter(0)):
+    for space, own in groupby(track(pairs, "saliency by position"), key=itemgetter(0)):
         with _gated(program, plan, space, outputs) as run:
             before = [run(feed, np.ones(space.size)) for feed in feeds]
             for _, position in own:

@@ -35,7 +35,7 @@ from fxprune.onnx.frontend.data import feeds_of
 from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.onnx.frontend.session import Feeds, random_feeds, session_of
 from fxprune.onnx.frontend.sizes import Shape, open_axes, shapes_at, stand_ins
-from fxprune.progress import steps
+from fxprune.progress import track
 
 Values = list[Any]
 """What a model returned, in the order of the names that were asked for."""
@@ -190,7 +190,7 @@ class _Trials:
         failure: InputError | None = None
         number = 0
         with _running(self._model, names) as run:
-            for alternatives in steps(self._trials, "comparing: before"):
+            for alternatives in track(self._trials, "comparing: before"):
                 for shapes in alternatives:
                     feeds = random_feeds(self._model, shapes, self._seed + number)
                     try:
@@ -285,7 +285,7 @@ class _Pair:
             VerificationError: an error is too large; the message names the value.
         """
         with _running(self.after, self.names) as run:
-            for feeds, expected in steps(batches, "comparing: after"):
+            for feeds, expected in track(batches, "comparing: after"):
                 try:
                     found = run(feeds)
                 except InputError as error:

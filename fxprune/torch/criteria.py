@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fxprune.arguments import batches, choice, refusal
 from fxprune.errors import InputError
 from fxprune.passes.analyse import Analysis
-from fxprune.progress import steps
+from fxprune.progress import track
 from fxprune.ranking import NORMS, Part, Sums, ranks
 from fxprune.torch.batches import running_on
 from fxprune.torch.frontend.modes import in_evaluation
@@ -107,7 +107,7 @@ def _taylor(gated: nn.Module, gates: Gates, data: Iterable[Any], loss: Loss) -> 
         for parameter in trained:
             parameter.requires_grad_(False)
         with in_evaluation(gated), torch.enable_grad():
-            for batch in steps(data, "looking at data"):
+            for batch in track(data, "looking at data"):
                 values = torch.ones_like(gates.method.scores, requires_grad=True)
                 with gates.showing(values), running_on(f"batch {count} of data{also}"):
                     (gradient,) = torch.autograd.grad(loss(gated, batch), values)

@@ -24,7 +24,7 @@ from fxprune.agreement import (
     worst_of,
 )
 from fxprune.errors import VerificationError
-from fxprune.progress import steps
+from fxprune.progress import track
 from fxprune.torch.frontend.examples import random_like
 from fxprune.torch.frontend.nests import tensors_in
 from fxprune.torch.precision import arrays_of, in_dtype, in_precision, outputs_of, samples_in
@@ -50,7 +50,7 @@ def compare_onnx(
         raise VerificationError(f"ONNX Runtime does not load {path}: {error}") from error
     pair = _Pair(copy.deepcopy(module).cpu().eval(), path, session)
     batches = list(batches)
-    for batch in steps(batches, "comparing with ONNX Runtime"):
+    for batch in track(batches, "comparing with ONNX Runtime"):
         pair.compare(batch)
     outputs = [item.name for item in session.get_outputs()]
     if batches and set(outputs) - telling(pair.runs, pair.accepted):

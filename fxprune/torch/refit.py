@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.arguments import batches, number
 from fxprune.errors import InputError
-from fxprune.progress import steps
+from fxprune.progress import track
 from fxprune.torch.backend.gate import call_with
 from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.batches import running_on
@@ -96,7 +96,7 @@ class _Refit:
             run.args_iter = iter(inputs)
         last = {source: node for node in self._nodes for source in node.all_input_nodes}
         fitted = 0
-        for node in steps(self._nodes, "weights solved anew"):
+        for node in track(self._nodes, "weights solved anew"):
             with self._gates.showing(everything):
                 self._opened.env[node] = self._opened.run_node(node)
             fitted += self._fit(node)

@@ -34,7 +34,7 @@ from fxprune.arguments import sizes
 from fxprune.errors import InputError, VerificationError
 from fxprune.files import path_of
 from fxprune.passes.axes import kept_flags
-from fxprune.progress import steps
+from fxprune.progress import track
 from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.frontend.examples import inputs_like, one_example, random_like
 from fxprune.torch.precision import (
@@ -120,7 +120,7 @@ def _compared(
         for dtype in PRECISIONS
     ]
     for pair in pairs:
-        for batch in steps(batches, f"comparing in {dtype_name(pair.dtype)}"):
+        for batch in track(batches, f"comparing in {dtype_name(pair.dtype)}"):
             pair.compare(batch)
     outputs = list(dict.fromkeys(name for run in pairs[0].runs for name in run.returned))
     if batches and set(outputs) - _shown(pairs):

@@ -22,7 +22,7 @@ from fxprune.torch.frontend.owners import OWNER, Handed
 from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.frontend.spellings import bare_name
 from fxprune.torch.frontend.trace import Arguments
-from fxprune.torch.frontend.ways import select, ways_of
+from fxprune.torch.frontend.ways import select, selected, ways_of
 
 _log = logging.getLogger("fxprune")
 
@@ -209,7 +209,7 @@ def _names_in_calls(
         like = [own for own in ways_of(program.graph) if own.training in (None, way.training)]
         if not like:
             return {}
-        found = matched(select(whole.graph, way), path, select(program.graph, like[0]), children)
+        found = matched(selected(whole.graph, way), path, select(program.graph, like[0]), children)
         if any(names.get(old, new) != new for old, new in found.items()):
             return {}
         names |= found

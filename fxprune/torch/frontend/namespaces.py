@@ -5,7 +5,7 @@ Torch's own code and Python's library do not count: nothing is ever replaced the
 
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -36,9 +36,21 @@ class OwnCode:
 
 def namespaces_of(model: nn.Module) -> list[Namespace]:
     """The globals of all code that a model's forward may run."""
+    kinds = frozenset(type(module) for module in model.modules())
+    held = [item for module in model.modules() for item in _held(module)]
+    return _reached([*kinds, *held]) if held else list(_of_classes(kinds, len(sys.modules)))
+
+
+@functools.lru_cache(maxsize=16)
+def _of_classes(kinds: frozenset[type], modules: int) -> tuple[Namespace, ...]:
+    """Those of classes alone, while no more than `modules` are imported; parts have the same."""
+    return tuple(_reached(kinds))
+
+
+def _reached(roots: Iterable[Any]) -> list[Namespace]:
     found: dict[int, Namespace] = {}
     met: set[int] = set()
-    pending = [item for module in model.modules() for item in (type(module), *_held(module))]
+    pending = list(roots)
     while pending:
         item = pending.pop()
         if id(item) in met:

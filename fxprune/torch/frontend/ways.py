@@ -7,6 +7,7 @@ of them, marked by `WAYS` in the meta of its output.
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from torch import fx
 
@@ -92,6 +93,17 @@ def select(graph: fx.Graph, way: Way) -> fx.Graph:
         copies[node] = copy.node_copy(node, copies.__getitem__)
     copy.output(fx.map_arg(returned[ways.index(way)], copies.__getitem__))
     return copy
+
+
+def selected(graph: fx.Graph, way: Way) -> fx.Graph:
+    """What `select` gives of a graph that does not change, to be read only; made once."""
+    known = _SELECTED.setdefault(graph, {})
+    if way not in known:
+        known[way] = select(graph, way)
+    return known[way]
+
+
+_SELECTED: WeakKeyDictionary[fx.Graph, dict[Way, fx.Graph]] = WeakKeyDictionary()
 
 
 def _in_order(graph: fx.Graph, way: Way, result: Any) -> Iterator[fx.Node]:

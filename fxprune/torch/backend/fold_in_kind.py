@@ -27,7 +27,7 @@ from fxprune.torch.backend.attributes import (
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.fold import edited_graph
 from fxprune.torch.backend.generated import generate
-from fxprune.torch.backend.outline import alone, outline, plan_in
+from fxprune.torch.backend.outline import Alone, alone, outline, plan_in
 from fxprune.torch.backend.parts import Whole, part_at
 from fxprune.torch.backend.proof import Line, first_difference, normal_form
 from fxprune.torch.backend.shapes import with_values
@@ -86,6 +86,7 @@ class _Mending:
         self._nodes = nodes
         self._failed: set[str] = set()
         self._done: dict[str, frozenset[str]] = {}
+        self._alone: Alone = {}
         self.reason = ""
 
     def mend(self, path: str, reason: str) -> bool:
@@ -152,7 +153,7 @@ class _Mending:
         """What a module has to run that calls those inside as they are, if that is possible."""
         plan = self._fold.plan
         own = [edit for edit in plan.edits if self._nodes[edit.node].meta[OWNER] == path]
-        recorded = alone(self._fold.whole.recording, path, own)
+        recorded = alone(self._fold.whole.recording, path, own, self._alone)
         if recorded is None:
             return None
         module, outlined = recorded

@@ -33,7 +33,7 @@ from fxprune.torch.backend.layers import (
 )
 from fxprune.torch.backend.masked_calls import form_of
 from fxprune.torch.backend.operands import parameter_names
-from fxprune.torch.backend.outline import agree, alone, matched, outline, plan_in
+from fxprune.torch.backend.outline import Alone, agree, alone, matched, outline, plan_in
 from fxprune.torch.backend.parts import Part, Whole, part_at
 from fxprune.torch.frontend.owners import OWNER
 from fxprune.torch.frontend.program import Program
@@ -120,6 +120,10 @@ class _Job:
     plan: GatePlan
     gates: Gates
     at_once: bool = False
+
+    @cached_property
+    def _alone(self) -> Alone:
+        return {}
 
     @cached_property
     def _edits(self) -> dict[str, list[Edit]]:
@@ -217,7 +221,7 @@ class _Job:
 
     def _graph_alone(self, path: str, edits: list[Edit]) -> fx.Graph | None:
         """What a module has to run that calls those inside as they are, if that is possible."""
-        recorded = alone(self.whole.recording, path, edits)
+        recorded = alone(self.whole.recording, path, edits, self._alone)
         if recorded is None:
             return None
         module, outlined = recorded

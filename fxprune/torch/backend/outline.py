@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, fx, nn
 
 from fxprune.errors import FxpruneError
@@ -122,12 +123,19 @@ def _called(node: fx.Node, path: str = "") -> str:
 # A module alone -------------------------------------------------------------------------------
 
 
-def alone(whole: Recording, path: str, edits: Iterable[Any]) -> tuple[nn.Module, Outline] | None:
+Alone = dict[tuple[str, int], tuple[str, Program]]
+"""Modules recorded alone, by path and what they may hand on: what they are called with, and how."""
+
+
+def alone(
+    whole: Recording, path: str, edits: Iterable[Any], recorded: Alone
+) -> tuple[nn.Module, Outline] | None:
     """A module that calls those inside as they are, by the names that its nodes have in the whole.
 
     Its own code is all that is recorded, so it may hand on what no graph can hold, such as a cache.
     None where its calls do not tell what it is called with, where that code does more with it, or
-    does not have the nodes of all `edits`, alike in all calls.
+    does not have the nodes of all `edits`, alike in all calls. Of twins, such as the norms of all
+    layers, one is recorded: those in `recorded`, which grows, serve others.
     """
     calls = whole.program.calls.get(path, ())
     module = whole.module.get_submodule(path)
@@ -139,19 +147,62 @@ def alone(whole: Recording, path: str, edits: Iterable[Any]) -> tuple[nn.Module,
     leaves = frozenset({*_inside(path, whole.leaves), *inner})
     known = dict(_known_results(whole.program, path, children))
     edits = list(edits)
-    for kinds in _HANDED:
+    called = shapes_in([inputs, extras, known])
+    for number, kinds in enumerate(_HANDED):
         given = [tuple(_handed(value, kinds) for value in each) for each in inputs]
         try:
-            program = read_model(
+            program = _of_twin(whole.module, module, called, number, recorded) or read_model(
                 module, given, leaves, extras, 0, told=whole.program.told, known=known
             )
         except (FxpruneError, TypeError, AttributeError) as error:
             _log.debug("%s cannot be recorded with the modules in it whole: %s", path, error)
             continue
+        recorded[path, number] = called, program
         names = _names_in_calls(whole.program, path, program, children, len(inputs))
         if agree(names, edits) and not _calls_for_effect(program.graph, inner):
             return module, Outline(program, names)
     return None
+
+
+def _of_twin(
+    model: nn.Module, module: nn.Module, called: str, number: int, recorded: Alone
+) -> Program | None:
+    """What was recorded of a module that is like another in all but the values of its tensors."""
+    for (path, handed), (like, program) in recorded.items():
+        if handed == number and like == called and _are_twins(model.get_submodule(path), module):
+            return program
+    return None
+
+
+def _are_twins(one: nn.Module, other: nn.Module) -> bool:
+    ours, theirs = (dict(each.named_modules()) for each in (one, other))
+    return ours.keys() == theirs.keys() and all(
+        type(module) is type(theirs[path]) and _held_by(module) == _held_by(theirs[path])
+        for path, module in ours.items()
+    )
+
+
+def _held_by(module: nn.Module) -> dict[str, Any]:
+    """What a module has: shapes of tensors, plain values, and which objects."""
+    tensors = {**module._parameters, **module._buffers}
+    held: dict[str, Any] = {
+        name: None if tensor is None else (tensor.shape, tensor.dtype, tensor.requires_grad)
+        for name, tensor in tensors.items()
+    }
+    for name, value in module.__dict__.items():
+        if name not in ("_parameters", "_buffers", "_modules"):
+            held[f"own {name}"] = value if _is_plain(value) else id(value)
+    return held
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether equal values are as good as one."""
+    if isinstance(value, tuple | set | frozenset):
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN) or (isinstance(value, dict | list) and not value)
+
+
+_PLAIN = (bool, int, float, str, type(None), torch.dtype)
 
 
 _HANDED: tuple[tuple[type, ...], ...] = ((bool, type(None)), (bool,), ())

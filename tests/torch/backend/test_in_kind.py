@@ -623,3 +623,49 @@ def test_what_the_model_has_kept_since_is_no_longer_true(gradients):
         if isinstance(module, Cached):
             module.cache.clear()
     assert_same(gated, folded, x)
+
+
+class Scaled(Plain):
+    """Needs generated code, and is like its twin but for one number."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(torch.relu(self.inner(x)).view(*x.shape[:-1], 8) * self.factor)
+
+
+@pytest.mark.parametrize("factors", [(1.5, 1.5), (1.5, 3.0)])
+def test_modules_that_are_alike_but_for_one_number_are_no_twins(factors):
+    model = Model(*map(Scaled, factors)).eval()
+    gated, folded, x = folded_at(model)
+    assert set(generated_code(folded)) == {"blocks.0.part", "blocks.1.part"}
+    assert_same(gated, folded, x)
+    everything = {name: torch.ones_like(flags) for name, flags in fxprune.keep_set(gated).items()}
+    fxprune.set_keep_set(gated, everything)
+    assert torch.equal(gated(x), model(x))
+
+
+def test_twins_are_recorded_once(monkeypatch):
+    from fxprune.torch.backend import outline
+
+    recorded = []
+    real = outline.read_model
+    monkeypatch.setattr(
+        outline, "read_model", lambda *args, **more: recorded.append(1) or real(*args, **more)
+    )
+    fxprune.prepare(Model(*(Normed() for _ in range(4))).eval(), torch.randn(2, 7, 5))
+    assert len(recorded) == 2  # a norm, and a block around it
+
+
+class Normed(nn.Module):
+    """A norm written by hand, in whose code gates act."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(12))
+        self.eps = 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps) * self.weight

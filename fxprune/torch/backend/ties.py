@@ -102,10 +102,12 @@ class _Reader:
         first: dict[str, Axis] = {}
         for literal in self._literals:
             node = self._nodes[literal.node]
-            if bare_name(node) in ("chunk", "tensor_split") and literal.slot[0] == "sizes":
-                axis = self._of_axis(first.setdefault(node.name, literal.axis))
-                if powers := _product(axis, self._of_axis(literal.axis), -1):
-                    yield _Equation(powers, str(node.meta[OWNER]) or "the model")
+            if literal.slot[0] != "sizes" or not _asks_for_a_number(node):
+                continue
+            axis = first.setdefault(node.name, literal.axis)
+            powers = _product(self._of_axis(axis), self._of_axis(literal.axis), -1)
+            if powers and axis.size == literal.axis.size:
+                yield _Equation(powers, str(node.meta[OWNER]) or "the model")
 
     def _of_axis(self, axis: Axis) -> _Powers:
         """An axis as a product of what is free in it; what is joined to itself is a multiple."""
@@ -130,6 +132,13 @@ class _Reader:
         if origin.op == "floordiv" and isinstance(origin.right, int):
             right = {}  # a part follows, where a multiple in plain numbers cannot
         return _combined(left, right, _SIGNS[origin.op])
+
+
+def _asks_for_a_number(node: fx.Node) -> bool:
+    """Whether a call cuts an axis in a number of parts, and does not say where."""
+    if bare_name(node) not in ("chunk", "tensor_split"):
+        return False
+    return not any(isinstance(item, list | tuple) for item in (*node.args, *node.kwargs.values()))
 
 
 def _repeated(parts: tuple[Axis, ...]) -> tuple[Axis, ...]:

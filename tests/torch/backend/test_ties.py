@@ -279,3 +279,22 @@ def test_a_checkpoint_holds_tied_sizes(tmp_path):
     x = torch.randn(3, 4, 5)
     assert torch.equal(loaded(x), folded(x))
     assert loaded.parts[1].num_heads == folded.parts[1].num_heads
+
+
+@pytest.mark.parametrize("cut", [(4, 16), 3])
+def test_parts_of_other_sizes_are_not_tied(cut):
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.head = nn.Linear(5, 20), nn.ModuleList(nn.LazyLinear(2) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = torch.tensor_split(self.up(x), cut, dim=-1)
+            return sum(head(part) for head, part in zip(self.head, parts, strict=True))
+
+    model, x = Parts(), torch.randn(2, 5)
+    model(x)
+    gated = fxprune.prepare(model.eval(), x, target=1.0)
+    free = [g for g in fxprune.groups(gated) if g.kind == "channel" and not g.pin]
+    assert [bool(group.tied) for group in free] == [cut == 3 and g.size == 7 for g in free]
+    assert sum(group.size for group in free) == 20

@@ -45,8 +45,8 @@ DECODERS = {
     "gpt_neo": {**COMMON, **NEO, "attention_types": [[["global", "local"], 1]]},
     "falcon": {**LLAMA, "new_decoder_architecture": False},
 }
-QUICK = ("llama", "gpt2", "opt")
-"""One of each sort; the others are slow tests."""
+QUICK = ("llama", "gpt2")
+"""One with heads of its own, one that divides its width; the others are slow tests."""
 
 
 def decoder(name: str) -> Any:
@@ -134,6 +134,7 @@ def test_the_stream_follows_heads_where_a_configuration_divides_one_by_the_other
     assert heads <= set(tied["transformer.h.0.ln_1"])
 
 
+@pytest.mark.slow
 def test_shrinking_keeps_the_configuration_true(tmp_path):
     gated = fxprune.prepare(
         llama(), {"input_ids": tokens()}, target={"params": 0.5}, steps=8, uniform=True

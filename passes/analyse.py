@@ -58,8 +58,12 @@ class Analysis:
         self, groups: Iterable[Group], branches: tuple[Branch, ...], ties: Iterable[Tie]
     ) -> "Analysis":
         groups, ties = pinned_together(groups, joined(ties))
-        costs = cost_polynomials(self.graph, self.types, groups, branches)
+        same = (groups, branches) == (self.groups, self.branches)
+        costs = self.costs if same else self._costs_of(groups, branches)
         return replace(self, groups=groups, branches=branches, costs=costs, ties=ties)
+
+    def _costs_of(self, groups: tuple[Group, ...], branches: tuple[Branch, ...]) -> Costs:
+        return cost_polynomials(self.graph, self.types, groups, branches)
 
 
 def analyse(graph: Graph, ignored: Collection[str] = (), scatter: bool = False) -> Analysis:

@@ -50,6 +50,8 @@ def _kept_arrays(model: nn.Module, before: Mapping[int, Any]) -> Kept:
         if old is None or buffers is None:
             continue  # new, or a scripted module, which keeps things elsewhere
         for name, value in module.__dict__.items():
+            if value is old.get(name) and not isinstance(value, _CONTAINERS):
+                continue
             held = (before.get(id(old[name]), old[name]),) if name in old else ()
             own = name in ("_parameters", "_buffers", "_modules")
             if not own and list(map(id, _arrays(value))) != list(map(id, _arrays(held))):

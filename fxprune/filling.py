@@ -163,7 +163,7 @@ class Filling:
         self._open_more(units, is_open, order, limit)
         branches = closed[self._steps.first[units.owner[closed]] >= self.layout.groups]
         for branch in branches[::-1]:
-            if not is_open[branch] and self._open_thin(units, branch, is_open, limit):
+            if not is_open[branch] and self._open_thin(units, branch, is_open, order, limit):
                 self._open_more(units, is_open, order, limit)
         return units.flags(is_open)
 
@@ -177,7 +177,12 @@ class Filling:
         is_open[self._fill(units, waiting, counts, limit)] = True
 
     def _open_thin(
-        self, units: "_Units", branch: int, is_open: np.ndarray, limit: Mapping[str, float]
+        self,
+        units: "_Units",
+        branch: int,
+        is_open: np.ndarray,
+        order: np.ndarray,
+        limit: Mapping[str, float],
     ) -> bool:
         """Open the closed `branch` with as much inside as fits; False if it does not fit at all.
 
@@ -190,7 +195,6 @@ class Filling:
         counts = units.counts(np.zeros(len(self._steps.numbers)), np.flatnonzero(thin), 1)
         if not self._fit(counts, limit):
             return False
-        order = units.worst_first()
         within = is_open & inside
         is_open[:] = thin
         self._open_more(units, is_open, order[within[order]], limit)

@@ -73,7 +73,8 @@ def set_keep_set(gated: nn.Module, keep: Mapping[str, Any]) -> None:
     gates, record = gated_record(gated)
     flags = flags_of(keep)
     check_keep_set(flags, record.analysis.groups, record.analysis.branches)
-    check_ties(flags_of(gates.keep_set()) | flags, record.analysis.ties)
+    if record.analysis.ties:
+        check_ties(flags_of(gates.keep_set()) | flags, record.analysis.ties)
     gates.set_keep_set(flags)
 
 

@@ -378,7 +378,7 @@ def _places_in_index(node: fx.Node, slot: str, dim: int) -> list[CallSlot]:
 def scaling_spaces(graph: fx.Graph, literals: Iterable[Literal]) -> dict[Space, str]:
     """The spaces that a scale is computed from, by torch or in the model's code; the reason."""
     nodes = {node.name: node for node in graph.nodes}
-    scaling = _scaling(graph)
+    scaling = scaling_attributes(graph)
     found: dict[Space, str] = {}
     for literal in literals:
         node = nodes[literal.node]
@@ -392,7 +392,7 @@ def scaling_spaces(graph: fx.Graph, literals: Iterable[Literal]) -> dict[Space, 
     return found
 
 
-def _scaling(graph: fx.Graph) -> set[Attribute]:
+def scaling_attributes(graph: fx.Graph) -> set[Attribute]:
     """The attributes that fractions in calls were computed from."""
     return {
         attribute

@@ -24,10 +24,10 @@ from torch import fx, nn
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Prod, Sum, spaces
 from fxprune.passes.ties import Tie, steps_of
-from fxprune.torch.backend.attributes import attributes_of_axes
+from fxprune.torch.backend.attributes import attributes_of_axes, scaling_attributes
 from fxprune.torch.backend.derived import base_of, is_derived
 from fxprune.torch.backend.elimination import Elimination, Name, Place
-from fxprune.torch.frontend.origins import Attribute, Quotient, attributes_of
+from fxprune.torch.frontend.origins import attributes_of
 from fxprune.torch.frontend.owners import ORIGINS
 from fxprune.torch.frontend.program import Program
 
@@ -276,10 +276,10 @@ def _places(model: nn.Module, program: Program, analysis: Analysis) -> list[Plac
     """
     places: dict[Place, None] = {}
     axes = analysis.types.axes
-    aliases = {name for names in program.aliases.values() for name in names}
+    others = {name for names in program.aliases.values() for name in names[1:]}
     for name, tensor in model.state_dict(keep_vars=True).items():
         for dim, size in enumerate(tensor.shape):
-            if name not in axes and not (name in aliases and name not in program.aliases):
+            if name not in axes and name not in others:
                 places[name, dim, (f"{name}:{dim}",)] = None
             elif name in axes and size > 1 and not _is_joined(axes[name][dim]):
                 places[name, dim, tuple(spaces(axes[name][dim]))] = None
@@ -290,21 +290,10 @@ def _places(model: nn.Module, program: Program, analysis: Analysis) -> list[Plac
         for name, value in _plain(module).items():
             if type(value) is float and value > 0:
                 places[path, name, (f"{path}.{name}",)] = None
-    for attribute in _scaling(program.graph):
-        places[attribute.path, str(attribute.names[0]), (str(attribute),)] = None
+    for attribute in scaling_attributes(program.graph):
+        if len(attribute.names) == 1:
+            places[attribute.path, str(attribute.names[0]), (str(attribute),)] = None
     return list(places)
-
-
-def _scaling(graph: fx.Graph) -> set[Attribute]:
-    """The attributes of modules that fractions were computed from."""
-    origins = (o for node in graph.nodes for o in node.meta.get(ORIGINS, {}).values())
-    return {
-        attribute
-        for origin in origins
-        if isinstance(origin, Quotient)
-        for attribute in attributes_of(origin)
-        if len(attribute.names) == 1
-    }
 
 
 def _is_joined(axis: Axis) -> bool:

@@ -70,7 +70,9 @@ def forget(model: nn.Module, kept: Kept) -> None:
     """Let modules hold what they held before forward kept arrays in them, which may be stale."""
     modules = dict(model.named_modules())
     for (path, name), held in kept.items():
-        own = modules[path] if path in modules else nn.Module()
+        if path not in modules:
+            continue  # went with its branch
+        own = modules[path]
         place = own._buffers if name in own._buffers else own.__dict__
         if name in place and held:
             place[name] = copy.copy(held[0])

@@ -158,15 +158,16 @@ class _Search:
         self._deep: set[Node] = set()
 
     def _flow(self, graph: Graph) -> "nx.DiGraph[str]":
-        flow: nx.DiGraph[str] = nx.DiGraph()
-        flow.add_node(_ROOT)
+        edges: dict[tuple[str, str], None] = {}
         for node in graph.nodes:
             shaping = node.op in RESHAPED  # a second operand only lends its shape
             for value in node.inputs[:1] if shaping else node.inputs:
                 if value is None or value.kind is ValueKind.PARAMETER:
                     continue
                 producer = self._producers.get(value.name)
-                flow.add_edge(producer.name if producer else _ROOT, node.name)
+                edges[producer.name if producer else _ROOT, node.name] = None
+        flow: nx.DiGraph[str] = nx.DiGraph(edges.keys())
+        flow.add_node(_ROOT)
         return flow
 
     def all_candidates(self) -> list[_Candidate]:

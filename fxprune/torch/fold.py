@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from fxprune.arguments import flag
 from fxprune.errors import InputError, KeepSetError
+from fxprune.garbage import collected_later
 from fxprune.passes.analyse import analyse
 from fxprune.passes.fold import FoldPlan, plan_fold
 from fxprune.torch.backend.configuration import follow
@@ -18,7 +19,7 @@ from fxprune.torch.backend.fold import fold_model
 from fxprune.torch.backend.fold_in_kind import Fold, rewrite
 from fxprune.torch.backend.frozen import thaw
 from fxprune.torch.backend.generated import generate, generated_code, is_generated
-from fxprune.torch.backend.module import TracedModule, of_own_kind
+from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.backend.optimizer import check_optimizer, fold_optimizer
 from fxprune.torch.backend.parts import Whole
 from fxprune.torch.checks import check_finite
@@ -97,7 +98,13 @@ def fold_as(gated: nn.Module, keep: Mapping[str, Any] | None) -> TracedModule:
     gates, record = gated_record(gated)
     chosen = gates.keep_set() if keep is None else keep
     flags = {name: [bool(flag) for flag in value] for name, value in chosen.items()}
-    return _fold(traced_part(gated)[1], record, flags, plan_of(record, flags))
+    part = traced_part(gated)[1]
+    small = without_gates(part)
+    graph = fold_model(small, record.program, plan_of(record, flags))
+    folded = TracedModule(small, graph, type(part).__name__)
+    thaw(folded)
+    _finish(folded, record, flags)
+    return folded
 
 
 def apply_step(
@@ -128,19 +135,8 @@ def apply_step(
         if name not in full or any(index >= full[name] for index in kept):
             raise KeepSetError(f"the model has no group {name!r} with these positions")
         keep[name] = [index in set(kept) for index in range(full[name])]
-    plan = plan_of(record, keep)
-    folded = _finish(
-        fold_model(copy_module(model, share_tensors=True), program, plan), record, keep
-    )
-    return _as_own(copy_module(model, share_tensors=True), record, keep, plan, folded)
-
-
-def _fold(
-    gated: nn.Module, record: Record, keep: Mapping[str, list[bool]], plan: FoldPlan
-) -> TracedModule:
-    folded = fold_model(without_gates(gated), record.program, plan, type(gated).__name__)
-    thaw(folded)
-    return _finish(folded, record, keep)
+    small, whole = (copy_module(model, share_tensors=True) for _ in range(2))
+    return _folded(small, whole, record, keep)
 
 
 def plan_of(record: Record, keep: Mapping[str, Any]) -> FoldPlan:
@@ -149,7 +145,7 @@ def plan_of(record: Record, keep: Mapping[str, Any]) -> FoldPlan:
     return plan_fold(record.program.ir, analysis.types, analysis.groups, analysis.branches, keep)
 
 
-def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]) -> TracedModule:
+def _finish(folded: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> None:
     """Attach what the folded module remembers."""
     costs = record.analysis.costs
     kept = {name: tuple(i for i, flag in enumerate(flags) if flag) for name, flags in keep.items()}
@@ -164,40 +160,50 @@ def _finish(folded: TracedModule, record: Record, keep: Mapping[str, list[bool]]
             costs_before=record.costs_before or costs.at(costs.full),
         ),
     )
-    return folded
 
 
+@collected_later()
 def fold_in_kind(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> nn.Module:
     """A gated module folded: one of the user's own class."""
-    plan = plan_of(record, keep)
-    folded = _as_own(without_gates(gated), record, keep, plan, _fold(gated, record, keep, plan))
+    folded = _folded(without_gates(gated), without_gates(gated), record, keep)
     if record.configuration:
         follow(folded, record.configuration, keep, record.program.graph)
     return folded
 
 
-def _as_own(
-    full: nn.Module,
-    record: Record,
-    keep: Mapping[str, list[bool]],
-    plan: FoldPlan,
-    folded: TracedModule,
+def _folded(
+    small: nn.Module, full: nn.Module, record: Record, keep: Mapping[str, list[bool]]
 ) -> nn.Module:
-    """`folded` as a module of the class of `full`, which is the model before the fold."""
+    """`small` folded; it and `full` are the model before, as module trees that share tensors."""
+    plan = plan_of(record, keep)
+    graph = fold_model(small, record.program, plan)
+    thaw(small)
     if isinstance(full, fx.GraphModule) or type(full) is nn.Module:
-        return folded
-    for module in (full, folded):
-        forget(module, record.program.kept)
-    small = of_own_kind(folded, type(full))
-    leaves = frozenset(record.leaves)
-    whole = Whole(full, record.examples, leaves, record.program, record.analysis)
-    rewrite(Fold(whole, keep, plan), small, folded._graph)
-    took_its_path = not record.program.told and not generated_code(small)
-    if not (took_its_path or is_generated(small) or agree(folded, small, record.examples)):
-        generate(
-            small, folded._graph, "its code knows when it is recorded, and does something else"
-        )
+        small = TracedModule(small, graph)
+    else:
+        for module in (full, small):
+            forget(module, record.program.kept)
+        leaves = frozenset(record.leaves)
+        whole = Whole(full, record.examples, leaves, record.program, record.analysis)
+        rewrite(Fold(whole, keep, plan), small, graph)
+        _check_its_path(small, graph, record)
+    _finish(small, record, keep)
     return small
+
+
+def _check_its_path(small: nn.Module, graph: fx.Graph, record: Record) -> None:
+    """Give a folded model its graph where what it runs may not be what was recorded of it.
+
+    Some libraries do something else while they are traced; and modules with code of their own do
+    not tell a recording all that they do.
+    """
+    took_its_path = not record.program.told and not generated_code(small)
+    if took_its_path or is_generated(small):
+        return
+    shell = nn.Module()
+    shell.__dict__ = dict(small.__dict__)
+    if not agree(TracedModule(shell, graph), small, record.examples):
+        generate(small, graph, "its code knows when it is recorded, and does something else")
 
 
 def with_part(model: nn.Module, path: str, part: nn.Module) -> nn.Module:

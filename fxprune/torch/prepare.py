@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from fxprune.arguments import flag, names, near, text, whole
 from fxprune.errors import InputError, NothingToPruneError
+from fxprune.garbage import collected_later
 from fxprune.layout import layout_of
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.cost import lies_in
@@ -37,6 +38,7 @@ from fxprune.uniform import Uniform, patterns_of
 _log = logging.getLogger("fxprune")
 
 
+@collected_later()
 def prepare(
     model: nn.Module,
     example_inputs: Any = None,

@@ -16,6 +16,7 @@ from fxprune.torch.backend.derived import is_derived
 from fxprune.torch.frontend.nests import leaves_of
 
 _IMMUTABLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
+_PLAIN = frozenset(_IMMUTABLE)
 _TENSORS = ("_parameters", "_buffers")
 
 
@@ -53,6 +54,10 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _copied_attribute(name: str, value: Any, memo: dict[int, Any]) -> Any:
+    if type(value) in _PLAIN:
+        return value
+    if isinstance(value, dict | set) and not value:
+        return type(value)()
     if isinstance(value, (*_IMMUTABLE, torch.jit.ScriptFunction)):
         return value
     if name in _TENSORS:
@@ -61,8 +66,6 @@ def _copied_attribute(name: str, value: Any, memo: dict[int, Any]) -> Any:
         return {k: None if child is None else _copied(child, memo) for k, child in value.items()}
     if isinstance(value, tuple) and all(isinstance(item, _IMMUTABLE) for item in value):
         return value
-    if isinstance(value, dict | set) and not value:
-        return type(value)()
     for leaf in leaves_of(value):
         if isinstance(leaf, Tensor) and not leaf.is_leaf:  # torch refuses to copy it
             memo.setdefault(id(leaf), leaf.detach().clone())

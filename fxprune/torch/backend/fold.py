@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from fxprune.passes.fold import FoldPlan, ScatterOperand, SetLiteral, Slice
 from fxprune.torch.backend.copying import clone_tensor
 from fxprune.torch.backend.literals import Changes, Resized, write_literals
-from fxprune.torch.backend.module import TracedModule, copy_graph
+from fxprune.torch.backend.module import copy_graph
 from fxprune.torch.backend.operands import argument, operands_of
 from fxprune.torch.backend.questions import ask_what_stays
 from fxprune.torch.frontend.in_place import memory_origins, overwritten, set_item
@@ -20,16 +20,15 @@ from fxprune.torch.frontend.program import Program, index_items
 from fxprune.torch.frontend.spellings import bare_name
 
 
-def fold_model(
-    model: nn.Module, program: Program, plan: FoldPlan, class_name: str = ""
-) -> TracedModule:
+def fold_model(model: nn.Module, program: Program, plan: FoldPlan) -> fx.Graph:
     """Carry out a fold plan on `model`, our own module tree that still shares its tensors.
 
-    Ensures: the result shares no tensor; no module remains that only removed nodes called.
+    Returns the graph that it runs then. Ensures: the tree shares no tensor; no module remains that
+    only removed nodes called.
     """
     graph = edited_graph(model, program, plan)
     own_parameters(model, program, plan.slices)
-    return TracedModule(model, graph, class_name)
+    return graph
 
 
 def edited_graph(model: nn.Module, program: Program, plan: FoldPlan) -> fx.Graph:

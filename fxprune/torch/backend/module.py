@@ -22,19 +22,6 @@ from fxprune.torch.frontend.ways import select, ways_of
 from fxprune.torch.gates.module import PREFIX, Gates
 
 _CONTAINERS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
-_OF_GRAPHS = [
-    "_code",
-    "_create_node_hooks",
-    "_deepcopy_hooks",
-    "_erase_node_hooks",
-    "_lineno_map",
-    "_prologue_start",
-    "_replace_hooks",
-    "_tracer_cls",
-    "_tracer_extras",
-    "shape_env",
-]
-"""What torch.fx keeps on its modules."""
 CALLS = ("_compiled_call_impl", "forward", "_original_forward")
 """What libraries leave in the dictionary of a module and calls this very one."""
 _HOOKS = ("_forward_", "_backward_", "_state_dict_", "_load_state_dict_")
@@ -143,17 +130,6 @@ def _forget(files: Iterable[str]) -> None:
     for file in files:
         linecache.cache.pop(file, None)
         _loader.eval_cache.pop(file, None)
-
-
-def of_own_kind(folded: TracedModule, kind: type[nn.Module]) -> nn.Module:
-    """A module of the class that a traced module was made from, with its state."""
-    module = kind.__new__(kind)
-    module.__dict__ = {
-        name: value
-        for name, value in own_state(folded).items()
-        if name not in _OF_GRAPHS and not name.startswith(CONSTANT)
-    }
-    return module
 
 
 def own_state(module: nn.Module) -> dict[str, Any]:

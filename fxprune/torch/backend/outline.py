@@ -273,8 +273,8 @@ def matched(
     """The nodes of a module in a graph with those of a graph of one call of it, in order."""
     names: dict[str, str] = {}
     inner = list(_inside(path, children))
+    own = [node for node in graph.nodes if lies_in(str(node.meta.get(OWNER, "")), path)]
     for arrays in (True, False):
-        own = (n for n in graph.nodes if lies_in(str(n.meta.get(OWNER, "")), path))
         before = list(_calls(own, arrays, children))
         after = list(_calls(alone.nodes, arrays, inner))
         calls = len(before) // max(len(after), 1)

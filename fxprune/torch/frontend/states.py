@@ -18,6 +18,7 @@ from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.numbers import TracedNumber
 from fxprune.torch.frontend.owners import Kept
 
+_OF_TORCH = ("_parameters", "_buffers", "_modules")
 _CONTAINERS = (dict, list, set, deque)
 _Container = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
 
@@ -50,11 +51,13 @@ def _kept_arrays(model: nn.Module, before: Mapping[int, Any]) -> Kept:
         if old is None or buffers is None:
             continue  # new, or a scripted module, which keeps things elsewhere
         for name, value in module.__dict__.items():
-            if value is old.get(name) and not isinstance(value, _CONTAINERS):
+            same = value is old.get(name)
+            if name in _OF_TORCH or (same and not isinstance(value, _CONTAINERS)):
                 continue
             held = (before.get(id(old[name]), old[name]),) if name in old else ()
-            own = name in ("_parameters", "_buffers", "_modules")
-            if not own and list(map(id, _arrays(value))) != list(map(id, _arrays(held))):
+            if same and not value and not any(held):
+                continue  # empty then and now, as most containers are
+            if list(map(id, _arrays(value))) != list(map(id, _arrays(held))):
                 found[path, name] = held
         for name, tensor in module._buffers.items():
             if getattr(buffers.get(name), "shape", ()) != getattr(tensor, "shape", ()):
@@ -90,18 +93,21 @@ def _containers(roots: Iterable[_Container]) -> list[_Container]:
             continue
         if isinstance(item, _CONTAINERS):
             found[id(item)] = item
-        pending.extend(x for x in _held_by(item) if not isinstance(x, _ENDS))
+        pending.extend(x for x in _held_by(item) if type(x) not in _USUAL_ENDS)
     return list(found.values())
 
 
 _ENDS = (bool, int, float, str, bytes, type(None), Tensor, type)
+_USUAL_ENDS = frozenset((*_ENDS, nn.Parameter))
 
 
 def _held_by(item: Any) -> Iterable[Any]:
-    if isinstance(item, Mapping):
-        return list(item.values())
+    if isinstance(item, dict | Mapping):  # the first is quicker to tell
+        return item.values()
     if isinstance(item, (*_CONTAINERS, tuple)):
-        return list(item)
+        return item
+    if isinstance(item, _ENDS):
+        return ()
     return [vars(item)] if is_own(type(item)) and hasattr(item, "__dict__") else []
 
 

@@ -7,9 +7,11 @@ time only; everything is put back afterwards, and while a module is imported.
 
 import functools
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -239,12 +241,20 @@ def _names(
     owners = [*namespaces, *filter(is_own, classes), *(m.__dict__ for m in model.modules())]
     for owner in owners:
         for name, value in list((owner if isinstance(owner, dict) else vars(owner)).items()):
-            if (new := _as_written(recorder, value)) is not None:
+            if type(value) not in _NO_FUNCTIONS and (new := _as_written(recorder, value)):
                 yield StandIn(owner, name, new)
+
+
+_NO_FUNCTIONS = frozenset(
+    (bool, int, float, str, tuple, list, dict, OrderedDict, type(None), type, ModuleType)
+)
+"""What most attributes and globals are."""
 
 
 def _as_written(recorder: Recorder, value: Any) -> Any:
     """What stands in for a function that is cached, compiled or scripted."""
+    if isinstance(value, FunctionType):
+        return value.__dict__.get("_torchdynamo_orig_callable")
     if isinstance(value, functools._lru_cache_wrapper):
         return value.__wrapped__
     if is_scripted(value):

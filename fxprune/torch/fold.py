@@ -15,12 +15,14 @@ from fxprune.passes.analyse import analyse
 from fxprune.passes.fold import FoldPlan, plan_fold
 from fxprune.torch.backend.configuration import follow
 from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.backend.depth import idle_layers, renamed, shorter, without_layers
 from fxprune.torch.backend.fold import fold_model
 from fxprune.torch.backend.fold_in_kind import Fold, rewrite
 from fxprune.torch.backend.frozen import thaw
 from fxprune.torch.backend.generated import generate, generated_code, is_generated
 from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.backend.optimizer import check_optimizer, fold_optimizer
+from fxprune.torch.backend.outline import Recording
 from fxprune.torch.backend.parts import Whole
 from fxprune.torch.checks import check_finite
 from fxprune.torch.criteria import importance
@@ -82,15 +84,21 @@ def fold(
     keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
     record = replace(record, reached=gates.reached())
     folded = fold_in_kind(part, record, keep)
+    short = _without_idle_layers(folded, part, record)
     if path:
         folded = with_part(gated, path, folded)
-    if optimizer is None:
-        return folded
-    prefix = f"{path}." if path else ""
-    slices = [
-        replace(item, parameter=prefix + item.parameter) for item in plan_of(record, keep).slices
-    ]
-    return folded, fold_optimizer(optimizer, gated, folded, slices)
+    if optimizer is not None:
+        prefix = f"{path}." if path else ""
+        slices = [
+            replace(item, parameter=prefix + item.parameter)
+            for item in plan_of(record, keep).slices
+        ]
+        optimizer = fold_optimizer(optimizer, gated, folded, slices)
+    if path:
+        folded.set_submodule(path, short)
+    else:
+        folded = short
+    return folded if optimizer is None else (folded, optimizer)
 
 
 def fold_as(gated: nn.Module, keep: Mapping[str, Any] | None) -> TracedModule:
@@ -136,7 +144,14 @@ def apply_step(
             raise KeepSetError(f"the model has no group {name!r} with these positions")
         keep[name] = [index in set(kept) for index in range(full[name])]
     small, whole = (copy_module(model, share_tensors=True) for _ in range(2))
-    return _folded(small, whole, record, keep)
+    folded = _folded(small, whole, record, keep)
+    if step.taken:
+        layers = [path for each in idle_layers(folded) for path in each]
+        if unknown := set(step.taken).difference(layers):
+            raise KeepSetError(f"the model has nothing to take out at {min(unknown)!r}")
+        folded = without_layers(folded, model, step.taken)
+        _remember(folded, model, step.taken)
+    return folded
 
 
 def plan_of(record: Record, keep: Mapping[str, Any]) -> FoldPlan:
@@ -189,6 +204,31 @@ def _folded(
         _check_its_path(small, graph, record)
     _finish(small, record, keep)
     return small
+
+
+def _without_idle_layers(folded: nn.Module, gated: nn.Module, record: Record) -> nn.Module:
+    """A folded model without the layers that hand on what they are given."""
+    if not idle_layers(folded):
+        return folded
+    full = without_gates(gated)
+    recording = Recording(full, record.program, record.examples, frozenset(record.leaves))
+    short, taken = shorter(folded, recording)
+    if taken:
+        _remember(short, full, taken)
+    return short
+
+
+def _remember(short: nn.Module, full: nn.Module, taken: tuple[str, ...]) -> None:
+    """Let a model without some layers know it, and call things as they are called now."""
+    record = record_of(short)
+    assert record is not None
+    *before, last = record.history
+    leaves, ignored = (
+        tuple(now for path in paths if (now := renamed(path, full, taken)) is not None)
+        for paths in (record.leaves, record.ignored)
+    )
+    history = (*before, replace(last, taken=taken))
+    attach(short, replace(record, leaves=leaves, ignored=ignored, history=history))
 
 
 def _check_its_path(small: nn.Module, graph: fx.Graph, record: Record) -> None:

@@ -15,10 +15,12 @@ from fxprune.layout import layout_of
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.cost import lies_in
 from fxprune.targets import DEFAULT_STEPS, Least, Limits, Target, check_total_steps, steps_to_target
-from fxprune.torch.backend.attributes import scaling_spaces
+from fxprune.torch.backend.attributes import repeated_spaces, scaling_spaces
+from fxprune.torch.backend.caches import with_caches_kept
 from fxprune.torch.backend.configuration import ConfigurationRule, rules_of, tied_by
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.generated import generated_code
+from fxprune.torch.backend.outline import Recording
 from fxprune.torch.backend.parts import Whole
 from fxprune.torch.backend.ties import sizes_in_step
 from fxprune.torch.budget.budget import Budget
@@ -147,11 +149,15 @@ def prepare(
     program = read_model(model, examples, frozenset(leaves))
     analysis = analyse(program.ir, ignored, scatter)
     if in_kind:
-        analysis = _as_code_can_say(program.graph, analysis)
+        analysis = _as_code_can_say(
+            Recording(model, program, examples, frozenset(leaves)), analysis
+        )
     analysis = limits.made_uniform(analysis)
     rules = _rules(model, program, analysis) if limits.uniform else ()
     if rules and "*" in patterns_of(uniform):
         analysis = _as_configuration_can_say(analysis, rules)
+    elif in_kind:  # a configuration says that, too
+        analysis = analysis.pinning(repeated_spaces(model, program, analysis.types))
     if not settings.branches:
         analysis = analysis.only([g.name for g in analysis.groups], "")
     _check_prunable(model, analysis)
@@ -194,9 +200,11 @@ def prepare(
     return gated
 
 
-def _as_code_can_say(graph: fx.Graph, analysis: Analysis) -> Analysis:
+def _as_code_can_say(recording: Recording, analysis: Analysis) -> Analysis:
     """With what the model's own code cannot change pinned, and tied what it computes together."""
+    graph = recording.program.graph
     analysis = analysis.pinning(scaling_spaces(graph, analysis.types.literals))
+    analysis = with_caches_kept(recording, analysis)
     whole, ties = sizes_in_step(graph, analysis)
     return analysis.pinning(whole).tying(ties)
 

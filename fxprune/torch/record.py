@@ -20,12 +20,16 @@ _KEY = "_fxprune_record"
 
 @dataclass(frozen=True, slots=True)
 class FoldStep:
-    """One fold: the keep-set as tuples of kept indices, and how the groups were found."""
+    """One fold: the keep-set as tuples of kept indices, and how the groups were found.
+
+    `taken` are the layers that were taken out of lists after it.
+    """
 
     kept: Mapping[str, tuple[int, ...]]
     ignored: tuple[str, ...] = ()
     leaves: tuple[str, ...] = ()
     scatter: bool = False
+    taken: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

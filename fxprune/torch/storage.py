@@ -195,6 +195,7 @@ def _description(folded: nn.Module, record: Record, aliases: Mapping[str, str]) 
                 "ignored": list(step.ignored),
                 "leaves": list(step.leaves),
                 "scatter": step.scatter,
+                "taken": list(step.taken),
                 "kept": {k: list(v) for k, v in step.kept.items()},
             }
             for step in record.history
@@ -235,7 +236,8 @@ def _step(item: Any) -> FoldStep:
     try:
         kept = {str(k): tuple(int(i) for i in v) for k, v in item["kept"].items()}
         ignored, leaves = (tuple(map(str, item[name])) for name in ("ignored", "leaves"))
-        return FoldStep(kept, ignored, leaves, bool(item["scatter"]))
+        taken = tuple(map(str, item["taken"]))
+        return FoldStep(kept, ignored, leaves, bool(item["scatter"]), taken)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"malformed keep-set in the checkpoint: {error}") from error
 

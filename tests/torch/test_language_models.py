@@ -5,7 +5,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import fxprune
 from fxprune.torch.backend.generated import generated_code
@@ -16,15 +27,42 @@ SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vo
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 
+def telling(model: Any) -> Any:
+    """The model with weights that let positions be told; fresh ones hardly do."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.4)
+    model.generation_config.eos_token_id = None  # go on
+    return model.eval()
+
+
 def llama() -> Any:
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS, pad_token_id=0)).eval()
+    return telling(LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS, pad_token_id=0)))
 
 
 def gpt2() -> Any:
     torch.manual_seed(0)
     config = GPT2Config(n_embd=16, n_head=4, n_layer=2, vocab_size=50, n_positions=40)
-    return GPT2LMHeadModel(config).eval()
+    return telling(GPT2LMHeadModel(config))
+
+
+def gptj() -> Any:
+    torch.manual_seed(0)
+    config = GPTJConfig(n_embd=16, n_head=4, n_layer=2, vocab_size=50, rotary_dim=4)
+    return telling(GPTJForCausalLM(config))
+
+
+def bloom() -> Any:
+    torch.manual_seed(0)
+    return telling(BloomForCausalLM(BloomConfig(hidden_size=16, n_head=4, vocab_size=50)))
+
+
+def gemma2() -> Any:
+    """Layers that look back over all positions, and over some of them, in turn."""
+    torch.manual_seed(0)
+    config = Gemma2Config(**SIZES, **HEADS, head_dim=4, pad_token_id=0, sliding_window=4)
+    return telling(Gemma2ForCausalLM(config))
 
 
 def tokens(length: int = 7) -> Tensor:
@@ -38,9 +76,20 @@ def generated(model: Any, ids: Tensor, **options: Any) -> Tensor:
     return found
 
 
+def assert_goes_on(model: Any, length: int) -> None:
+    """What comes later has the same logits whether a cache knows what came before or not."""
+    ids, known = tokens(length), length // 2
+    with torch.no_grad():
+        before = model(ids[:, :known], use_cache=True).past_key_values
+        after = model(ids[:, known:], past_key_values=before, use_cache=True).logits
+        assert relative_error(model(ids).logits[:, known:], after) < 1e-4
+
+
 def assert_generates(gated: Any, folded: Any, length: int) -> None:
     """The folded model says what the gated one would say, with a cache and without."""
     ids = tokens(length)
+    for model in (gated, folded):
+        assert_goes_on(model, length)
     with torch.no_grad():
         assert relative_error(gated(ids).logits, folded(ids).logits) < 1e-5
     said = generated(folded, ids, use_cache=True)
@@ -65,7 +114,10 @@ BRANCHES = [
     pytest.param(llama, "model.layers.0++", marks=pytest.mark.slow),
     pytest.param(llama, "model.layers.1+", marks=pytest.mark.slow),
     (llama, "model.layers.1++"),
+    (gpt2, "transformer.h.0+"),
     pytest.param(gpt2, "transformer.h.1+", marks=pytest.mark.slow),
+    pytest.param(gpt2, "transformer.h.1++", marks=pytest.mark.slow),
+    (gptj, "transformer.h.0+"),
 ]
 
 
@@ -77,6 +129,26 @@ def test_a_language_model_without_a_branch_generates(make, branch):
     assert list(generated_code(folded)) == [branch.rstrip("+")]
     for length in (5, 9):
         assert_generates(gated.eval(), folded, length)
+
+
+def test_a_model_whose_attention_adds_the_stream_itself_keeps_its_attention_and_cache():
+    gated = fxprune.prepare(bloom(), {"input_ids": tokens()}, target=1.0)
+    assert generated_code(gated) == {}
+    branches = [group.name for group in fxprune.groups(gated) if group.kind == "branch"]
+    assert branches == ["transformer.h.0++", "transformer.h.1++"]  # "+" would be attention
+    fxprune.set_keep_set(gated, {**half(gated, branches=1.0), branches[0]: [False]})
+    folded = fxprune.fold(gated).eval()
+    for length in (5, 9):
+        assert_generates(gated.eval(), folded, length)
+
+
+def test_attention_that_a_cache_asks_for_its_length_stays_where_layers_have_different_caches():
+    gated = fxprune.prepare(gemma2(), {"input_ids": tokens()}, target=1.0)
+    names = list(fxprune.keep_set(gated))
+    assert "model.layers.0+" not in names
+    assert "model.layers.1+" in names
+    free = fxprune.prepare(gemma2(), {"input_ids": tokens()}, target=1.0, in_kind=False)
+    assert "model.layers.0+" in fxprune.keep_set(free)
 
 
 def test_examples_with_and_without_a_cache_and_with_labels():

@@ -10,7 +10,7 @@ from typing import Any
 from torch import fx, nn
 
 from fxprune.passes.axes import Axis, Space, spaces
-from fxprune.passes.facts import Literal
+from fxprune.passes.facts import Literal, Types
 from fxprune.passes.fold import SetLiteral
 from fxprune.torch.frontend.origins import (
     Attribute,
@@ -21,6 +21,7 @@ from fxprune.torch.frontend.origins import (
     attributes_of,
 )
 from fxprune.torch.frontend.owners import ORIGINS, OWNER
+from fxprune.torch.frontend.program import Program
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 
 Values = dict[Attribute, int]
@@ -405,3 +406,29 @@ def scaling_attributes(graph: fx.Graph) -> set[Attribute]:
 
 def _takes_scale(node: fx.Node) -> bool:
     return NAMES[bare_name(node)].bind(node.args, node.kwargs)["scale"] is None
+
+
+def repeated_spaces(model: nn.Module, program: Program, types: Types) -> dict[Space, str]:
+    """How many heads attention shares keys among, where a module keeps a number of that size that
+    it does not read here; the reason.
+
+    Torch tells that from its operands, but where there is a mask, other code may repeat the keys.
+    """
+    read = {
+        attribute
+        for node in program.graph.nodes
+        for origin in node.meta.get(ORIGINS, {}).values()
+        for attribute in attributes_of(origin)
+    }
+    owners = {node.name: str(node.meta[OWNER]) for node in program.graph.nodes}
+    found: dict[Space, str] = {}
+    for node in program.ir.nodes:
+        if not node.attributes.get("gqa"):
+            continue
+        query, key = (types.axes[value.name][-3] for value in node.inputs[:2] if value)
+        for space in set(spaces(query)) - set(spaces(key)):
+            for name, value in vars(model.get_submodule(owners[node.name])).items():
+                attribute = Attribute(owners[node.name], (name,))
+                if type(value) is int and value == space.size and attribute not in read:
+                    found[space] = f"{attribute} may say it where keys are repeated"
+    return found

@@ -13,7 +13,7 @@ import copy
 import logging
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -122,6 +122,39 @@ def follow(
         _set(model.config, name, value)
 
 
+def follow_depth(model: nn.Module, path: str, gone: Sequence[bool]) -> None:
+    """Let the configuration of a model say how many layers the list at `path` has, if it does.
+
+    What it says of each layer in a list of its own goes with the layers that are `gone`.
+    """
+    oracle = _Constructor.named_by(model)
+    left = len(gone) - sum(gone)
+    if oracle is None:
+        return
+    for name, value in _whole_numbers(oracle.config):
+        if value != len(gone):
+            continue
+        config = copy.deepcopy(oracle.config)
+        _set(config, name, left)
+        _shorten(config, gone)
+        made = replace(oracle, config=config).made({})
+        layers = dict(made.named_modules()).get(path) if made is not None else None
+        if isinstance(layers, Sized) and len(layers) == left:
+            _set(oracle.config, name, left)
+            _shorten(oracle.config, gone)
+            return
+
+
+def _shorten(config: Any, gone: Sequence[bool]) -> None:
+    """Leave out what lists say of some layers, in a configuration and those inside of it."""
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list | tuple) and len(value) == len(gone):
+            left = [item for item, goes in zip(value, gone, strict=True) if not goes]
+            setattr(config, name, type(value)(left))
+        elif is_configuration(value):
+            _shorten(value, gone)
+
+
 def _read(graph: fx.Graph) -> set[tuple[str, str]]:
     """The modules and attributes from which numbers in calls were computed."""
     origins = (o for node in graph.nodes for o in node.meta.get(ORIGINS, {}).values())
@@ -172,14 +205,18 @@ class _Constructor:
     @classmethod
     def of(cls, model: nn.Module) -> "_Constructor | None":
         """That of a model whose class takes its configuration alone; else None."""
-        config = getattr(model, "config", None)
-        kind = base_of(type(model)) if is_derived(type(model)) else type(model)
-        if config is None or not isinstance(getattr(config, "__dict__", None), dict):
-            return None
-        found = cls(kind, config)
-        made = found.made({})
+        found = cls.named_by(model)
+        made = None if found is None else found.made({})
         same = made is not None and made.state_dict().keys() == model.state_dict().keys()
         return found if same else None
+
+    @classmethod
+    def named_by(cls, model: nn.Module) -> "_Constructor | None":
+        """The class and the configuration of a model that has one."""
+        config = getattr(model, "config", None)
+        kind = base_of(type(model)) if is_derived(type(model)) else type(model)
+        has_one = isinstance(getattr(config, "__dict__", None), dict)
+        return cls(kind, config) if has_one else None
 
     def made(self, changes: Mapping[Name, int]) -> nn.Module | None:
         """A model with changed numbers, None if there is none."""
@@ -229,7 +266,7 @@ def _whole_numbers(config: Any, before: Name = ()) -> Iterator[tuple[Name, int]]
     for name, value in vars(config).items():
         if type(value) is int and value > 1:
             yield (*before, name), value
-        elif _is_configuration(value) and len(before) < 2:
+        elif is_configuration(value) and len(before) < 2:
             yield from _whole_numbers(value, (*before, name))
 
 
@@ -237,14 +274,15 @@ def _open_numbers(config: Any, before: Name = ()) -> Iterator[Name]:
     for name, value in vars(config).items():
         if value is None and _SIZE.search(name):
             yield (*before, name)
-        elif _is_configuration(value) and len(before) < 2:
+        elif is_configuration(value) and len(before) < 2:
             yield from _open_numbers(value, (*before, name))
 
 
 _SIZE = re.compile("inner|inter|ff|dim|hidden|head|width|size")
 
 
-def _is_configuration(value: Any) -> bool:
+def is_configuration(value: Any) -> bool:
+    """Whether something is what models of Hugging Face libraries are made from."""
     return hasattr(value, "to_dict") and isinstance(getattr(value, "__dict__", None), dict)
 
 

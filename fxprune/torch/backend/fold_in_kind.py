@@ -29,6 +29,7 @@ from fxprune.torch.backend.fold import edited_graph
 from fxprune.torch.backend.generated import generate
 from fxprune.torch.backend.outline import Alone, alone, outline, plan_in
 from fxprune.torch.backend.parts import Whole, part_at
+from fxprune.torch.backend.places import count_on, is_left
 from fxprune.torch.backend.proof import Line, first_difference, normal_form
 from fxprune.torch.backend.shapes import with_values
 from fxprune.torch.frontend.owners import OWNER
@@ -60,6 +61,7 @@ def rewrite(fold: Fold, small: nn.Module, graph: fx.Graph) -> None:
     values = solved(fold.whole.model, nodes, fold.plan.literals, literals)
     write(small, values)
     write_attention_sizes(small)
+    count_on(fold.whole.model, small)
     owners = owners_without(fold.whole.model, nodes, fold.plan.literals, values)
     for drop in fold.plan.drops:
         owners.setdefault(str(nodes[drop.node].meta[OWNER]), "a branch is gone")
@@ -143,11 +145,19 @@ class _Mending:
     def _generated(self, path: str, graph: fx.Graph) -> bool:
         """Let a module run a graph, if all that it calls and reads is there still."""
         module = self._small.get_submodule(path)
-        asked = (n for n in graph.nodes if n.op in ("call_module", "get_attr"))
-        if not all(_has(module, str(node.target)) for node in asked):
-            return False  # it is, or returns something of, a branch that is gone
+        if not _return_nothing_of(graph, {n for n in graph.nodes if self._is_gone(path, n)}):
+            return False  # it is a branch that is gone
         generate(module, graph, self.reason)
         return True
+
+    def _is_gone(self, path: str, node: fx.Node) -> bool:
+        """Whether a node calls or reads what went with a branch."""
+        if node.op == "get_attr":
+            return not _has(self._small.get_submodule(path), str(node.target))
+        target = f"{path}.{node.target}" if path else str(node.target)
+        if node.op != "call_module" or target in self._done:
+            return False
+        return not is_left(self._fold.whole.model, self._small, target)
 
     def _graph_alone(self, path: str) -> fx.Graph | None:
         """What a module has to run that calls those inside as they are, if that is possible."""
@@ -164,6 +174,27 @@ class _Mending:
         """Whether a branch goes in the whole that is none in a module alone, where it ends."""
         owners = [str(self._nodes[drop.node].meta[OWNER]) for drop in self._fold.plan.drops]
         return any(lies_in(owner, path) for owner in owners) and not plan.drops
+
+
+def _return_nothing_of(graph: fx.Graph, gone: set[fx.Node]) -> bool:
+    """Let a graph return None where it returned something beside that is gone, as weights of
+    attention, and hand None to modules; whether it returns anything else."""
+
+    def left(value: Any) -> Any:
+        return fx.map_arg(value, lambda node: None if node in gone else node)
+
+    for node in graph.nodes:
+        if gone.isdisjoint(node.all_input_nodes):
+            continue
+        if node.op in ("call_module", "output"):
+            node.args, node.kwargs = left(node.args), left(node.kwargs)
+        else:
+            gone.add(node)
+    output = graph.output_node()
+    for node in reversed(graph.nodes):
+        if node in gone:
+            graph.erase_node(node)
+    return bool(output.all_input_nodes) or not gone
 
 
 def _has(module: nn.Module, name: str) -> bool:

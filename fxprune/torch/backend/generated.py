@@ -64,7 +64,12 @@ def generated_code(model: nn.Module) -> dict[str, str]:
 
 def is_generated(module: nn.Module) -> bool:
     """Whether the code of a module is generated."""
-    return hasattr(type(module), GRAPH)
+    return graph_run_by(module) is not None
+
+
+def graph_run_by(module: nn.Module) -> fx.Graph | None:
+    """The graph that generated code of a module is made from, None if its code is its own."""
+    return getattr(type(module), GRAPH, None)
 
 
 def _subclass(

@@ -17,7 +17,7 @@ from fxprune.errors import FxpruneError
 from fxprune.passes.cost import lies_in
 from fxprune.passes.fold import FoldPlan
 from fxprune.passes.gate import GatePlan
-from fxprune.torch.frontend.module_calls import forms_of, hands_more, inputs_of, shapes_in
+from fxprune.torch.frontend.module_calls import forms_of, inputs_of, shapes_in
 from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.owners import OWNER, Handed
 from fxprune.torch.frontend.program import Program, read_model
@@ -123,8 +123,9 @@ def _called(node: fx.Node, path: str = "") -> str:
 # A module alone -------------------------------------------------------------------------------
 
 
-Alone = dict[tuple[str, int], tuple[str, Program]]
-"""Modules recorded alone, by path and what they may hand on: what they are called with, and how."""
+Alone = dict[tuple[str, frozenset[int]], tuple[str, Program | None]]
+"""Modules recorded alone, by path and the places of the arguments that they may hand on: what they
+are called with, and how, None where they cannot be."""
 
 
 def alone(
@@ -137,41 +138,82 @@ def alone(
     does not have the nodes of all `edits`, alike in all calls. Of twins, such as the norms of all
     layers, one is recorded: those in `recorded`, which grows, serve others.
     """
-    calls = whole.program.calls.get(path, ())
-    module = whole.module.get_submodule(path)
-    children = _called_directly(whole.program.calls, path)
-    if not calls:
+    if not whole.program.calls.get(path):
         return None
-    inputs, extras, _ = zip(*(inputs_of(module, call) for call in forms_of(calls)), strict=True)
-    inner = list(_inside(path, children))
-    leaves = frozenset({*_inside(path, whole.leaves), *inner})
-    known = dict(_known_results(whole.program, path, children))
     edits = list(edits)
-    called = shapes_in([inputs, extras, known])
-    for number, kinds in enumerate(_HANDED):
-        given = [tuple(_handed(value, kinds) for value in each) for each in inputs]
+    module = _Module(whole, path, recorded)
+
+    def outlined(handed: frozenset[int]) -> Outline | None:
+        found = module.outline(handed)
+        return found if found is not None and agree(found.names, edits) else None
+
+    most = module.plain_arguments()
+    best = outlined(most)
+    if best is None:
+        best, handed = outlined(frozenset()), frozenset[int]()
+        for place in sorted(most):
+            if (more := outlined(handed | {place})) is not None:
+                best, handed = more, handed | {place}
+    return None if best is None else (module.module, best)
+
+
+class _Module:
+    """A module that is recorded alone: what it is called with in the whole, and calls itself."""
+
+    def __init__(self, whole: Recording, path: str, recorded: Alone) -> None:
+        self.module = whole.module.get_submodule(path)
+        self._whole, self._path, self._all = whole, path, recorded
+        calls = forms_of(whole.program.calls[path])
+        self._inputs, self._extras, _ = zip(
+            *(inputs_of(self.module, call) for call in calls), strict=True
+        )
+        self._children = _called_directly(whole.program.calls, path)
+        self._inner = list(_inside(path, self._children))
+        self._known = dict(_known_results(whole.program, path, self._children))
+        self._called = shapes_in([self._inputs, self._extras, self._known])
+
+    def plain_arguments(self) -> frozenset[int]:
+        """The places of arguments that are true, false or None: code may only hand them on, so
+        that they may be others later."""
+        return frozenset(
+            place
+            for given in self._inputs
+            for place, value in enumerate(given)
+            if isinstance(value, _HANDED)
+        )
+
+    def outline(self, handed: frozenset[int]) -> Outline | None:
+        """What it does with other modules called as they are, and some arguments handed on."""
+        program = self._recorded(handed)
+        if program is None or _calls_for_effect(program.graph, self._inner):
+            return None
+        forms = len(self._inputs)
+        whole, path = self._whole.program, self._path
+        return Outline(program, _names_in_calls(whole, path, program, self._children, forms))
+
+    def _recorded(self, handed: frozenset[int]) -> Program | None:
+        called, whole = self._called, self._whole
+        for (path, places), (like, program) in self._all.items():
+            if (places, like) == (handed, called) and (
+                path == self._path or _are_twins(whole.module.get_submodule(path), self.module)
+            ):
+                return program
+        given = [
+            tuple(_handed(value) if i in handed else value for i, value in enumerate(each))
+            for each in self._inputs
+        ]
+        leaves = frozenset({*_inside(self._path, whole.leaves), *self._inner})
+        told = whole.program.told
+        found = None
         try:
-            program = _of_twin(whole.module, module, called, number, recorded) or read_model(
-                module, given, leaves, extras, 0, told=whole.program.told, known=known
+            found = read_model(
+                self.module, given, leaves, self._extras, 0, told=told, known=self._known
             )
         except (FxpruneError, TypeError, AttributeError) as error:
-            _log.debug("%s cannot be recorded with the modules in it whole: %s", path, error)
-            continue
-        recorded[path, number] = called, program
-        names = _names_in_calls(whole.program, path, program, children, len(inputs))
-        if agree(names, edits) and not _calls_for_effect(program.graph, inner):
-            return module, Outline(program, names)
-    return None
-
-
-def _of_twin(
-    model: nn.Module, module: nn.Module, called: str, number: int, recorded: Alone
-) -> Program | None:
-    """What was recorded of a module that is like another in all but the values of its tensors."""
-    for (path, handed), (like, program) in recorded.items():
-        if handed == number and like == called and _are_twins(model.get_submodule(path), module):
-            return program
-    return None
+            message = "%s cannot be recorded with the modules in it whole: %s"
+            _log.debug(message, self._path, error)
+        self._all[self._path, handed] = called, found
+        return found
 
 
 def _are_twins(one: nn.Module, other: nn.Module) -> bool:
@@ -205,13 +247,11 @@ def _is_plain(value: Any) -> bool:
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
 
 
-_HANDED: tuple[tuple[type, ...], ...] = ((bool, type(None)), (bool,), ())
-"""The kinds of arguments that code may only hand on, so that they may be others later: as many as
-it lets."""
+_HANDED = (bool, type(None))
 
 
-def _handed(value: Any, kinds: tuple[type, ...]) -> Any:
-    return Handed(type(value).__name__) if isinstance(value, kinds) else value
+def _handed(value: Any) -> Any:
+    return Handed(type(value).__name__) if isinstance(value, _HANDED) else value
 
 
 def agree(names: Mapping[str, str], edits: Iterable[Any]) -> bool:
@@ -238,10 +278,10 @@ def _inside(path: str, others: Iterable[str]) -> Iterator[str]:
 def _known_results(
     program: Program, path: str, children: Collection[str]
 ) -> Iterator[tuple[str, Any]]:
-    """What children return that could not run alone, where all of their calls return the like."""
+    """What children return, where all of their calls return the like: they may not run alone."""
     for child in children:
         calls = program.calls[child]
-        if any(map(hands_more, calls)) and len({shapes_in(c.result) for c in calls}) == 1:
+        if len({shapes_in(c.result) for c in calls}) == 1:
             yield child.removeprefix(f"{path}."), calls[0].result
 
 

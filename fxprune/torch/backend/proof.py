@@ -27,9 +27,11 @@ class Line:
     node: fx.Node
 
 
-def normal_form(model: nn.Module, graph: fx.Graph) -> list[Line]:
-    """The lines of a graph, in order."""
-    return _Form(model, graph).lines()
+def normal_form(
+    model: nn.Module, graph: fx.Graph, names: Mapping[int, str] | None = None
+) -> list[Line]:
+    """The lines of a graph, in order; `names` are those of tensors, by identity."""
+    return _Form(model, graph, names or {}).lines()
 
 
 def first_difference(one: list[Line], other: list[Line]) -> Line | None:
@@ -46,13 +48,13 @@ def first_difference(one: list[Line], other: list[Line]) -> Line | None:
 class _Form:
     """Writes the lines of one graph."""
 
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
+    def __init__(self, model: nn.Module, graph: fx.Graph, names: Mapping[int, str]) -> None:
         self._modules = dict(model.named_modules(remove_duplicate=False))
         self._graph = graph
         self._lines: list[Line] = []
         self._written: dict[fx.Node, Any] = {}
         self._reshaped: dict[fx.Node, fx.Node] = {}  # not written before somebody reads it
-        self._names = _first_names(model)
+        self._names = _first_names(model, names)
 
     def lines(self) -> list[Line]:
         """What leads to the output, in order."""
@@ -123,7 +125,7 @@ class _Form:
     def _described(self, path: str) -> tuple[Any, ...]:
         module = self._modules[path]
         names = (f"{path}.{name}" for name in module._parameters)
-        owned = tuple(self._names.get(name, name) for name in names)
+        owned = tuple(map(self._names.get, names))  # None for what a layer goes without
         return type(module).__qualname__, module.extra_repr(), owned
 
     def _call(self, node: fx.Node, value: Any) -> tuple[Any, ...]:
@@ -227,9 +229,9 @@ def _needed(graph: fx.Graph) -> set[fx.Node]:
     return needed
 
 
-def _first_names(model: nn.Module) -> dict[str, str]:
-    """For every tensor of a model the first of its names."""
-    first: dict[int, str] = {}
+def _first_names(model: nn.Module, known: Mapping[int, str]) -> dict[str, str]:
+    """For every tensor of a model the first of its names, if it is not known by another."""
+    first = dict(known)
     names: dict[str, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):

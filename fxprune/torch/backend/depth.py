@@ -1,0 +1,143 @@
+"""Layers of a list that only hand on what they are given go out of it.
+
+    layers.0, layers.1 (nothing left), layers.2        layers.0, layers.1
+
+What comes later moves up: names of parameters, numbers that layers keep of themselves, lists in the
+configuration with an entry for each layer, and how many layers it says there are. The shorter model
+is recorded and compared with the longer one, line for line.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from torch import fx, nn
+
+from fxprune.errors import FxpruneError
+from fxprune.torch.backend.configuration import follow_depth
+from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.backend.generated import graph_run_by
+from fxprune.torch.backend.outline import Recording
+from fxprune.torch.backend.places import numbered_in
+from fxprune.torch.backend.proof import first_difference, normal_form
+from fxprune.torch.frontend.nests import leaves_of
+from fxprune.torch.frontend.trace import trace
+from fxprune.torch.frontend.ways import select, ways_of
+
+
+def idle_layers(model: nn.Module) -> list[list[str]]:
+    """The layers of each list that only hand on what they are given, where others do more."""
+    found = []
+    for path, layers in model.named_modules():
+        if isinstance(layers, nn.ModuleList | nn.Sequential):
+            idle = [name for name, layer in layers.named_children() if _hands_on(layer)]
+            if 0 < len(idle) < len(layers):
+                found.append([_joined(path, name) for name in idle])
+    return found
+
+
+def shorter(small: nn.Module, full: Recording) -> tuple[nn.Module, tuple[str, ...]]:
+    """A folded model without the layers that hand on what they are given, and which these were.
+
+    `full` is the model before. Parameters stay the same objects.
+    """
+    taken: list[str] = []
+    for paths in idle_layers(small):
+        short = without_layers(small, full.module, [*taken, *paths])
+        if _compute_alike(small, short, full):
+            taken.extend(paths)
+    return without_layers(small, full.module, taken) if taken else small, tuple(taken)
+
+
+def without_layers(small: nn.Module, full: nn.Module, paths: Iterable[str]) -> nn.Module:
+    """A copy without some layers of lists, the rest moved up; tensors are shared."""
+    short = copy_module(small, share_tensors=True)
+    by_list: dict[str, list[str]] = {}
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        by_list.setdefault(parent, []).append(name)
+    for parent, gone in by_list.items():
+        _number_by_layer(short, full, parent, gone)
+        layers = short.get_submodule(parent)
+        before = list(layers._modules)
+        left = [layer for name, layer in layers._modules.items() if name not in gone]
+        names = moved_up(before, gone)
+        layers._modules = dict(zip(names.values(), left, strict=True))
+        follow_depth(short, parent, [name in gone for name in before])
+    return short
+
+
+def moved_up(names: Iterable[str], gone: Iterable[str]) -> dict[str, str]:
+    """The names that are left in a list of layers, which may count them, and what they are now."""
+    names, gone = list(names), set(gone)
+    left = [name for name in names if name not in gone]
+    counted = names == [str(number) for number in range(len(names))]
+    return {name: str(number) if counted else name for number, name in enumerate(left)}
+
+
+def renamed(path: str, model: nn.Module, taken: Iterable[str]) -> str | None:
+    """What a path of `model` is called once layers were taken out; None for what is in them."""
+    by_list: dict[str, list[str]] = {}
+    for layer in taken:
+        parent, _, name = layer.rpartition(".")
+        by_list.setdefault(parent, []).append(name)
+    parts = path.split(".")
+    for place in range(len(parts)):
+        parent = ".".join(path.split(".")[:place])
+        if parent in by_list:
+            now = moved_up(model.get_submodule(parent)._modules, by_list[parent])
+            if parts[place] not in now:
+                return None
+            parts[place] = now[parts[place]]
+    return ".".join(parts)
+
+
+def _number_by_layer(short: nn.Module, full: nn.Module, parent: str, gone: Iterable[str]) -> None:
+    """New numbers for what counts layers whatever is left in them, since lists say their kinds."""
+    now = moved_up(full.get_submodule(parent)._modules, gone)
+    for numbered in numbered_in(full):
+        for path in numbered.paths:
+            inside = path.removeprefix(f"{parent}.") if parent else path
+            layer = inside.partition(".")[0]
+            if numbered.layers == parent and not numbered.is_alone and layer in now:
+                short.get_submodule(path).__dict__[numbered.attribute] = int(now[layer])
+
+
+def _hands_on(layer: nn.Module) -> bool:
+    """Whether a layer has no parameters, and code that returns what it was given."""
+    graph = graph_run_by(layer)
+    if graph is None or next(layer.parameters(), None) is not None:
+        return False
+    returned = [x for x in leaves_of(graph.output_node().args) if isinstance(x, fx.Node)]
+    return bool(returned) and all(node.op == "placeholder" for node in returned)
+
+
+def _compute_alike(small: nn.Module, short: nn.Module, full: Recording) -> bool:
+    """Whether two models with the same tensors record the same lines."""
+    names = _names_by_tensor(small)
+    forms = []
+    for model in (small, short):
+        try:
+            graph = trace(
+                model,
+                full.examples,
+                full.leaves,
+                batch=full.program.batch,
+                runs=False,
+                told=full.program.told,
+            )
+        except FxpruneError:
+            return False
+        ways = {way: select(graph, way) for way in ways_of(graph)}
+        forms.append({way: normal_form(model, own, names) for way, own in ways.items()})
+    one, other = forms
+    return one.keys() == other.keys() and all(
+        first_difference(one[way], other[way]) is None for way in one
+    )
+
+
+def _names_by_tensor(model: nn.Module) -> Mapping[int, str]:
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {id(tensor): name for name, tensor in tensors.items()}
+
+
+def _joined(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

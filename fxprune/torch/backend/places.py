@@ -1,0 +1,93 @@
+"""Which numbers tell the layers of a list which of them they are? Those that stay count on.
+
+    layers.0.attn.layer_idx 0    (gone)
+    layers.1.attn.layer_idx 1    0
+    layers.2.attn.layer_idx 2    1
+
+A cache finds by such a number what a layer has kept, and asks the first how much there is already.
+So without the attention of the first layer every position would be the first one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fxprune.torch.backend.configuration import is_configuration
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """Modules at one place in the layers of a list, which keep the number of their layer."""
+
+    layers: str
+    paths: tuple[str, ...]
+    attribute: str
+    is_alone: bool
+    """Whether all layers have one, and the configuration says the same of all of them."""
+
+
+def numbered_in(model: nn.Module) -> Iterator[Numbered]:
+    """All such modules of a model, by list, place and attribute."""
+    uneven = _lengths_of_uneven_lists(model)
+    for path, layers in model.named_modules():
+        if isinstance(layers, nn.ModuleList | nn.Sequential) and len(layers) > 1:
+            for (place, attribute), found in _numbers(list(layers)).items():
+                if len(found) > 1 and all(number == layer for layer, number in found.items()):
+                    alone = len(found) == len(layers) and len(layers) not in uneven
+                    paths = (_joined(path, str(layer), place) for layer in found)
+                    yield Numbered(path, tuple(paths), attribute, alone)
+
+
+def first_ones(model: nn.Module) -> list[str]:
+    """The modules that must stay, since others cannot be numbered anew: the first of each place."""
+    return [numbered.paths[0] for numbered in numbered_in(model) if not numbered.is_alone]
+
+
+def count_on(full: nn.Module, small: nn.Module) -> None:
+    """Number anew what is left in `small` of the numbered modules of `full`."""
+    for numbered in numbered_in(full):
+        left = [path for path in numbered.paths if is_left(full, small, path)]
+        if numbered.is_alone:
+            for number, path in enumerate(left):
+                small.get_submodule(path).__dict__[numbered.attribute] = number
+
+
+def is_left(full: nn.Module, small: nn.Module, path: str) -> bool:
+    """Whether a module is there still; what has lost all of its parameters went with a branch."""
+    try:
+        left = small.get_submodule(path)
+    except AttributeError:
+        return False
+    return _has_parameters(left) or not _has_parameters(full.get_submodule(path))
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _numbers(layers: Sequence[nn.Module]) -> dict[tuple[str, str], dict[int, int]]:
+    """The whole numbers that modules of layers keep, by place and attribute, then by layer."""
+    found: dict[tuple[str, str], dict[int, int]] = {}
+    for index, layer in enumerate(layers):
+        for place, module in layer.named_modules():
+            for name, value in module.__dict__.items():
+                if type(value) is int and (index == 0) == (value == 0):
+                    found.setdefault((place, name), {})[index] = value
+    return {key: numbers for key, numbers in found.items() if 0 in numbers}
+
+
+def _lengths_of_uneven_lists(model: nn.Module) -> set[int]:
+    """The lengths of lists in configurations that do not say the same of all layers."""
+    held = (value for module in model.modules() for value in module.__dict__.values())
+    said = (value for item in held if is_configuration(item) for value in vars(item).values())
+    return {len(value) for value in said if isinstance(value, list | tuple) and _is_uneven(value)}
+
+
+def _is_uneven(value: Sequence[Any]) -> bool:
+    return any(item != value[0] for item in value[1:])
+
+
+def _joined(*parts: str) -> str:
+    return ".".join(part for part in parts if part)

@@ -14,6 +14,7 @@ from fxprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fxprune.agreement import Verdict
+    from fxprune.criteria import GroupView
     from fxprune.errors import (
         CheckpointError,
         FxpruneError,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "fxprune.agreement": "Verdict",
+    "fxprune.criteria": "GroupView",
     "fxprune.errors": (
         "CheckpointError FxpruneError InputError InternalError KeepSetError MissingExtraError "
         "NothingToPruneError TargetError TraceError VerificationError"
@@ -97,6 +99,7 @@ __all__ = [
     "FeatureDistillation",
     "FxpruneError",
     "GroupInfo",
+    "GroupView",
     "HardConcrete",
     "InputError",
     "InternalError",

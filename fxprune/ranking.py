@@ -1,20 +1,21 @@
 """How much do positions matter by the weights around them? The same for torch and for ONNX files.
 
     sums    for every space a number per position: what makes it, makes or reads it, or scales it
-    ranks   sums divided within their group, so that groups compare; branches rank above all
+    ranks   sums divided within their group, so that groups compare, and numbers of branches
 
 Weights are measured in doubles, a piece at a time, so that this takes little memory beside the
 model. What is not finite counts as nothing, for its own position and all others.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
 
 from fxprune.errors import InputError
-from fxprune.ir import Value, ValueKind
+from fxprune.ir import Value
 from fxprune.layout import Layout
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Prod, Space, spaces
@@ -72,14 +73,14 @@ def measured(
 ) -> list[np.ndarray]:
     """For each of some axes of a parameter the sums of a measure over all others."""
     totals = [np.zeros(shape[dim]) for dim in dims]
-    for part in _parts(shape):
+    for part in parts_of(shape):
         piece = measure(finite(weight(part)))
         for dim, total in zip(dims, totals, strict=True):
             total[part[dim] if dim < len(part) else slice(None)] += along(piece, dim)
     return totals
 
 
-def _parts(shape: tuple[int, ...]) -> Iterator[Part]:
+def parts_of(shape: tuple[int, ...]) -> Iterator[Part]:
     """Parts of an array that are no larger than a piece, if cuts along one axis can do that."""
     longest = max(range(len(shape)), key=shape.__getitem__)
     step = max(_PIECE * shape[longest] // max(math.prod(shape), 1), 1)
@@ -149,44 +150,123 @@ def _norms(
 
 
 def readers(analysis: Analysis) -> Iterator[tuple[Value | None, Value | None, Reader]]:
-    """Every reader with the array that comes in, and the parameter that it contracts."""
+    """Every reader with the array that comes in, and the weights that it contracts.
+
+    Weights are a parameter, or what is computed from parameters alone.
+    """
     nodes = {node.name: node for node in analysis.graph.nodes}
+    given = {value.name for value in analysis.graph.parameters}
+    for node in analysis.graph.nodes:
+        if all(value is None or value.name in given for value in node.inputs):
+            given.update(value.name for value in node.outputs)
     for reader in analysis.types.readers:
         inputs = nodes[reader.node].inputs
-        arrays = [v for v in inputs if v is not None and v.kind is not ValueKind.PARAMETER]
+        arrays = [v for v in inputs if v is not None and v.name not in given]
         operand = inputs[reader.operand]
-        parameter = operand is not None and operand.kind is ValueKind.PARAMETER
-        yield arrays[0] if arrays else None, operand if parameter else None, reader
+        is_weight = operand is not None and operand.name in given
+        yield arrays[0] if arrays else None, operand if is_weight else None, reader
+
+
+def change(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> float:
+    """The mean square difference of outputs, relative to their mean squares.
+
+    >>> change([np.array([3.0, 4.0])], [np.array([3.0, -1.0])])
+    1.0
+    """
+    total = 0.0
+    for old, new in zip(before, after, strict=True):
+        if old.shape == new.shape:  # else the data decides on it
+            seen = np.isfinite(old) & np.isfinite(new)
+            known = old[seen].astype(float)
+            square = max(float(np.square(known).sum()), 1e-300)
+            total += float(np.square(new[seen] - known).sum()) / square
+    return total
 
 
 # Ranks
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a criterion says: numbers for the positions of groups, and one for every branch.
+
+    It may leave out groups and branches.
+    """
+
+    groups: Sums
+    branches: Mapping[str, float] = field(default_factory=dict)
+
+
 def ranks(
     analysis: Analysis,
     layout: Layout,
-    sums: Sums,
+    scores: Scores,
     method: str,
+    by_weights: Callable[[], Sums],
     over: Callable[[np.ndarray], np.floating] = np.max,
 ) -> np.ndarray:
-    """What positions rank, in the order of `layout`: sums divided by what is `over` their group.
+    """What positions rank, in the order of `layout`.
 
-    Groups of which nothing is known rank zero. Nothing is known of branches; they close last.
+    Scores are divided by what is `over` the magnitudes of their group, those of branches by their
+    mean; what is left out is filled in as `completed` does.
 
     Raises:
-        InputError: there are groups, but sums of none; `method` is what found them.
+        InputError: there are groups, but scores of nothing; `method` is what found them.
     """
-    groups = [group.space for group in analysis.free_groups]
-    if groups and not any(space in sums for space in groups):
-        raise InputError(f'method="{method}" finds nothing to rank by in this model')
-    known = [_divided(sums.get(space, np.zeros(space.size)), over) for space in groups]
-    found = np.concatenate([np.zeros(0), *known])
-    branches = np.full(layout.total - len(found), 1.0 + found.max(initial=0.0))
-    return np.concatenate([found, branches])
+    found = {space: np.where(np.isfinite(own), own, 0.0) for space, own in scores.groups.items()}
+    known = {g.name: found[g.space] for g in analysis.free_groups if g.space in found}
+    ranked = {name: _divided(numbers, over(np.abs(numbers))) for name, numbers in known.items()}
+    depth = np.array(list(scores.branches.values()), float)
+    mean = depth.mean() if len(depth) else 0.0
+    ranked.update((name, _divided(np.array([x]), mean)) for name, x in scores.branches.items())
+    if layout.groups and not ranked:
+        raise InputError(f"{method} finds nothing to rank by in this model")
+    return completed(analysis, layout, ranked, by_weights)
 
 
-def _divided(numbers: np.ndarray, over: Callable[[np.ndarray], np.floating]) -> np.ndarray:
-    known = np.where(np.isfinite(numbers), numbers, 0.0)
-    divisor = float(over(known))
-    divided: np.ndarray = known / divisor if divisor > 0 else known
+def completed(
+    analysis: Analysis,
+    layout: Layout,
+    ranked: Mapping[str, np.ndarray],
+    by_weights: Callable[[], Sums],
+) -> np.ndarray:
+    """Ranks of all positions, in the order of `layout`, from those of some groups and branches.
+
+    A group that is left out has its positions in the order of `by_weights`, spread evenly over the
+    ranks of the others, so that it loses the share that they lose together. Branches of which
+    nothing is known close last; so do groups where only branches are known.
+    """
+    names = layout.names[: layout.groups]
+    known = [ranked[name] for name in names if name in ranked]
+    depth = [ranked[name] for name in layout.names[layout.groups :] if name in ranked]
+    others = np.concatenate([np.zeros(0), *known])
+    others = others[np.isfinite(others)]
+    last = 1.0 + max((float(own.max()) for own in (*known, *depth)), default=0.0)
+    weights = by_weights() if len(known) < len(names) else {}
+
+    def left_out(space: Space) -> np.ndarray:
+        numbers = weights.get(space, np.zeros(space.size))
+        if len(others):
+            return spread_over(others, numbers)
+        return last + _divided(numbers, numbers.max())
+
+    spaces_of = {group.name: group.space for group in analysis.free_groups}
+    groups = [ranked[n] if n in ranked else left_out(spaces_of[n]) for n in names]
+    ends = [ranked.get(name, np.array([last])) for name in layout.names[layout.groups :]]
+    return np.concatenate([np.zeros(0), *groups, *ends])
+
+
+def spread_over(others: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """The quantiles of `others`, in the order of some numbers, one for each.
+
+    >>> spread_over(np.array([0.0, 10.0]), np.array([7, 5]))
+    array([7.5, 2.5])
+    """
+    order = np.argsort(np.argsort(numbers, kind="stable"), kind="stable")
+    quantiles: np.ndarray = np.quantile(others, (order + 0.5) / max(len(numbers), 1))
+    return quantiles
+
+
+def _divided(numbers: np.ndarray, divisor: float | np.floating) -> np.ndarray:
+    divided: np.ndarray = numbers / divisor if divisor > 0 else numbers
     return divided

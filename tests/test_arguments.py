@@ -89,7 +89,15 @@ RIGHT: dict[str, Callable[[World], Call]] = {
         "latency": False,
     },
 }
-RESULTS = {"GroupInfo", "OnnxResult", "Quantization", "Report", "TrainingCost", "Verdict"}
+RESULTS = {
+    "GroupInfo",
+    "GroupView",
+    "OnnxResult",
+    "Quantization",
+    "Report",
+    "TrainingCost",
+    "Verdict",
+}
 """What verbs return; nobody else makes it."""
 
 
@@ -192,7 +200,10 @@ WRONG: dict[str, list[Any]] = {
     "loss": [3, "ce", [], lambda m, b: 3, lambda: 0, lambda m, b: m(b[0]), lambda m, b: 1 / 0],
     "lr": [0, -1, math.inf, *NOT_NUMBERS],
     "macs": [3, None, "zz", [], b"b"],
-    "method": [None, 3, "magnitud", "", b"random", ["random"], {}, fxprune.Static, object()],
+    "method": [
+        *(None, 3, "magnitud", "", b"random", ["random"], {}, fxprune.Static, object()),
+        *(lambda group: 1 / 0, lambda group: [0.0], lambda group: [math.nan] * 8, lambda: 0),
+    ],
     "model": MODULES,
     "name": [3, None, "", [], b"x", "conv"],
     "onnx": [*FILES, "missing.onnx", "empty.onnx", "text"],

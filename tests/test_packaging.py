@@ -34,6 +34,8 @@ LAYERS = (
     "layout uniform",
     "targets keep_sets filling reports",
     "ranking",
+    "flow",
+    "criteria",
     "onnx.frontend torch.frontend",
     "onnx.backend torch.budget",
     "torch.gates",

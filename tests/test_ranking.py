@@ -50,7 +50,8 @@ def test_numbers_of_products_and_sums_go_to_their_spaces():
 def test_ranks_without_groups_are_those_of_branches():
     analysis = example().only([], "left alone")
     layout = Layout(("a+", "b+"), (1, 1), 0, ((), ()), (1, 1))
-    assert ranking.ranks(analysis, layout, {}, "magnitude").tolist() == [1.0, 1.0]
+    found = ranking.ranks(analysis, layout, ranking.Scores({}), "magnitude", dict)
+    assert found.tolist() == [1.0, 1.0]
 
 
 def test_units_rank_by_what_is_finite_in_them():

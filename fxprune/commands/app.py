@@ -66,8 +66,8 @@ Target = Annotated[
 Method = Annotated[
     str,
     typer.Option(
-        help="How positions are ranked: group_norm, magnitude, random; torch also bn_scale, and "
-        "taylor on data; ONNX on data also activation, wanda, saliency."
+        help="How positions are ranked: group_norm, magnitude, bn_scale, random; on data also "
+        "activation, wanda, flap, saliency, block_influence, and with torch taylor."
     ),
 ]
 Data = Annotated[

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_ir
 
+from fxprune.criteria import Method
 from fxprune.errors import InputError, NothingToPruneError
 from fxprune.filling import Filling, PointArrayCost
 from fxprune.layout import layout_of
@@ -24,7 +25,7 @@ def choose(
     program: OnnxProgram,
     analysis: Analysis,
     limits: Limits,
-    method: str,
+    method: Method,
     data: Sequence[Feeds] | None = None,
 ) -> dict[str, tuple[bool, ...]]:
     """The keep-set that meets a target, best positions first.

@@ -13,6 +13,7 @@ import onnx_ir
 from fxprune.agreement import Verdict
 from fxprune.arguments import flag, names, near
 from fxprune.arguments import shapes as check_shapes
+from fxprune.criteria import Method
 from fxprune.errors import InputError
 from fxprune.files import ONNX, check_apart, check_output
 from fxprune.ir import Value
@@ -90,7 +91,7 @@ def prune_onnx(
     output: str | Path | None = None,
     *,
     target: Target = 0.5,
-    method: str = "group_norm",
+    method: Method = "group_norm",
     data: Any = None,
     correct: bool = False,
     round_to: int = 1,
@@ -107,7 +108,8 @@ def prune_onnx(
         output: the file to write; None writes nothing.
         target: as for `prepare`: a share of the MACs to keep, or shares or numbers by cost; here
             "latency" and "latency_ms" are measured with ONNX Runtime, which takes some seconds.
-        method: how positions are ranked, see `onnx_importance`.
+        method: how positions are ranked, as for `prune`: by name (but "taylor": ONNX Runtime takes
+            no gradients), or by a function of your own, see `importance`.
         data: batches of inputs, for methods that need some and for `correct`: a .npz file, a folder
             of images, or an iterable of arrays or mappings. The file is verified on them, too.
         correct: whether to solve the weights behind closed positions anew on `data`, see

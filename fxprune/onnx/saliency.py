@@ -24,6 +24,7 @@ from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Space
 from fxprune.passes.gate import GatePlan, plan_gates
 from fxprune.progress import track
+from fxprune.ranking import Scores, change
 
 _log = logging.getLogger("fxprune")
 
@@ -35,8 +36,8 @@ def saliency(
     *,
     step: float = 1.0,
     samples: int = 8,
-) -> dict[Space, np.ndarray]:
-    """For every position of free groups the squared change of the outputs.
+) -> Scores:
+    """For every position of free groups, and every branch, the squared change of the outputs.
 
     Every output counts relative to its mean square; whole numbers among them do not count. This
     takes one run per position.
@@ -51,24 +52,27 @@ def saliency(
     Raises:
         InputError: no output is of floating point.
     """
-    plan = plan_gates(program.ir, analysis.types, analysis.groups, ())
+    plan = plan_gates(program.ir, analysis.types, analysis.groups, analysis.branches)
     outputs = [str(v.name) for v in program.model.graph.outputs if _is_floating(v)]
     if not outputs:
         raise InputError('method="saliency" compares outputs of floating point: there are none')
     feeds = some_samples(data, program.model.graph.inputs, samples)
-    found = {group.space: np.zeros(group.size) for group in analysis.free_groups}
-    pairs = [(space, position) for space in found for position in range(space.size)]
+    sizes: dict[Space | str, int] = {group.space: group.size for group in analysis.free_groups}
+    sizes.update({branch.name: 1 for branch in analysis.branches})
+    found = {gate: np.zeros(size) for gate, size in sizes.items()}
+    pairs = [(gate, position) for gate, size in sizes.items() for position in range(size)]
     _log.info("saliency takes %d runs of the model", (len(pairs) + len(found)) * len(feeds))
-    for space, own in groupby(track(pairs, "saliency by position"), key=itemgetter(0)):
-        with _gated(program, plan, space, outputs) as run:
-            before = [run(feed, np.ones(space.size)) for feed in feeds]
+    for gate, own in groupby(track(pairs, "saliency by position"), key=itemgetter(0)):
+        with _gated(program, plan, gate, sizes[gate], outputs) as run:
+            before = [run(feed, np.ones(sizes[gate])) for feed in feeds]
             for _, position in own:
-                gates = np.ones(space.size)
+                gates = np.ones(sizes[gate])
                 gates[position] -= step
                 after = [run(feed, gates) for feed in feeds]
-                changes = [_change(*pair) for pair in zip(before, after, strict=True)]
-                found[space][position] = np.mean(changes) / step**2
-    return found
+                changes = [change(*pair) for pair in zip(before, after, strict=True)]
+                found[gate][position] = np.mean(changes) / step**2
+    groups = {gate: numbers for gate, numbers in found.items() if isinstance(gate, Space)}
+    return Scores(groups, {b.name: float(found[b.name][0]) for b in analysis.branches})
 
 
 Gated = Callable[[Feeds, np.ndarray], list[np.ndarray]]
@@ -81,13 +85,19 @@ def _is_floating(value: onnx_ir.Value) -> bool:
 
 @contextlib.contextmanager
 def _gated(
-    program: OnnxProgram, plan: GatePlan, space: Space, outputs: Sequence[str]
+    program: OnnxProgram, plan: GatePlan, gate: Space | str, size: int, outputs: Sequence[str]
 ) -> Iterator[Gated]:
-    """The model with gates that can change from run to run.
+    """The model with gates of a space, or of a branch, that can change from run to run.
 
     What a mask makes of weights is an initialiser that inputs may replace.
     """
-    model = mask_program(program, plan, {space: np.ones(space.size)}, {})
+
+    def masked(gates: np.ndarray) -> onnx_ir.Model:
+        if isinstance(gate, Space):
+            return mask_program(program, plan, {gate: gates}, {})
+        return mask_program(program, plan, {}, {gate: float(gates[0])})
+
+    model = masked(np.ones(size))
     known = program.model.graph.initializers
     replaced = [
         value
@@ -102,8 +112,8 @@ def _gated(
     with session_of(model, optimised=True) as session:
 
         def run(feeds: Feeds, gates: np.ndarray) -> list[np.ndarray]:
-            masked = mask_program(program, plan, {space: gates}, {}).graph.initializers
-            more = {name: _array(masked[name]).numpy() for name in names}
+            now = masked(gates).graph.initializers
+            more = {name: _array(now[name]).numpy() for name in names}
             return session.run({**feeds, **more}, outputs)
 
         yield run
@@ -112,15 +122,3 @@ def _gated(
 def _array(initializer: onnx_ir.Value) -> onnx_ir.TensorProtocol:
     assert initializer.const_value is not None
     return initializer.const_value
-
-
-def _change(before: Sequence[np.ndarray], after: Sequence[np.ndarray]) -> float:
-    """The mean square difference of outputs, relative to their mean squares."""
-    total = 0.0
-    for old, new in zip(before, after, strict=True):
-        if old.shape == new.shape:  # else the data decides on it
-            seen = np.isfinite(old) & np.isfinite(new)
-            known = old[seen].astype(float)
-            square = max(float(np.square(known).sum()), 1e-300)
-            total += float(np.square(new[seen] - known).sum()) / square
-    return total

@@ -1,4 +1,4 @@
-"""Pruning without training: positions ranked by their weights, or by gradients on some data."""
+"""Pruning without training: positions ranked by their weights, or by what they do on data."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -8,53 +8,80 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxprune.arguments import batches, choice, refusal
+from fxprune import criteria
+from fxprune.arguments import batches, refusal
+from fxprune.criteria import DEPTH, ON_FLOW, Method, called, needs_flow, scores_of
 from fxprune.errors import InputError
 from fxprune.passes.analyse import Analysis
 from fxprune.progress import track
-from fxprune.ranking import NORMS, Part, Sums, ranks
+from fxprune.ranking import NORMS, Part, Scores, Sums, WeightOf, group_norm, ranks
 from fxprune.torch.batches import running_on
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.gates.module import Gates
-from fxprune.torch.record import Record, gated_record, traced_part
+from fxprune.torch.observing import observed
+from fxprune.torch.record import gated_record, traced_part
+from fxprune.torch.saliency import saliency
 
 Loss = Callable[[nn.Module, Any], Tensor]
 """From a model and a batch to a scalar."""
 
-_METHODS = ("taylor", *NORMS, "random")
+_METHODS = ("taylor", *NORMS, "random", *ON_FLOW, "saliency", DEPTH)
 
 
 def importance(
     gated: nn.Module,
-    method: str = "group_norm",
+    method: Method = "group_norm",
     data: Iterable[Any] | None = None,
     loss: Loss | None = None,
 ) -> dict[str, Tensor]:
     """How much every position matters, by group and branch; for `reach_target`.
 
+    By weights, or by chance:
+
     - "magnitude": the L1 norm of the filters that make a channel (Li et al. 2017, section 3.1),
       along whichever axis of a weight they lie
     - "group_norm": the L2 norm of all weights that make or read it (Fang et al. 2023, equation 5)
     - "bn_scale": the factor that normalisation layers give it (Liu et al. 2017)
+    - "random": a random order, by torch's generator
+
+    On data, which is looked at batch by batch:
+
+    - "activation": its mean absolute value where it is read
+    - "wanda": to first order, by how much closing it changes what its readers compute: the square
+      norm of the weights that read it times its mean square (Sun et al. 2023, section 3, for whole
+      channels)
+    - "flap": by how much that varies, which is what is lost where a bias makes up for the mean, as
+      with `refit`: the same norm times its sample variance (An et al. 2024, equation 5)
+    - "saliency": the squared change of the model's outputs when it closes, on about eight samples,
+      one run per position
+    - "block_influence": branches first, each by 1 minus the cosine between what it is added to and
+      the sum (Men et al. 2024, equation 1); then groups by "group_norm"
     - "taylor": the root of the mean over batches of the squared gradient of its gate, that is of
       the sum of gradient times weight (Molchanov et al. 2019, equation 8), per cost; a gradient
       that is a sum over readers, or over what a branch holds, counts for its terms
-    - "random": a random order, by torch's generator
 
-    Norms and factors are divided by the largest of the group, so that groups compare: one with a
-    few strong positions loses more than one where all are alike. They say nothing of branches,
-    which close last.
+    A function of your own is given one group after the other as a `GroupView`, and returns numbers
+    of shape (size,), or None where it has nothing to say of a group:
+
+        def mean_square(group):
+            return sum(reader.flow.square for reader in group.readers)
+
+    So that groups compare, norms and factors are divided by the largest of the group (one with a
+    few strong positions loses more than one where all are alike), everything else by its mean. A
+    group that is left out goes in the order of "group_norm", and loses the share that the others
+    lose together. Branches are ranked by their block influence where a method looks at data
+    (saliency and taylor by their own effect), divided by the mean over all; else they close last.
 
     Args:
         gated: what `prepare` returned.
         method: one of the above.
-        data: for "taylor", batches: an input (or tuple of inputs) and a label, or a mapping of
-            arguments for a model that returns its own `loss`.
+        data: batches: an input (or tuple of inputs), perhaps with labels behind, or a mapping of
+            arguments. "taylor" needs labels, or a model that returns its own `loss`.
         loss: for "taylor", the loss of `loss(model, batch)`; if missing, cross entropy, or the
             model's own.
 
     Raises:
-        InputError: the method is unknown, or "taylor" has no data.
+        InputError: the method is unknown or returns what it should not, or data is missing.
     """
     check_method(method, data, loss)
     gates, record = gated_record(gated)
@@ -62,14 +89,14 @@ def importance(
         assert data is not None
         rank = _taylor(gated, gates, data, loss or _usual_loss)
     else:
-        rank = _of_weights(traced_part(gated)[1], gates, record, method)
+        rank = _ranked(gated, gates, record.analysis, method, data)
     parts = torch.split(rank, list(gates.layout.sizes))
     return dict(zip(gates.layout.names, parts, strict=True))
 
 
 def check_method(method: Any, data: Any, loss: Any) -> None:
     """Raise InputError unless positions can be ranked so, as far as that can be told so early."""
-    choice("method", method, _METHODS, "known without training are")
+    criteria.check_method(method, data, _METHODS, "known without training are")
     if data is not None:
         batches("data", data)
     if loss is not None and not callable(loss):
@@ -78,18 +105,38 @@ def check_method(method: Any, data: Any, loss: Any) -> None:
         raise InputError('method="taylor" needs data: batches of (inputs, labels), or a loader')
 
 
-def _of_weights(model: nn.Module, gates: Gates, record: Record, method: str) -> Tensor:
-    """What the weights say, or chance."""
-
-    def weight_of(name: str) -> Callable[[Part], np.ndarray]:
-        parameter = model.get_parameter(name).detach()
-        return lambda part: parameter[part].cpu().double().numpy()
-
+def _ranked(
+    gated: nn.Module,
+    gates: Gates,
+    analysis: Analysis,
+    method: Method,
+    data: Iterable[Any] | None,
+) -> Tensor:
+    """Ranks by weights, by what flows, by what changes, or by chance."""
+    weights = weight_of(traced_part(gated)[1])
     if method == "random":
-        sums = _chance(record.analysis, gates)
+        scores = Scores(_chance(analysis, gates))
+    elif method == "saliency":
+        scores = saliency(gated, data or ())
     else:
-        sums = NORMS[method](record.analysis, weight_of)
-    return torch.from_numpy(ranks(record.analysis, gates.layout, sums, method))
+        flow = observed(gated, data) if data is not None and needs_flow(method, data) else None
+        if flow is not None:
+            flow.check(called(method))
+        scores = scores_of(analysis, method, weights, flow)
+    over = np.max if method in (*NORMS, "random") else np.mean
+    by_weights = lambda: group_norm(analysis, weights)  # noqa: E731
+    return torch.from_numpy(ranks(analysis, gates.layout, scores, called(method), by_weights, over))
+
+
+def weight_of(model: nn.Module) -> WeightOf:
+    """What gives parts of a parameter of a model."""
+
+    def of(name: str) -> Callable[[Part], np.ndarray]:
+        path, _, own = name.rpartition(".")
+        tensor: Tensor = getattr(model.get_submodule(path), own).detach()
+        return lambda part: tensor[part].cpu().double().numpy()
+
+    return of
 
 
 def _chance(analysis: Analysis, gates: Gates) -> Sums:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +14,8 @@ from fxprune.keep_sets import flags_of
 from fxprune.layout import Layout
 from fxprune.passes.fold import check_keep_set
 from fxprune.passes.ties import check_ties
+from fxprune.ranking import completed, group_norm
+from fxprune.torch.criteria import weight_of
 from fxprune.torch.gates.module import PREFIX
 from fxprune.torch.record import gated_record, gates_of, record_of, traced_part
 from fxprune.torch.wrapping import check_module
@@ -83,32 +86,38 @@ def reach_target(gated: nn.Module, importance: Mapping[str, Any] | None = None) 
 
     Args:
         gated: what `prepare` returned; it is changed in place, and its gates stop learning.
-        importance: how much each position matters, by the names of all groups and branches, as
-            `fxprune.importance` gives it; if missing, what the method has learned.
+        importance: how much each position matters, by the names of groups and branches, as
+            `fxprune.importance` gives it; if missing, what the method has learned. A group that is
+            left out goes in the order of its weights' norms, and loses the share that the others
+            lose together; a branch that is left out closes last.
 
     Raises:
-        InputError: `importance` lacks a name, or has values of a wrong size or that are no numbers.
+        InputError: `importance` names no group and no branch, or something else, or has values of a
+            wrong size or that are no numbers.
     """
-    gates = gates_of(gated)
-    gates.method.settle(None if importance is None else _flat(gates.layout, importance))
+    gates, record = gated_record(gated)
+    if importance is None:
+        gates.method.settle(None)
+        return
+    given = _given(gates.layout, importance)
+    weights = weight_of(traced_part(gated)[1])
+    by_weights = lambda: group_norm(record.analysis, weights)  # noqa: E731
+    rank = completed(record.analysis, gates.layout, given, by_weights)
+    gates.method.settle(torch.from_numpy(rank))
 
 
-def _flat(layout: Layout, values: Mapping[str, Any]) -> Tensor:
-    """Values by name as one vector."""
-    if not isinstance(values, Mapping):
+def _given(layout: Layout, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Values by name as arrays."""
+    if not isinstance(values, Mapping) or not values:
         raise refusal("importance", values, "numbers by group and branch, as importance(gated)")
+    sizes = dict(zip(layout.names, layout.sizes, strict=True))
     for name in values:
-        if name not in layout.names:
+        if name not in sizes:
             raise InputError(
                 f"importance names {shown(name)}, which is no free group and no branch"
                 f"{near(name, layout.names)}"
             )
-    parts = []
-    for name, size in zip(layout.names, layout.sizes, strict=True):
-        if name not in values:
-            raise InputError(f"importance lacks {name!r}: give every group and branch")
-        parts.append(_numbers(name, values[name], size))
-    return torch.cat(parts)
+    return {name: _numbers(name, value, sizes[name]).numpy() for name, value in values.items()}
 
 
 def _numbers(name: str, value: Any, size: int) -> Tensor:

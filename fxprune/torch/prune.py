@@ -6,8 +6,10 @@ from typing import Any
 from torch import nn
 
 from fxprune.arguments import flag
+from fxprune.criteria import Method
 from fxprune.errors import InputError
 from fxprune.targets import Least, Target
+from fxprune.torch.batches import repeatable
 from fxprune.torch.criteria import Loss, check_method, importance
 from fxprune.torch.fold import fold
 from fxprune.torch.keep_sets import reach_target
@@ -21,7 +23,7 @@ def prune(
     example_inputs: Any = None,
     *,
     target: Target = 0.5,
-    method: str = "group_norm",
+    method: Method = "group_norm",
     data: Iterable[Any] | None = None,
     loss: Loss | None = None,
     correct: bool = False,
@@ -47,8 +49,8 @@ def prune(
 
     Args:
         model: as for `prepare`, like the arguments that are not named here.
-        method: how positions are ranked, see `importance`.
-        data: batches, for "taylor" and `correct`.
+        method: how positions are ranked, by name or by a function of your own, see `importance`.
+        data: batches, for criteria that look at some and for `correct`.
         loss: for "taylor", see `importance`.
         correct: whether to solve the weights behind closed positions anew on `data`, see `refit`.
 
@@ -62,7 +64,7 @@ def prune(
     check_method(method, data, loss)
     if flag("correct", correct) and data is None:
         raise InputError("correct=True needs data: some hundred samples")
-    data = None if data is None else list(data)
+    data = None if data is None else repeatable(data)
     gated = prepare(
         model,
         example_inputs,

@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_refused(settings, match):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda values: values.pop("0"), "importance lacks '0'"),
+        (lambda values: values.pop("0"), "importance is {}: give numbers"),
         (lambda values: values.update({"0": [1.0]}), "importance of 0 must be 8 numbers"),
         (lambda values: values.update({"0": [float("nan")] * 8}), "importance of 0 must be 8"),
     ],

@@ -8,13 +8,15 @@ survives deepcopy and pickle. Where train and eval differ it runs the graph of i
 import copy
 import linecache
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from inspect import Parameter
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.fx.graph_module import _loader
 
+from fxprune.errors import InputError
 from fxprune.torch.backend.forwards import Code, Forward, chosen, codes_of, forward_of, generated
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.values import CONSTANT
@@ -86,6 +88,21 @@ class TracedModule(fx.GraphModule):
     def graph_for(self, inputs: tuple[Any, ...]) -> fx.Graph:
         """The graph that inputs run in the present mode."""
         return self.graph_of(chosen(self._codes, inputs, {}))
+
+    def call_of(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[fx.Graph, list[Any]]:
+        """The graph that a call runs in the present mode, and the values of its placeholders.
+
+        Arguments that it has not recorded, such as labels, are left out.
+        """
+        known = {name: value for name, value in kwargs.items() if name in self._codes[0].defaults}
+        number = chosen(self._codes, args, known)
+        given, graph = self._codes[number].given(args, known), self.graph_of(number)
+        places = [str(node.target) for node in graph.nodes if node.op == "placeholder"]
+        if lacking := [name for name in places if given[name] is Parameter.empty]:
+            raise InputError(f"a batch lacks the input {', '.join(lacking)}")
+        return graph, [given[name] for name in places]
 
     def replace_literals(self, old: Any, new: Any) -> None:
         """Write `new` wherever a call has the literal `old`."""

@@ -26,6 +26,8 @@ from fxprune.torch.gates.module import PREFIX, Gates
 _CONTAINERS = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set")
 CALLS = ("_compiled_call_impl", "forward", "_original_forward")
 """What libraries leave in the dictionary of a module and calls this very one."""
+_LABELS = "labels"
+"""The argument of which a model computes its loss."""
 _HOOKS = ("_forward_", "_backward_", "_state_dict_", "_load_state_dict_")
 
 
@@ -94,9 +96,11 @@ class TracedModule(fx.GraphModule):
     ) -> tuple[fx.Graph, list[Any]]:
         """The graph that a call runs in the present mode, and the values of its placeholders.
 
-        Arguments that it has not recorded, such as labels, are left out.
+        Labels, which decide on a loss alone, are left out where it was recorded without.
         """
-        known = {name: value for name, value in kwargs.items() if name in self._codes[0].defaults}
+        code = self._codes[0]
+        without = _LABELS not in code.defaults or code.fixed.get(_LABELS, 0) is None
+        known = {n: value for n, value in kwargs.items() if n != _LABELS or not without}
         number = chosen(self._codes, args, known)
         given, graph = self._codes[number].given(args, known), self.graph_of(number)
         places = [str(node.target) for node in graph.nodes if node.op == "placeholder"]

@@ -29,7 +29,7 @@ PASSES = "fxprune/passes"  # where the top-level folder passes/ lies in a wheel
 LAYERS = (
     "errors version",
     "arguments",
-    "ir timing progress garbage files agreement",
+    "ir timing progress garbage files agreement shelf",
     "passes",
     "layout uniform",
     "targets keep_sets filling reports",

@@ -2,9 +2,10 @@
 
 Two runs of one graph go side by side, everything open and as the keep-set has it. Where both come
 to a layer that mixes channels, its weights are solved anew, so that from what the second run gives
-it the layer returns what it returned in the first.
+it the layer returns what it returned in the first. Normal equations are summed batch by batch.
 """
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -17,14 +18,16 @@ from torch import Tensor, fx, nn
 from fxprune.arguments import batches, number
 from fxprune.errors import InputError
 from fxprune.progress import track
+from fxprune.shelf import Shelf
 from fxprune.torch.backend.gate import call_with
 from fxprune.torch.backend.module import TracedModule
-from fxprune.torch.batches import running_on
+from fxprune.torch.batches import arguments_of, running_on
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.spellings import bare_name
 from fxprune.torch.gates.module import PREFIX, Gates
 from fxprune.torch.record import gated_record, traced_part
 from fxprune.torch.recorded import recorded
+from fxprune.torch.walking import Values, Walk, reached
 
 
 def refit(gated: nn.Module, data: Iterable[Any], *, ridge: float = 1e-3) -> int:
@@ -36,96 +39,140 @@ def refit(gated: nn.Module, data: Iterable[Any], *, ridge: float = 1e-3) -> int:
 
     Args:
         gated: what `prepare` returned, with positions closed; its weights are changed in place.
-        data: batches of inputs, or of (inputs, labels): some hundred samples that are held in
-            memory together.
+        data: batches of inputs, perhaps with labels behind, or mappings of arguments: some hundred
+            samples. What they have computed waits in memory up to 1 GiB, beyond that in temporary
+            files.
         ridge: how much the old weights count, as a share of the mean square of the inputs.
 
     Returns:
         How many layers were fitted.
 
     Raises:
-        InputError: `gated` is not gated, or there is no data.
+        InputError: `gated` is not gated, or there is no data, or it does not fit.
     """
     number("ridge", ridge, lambda share: 0 < share < math.inf, "a number above 0, such as 1e-3")
     gates, _ = gated_record(gated)
     _, part = traced_part(gated)
     if part is not gated:
         raise InputError("refit takes the prepared part and its own inputs: pass that submodule")
-    inputs = _joined(data)
-    with in_evaluation(part), torch.no_grad():
-        with running_on("data"):  # before any weight has changed
-            part(*inputs)
+    with in_evaluation(part), torch.no_grad(), Shelf() as shelf:
         traced = recorded(part)
         assert isinstance(traced, TracedModule)
-        return _Refit(traced, traced.graph_for(inputs), gates, ridge).run(inputs)
+        graph = _placed(part, traced, data, shelf)
+        return _Refit(traced, graph, gates, ridge, shelf).run()
 
 
-def _joined(data: Iterable[Any]) -> tuple[Tensor, ...]:
-    """The inputs of all batches."""
-    given = batches("data", data)
-    found = [batch[0] if isinstance(batch, list | tuple) and batch else batch for batch in given]
-    if not found or not all(isinstance(batch, Tensor) for batch in found):
+def _placed(part: nn.Module, traced: TracedModule, data: Iterable[Any], shelf: Shelf) -> fx.Graph:
+    """The graph that all batches run; their inputs are put on the shelf, for both runs.
+
+    The model runs on every batch before any weight has changed, so that what fails, fails now.
+    """
+    first: fx.Graph | None = None
+    taken = len(gated_record(part)[1].examples[0])
+    for place, batch in enumerate(track(batches("data", data), "looking at data")):
+        args, kwargs = arguments_of(batch, taken)
+        with running_on(f"batch {place} of data"):
+            graph, values = traced.call_of(args, kwargs)
+            _check_finite(values, place)
+            part(*args, **kwargs)
+        first = first or graph
+        if graph is not first and str(graph) != str(first):
+            raise InputError("data has batches for several examples: refit on those of one of them")
+        names = [node.name for node in graph.nodes if node.op == "placeholder"]
+        copies = [value.clone() if isinstance(value, Tensor) else value for value in values]
+        pair = (dict(zip(names, own, strict=True)) for own in (values, copies))
+        shelf.put(place, tuple(pair))
+    if first is None:
         raise InputError(
-            "refit needs batches of input tensors, or of (inputs, labels): data has none, is used "
-            "up, or holds something else"
+            "refit needs batches of inputs, or of (inputs, labels): data has none, or is used up"
         )
-    with running_on("batches of data that do not go together"):
-        joined = torch.cat(found)
-    if joined.is_floating_point() and not bool(joined.isfinite().all()):
-        raise InputError("data holds NaN or infinite values")
-    return (joined,)
+    return first
+
+
+def _check_finite(values: Iterable[Any], place: int) -> None:
+    for value in values:
+        if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
+            raise InputError(f"batch {place} of data holds NaN or infinite values")
 
 
 class _Refit:
-    """One graph with two environments."""
+    """One graph with two runs, and the batches of both."""
 
-    def __init__(self, part: TracedModule, graph: fx.Graph, gates: Gates, ridge: float) -> None:
+    def __init__(
+        self, part: TracedModule, graph: fx.Graph, gates: Gates, ridge: float, shelf: Shelf
+    ) -> None:
         self._part = part
-        self._gates = gates
         self._ridge = ridge
+        self._shelf = shelf
         self._nodes = list(graph.nodes)
-        self._opened = fx.Interpreter(part, graph=graph)
-        self._closed = fx.Interpreter(part, graph=graph)
+        everything = torch.ones_like(gates.method.is_open)
+        masks = _masks_in(self._nodes)
+        self._opened = Walk(part, graph, masks.__contains__, lambda: gates.showing(everything))
+        self._closed = Walk(part, graph, masks.__contains__, contextlib.nullcontext)
+        self._touched = reached(self._nodes, lambda node: node in masks and self._closes(node))
         calls = Counter(map(_layer_of, self._nodes))
         self._shared = {name for name, count in calls.items() if count > 1}
+        self._owners = Counter(id(p) for m in part.modules() for p in m._parameters.values())
 
-    def run(self, inputs: tuple[Tensor, ...]) -> int:
-        """Walk the graph; how many layers were fitted."""
-        everything = torch.ones_like(self._gates.method.is_open)
-        for run in (self._opened, self._closed):
-            run.args_iter = iter(inputs)
-        last = {source: node for node in self._nodes for source in node.all_input_nodes}
-        fitted = 0
-        for node in track(self._nodes, "weights solved anew"):
-            with self._gates.showing(everything):
-                self._opened.env[node] = self._opened.run_node(node)
-            fitted += self._fit(node)
-            self._closed.env[node] = self._closed.run_node(node)
-            for source in [source for source in node.all_input_nodes if last[source] is node]:
-                self._opened.env.pop(source, None)
-                self._closed.env.pop(source, None)
+    def _closes(self, mask: fx.Node) -> bool:
+        """Whether a mask, or the gate of a branch, is not all open."""
+        if self._opened.moving.intersection({mask}):
+            return True
+        value = self._closed.value(mask, {})
+        return isinstance(value, Tensor) and not bool((value == 1).all())
+
+    def run(self) -> int:
+        """Walk the graph from one layer that needs it to the next; how many layers were fitted."""
+        start, fitted = 0, 0
+        for stop, node in enumerate(track(self._nodes, "weights solved anew")):
+            layer = self._layer(node)
+            if layer is not None:
+                fitted += self._fit(node, layer, start, stop)
+                start = stop
         return fitted
 
-    def _fit(self, node: fx.Node) -> bool:
-        """Fit the layer that a node calls, if it is one that can be fitted and needs it."""
+    def _layer(self, node: fx.Node) -> "nn.Linear | nn.Conv2d | None":
+        """The layer that a node calls, if it is one that can be fitted and may need it."""
         path = _layer_of(node)
         layer = self._part.get_submodule(path) if path and path not in self._shared else None
         if not isinstance(layer, nn.Linear | nn.Conv2d) or not _is_plain(layer):
-            return False
-        place = node.args[2] if node.target is call_with else node.args[0]
-        x, before = self._closed.env[place], self._opened.env[place]  # type: ignore[index]
-        pattern = self._pattern(node, layer)
-        is_open = pattern[0].flatten() != 0
-        if not bool(is_open.any()) or (bool(is_open.all()) and torch.equal(x, before)):
-            return False
-        weight = layer.weight.flatten(1).double()
-        wanted = self._opened.env[node] + self._debt(node)
-        weight[:, is_open] = self._solution(layer, x, wanted, weight[:, is_open], is_open)
-        layer.weight.copy_(weight.view_as(layer.weight))
-        self._refresh(node)
-        return True
+            return None
+        alone = self._owners[id(layer.weight)] == 1
+        return layer if alone and node in self._touched else None
 
-    def _debt(self, node: fx.Node) -> Tensor | float:
+    def _fit(self, node: fx.Node, layer: nn.Linear | nn.Conv2d, start: int, stop: int) -> bool:
+        """Go on to a layer with all batches, and fit it if what comes in has changed."""
+        is_open = self._pattern(node, layer)[0].flatten() != 0
+        equations = _Equations(layer, is_open)
+        changed = not bool(is_open.all())
+        for place in self._shelf.numbers:
+            opened, closed = self._shelf.take(place)
+            self._advance(opened, closed, start, stop)
+            source = _input_of(node)
+            x, before = self._closed.value(source, closed), self._opened.value(source, opened)
+            changed = changed or not torch.equal(x, before)
+            goal = self._opened.value(node, opened) + self._debt(node, opened, closed)
+            equations.add(x, goal)
+            self._opened.leave(node, opened)
+            self._shelf.put(place, (opened, closed))
+        needed = changed and bool(is_open.any())
+        if needed:
+            equations.solve(self._ridge)
+        for walk in (self._opened, self._closed):
+            walk.forget()
+        return needed
+
+    def _advance(self, opened: Values, closed: Values, start: int, stop: int) -> None:
+        """Run a batch from the layer that was fitted last to the next one, which waits in one."""
+        for node in self._nodes[start:stop]:
+            self._closed.advance(node, closed)
+            self._closed.leave(node, closed)
+        for node in self._nodes[start + (start > 0) : stop + 1]:
+            self._opened.advance(node, opened)
+            if node is not self._nodes[stop]:
+                self._opened.leave(node, opened)
+
+    def _debt(self, node: fx.Node, opened: Values, closed: Values) -> Tensor | float:
         """What a branch that ends here, with or without a norm, can add to mend its skip.
 
         For `skip + a y + b` that is the error of the skip, divided by `a` (He et al. 2017,
@@ -143,31 +190,12 @@ class _Refit:
         if len(users) != 1 or bare_name(users[0]) != "add":
             return 0.0
         skips = [source for source in users[0].all_input_nodes if source is not norm]
-        known = [s for s in skips if s in self._opened.env and s in self._closed.env]
-        own = self._opened.env[node]
-        if len(known) != 1 or self._opened.env[known[0]].shape != own.shape:
+        known = [s for s in skips if s.name in opened and s.name in closed]
+        own = self._opened.value(node, opened)
+        if len(known) != 1 or opened[known[0].name].shape != own.shape:
             return 0.0
-        error = self._opened.env[known[0]] - self._closed.env[known[0]]
+        error = opened[known[0].name] - closed[known[0].name]
         return error / slope if isinstance(slope, float) else _divided(error, slope)
-
-    def _solution(
-        self, layer: nn.Linear | nn.Conv2d, x: Tensor, wanted: Tensor, old: Tensor, is_open: Tensor
-    ) -> Tensor:
-        """(Y X' + r W)(X X' + r I)^-1 for open rows X of the inputs and the wanted outputs Y."""
-        gram = old.new_zeros(old.shape[1], old.shape[1])
-        cross = torch.zeros_like(old)
-        chunks = (torch.split(values, _CHUNK) for values in (x, wanted))
-        for part, goal in zip(*chunks, strict=True):
-            columns = _columns(layer, part)[is_open]
-            outputs = _outputs(layer, goal)
-            stride = max(1, columns.shape[1] * len(x) // len(part) // _MOST_ROWS)
-            columns, outputs = columns[:, ::stride], outputs[:, ::stride]
-            gram += (columns @ columns.T).double()
-            cross += (outputs @ columns.T).double()
-        damping = self._ridge * gram.diagonal().mean().clamp(min=1e-30)
-        gram.diagonal().add_(damping)
-        solution: Tensor = torch.linalg.solve(gram, cross + damping * old, left=False)
-        return solution
 
     def _pattern(self, node: fx.Node, layer: nn.Linear | nn.Conv2d) -> Tensor:
         """1 where the keep-set lets weights through, else 0."""
@@ -176,31 +204,54 @@ class _Refit:
             return torch.ones_like(layer.weight)
         kept = layer.weight.clone()
         layer.weight.fill_(1.0)
-        self._refresh(node)
-        pattern: Tensor = self._closed.env[masked].clone()
+        self._closed.forget()
+        pattern: Tensor = self._closed.value(masked, {}).clone()
         layer.weight.copy_(kept)
-        self._refresh(node)
+        self._closed.forget()
         return pattern
 
-    def _refresh(self, node: fx.Node) -> None:
-        """Mask the present parameters of a layer again."""
-        for masked in _overrides(node).values():
-            self._closed.env.pop(masked, None)
-            self._compute(masked)
 
-    def _compute(self, node: fx.Node) -> None:
-        missing = [source for source in node.all_input_nodes if source not in self._closed.env]
-        for source in missing:
-            self._compute(source)
-        self._closed.env[node] = self._closed.run_node(node)
-        for source in missing:  # it may be of parameters that change
-            del self._closed.env[source]
+class _Equations:
+    """(Y X' + r W)(X X' + r I)^-1 for open rows X of the inputs and the wanted outputs Y."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, is_open: Tensor) -> None:
+        self._layer = layer
+        self._is_open = is_open
+        self._old = layer.weight.flatten(1).double()[:, is_open]
+        self._gram = self._old.new_zeros(self._old.shape[1], self._old.shape[1])
+        self._cross = torch.zeros_like(self._old)
+
+    def add(self, x: Tensor, goal: Tensor) -> None:
+        """A batch of inputs, and what the layer should return on them."""
+        for part, wanted in zip(
+            *(torch.split(values, _CHUNK) for values in (x, goal)), strict=True
+        ):
+            columns = _columns(self._layer, part)[self._is_open]
+            outputs = _outputs(self._layer, wanted)
+            stride = max(1, columns.shape[1] // max(len(part), 1) // _MOST_POSITIONS)
+            columns, outputs = _wide(columns[:, ::stride]), _wide(outputs[:, ::stride])
+            self._gram += (columns @ columns.T).double()
+            self._cross += (outputs @ columns.T).double()
+
+    def solve(self, ridge: float) -> None:
+        """Give the layer its new weights."""
+        damping = ridge * self._gram.diagonal().mean().clamp(min=1e-30)
+        self._gram.diagonal().add_(damping)
+        goal = self._cross + damping * self._old
+        weight = self._layer.weight.flatten(1).double()
+        weight[:, self._is_open] = torch.linalg.solve(self._gram, goal, left=False)
+        self._layer.weight.copy_(weight.view_as(self._layer.weight))
+
+
+def _wide(array: Tensor) -> Tensor:
+    """Numbers of at least 32 bits: sums of products would not be exact enough in fewer."""
+    return array.float() if array.element_size() < 4 else array
 
 
 _CHUNK = 64
 """How many samples are unfolded at a time."""
-_MOST_ROWS = 1 << 17
-"""About how many positions of all samples a layer is fitted to."""
+_MOST_POSITIONS = 1 << 10
+"""To how many positions of a sample a layer is fitted, about."""
 _LEAST_SLOPE = 0.05
 """Norms that scale by less cannot mend a skip."""
 
@@ -217,6 +268,18 @@ def _layer_of(node: fx.Node) -> str:
         owner: Any = node.args[0]
         return str(owner.target)
     return ""
+
+
+def _input_of(node: fx.Node) -> fx.Node:
+    """The array that a layer is called on."""
+    place: Any = node.args[2] if node.target is call_with else node.args[0]
+    return place  # type: ignore[no-any-return]
+
+
+def _masks_in(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """What a graph gets of its gates: all of them together, and each."""
+    calls = {node for node in nodes if node.op == "call_module" and node.target == PREFIX}
+    return calls | {user for node in calls for user in node.users if bare_name(user) == "getitem"}
 
 
 def _overrides(node: fx.Node) -> dict[str, fx.Node]:

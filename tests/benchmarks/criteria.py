@@ -158,7 +158,12 @@ class Trial:
         self._data = list(zip(*parts, strict=True))
         file = io.BytesIO()
         torch.onnx.export(
-            self._model, (x[:2],), file, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "n"}}
+            self._model,
+            (x[:2],),
+            file,
+            dynamo=False,
+            input_names=["x"],
+            dynamic_axes={"x": {0: "n"}},
         )
         self._file = file.getvalue()
 

@@ -93,8 +93,13 @@ def test_closed_branch_is_left_alone():
 
 def test_data_that_does_not_fit_is_refused():
     gated = half_closed(randomise(plain()).double())
-    for wrong in ([], [{"x": 1}]):
-        with pytest.raises(fxprune.InputError, match="refit needs batches of input tensors"):
+    for wrong, match in (
+        ([], "refit needs batches of inputs"),
+        ([{"x": 1}], "this model was traced without x"),
+        ([images(2).double(), 3], "batch 1 of data|an array"),
+        ([torch.full((1, 3, 8, 8), torch.nan).double()], "batch 0 of data holds NaN"),
+    ):
+        with pytest.raises(fxprune.InputError, match=match), assert_unchanged(gated):
             fxprune.refit(gated, wrong)
     with pytest.raises(fxprune.InputError, match="got a plain Sequential"):
         fxprune.refit(nn.Sequential(), data())

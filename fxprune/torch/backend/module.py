@@ -96,7 +96,8 @@ class TracedModule(fx.GraphModule):
     ) -> tuple[fx.Graph, list[Any]]:
         """The graph that a call runs in the present mode, and the values of its placeholders.
 
-        Labels, which decide on a loss alone, are left out where it was recorded without.
+        Arrays are copied, since models may write on them. Labels, which decide on a loss alone, are
+        left out where it was recorded without.
         """
         code = self._codes[0]
         without = _LABELS not in code.defaults or code.fixed.get(_LABELS, 0) is None
@@ -106,7 +107,8 @@ class TracedModule(fx.GraphModule):
         places = [str(node.target) for node in graph.nodes if node.op == "placeholder"]
         if lacking := [name for name in places if given[name] is Parameter.empty]:
             raise InputError(f"a batch lacks the input {', '.join(lacking)}")
-        return graph, [given[name] for name in places]
+        values = (given[name] for name in places)
+        return graph, [v.clone() if isinstance(v, torch.Tensor) else v for v in values]
 
     def replace_literals(self, old: Any, new: Any) -> None:
         """Write `new` wherever a call has the literal `old`."""

@@ -1,4 +1,4 @@
-"""A keep-set as users write it, read: flags by name, from lists, arrays and tensors."""
+"""A keep-set as users write it, read: flags by name; and what it says of a model's positions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,10 @@ import numpy as np
 
 from fxprune.arguments import shown
 from fxprune.errors import KeepSetError
+from fxprune.passes.analyse import Analysis
+from fxprune.passes.axes import Kept
+from fxprune.passes.branches import Branch
+from fxprune.passes.fold import KeepSet
 
 
 def flags_of(keep: Any) -> dict[str, tuple[bool, ...]]:
@@ -24,6 +28,16 @@ def flags_of(keep: Any) -> dict[str, tuple[bool, ...]]:
             'for instance {"conv1": [True, False]}'
         )
     return {name: _flags(name, value) for name, value in keep.items()}
+
+
+def kept_of(analysis: Analysis, keep: KeepSet) -> Kept:
+    """A flag for every position of the groups that a keep-set names."""
+    return {group.space: tuple(keep[group.name]) for group in analysis.groups if group.name in keep}
+
+
+def closed_branches(analysis: Analysis, keep: KeepSet) -> list[Branch]:
+    """The branches that a keep-set closes."""
+    return [b for b in analysis.branches if b.name in keep and not keep[b.name][0]]
 
 
 def _flags(name: Any, value: Any) -> tuple[bool, ...]:

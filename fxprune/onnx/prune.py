@@ -17,7 +17,7 @@ from fxprune.criteria import Method
 from fxprune.errors import InputError
 from fxprune.files import ONNX, check_apart, check_output
 from fxprune.ir import Value
-from fxprune.keep_sets import flags_of
+from fxprune.keep_sets import closed_branches, flags_of, kept_of
 from fxprune.onnx.backend.fold import fold_program
 from fxprune.onnx.backend.gate import mask_program
 from fxprune.onnx.backend.saving import save_onnx
@@ -30,7 +30,7 @@ from fxprune.onnx.frontend.tensors import data_files
 from fxprune.onnx.refit import refitted
 from fxprune.onnx.verify import verify_onnx
 from fxprune.passes.analyse import Analysis, analyse
-from fxprune.passes.axes import Kept, spaces
+from fxprune.passes.axes import spaces
 from fxprune.passes.fold import KeepSet
 from fxprune.passes.gate import plan_gates
 from fxprune.progress import stage
@@ -142,7 +142,7 @@ def prune_onnx(
     keep = choose(program, analysis, limits, method, program.feeds or None)
     if correct:
         masked = masked_model(program, analysis, keep)
-        program, _ = refitted(program, analysis, masked, _kept(analysis, keep), program.feeds)
+        program, _ = refitted(program, analysis, masked, keep, program.feeds)
     folded, verdict = _verified(program, analysis, keep, shapes)
     bytes_before = weight_bytes(program.model)
     del program  # with its weights, which may be many; graphs of onnx_ir go with the cycles
@@ -317,7 +317,7 @@ def _unchanged(program: OnnxProgram, analysis: Analysis, keep: KeepSet) -> list[
     Outputs may be saturated. Where nothing is closed, any value shows that nothing has changed.
     """
     changed = {g.space for g in analysis.groups if g.name in keep and not all(keep[g.name])}
-    closed = [b for b in analysis.branches if b.name in keep and not keep[b.name][0]]
+    closed = closed_branches(analysis, keep)
     gone = {name for b in closed for name in (*b.nodes, *(addition for addition, _ in b.places))}
     outputs = {value.name for value in program.model.graph.outputs}
     users = analysis.graph.users()
@@ -349,11 +349,6 @@ _COMPARED_VALUES = 4
 def masked_model(program: OnnxProgram, analysis: Analysis, keep: KeepSet) -> onnx_ir.Model:
     """The original with what a keep-set closes masked where it is read."""
     plan = plan_gates(program.ir, analysis.types, analysis.groups, analysis.branches)
-    gates = {space: np.array(flags, float) for space, flags in _kept(analysis, keep).items()}
-    closed = [b.name for b in analysis.branches if b.name in keep and not keep[b.name][0]]
+    gates = {space: np.array(flags, float) for space, flags in kept_of(analysis, keep).items()}
+    closed = [branch.name for branch in closed_branches(analysis, keep)]
     return mask_program(program, plan, gates, dict.fromkeys(closed, 0.0))
-
-
-def _kept(analysis: Analysis, keep: KeepSet) -> Kept:
-    """A flag for every position of the groups that a keep-set names."""
-    return {group.space: tuple(keep[group.name]) for group in analysis.groups if group.name in keep}

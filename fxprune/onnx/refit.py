@@ -6,7 +6,7 @@ returns what it returned in the other (He et al. 2017, equation 5).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,22 +15,25 @@ import onnx
 import onnx_ir
 
 from fxprune.errors import InputError
+from fxprune.keep_sets import closed_branches, kept_of
 from fxprune.onnx.frontend.names import name_of
 from fxprune.onnx.frontend.program import OnnxProgram, captured_values
 from fxprune.onnx.frontend.session import Feeds
 from fxprune.passes.analyse import Analysis
-from fxprune.passes.axes import Kept, kept_flags
+from fxprune.passes.axes import kept_flags
+from fxprune.passes.fold import KeepSet
 from fxprune.progress import track
+from fxprune.shelf import Shelf
 
-_MOST_ROWS = 1 << 17
-"""About how many positions of all samples a layer is fitted to."""
+_MOST_POSITIONS = 1 << 10
+"""To how many positions of a sample a layer is fitted, about."""
 
 
 def refitted(
     program: OnnxProgram,
     analysis: Analysis,
     masked: onnx_ir.Model,
-    kept: Kept,
+    keep: KeepSet,
     data: Iterable[Feeds],
     ridge: float = 1e-3,
 ) -> tuple[OnnxProgram, int]:
@@ -43,73 +46,79 @@ def refitted(
         program: the model; it stays as it is.
         analysis: the facts about it.
         masked: its masked copy under the keep-set; its weights are changed in place.
-        kept: a flag for every position of the groups.
-        data: batches of inputs, some hundred samples that are held in memory together.
+        keep: the keep-set.
+        data: batches of inputs, some hundred samples. What they have computed waits in memory up to
+            1 GiB, beyond that in temporary files.
         ridge: how much the old weights count, as a share of the mean square of the inputs.
 
     Raises:
         InputError: there is no data, or it does not fit.
     """
-    batches = list(data)
-    if not batches:
-        raise InputError("there is no data to fit weights to: give some batches of inputs")
-    return _Refit(program, analysis, masked, kept, ridge).run(batches)
+    with Shelf() as shelf:
+        for number, feeds in enumerate(data):
+            shelf.put(number, (dict(feeds), dict(feeds)))
+        if not shelf.numbers:
+            raise InputError("there is no data to fit weights to: give some batches of inputs")
+        return _Refit(program, analysis, masked, keep, ridge, shelf).run()
 
 
 class _Refit:
-    """Two models with the values that they have computed, by name, batch by batch."""
+    """Two models, and the values that batches have computed in both."""
 
     def __init__(
         self,
         program: OnnxProgram,
         analysis: Analysis,
         masked: onnx_ir.Model,
-        kept: Kept,
+        keep: KeepSet,
         ridge: float,
+        shelf: Shelf,
     ) -> None:
         self._program = program
         self._model = program.model.clone()
-        self._masked = masked
-        self._kept = kept
+        self._kept = kept_of(analysis, keep)
         self._ridge = ridge
+        self._shelf = shelf
         self._types = analysis.types
         self._uses = Counter(program.initializers[name] for name in program.parameters.values())
+        self._opened, self._closed = _Walk(self._model), _Walk(masked)
+        self._left = _changed(masked, program)
+        self._left.difference_update(*(b.nodes for b in closed_branches(analysis, keep)))
 
-    def run(self, batches: list[Feeds]) -> tuple[OnnxProgram, int]:
-        """Walk both graphs."""
-        opened, closed = _Run(self._model, batches), _Run(self._masked, batches)
+    def run(self) -> tuple[OnnxProgram, int]:
+        """Walk both graphs from one layer that needs it to the next."""
         fitted = 0
-        for node in track(list(self._masked.graph), "weights solved anew"):
-            name = name_of(node)
-            if name in self._program.nodes:
-                opened.advance(name)
-                fitted += self._fit(node, opened, closed)
-            closed.advance(name)
+        for node in track(list(self._closed.nodes), "weights solved anew"):
+            layer = self._layer(node) if name_of(node) in self._left else None
+            if layer is not None:
+                fitted += self._fit(node, layer)
         return replace(self._program, model=self._model), fitted
 
-    def _fit(self, node: onnx_ir.Node, opened: "_Run", closed: "_Run") -> bool:
-        """Fit the layer that a node is, if it can be fitted and needs it."""
-        layer = self._layer(node)
-        if layer is None:
-            return False
-        source = str(node.inputs[0].name)  # type: ignore[union-attr]
-        before, now = opened.values(source), closed.values(source)
-        if layer.is_open.all() and all(map(np.array_equal, before, now)):
-            return False
-        outputs = opened.values(name_of(node))
-        wanted = [y + debt for y, debt in zip(outputs, _debts(node, opened, closed), strict=True)]
+    def _fit(self, node: onnx_ir.Node, layer: "_Fitted") -> bool:
+        """Go on to a layer with all batches, and fit it if what comes in has changed."""
         own = self._model.graph.initializers[layer.initializer]
         assert own.const_value is not None
         weight = layer.rows(own.const_value.numpy().astype(np.float64))
-        new = weight.copy()
-        new[:, layer.is_open] = _solution(layer, now, wanted, weight[:, layer.is_open], self._ridge)
-        array = layer.array(new, own.const_value.numpy())
-        own.const_value = onnx_ir.tensor(array, name=own.name)
-        hidden = layer.rows(array) * layer.is_open
-        masked = node.inputs[1]
-        assert masked is not None
-        masked.const_value = onnx_ir.tensor(layer.array(hidden, array), name=masked.name)
-        return True
+        equations = _Equations(layer, weight[:, layer.is_open])
+        source, name = str(node.inputs[0].name), name_of(node)  # type: ignore[union-attr]
+        changed = not layer.is_open.all()
+        ways = self._opened.way_to(name, inclusive=True), self._closed.way_to(name)
+        for number in self._shelf.numbers:
+            opened, closed = self._shelf.take(number)
+            for way, values in zip(ways, (opened, closed), strict=True):
+                way(values)
+            changed = changed or not np.array_equal(opened[source], closed[source])
+            equations.add(closed[source], opened[name] + _debt(node, opened, closed))
+            self._shelf.put(number, (opened, closed))
+        if changed and layer.is_open.any():
+            weight[:, layer.is_open] = equations.solution(self._ridge)
+            array = layer.array(weight, own.const_value.numpy())
+            own.const_value = onnx_ir.tensor(array, name=own.name)
+            masked = node.inputs[1]
+            assert masked is not None
+            hidden = layer.rows(array) * layer.is_open
+            masked.const_value = onnx_ir.tensor(layer.array(hidden, array), name=masked.name)
+        return bool(changed and layer.is_open.any())
 
     def _layer(self, node: onnx_ir.Node) -> "_Fitted | None":
         name = name_of(node)
@@ -201,111 +210,131 @@ class _Fitted:
         return flat if self.bias is None else flat - beta * np.reshape(self.bias, (-1, 1))
 
 
-def _solution(
-    layer: _Fitted,
-    inputs: Sequence[np.ndarray],
-    wanted: Sequence[np.ndarray],
-    old: np.ndarray,
-    ridge: float,
-) -> np.ndarray:
+class _Equations:
     """(Y X' + r W)(X X' + r I)^-1 for open rows X of the inputs and the wanted outputs Y."""
-    gram, cross = np.zeros((old.shape[1], old.shape[1])), np.zeros_like(old)
-    positions = sum(y.size // len(old) for y in wanted)
-    stride = max(1, positions // _MOST_ROWS)
-    for x, goal in zip(inputs, wanted, strict=True):
-        columns, outputs = layer.columns(x, stride)[layer.is_open], layer.outputs(goal, stride)
-        gram += columns @ columns.T
-        cross += outputs @ columns.T
-    damping = ridge * max(float(np.trace(gram)) / len(gram), 1e-30)
-    gram[np.diag_indices_from(gram)] += damping
-    solution: np.ndarray = np.linalg.solve(gram, (cross + damping * old).T).T
-    return solution
+
+    def __init__(self, layer: _Fitted, old: np.ndarray) -> None:
+        self._layer = layer
+        self._old = old
+        self._gram, self._cross = np.zeros((old.shape[1], old.shape[1])), np.zeros_like(old)
+
+    def add(self, x: np.ndarray, goal: np.ndarray) -> None:
+        """A batch of inputs, and what the layer should return on them."""
+        positions = goal.size // max(len(self._old) * len(goal), 1)
+        stride = max(1, positions // _MOST_POSITIONS)
+        columns = self._layer.columns(x, stride)[self._layer.is_open]
+        outputs = self._layer.outputs(goal, stride)
+        self._gram += columns @ columns.T
+        self._cross += outputs @ columns.T
+
+    def solution(self, ridge: float) -> np.ndarray:
+        """The new weights."""
+        gram = self._gram
+        damping = ridge * max(float(np.trace(gram)) / max(len(gram), 1), 1e-30)
+        gram[np.diag_indices_from(gram)] += damping
+        solution: np.ndarray = np.linalg.solve(gram, (self._cross + damping * self._old).T).T
+        return solution
 
 
-def _debts(node: onnx_ir.Node, opened: "_Run", closed: "_Run") -> list[Any]:
+def _changed(masked: onnx_ir.Model, program: OnnxProgram) -> set[str]:
+    """The nodes of the program that are masked, or read what is computed from that."""
+    known = program.model.graph.initializers
+    reached: set[str] = set()
+    names: set[str] = set()
+    for node in masked.graph:
+        values = _needed(node)
+        is_mask = name_of(node) not in program.nodes
+        changed = any(v.is_initializer() and v.name not in known for v in values)
+        if is_mask or changed or any(value.name in reached for value in values):
+            reached.update(str(value.name) for value in node.outputs)
+            names.add(name_of(node))
+    return names & program.nodes.keys()
+
+
+def _debt(node: onnx_ir.Node, opened: Feeds, closed: Feeds) -> Any:
     """What a branch that ends here can add to mend its skip (He et al. 2017, section 3.3)."""
-    nothing = [0.0] * opened.batches
     output = node.outputs[0]
     users = [use.node for use in output.uses()]
     if len(users) != 1 or users[0].op_type != "Add":
-        return nothing
+        return 0.0
     skips = [str(v.name) for v in users[0].inputs if v is not None and v is not output]
-    if len(skips) != 1 or not (opened.has(skips[0]) and closed.has(skips[0])):
-        return nothing
-    pairs = zip(opened.values(skips[0]), closed.values(skips[0]), strict=True)
-    errors = [before - now for before, now in pairs]
-    own = opened.values(name_of(node))
-    fits = all(error.shape == y.shape for error, y in zip(errors, own, strict=True))
-    return errors if fits else nothing
+    if len(skips) != 1 or not (skips[0] in opened and skips[0] in closed):
+        return 0.0
+    error = opened[skips[0]] - closed[skips[0]]
+    return error if error.shape == opened[name_of(node)].shape else 0.0
 
 
-class _Run:
-    """A model that is run node by node; values go when nobody needs them any more."""
+class _Walk:
+    """A model that is run from one node to the next, on one batch after the other."""
 
-    def __init__(self, model: onnx_ir.Model, batches: list[Feeds]) -> None:
-        self._nodes = iter(list(model.graph))
+    def __init__(self, model: onnx_ir.Model) -> None:
+        self.nodes = list(model.graph)
         self._opsets = dict(model.opset_imports)
-        self._values: list[dict[str, np.ndarray]] = [dict(feeds) for feeds in batches]
-        self._done: set[str] = set()
-        last = {str(v.name): name_of(node) for node in model.graph for v in _needed(node)}
-        self._read_last: dict[str, list[str]] = {}
-        for value, reader in last.items():
-            self._read_last.setdefault(reader, []).append(value)
-        self._finished: list[str] = []
-        self.batches = len(batches)
+        self._done = 0
+        self._places = {name_of(node): place for place, node in enumerate(self.nodes)}
+        self._last = {
+            str(value.name): place
+            for place, node in enumerate(self.nodes)
+            for value in _needed(node)
+        }
 
-    def has(self, name: str) -> bool:
-        """Whether a value is known."""
-        return name in self._values[0]
+    def way_to(self, name: str, *, inclusive: bool = False) -> "_Way":
+        """What runs a batch from where the last way ended to a node."""
+        start, stop = self._done, self._places[name] + inclusive
+        self._done = stop
+        nodes = self.nodes[start:stop]
+        read = {value for value, place in self._last.items() if place >= stop - 1}
+        own = [str(v.name) for v in nodes[-1].outputs] if nodes and inclusive else []
+        return _Way(nodes, self._opsets, read.union(own))
 
-    def values(self, name: str) -> list[np.ndarray]:
-        """A value, batch by batch."""
-        return [values[name] for values in self._values]
 
-    def advance(self, name: str) -> None:
-        """Run up to the node of that name."""
-        while name not in self._done:
-            for values in self._values:
-                for gone in self._finished:
-                    values.pop(gone, None)
-            node = next(self._nodes)
-            self._run(node)
-            self._done.add(name_of(node))
-            self._finished = self._read_last.get(name_of(node), [])
+class _Way:
+    """Nodes that are run together; of what they compute stays what is `read` behind them."""
 
-    def _run(self, node: onnx_ir.Node) -> None:
+    def __init__(
+        self, nodes: Sequence[onnx_ir.Node], opsets: Mapping[str, int], read: Collection[str]
+    ) -> None:
+        self._nodes = nodes
+        self._opsets = opsets
+        self._read = read
+        computed = [str(v.name) for node in nodes for v in node.outputs if v.name]
+        self._names = [name for name in computed if name in read]
+        needed = {str(v.name): v for node in nodes for v in _needed(node)}
+        self._inputs = {n: value for n, value in needed.items() if n not in set(computed)}
+        self._stored: Feeds = {}
+        self._session: Any = None
+
+    def __call__(self, values: Feeds) -> None:
+        """Run a batch."""
+        if self._names:
+            self._session = self._session or self._made(values)
+            feeds = {name: self._stored.get(name, values.get(name)) for name in self._inputs}
+            values.update(zip(self._names, self._session.run(self._names, feeds), strict=True))
+        for name in [name for name in values if name not in self._read]:
+            del values[name]
+
+    def _made(self, values: Feeds) -> Any:
+        """The nodes as a model, which takes arrays of any size; weights are fed as well."""
         import onnxruntime
 
-        stored = {
-            str(value.name): value.const_value.numpy()
-            for value in _needed(node)
-            if value.const_value is not None
-        }
-        arrays = {str(v.name): stored.get(str(v.name)) for v in _needed(node)}
-        first = {n: self._values[0][n] if a is None else a for n, a in arrays.items()}
+        constants = ((name, value.const_value) for name, value in self._inputs.items())
+        self._stored = {name: value.numpy() for name, value in constants if value is not None}
+        known, dtype_of = {**values, **self._stored}, onnx.helper.np_dtype_to_tensor_dtype
         infos = [
-            onnx.helper.make_tensor_value_info(
-                n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), [None] * a.ndim
-            )
-            for n, a in first.items()
+            onnx.helper.make_tensor_value_info(name, dtype_of(array.dtype), [None] * array.ndim)
+            for name, array in ((name, known[name]) for name in self._inputs)
         ]
-        names = [str(value.name) for value in node.outputs if value.name]
-        graph = onnx.helper.make_graph(
-            [onnx_ir.to_proto(node)],
-            "node",
-            infos,
-            [onnx.helper.make_empty_tensor_value_info(name) for name in names],
-        )
-        opsets = [onnx.helper.make_opsetid(domain, v) for domain, v in self._opsets.items()]
+        outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in self._names]
+        nodes = [onnx_ir.to_proto(node) for node in self._nodes]
+        graph = onnx.helper.make_graph(nodes, "way", infos, outputs)
+        opsets = [onnx.helper.make_opsetid(name, number) for name, number in self._opsets.items()]
         model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, ["CPUExecutionProvider"]
-        )
-        for values in self._values:
-            feeds = {n: values[n] if a is None else a for n, a in arrays.items()}
-            values.update(zip(names, session.run(names, feeds), strict=True))
+        level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.graph_optimization_level = level
+        content, provider = model.SerializeToString(), "CPUExecutionProvider"
+        return onnxruntime.InferenceSession(content, options, [provider])
 
 
 def _needed(node: onnx_ir.Node) -> list[onnx_ir.Value]:

@@ -32,9 +32,8 @@ def dependent(g: GraphBuilder) -> str:
 def corrected(model: onnx.ModelProto, keep: dict[str, tuple[bool, ...]]) -> fxprune.OnnxResult:
     """Folded after its weights have been fitted with next to no damping."""
     analysis, program = fxprune.inspect_onnx(model), read_onnx(model)
-    kept = {analysis.free_groups[0].space: keep[analysis.free_groups[0].name]}
     masked, data = masked_model(program, analysis, keep), [{"x": images(64, 6)}]
-    mended, fitted = refitted(program, analysis, masked, kept, data, ridge=1e-9)
+    mended, fitted = refitted(program, analysis, masked, keep, data, ridge=1e-9)
     assert fitted >= 1
     return fxprune.fold_onnx(mended.model, keep)
 

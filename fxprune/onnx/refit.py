@@ -99,7 +99,8 @@ class _Refit:
         own = self._model.graph.initializers[layer.initializer]
         assert own.const_value is not None
         weight = layer.rows(own.const_value.numpy().astype(np.float64))
-        equations = _Equations(layer, weight[:, layer.is_open])
+        bias = self._bias(node, len(weight))
+        equations = _Equations(layer, weight[:, layer.is_open], biased=bias is not None)
         source, name = str(node.inputs[0].name), name_of(node)  # type: ignore[union-attr]
         changed = not layer.is_open.all()
         ways = self._opened.way_to(name, inclusive=True), self._closed.way_to(name)
@@ -111,7 +112,9 @@ class _Refit:
             equations.add(closed[source], opened[name] + _debt(node, opened, closed))
             self._shelf.put(number, (opened, closed))
         if changed and layer.is_open.any():
-            weight[:, layer.is_open] = equations.solution(self._ridge)
+            weight[:, layer.is_open], gained = equations.solution(self._ridge)
+            if bias is not None:
+                self._shift(bias, gained)
             array = layer.array(weight, own.const_value.numpy())
             own.const_value = onnx_ir.tensor(array, name=own.name)
             masked = node.inputs[1]
@@ -119,6 +122,24 @@ class _Refit:
             hidden = layer.rows(array) * layer.is_open
             masked.const_value = onnx_ir.tensor(layer.array(hidden, array), name=masked.name)
         return bool(changed and layer.is_open.any())
+
+    def _bias(self, node: onnx_ir.Node, outputs: int) -> onnx_ir.Value | None:
+        """What a node adds to what it multiplies, in the node itself or behind it."""
+        bias = node.inputs[2] if len(node.inputs) > 2 else _added_to(node)
+        if bias is None or bias.const_value is None or self._uses[str(bias.name)] != 1:
+            return None
+        is_plain = dict(node.attributes).get("beta") is None or node.attributes["beta"].value == 1
+        known = str(bias.name) in self._model.graph.initializers
+        fits = bias.const_value.size == outputs == bias.const_value.numpy().shape[-1]
+        return bias if known and is_plain and fits else None
+
+    def _shift(self, bias: onnx_ir.Value, gained: np.ndarray) -> None:
+        """Add to a bias, in both models."""
+        assert bias.const_value is not None
+        old = bias.const_value.numpy()
+        new = (old + gained.reshape(old.shape)).astype(old.dtype)
+        for value in (bias, self._model.graph.initializers[str(bias.name)]):
+            value.const_value = onnx_ir.tensor(new, name=value.name)
 
     def _layer(self, node: onnx_ir.Node) -> "_Fitted | None":
         name = name_of(node)
@@ -211,12 +232,21 @@ class _Fitted:
 
 
 class _Equations:
-    """(Y X' + r W)(X X' + r I)^-1 for open rows X of the inputs and the wanted outputs Y."""
+    """The least squares of a layer, as sums over batches.
 
-    def __init__(self, layer: _Fitted, old: np.ndarray) -> None:
+    For open rows X of the inputs and the wanted outputs Y the weights are
+    (Y X' + r W)(X X' + r I)^-1. Where there is a bias, X and Y are taken less their means, and the
+    bias makes up for these: of what is closed, at least the mean is not lost (An et al. 2024,
+    section 3.3).
+    """
+
+    def __init__(self, layer: _Fitted, old: np.ndarray, *, biased: bool) -> None:
         self._layer = layer
         self._old = old
+        self._biased = biased
         self._gram, self._cross = np.zeros((old.shape[1], old.shape[1])), np.zeros_like(old)
+        self._sums = np.zeros(old.shape[1]), np.zeros(len(old))
+        self._count = 0
 
     def add(self, x: np.ndarray, goal: np.ndarray) -> None:
         """A batch of inputs, and what the layer should return on them."""
@@ -226,14 +256,21 @@ class _Equations:
         outputs = self._layer.outputs(goal, stride)
         self._gram += columns @ columns.T
         self._cross += outputs @ columns.T
+        for total, numbers in zip(self._sums, (columns, outputs), strict=True):
+            total += numbers.sum(1, dtype=np.float64)
+        self._count += columns.shape[1]
 
-    def solution(self, ridge: float) -> np.ndarray:
-        """The new weights."""
-        gram = self._gram
+    def solution(self, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+        """The new weights, and what the bias gains."""
+        gram, cross = self._gram, self._cross
         damping = ridge * max(float(np.trace(gram)) / max(len(gram), 1), 1e-30)
+        x, y = (total / max(self._count, 1) for total in self._sums)
+        if self._biased:
+            gram -= self._count * np.outer(x, x)
+            cross -= self._count * np.outer(y, x)
         gram[np.diag_indices_from(gram)] += damping
-        solution: np.ndarray = np.linalg.solve(gram, (self._cross + damping * self._old).T).T
-        return solution
+        fitted: np.ndarray = np.linalg.solve(gram, (cross + damping * self._old).T).T
+        return fitted, y - fitted @ x
 
 
 def _changed(masked: onnx_ir.Model, program: OnnxProgram) -> set[str]:
@@ -254,6 +291,8 @@ def _changed(masked: onnx_ir.Model, program: OnnxProgram) -> set[str]:
 def _debt(node: onnx_ir.Node, opened: Feeds, closed: Feeds) -> Any:
     """What a branch that ends here can add to mend its skip (He et al. 2017, section 3.3)."""
     output = node.outputs[0]
+    if _added_to(node) is not None:
+        output = next(use.node for use in output.uses()).outputs[0]
     users = [use.node for use in output.uses()]
     if len(users) != 1 or users[0].op_type != "Add":
         return 0.0
@@ -262,6 +301,16 @@ def _debt(node: onnx_ir.Node, opened: Feeds, closed: Feeds) -> Any:
         return 0.0
     error = opened[skips[0]] - closed[skips[0]]
     return error if error.shape == opened[name_of(node)].shape else 0.0
+
+
+def _added_to(node: onnx_ir.Node) -> onnx_ir.Value | None:
+    """The constant that is added to what a product of matrices returns, and nothing else reads."""
+    users = [use.node for use in node.outputs[0].uses()]
+    alone = len(users) == 1 and not node.outputs[0].is_graph_output()
+    if node.op_type != "MatMul" or not alone or users[0].op_type != "Add":
+        return None
+    others = [v for v in users[0].inputs if v is not None and v is not node.outputs[0]]
+    return others[0] if len(others) == 1 and others[0].is_initializer() else None
 
 
 class _Walk:

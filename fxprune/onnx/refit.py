@@ -81,6 +81,7 @@ class _Refit:
         self._shelf = shelf
         self._types = analysis.types
         self._uses = Counter(program.initializers[name] for name in program.parameters.values())
+        self._biases: dict[str, onnx_ir.TensorProtocol] = {}
         self._opened, self._closed = _Walk(self._model), _Walk(masked)
         self._left = _changed(masked, program)
         self._left.difference_update(*(b.nodes for b in closed_branches(analysis, keep)))
@@ -92,6 +93,8 @@ class _Refit:
             layer = self._layer(node) if name_of(node) in self._left else None
             if layer is not None:
                 fitted += self._fit(node, layer)
+        for name, bias in self._biases.items():
+            self._model.graph.initializers[name].const_value = bias
         return replace(self._program, model=self._model), fitted
 
     def _fit(self, node: onnx_ir.Node, layer: "_Fitted") -> bool:
@@ -134,12 +137,12 @@ class _Refit:
         return bias if known and is_plain and fits else None
 
     def _shift(self, bias: onnx_ir.Value, gained: np.ndarray) -> None:
-        """Add to a bias, in both models."""
+        """Add to a bias; the open model, which may still have to add it, gets it in the end."""
         assert bias.const_value is not None
         old = bias.const_value.numpy()
         new = (old + gained.reshape(old.shape)).astype(old.dtype)
-        for value in (bias, self._model.graph.initializers[str(bias.name)]):
-            value.const_value = onnx_ir.tensor(new, name=value.name)
+        bias.const_value = onnx_ir.tensor(new, name=bias.name)
+        self._biases[str(bias.name)] = bias.const_value
 
     def _layer(self, node: onnx_ir.Node) -> "_Fitted | None":
         name = name_of(node)

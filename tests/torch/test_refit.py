@@ -1,10 +1,15 @@
 """Weights that make up for closed positions."""
 
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import fxprune
+from fxprune import shelf
 from fxprune.testing import assert_unchanged
 from tests.torch.models import Residual, images, plain, randomise
 
@@ -103,3 +108,135 @@ def test_data_that_does_not_fit_is_refused():
             fxprune.refit(gated, wrong)
     with pytest.raises(fxprune.InputError, match="got a plain Sequential"):
         fxprune.refit(nn.Sequential(), data())
+
+
+# Batch by batch ---------------------------------------------------------------------------------
+
+
+def parameters(gated):
+    return torch.cat([p.detach().flatten() for p in gated.parameters()])
+
+
+def refitted(whole, batches, **settings):
+    gated = half_closed(whole)
+    fxprune.refit(gated, batches, **settings)
+    return gated
+
+
+@pytest.mark.parametrize("build", [Residual, plain])
+def test_weights_do_not_depend_on_how_data_is_cut(build):
+    whole, x = randomise(build()).double(), torch.cat(data())
+    one, all_at_once = (refitted(whole, list(torch.split(x, size))) for size in (1, 64))
+    assert torch.allclose(parameters(one), parameters(all_at_once), rtol=1e-7, atol=1e-10)
+
+
+def test_weights_do_not_depend_on_where_batches_wait(monkeypatch):
+    whole = randomise(Residual()).double()
+    in_memory = refitted(whole, data())
+    monkeypatch.setattr(shelf, "IN_MEMORY", 0)
+    in_files = refitted(whole, data())
+    assert torch.equal(parameters(in_memory), parameters(in_files))
+
+
+def test_a_layer_solves_the_least_squares_of_all_data():
+    """Against numpy's solver, on all rows at once: open columns, a column of ones, the ridge."""
+    whole = randomise(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))).double()
+    batches = [torch.randn(7, 5).double() for _ in range(4)]
+    gated = fxprune.prepare(whole, batches[0])
+    fxprune.set_keep_set(gated, {"0": [True, False] * 4})
+    fxprune.refit(gated, batches, ridge=0.01)
+    with torch.no_grad():
+        hidden = torch.tanh(whole[0](torch.cat(batches)))
+        x, y = hidden[:, ::2].numpy(), whole(torch.cat(batches)).numpy()
+        old = whole[2].weight[:, ::2].numpy()
+    damping = np.sqrt(0.01 * np.square(x).sum(0).mean())
+    rows = np.vstack([np.hstack([x, np.ones((len(x), 1))]), np.eye(4, 5) * damping])
+    goal = np.vstack([y, damping * old.T])
+    solved = np.linalg.lstsq(rows, goal, rcond=None)[0].T
+    layer = gated.get_submodule("2")
+    assert np.allclose(layer.weight[:, ::2].detach().numpy(), solved[:, :4])
+    assert np.allclose(layer.bias.detach().numpy(), solved[:, 4])
+
+
+def test_with_the_old_weights_held_the_bias_makes_up_for_the_mean_of_what_is_closed():
+    """An endless ridge leaves the compensation of An et al. 2024, section 3.3."""
+    whole = randomise(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))).double()
+    batches = [torch.randn(7, 5).double() for _ in range(4)]
+    gated = fxprune.prepare(whole, batches[0])
+    fxprune.set_keep_set(gated, {"0": [True, False] * 4})
+    fxprune.refit(gated, batches, ridge=1e12)
+    with torch.no_grad():
+        mean = torch.tanh(whole[0](torch.cat(batches))).mean(0)
+        wanted = whole[2].bias + whole[2].weight[:, 1::2] @ mean[1::2]
+    layer = gated.get_submodule("2")
+    assert torch.allclose(layer.weight, whole[2].weight, rtol=1e-6)
+    assert torch.allclose(layer.bias, wanted)
+
+
+def test_weights_that_another_module_has_too_stay():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.inner = nn.Embedding(11, 6), nn.Linear(6, 9)
+            self.outer, self.head = nn.Linear(9, 6), nn.Linear(6, 11, bias=False)
+            self.head.weight = self.embedding.weight
+
+        def forward(self, ids):
+            return self.head(self.outer(self.inner(self.embedding(ids)).relu()))
+
+    whole = randomise(Tied()).double()
+    ids = torch.randint(11, (40, 5))
+    gated = fxprune.prepare(whole, {"ids": ids[:2]})
+    fxprune.set_keep_set(gated, {"inner": [True, False, True] * 3})
+    assert fxprune.refit(gated, [{"ids": ids[:25]}, {"ids": ids[25:]}]) == 1
+    assert torch.equal(gated.embedding.weight, whole.embedding.weight)
+    assert not torch.equal(gated.outer.weight, whole.outer.weight)
+
+
+def test_batches_of_two_examples_are_refused():
+    class Either(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(3, 6), nn.Linear(6, 2)
+
+        def forward(self, x, y=None):
+            h = self.a(x).relu()
+            return self.c(h if y is None else h + self.b(y))
+
+    x, y = torch.randn(5, 4), torch.randn(5, 3)
+    gated = fxprune.prepare(randomise(Either()), [(x,), (x, y)])
+    fxprune.set_keep_set(gated, {"a": [True, False] * 3})
+    assert fxprune.refit(gated, [{"x": x, "y": y}]) == 1
+    with pytest.raises(fxprune.InputError, match="batches for several examples"):
+        fxprune.refit(gated, [{"x": x}, {"x": x, "y": y}])
+
+
+_PEAK = """
+import resource, sys, torch, fxprune
+from torch import nn
+from fxprune import shelf
+shelf.IN_MEMORY = 1 << 22
+torch.set_num_threads(1)
+torch.manual_seed(0)
+layers = [layer for _ in range(4) for layer in (nn.Linear(256, 256), nn.ReLU())]
+model = nn.Sequential(*layers, nn.Linear(256, 4))
+gated = fxprune.prepare(model, torch.zeros(2, 256))
+keep = {n: [i % 2 == 0 for i in range(len(k))] for n, k in fxprune.keep_set(gated).items()}
+fxprune.set_keep_set(gated, keep)
+fxprune.refit(gated, [torch.randn(512, 256)])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+fxprune.refit(gated, (torch.randn(512, 256) for _ in range(int(sys.argv[1]))))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.slow
+def test_more_data_takes_no_more_memory():
+    """Ten times the batches; held together they would be 2 x 128 MiB of what waits."""
+    few, many = (
+        int(
+            subprocess.run([sys.executable, "-c", _PEAK, n], check=True, capture_output=True).stdout
+        )
+        for n in ("25", "250")
+    )
+    assert many - few < 16 << 10, f"{few} and {many} KiB"

@@ -30,7 +30,19 @@ from fxprune.criteria import DEPTH, ON_FLOW
 from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.onnx.frontend.session import session_of
 
-METHODS = ("magnitude", "group_norm", "bn_scale", "random", *ON_FLOW, "saliency", DEPTH, "taylor")
+LAST = "wanda, depth last"
+METHODS = (
+    "magnitude",
+    "group_norm",
+    "bn_scale",
+    "random",
+    *ON_FLOW,
+    "saliency",
+    DEPTH,
+    "taylor",
+    LAST,
+)
+"""All criteria, and one of them that says nothing of branches, with torch."""
 TRAINED_ON, LOOKED_AT, BATCH = 1200, 256, 64
 
 
@@ -186,9 +198,14 @@ class Trial:
     @torch.no_grad()
     def _torch(self, method: str, corrected: bool) -> tuple[float, float]:
         torch.manual_seed(self._seed)
-        settings: dict[str, Any] = {"method": method, "correct": corrected, "data": self._data}
-        example = self._x[:2]
-        small = fxprune.prune(self._model, example, target=self._target, **settings).eval()
+        gated = fxprune.prepare(self._model, self._x[:2], target=self._target)
+        ranks = fxprune.importance(gated, "wanda" if method == LAST else method, self._data)
+        if method == LAST:
+            ranks = {name: own for name, own in ranks.items() if not name.endswith("+")}
+        fxprune.reach_target(gated, ranks)
+        if corrected:
+            fxprune.refit(gated, self._data)
+        small = fxprune.fold(gated).eval()
         costs = fxprune.report(small, latency=False).as_dict()
         return accuracy(small(self._x), self._y), costs["macs_after"] / costs["macs_before"]
 
@@ -235,7 +252,7 @@ def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--target", type=float, default=0.5, help="share of the MACs kept")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--json", type=Path)

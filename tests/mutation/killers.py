@@ -28,8 +28,9 @@ from tests.forking import fork
 from tests.mutation.table import Sabotage
 from tests.onnx import test_criteria, test_fold, test_prune, test_refit
 from tests.onnx.frontend.test_spellings import SAMPLES, test_masked_and_folded_models_agree
+from tests.torch import test_criteria_on_data, test_ranking
 from tests.torch import test_laws as laws
-from tests.torch import test_ranking
+from tests.torch import test_refit as test_torch_refit
 from tests.torch.backend import test_ties
 
 LAWS = (
@@ -77,6 +78,13 @@ FILES = (
     "tests/test_files.py",
     "tests/test_filling.py",
     "tests/test_ranking.py",
+    "tests/test_flow.py",
+    *(
+        f"tests/torch/{file.__name__.rpartition('.')[2]}.py::{test}"
+        for file in (test_criteria_on_data, test_torch_refit)
+        for test in vars(file)
+        if test.startswith("test_")
+    ),
     *(
         f"tests/torch/test_ranking.py::{test}"
         for test in vars(test_ranking)

@@ -40,6 +40,25 @@ def closed_branches(analysis: Analysis, keep: KeepSet) -> list[Branch]:
     return [b for b in analysis.branches if b.name in keep and not keep[b.name][0]]
 
 
+def by_name(
+    keep: Mapping[str, tuple[bool, ...]], analysis: Analysis
+) -> dict[str, tuple[bool, ...]]:
+    """The same by the names of groups and branches, where labels may stand for these.
+
+    Raises:
+        KeepSetError: one is given twice, by name and by label.
+    """
+    names = {item.label: item.name for item in analysis.items}
+    names |= {item.name: item.name for item in analysis.items}
+    found: dict[str, tuple[bool, ...]] = {}
+    for called, flags in keep.items():
+        name = names.get(called, called)
+        if name in found:
+            raise KeepSetError(f"a keep-set gives {called} twice, by its name {name} and its label")
+        found[name] = flags
+    return found
+
+
 def _flags(name: Any, value: Any) -> tuple[bool, ...]:
     if isinstance(value, str | bytes | Mapping):
         raise _refusal(name, value)

@@ -39,16 +39,18 @@ def layout_of(analysis: Analysis) -> Layout:
     free = analysis.free_groups
     names = (*(g.name for g in free), *(b.name for b in analysis.branches))
     sizes = (*(g.size for g in free), *(1 for _ in analysis.branches))
-    inside, fan_out = _inside(analysis), _fan_out(analysis)
+    place_of = {name: place for place, name in enumerate(names)}
+    closing = closing_with(analysis)
+    inside = tuple(tuple(place_of[group] for group in closing.get(name, ())) for name in names)
+    fan_out = _fan_out(analysis)
     for places in inside[len(free) :]:
         fan_out.append(sum(fan_out[place] * sizes[place] for place in places) or 1)
-    place_of = {name: place for place, name in enumerate(names)}
     ties = tuple(tuple(place_of[name] for name in tie.groups) for tie in analysis.ties)
     return Layout(names, sizes, len(free), inside, tuple(fan_out), ties)
 
 
-def _inside(analysis: Analysis) -> tuple[tuple[int, ...], ...]:
-    """For every branch the groups that have no parameter left without it."""
+def closing_with(analysis: Analysis) -> dict[str, tuple[str, ...]]:
+    """For every branch the free groups that have no parameter left without it."""
     branches = frozenset(branch.name for branch in analysis.branches)
     around: dict[str, frozenset[str]] = {}
     parameters = analysis.costs.polynomials["params"]
@@ -56,11 +58,11 @@ def _inside(analysis: Analysis) -> tuple[tuple[int, ...], ...]:
     for _, names in parameters.terms:
         for name in names:
             around[name] = around.get(name, branches) & frozenset(names)
-    inside: dict[str, list[int]] = {branch.name: [] for branch in analysis.branches}
-    for place, group in enumerate(analysis.free_groups):
+    inside: dict[str, list[str]] = {branch.name: [] for branch in analysis.branches}
+    for group in analysis.free_groups:
         for branch in around.get(group.name, ()):
-            inside[branch].append(place)
-    return (*(() for _ in analysis.free_groups), *map(tuple, inside.values()))
+            inside[branch].append(group.name)
+    return {branch: tuple(names) for branch, names in inside.items()}
 
 
 def _fan_out(analysis: Analysis) -> list[int]:

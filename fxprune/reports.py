@@ -12,10 +12,15 @@ from fxprune.passes.cost import COSTS
 from fxprune.passes.layers import LayerSizes, layers_of
 from fxprune.version import __version__
 
+_PLURALS = {"channel": "channels", "branch": "branches"}
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One group or branch: how many positions it had and has, and why it is pinned."""
+    """One group or branch: how many positions it had and has, and why it is pinned.
+
+    `label` says where it is and what it is for, `name` is what keep-sets call it.
+    """
 
     name: str
     kind: str
@@ -23,6 +28,18 @@ class Row:
     kept: int
     members: int
     pin: str
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        return self.label or self.name
+
+    @property
+    def noun(self) -> str:
+        """What its positions are."""
+        noun = self.label.rpartition(": ")[2] or self.kind
+        return _PLURALS.get(noun, noun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +104,18 @@ class Report:
     def summary(self) -> str:
         """What is kept of every cost as a table, targets, and what the method says of itself."""
         figures = (f"{name}: {value:.3g}" for name, value in self.figures.items())
-        return "\n".join((_text(self._costs()), *self.progress(), *figures, *self.code()))
+        parts = (_text(self._costs()), *self.kept(), *self.progress(), *figures, *self.code())
+        return "\n".join(parts)
+
+    def kept(self) -> tuple[str, ...]:
+        """How many positions all free groups of each kind keep."""
+        counts: dict[str, tuple[int, int]] = {}
+        for row in self.rows:
+            if not row.pin:
+                kept, size = counts.get(row.noun, (0, 0))
+                counts[row.noun] = kept + row.kept, size + row.size
+        told = (f"{kept:,} of {size:,} {noun}" for noun, (kept, size) in counts.items())
+        return (f"kept: {', '.join(told)}",) if counts else ()
 
     def code(self) -> tuple[str, ...]:
         """Whose code a torch model runs."""
@@ -102,16 +130,14 @@ class Report:
 
     def _groups(self) -> Table:
         table = Table(title=f"{self.source}: groups", title_justify="left")
+        table.add_column("group", overflow="fold")
+        table.add_column("kept", justify="right", no_wrap=True)
         table.add_column("name", overflow="fold")
-        table.add_column("kind")
-        table.add_column("positions", justify="right")
-        table.add_column("kept", justify="right")
         table.add_column("members", justify="right")
         table.add_column("pinned because", overflow="fold")
         for row in self.rows:
-            table.add_row(
-                row.name, row.kind, f"{row.size:,}", f"{row.kept:,}", str(row.members), row.pin
-            )
+            kept = f"{row.kept:,} of {row.size:,}"
+            table.add_row(row.title, kept, row.name, str(row.members), row.pin)
         return table
 
     def _costs(self) -> Table:
@@ -173,10 +199,19 @@ def metadata(after: Mapping[str, int], before: Mapping[str, int], **more: str) -
 
 def _rows(analysis: Analysis, sizes: Mapping[str, int]) -> tuple[Row, ...]:
     channels = [
-        Row(g.name, "channel", g.size, sizes.get(g.name, g.size), len(g.members), g.pin)
+        Row(
+            name=g.name,
+            kind=g.kind.value,
+            size=g.size,
+            kept=sizes.get(g.name, g.size),
+            members=len(g.members),
+            pin=g.pin,
+            label=g.label,
+        )
         for g in analysis.groups
     ]
     branches = [
-        Row(b.name, "branch", 1, sizes.get(b.name, 1), len(b.nodes), "") for b in analysis.branches
+        Row(b.name, b.kind.value, 1, sizes.get(b.name, 1), len(b.nodes), "", b.label)
+        for b in analysis.branches
     ]
     return (*channels, *branches)

@@ -8,19 +8,20 @@ from typing import Any
 from fxprune.arguments import is_number, near, number, refusal, shown, whole
 from fxprune.errors import InputError, TargetError
 from fxprune.passes.analyse import Analysis
-from fxprune.passes.cost import COSTS, Cost, Costs, lies_in
+from fxprune.passes.cost import COSTS, Cost, Costs
+from fxprune.selectors import outermost, patterns_of_places, selector_of, unknown
 from fxprune.uniform import Uniform, made_uniform, patterns_of
 
 Target = float | int | Mapping[str, Any]
 """A share of the MACs, or by cost shares (up to 1) or absolute numbers (above 1), or by module path
-a target for what is inside."""
+or pattern of paths a target for what is inside of each."""
 
 LATENCY = ("latency", "latency_ms")
 """The names of a target on time: a share of what is predicted in full, or milliseconds."""
 
 
 Least = float | Mapping[str, float]
-"""A share of the positions of every group, or shares by the path of the module it is made in."""
+"""A share of the positions of every group, or shares by what selectors mean."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +77,7 @@ class Limits:
         bounds: dict[str, float] = {}
         full = analysis.costs.full
         inside: dict[str, Costs] = {"": analysis.costs}
-        for path, name, value in _items(self.target):
-            _check_module(path, modules)
+        for path, name, value in _by_module(self.target, modules):
             key = _key(path, name)
             if name in LATENCY:
                 cost = latency(path)
@@ -90,31 +90,35 @@ class Limits:
             costs[key], bounds[key] = cost, bound
         return Costs(costs, full), bounds
 
-    def least_positions(
-        self, sizes: Mapping[str, int], modules: Collection[str]
-    ) -> tuple[int, ...]:
-        """How many positions each group keeps at least; never none.
+    def least_positions(self, analysis: Analysis, modules: Collection[str]) -> tuple[int, ...]:
+        """How many positions each free group keeps at least; never none.
 
         Args:
-            sizes: the free groups.
-            modules: the paths of all modules; the longest one that a group lies in decides.
+            analysis: the facts about the model.
+            modules: the paths of all modules. Of what fits a group the closest decides: kinds and
+                labels before paths, then the longest.
 
         Raises:
-            InputError: an unknown module.
+            InputError: something means no module and no group.
         """
-        shares = self._shares()
-        for path in shares:
-            if path and path not in modules:
-                raise InputError(f"least: the model has no module {path!r}{near(path, modules)}")
-        return tuple(
-            max(1, math.ceil(_share_of(name, shares) * size - 1e-9)) for name, size in sizes.items()
-        )
+        shares = {selector_of(text): share for text, share in self._shares().items()}
+        for selector in shares:
+            fits = any(map(selector.fits_path, modules)) or any(map(selector.fits, analysis.groups))
+            if selector.text and not fits:
+                raise unknown("least", selector.text, analysis, modules)
+        found = []
+        for group in analysis.free_groups:
+            fitting = [selector for selector in shares if selector.fits(group)]
+            closest = max(fitting, key=lambda selector: selector.closeness(group), default=None)
+            share = shares[closest] if closest else 0.0
+            found.append(max(1, math.ceil(share * group.size - 1e-9)))
+        return tuple(found)
 
     def _shares(self) -> Mapping[str, Any]:
         if not isinstance(self.least, Mapping):
             return {"": self.least}
         if not all(isinstance(path, str) for path in self.least):
-            raise refusal("least", self.least, "shares by the path of a module")
+            raise refusal("least", self.least, 'shares by the path of a module, or by "*: heads"')
         return self.least
 
 
@@ -141,13 +145,37 @@ def _items(target: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
             yield from _items(value, name)
 
 
-def _check_module(path: str, modules: Collection[str]) -> None:
-    if path and path not in modules:
+def _by_module(target: Target, modules: Collection[str]) -> Iterator[tuple[str, str, Any]]:
+    """The same for each module that a pattern means; of several limits the longest name decides."""
+    decided: dict[tuple[str, str], tuple[str, Any]] = {}
+    for path, name, value in _items(target):
+        for module in _modules_at(path, modules):
+            known, _ = decided.get((module, name), ("", None))
+            if len(path) >= len(known):
+                decided[module, name] = path, value
+    for (module, name), (_, value) in decided.items():
+        yield module, name, value
+
+
+def _modules_at(path: str, modules: Collection[str]) -> list[str]:
+    """The modules that a path or pattern in a target means."""
+    if not path:
+        return [""]
+    selector = selector_of(path)
+    if selector.kind:
+        raise TargetError(
+            f"target names {path!r}, but only modules have costs: give a module or a pattern such "
+            'as "*.mlp"; least takes kinds'
+        )
+    found = outermost(selector, modules)
+    if not found:
         known = (*COSTS, *LATENCY)
         raise TargetError(
             f"target names {path!r}; known costs are {', '.join(known)}, and the model has no "
-            f"module of that name{near(path, [*known, *modules])}"
+            f"module of that name"
+            f"{near(path, [*known, *modules, *patterns_of_places(modules)])}"
         )
+    return found
 
 
 def _check_number(key: str, name: str, value: Any) -> None:
@@ -172,13 +200,6 @@ def _bound(key: str, name: str, value: float, full: float) -> float:
             "to keep, or an absolute number below that"
         )
     return float(value) * full if is_share else float(value)
-
-
-def _share_of(group: str, shares: Mapping[str, float]) -> float:
-    """The share that the longest matching path asks for; a group is named after its module."""
-    made_in = group.partition("[")[0].partition(":")[0].partition("/")[0]
-    paths = [path for path in shares if lies_in(made_in, path)]
-    return shares[max(paths, key=len)] if paths else 0.0
 
 
 DEFAULT_STEPS = 1000

@@ -1,17 +1,20 @@
 """Equal numbers at equal places in repeated blocks: whose, as users say it, and what follows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from fxprune.arguments import names, near
 from fxprune.errors import InputError
+from fxprune.layout import closing_with
 from fxprune.passes.analyse import Analysis
-from fxprune.passes.ties import is_at, place_in_block, uniform_ties
+from fxprune.passes.branches import Branch
+from fxprune.passes.ties import Tie, place_in_block, uniform_ties
+from fxprune.selectors import Selector, selector_of
 
 Uniform = bool | str | Iterable[str]
 """Whether all groups in repeated blocks do, or patterns of the names of those that do."""
 
-_WANTED = 'True, or patterns of names such as "*.mlp"'
+_WANTED = 'True, or patterns of names such as "*.mlp" or "*: heads"'
 
 
 def patterns_of(uniform: Any) -> tuple[str, ...]:
@@ -31,29 +34,45 @@ def patterns_of(uniform: Any) -> tuple[str, ...]:
 def made_uniform(analysis: Analysis, patterns: Iterable[str]) -> Analysis:
     """The same where groups of one size at one place in repeated blocks are tied to each other.
 
-    Branches of such blocks stay.
+    Branches of such blocks stay, and those that would close with a tied group.
 
     Raises:
         InputError: a pattern matches nothing that is there in several blocks.
     """
-    patterns = tuple(patterns)
-    for pattern in patterns:
-        if pattern != "*" and not uniform_ties(analysis.groups, [pattern]):
-            places = sorted({place_in_block(name) for name in analysis.costs.full})
-            repeated = [place for place in places if "*" in place]
-            raise InputError(
-                f"uniform: nothing at {pattern!r} is there in several blocks; known places are "
-                f"{', '.join(repeated) or 'none'}{near(pattern, repeated)}"
-            )
+    wanted = tuple(map(selector_of, patterns))
+    for selector in wanted:
+        if selector.pattern != "*" or selector.kind:
+            _check_repeated(analysis, selector)
+    ties = _ties_of(analysis, wanted)
+    tied = {name for tie in ties for name in tie.groups}
+    inside = closing_with(analysis)
     kept = [
         branch.name
         for branch in analysis.branches
-        if not _is_in_blocks(branch.name.rstrip("+"), patterns)
+        if tied.isdisjoint(inside[branch.name])
+        and not (_is_in_block(branch) and any(selector.fits(branch) for selector in wanted))
     ]
-    tied = analysis.tying(uniform_ties(analysis.groups, patterns))
-    return tied.only([*(group.name for group in analysis.groups), *kept], "")
+    names_left = [*(group.name for group in analysis.groups), *kept]
+    return analysis.tying(ties).only(names_left, "")
 
 
-def _is_in_blocks(path: str, patterns: Iterable[str]) -> bool:
-    """Whether a module is a part of one of several blocks, at a place that is meant."""
-    return place_in_block(f"{path}.") != f"{path}." and any(is_at(path, p) for p in patterns)
+def _ties_of(analysis: Analysis, wanted: Sequence[Selector]) -> tuple[Tie, ...]:
+    return uniform_ties(g for g in analysis.groups if any(s.fits(g) for s in wanted))
+
+
+def _check_repeated(analysis: Analysis, selector: Selector) -> None:
+    if _ties_of(analysis, [selector]):
+        return
+    places = {place_in_block(g.path): f"*: {g.kind}" for g in analysis.free_groups}
+    inside = {place: kind for place, kind in places.items() if "*" in place}
+    repeated = [*sorted(inside), *sorted(set(inside.values()))]
+    raise InputError(
+        f"uniform: nothing at {selector.text!r} is there in several blocks; known places are "
+        f"{', '.join(repeated) or 'none'}{near(selector.text, repeated)}"
+    )
+
+
+def _is_in_block(branch: Branch) -> bool:
+    """Whether a branch is a part of one of several blocks."""
+    paths = (f"{path}." for path in (branch.name.rstrip("+"), branch.place))
+    return any(place_in_block(path) != path for path in paths)

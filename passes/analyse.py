@@ -10,6 +10,7 @@ from fxprune.passes.cost import Costs, cost_polynomials
 from fxprune.passes.facts import Types
 from fxprune.passes.groups import Group, find_groups
 from fxprune.passes.infer import infer
+from fxprune.passes.labels import labelled
 from fxprune.passes.ties import Tie, joined, pinned_together
 
 
@@ -28,6 +29,11 @@ class Analysis:
     def free_groups(self) -> tuple[Group, ...]:
         """The groups that may lose positions."""
         return tuple(group for group in self.groups if not group.pin)
+
+    @property
+    def items(self) -> tuple[Group | Branch, ...]:
+        """All groups, then all branches."""
+        return (*self.groups, *self.branches)
 
     def costs_inside(self, module: str) -> Costs:
         """The costs of what lies in a module."""
@@ -73,9 +79,9 @@ def analyse(graph: Graph, ignored: Collection[str] = (), scatter: bool = False) 
     """
     found = find_branches(graph)
     types = infer(graph, ignored, {place for b in found for place in b.places} if scatter else ())
-    groups = find_groups(graph, types)
     owners = {n.name for n in graph.nodes for v in n.inputs if v is not None and v.name in ignored}
-    branches = tuple(branch for branch in found if owners.isdisjoint(branch.nodes))
+    groups, branches = labelled(graph, types, find_groups(graph, types), found)
+    branches = tuple(branch for branch in branches if owners.isdisjoint(branch.nodes))
     return Analysis(
         graph, types, groups, branches, cost_polynomials(graph, types, groups, branches)
     )

@@ -2,9 +2,9 @@
 
 A branch is an operand whose producers serve that addition alone and that starts from a single
 value, or where the skip starts (a mask or rotary angles may come in beside it), so that without
-it the addition becomes its other operand. It has parameters: what has none, as the sine term of
-rotary positions, is cheap and no part of the model that anybody means. Every addition keeps the
-operand with the fewest exclusive producers: its skip.
+it the addition becomes its other operand. It has weights: what has none, or a table by position
+alone, as the sine term of rotary positions, is cheap and no part of the model that anybody means.
+Every addition keeps the operand with the fewest exclusive producers: its skip.
 """
 
 from collections import Counter
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import networkx as nx
 
 from fxprune.ir import Graph, Node, Value, ValueKind
-from fxprune.passes.kinds import ADDITIONS, PARTIAL_ADDITIONS, RESHAPED
+from fxprune.passes.kinds import ADDITIONS, ELEMENTWISE, PARTIAL_ADDITIONS, RESHAPED
+from fxprune.passes.roles import Kind
 
 _ROOT = "network input"
 _SUMS = ADDITIONS | PARTIAL_ADDITIONS
@@ -31,12 +32,16 @@ class Branch:
     """Something that can be removed: `nodes` go with it.
 
     A model that does different things in training and in evaluation, or on several examples, has it
-    once in each of these ways, so there may be several places.
+    once in each of these ways, so there may be several places. `place` is the module that it
+    belongs to, `label` says so, for people.
     """
 
     name: str
     places: tuple[Summand, ...]
     nodes: tuple[str, ...]
+    place: str = ""
+    label: str = ""
+    kind: Kind = Kind.BRANCH
 
     def __str__(self) -> str:
         where = " and ".join(f"operand {operand} of {node}" for node, operand in self.places)
@@ -70,7 +75,7 @@ def find_branches(graph: Graph) -> tuple[Branch, ...]:
     names = _Names()
     branches = []
     for versions in _matched(found, ways, read):
-        if not any(version.parameters for version in versions):
+        if not any(map(_holds_weights, (node for version in versions for node in version.cone))):
             continue
         nodes = (node.name for version in versions for node in version.cone)
         branches.append(
@@ -81,6 +86,13 @@ def find_branches(graph: Graph) -> tuple[Branch, ...]:
             )
         )
     return tuple(branches)
+
+
+def _holds_weights(node: Node) -> bool:
+    """Whether a node reads parameters that are no numbers and no table by position."""
+    read = [v for v in node.inputs if v is not None and v.kind is ValueKind.PARAMETER]
+    vectors = (value for value in read if sum(size > 1 for size in value.shape) == 1)
+    return bool(read) if node.op not in ELEMENTWISE else any(vectors)
 
 
 def _parameters_read(graph: Graph, running: set[str]) -> set[str]:

@@ -90,9 +90,9 @@ def cost_polynomials(
             if node.op in FLOPS:
                 more = FLOPS[node.op](node)
                 add("flops", types.axes[value.name], guards.get(node.name, ()), more)
-    users = graph.users()
+    users, owners = graph.users(), homes_of_parameters(graph)
     for parameter in graph.parameters:
-        if parameter.trained and (not inside or parameter.name.startswith(f"{inside}.")):
+        if parameter.trained and lies_in(owners[parameter.name], inside):
             axes = types.axes.get(parameter.name)
             readers = [guards.get(user.name, ()) for user in users.get(parameter.name, ())]
             for sign, shared in _alive(readers):
@@ -122,6 +122,30 @@ def homes_of(graph: Graph) -> dict[str, str]:
         earlier = [homes[producers[v.name].name] for v in values if v.name in producers]
         homes[node.name] = node.source or next(iter((*owners, *earlier)), "")
     return homes
+
+
+def homes_of_parameters(graph: Graph) -> dict[str, str]:
+    """The path of the module that each parameter belongs to.
+
+    Its name says so, or else the module of the first node that it is a weight of: exporters give
+    weights that they have transposed names of their own.
+    """
+    users = graph.users()
+    homes: dict[str, str] = {}
+    for parameter in graph.parameters:
+        own, *_ = parameter.name.partition("@")
+        readers = (n for n in users.get(parameter.name, ()) if parameter not in n.inputs[:1])
+        homes[parameter.name] = own.rpartition(".")[0] or next((n.source for n in readers), "")
+    return homes
+
+
+def modules_of(graph: Graph) -> tuple[str, ...]:
+    """The paths of all modules that nodes and parameters come from, as far as a graph knows."""
+    paths: dict[str, None] = {}
+    for home in (*homes_of_parameters(graph).values(), *(node.source for node in graph.nodes)):
+        parts = home.split(".") if home else []
+        paths.update(dict.fromkeys(".".join(parts[: end + 1]) for end in range(len(parts))))
+    return tuple(paths)
 
 
 def lies_in(path: str, module: str) -> bool:

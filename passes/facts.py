@@ -58,6 +58,7 @@ class Types:
     """What inference found. Axes are resolved: equal axes compare equal.
 
     `positional` are spaces of kernel and image positions, which no report needs to mention.
+    `multiplied` are the operands that contractions multiply with one another, by node and number.
     Ensures: every value of the graph has one axis per dimension, of the same size.
     """
 
@@ -67,6 +68,7 @@ class Types:
     contractions: tuple[Contraction, ...]
     literals: tuple[Literal, ...]
     positional: frozenset[Space] = frozenset()
+    multiplied: tuple[tuple[str, int], ...] = ()
 
     def __str__(self) -> str:
         return "\n".join(
@@ -93,7 +95,6 @@ class Types:
 class Inference:
     """The state of one walk; rules state facts through its methods.
 
-    `multiplied` are the operands that contractions multiply with one another, by node and number.
     `scattered` are operands of additions that may lose positions which the sum keeps.
     """
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fxprune.ir import Graph
 from fxprune.passes.axes import Axis, Space, interpret
 from fxprune.passes.facts import Types
+from fxprune.passes.roles import Kind
 
 _Place = tuple[str, int, str]
 """Parameter, dimension, and the path to a space within the type of that axis."""
@@ -22,6 +23,8 @@ class Group:
     """Positions that are kept or removed together.
 
     `members` are the parameter axes made of it, as `name:dim`. `pin` is empty for a free group.
+    `place` is the module that it belongs to, `label` says place and kind, for people. `path` is its
+    name under the module that makes it: files may call weights by a number alone.
     """
 
     name: str
@@ -29,6 +32,10 @@ class Group:
     members: tuple[str, ...]
     space: Space
     pin: str = ""
+    kind: Kind = Kind.CHANNEL
+    place: str = ""
+    label: str = ""
+    path: str = ""
 
     def __str__(self) -> str:
         state = f"pinned: {self.pin}" if self.pin else "free"

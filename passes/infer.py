@@ -299,4 +299,5 @@ def _resolved(state: Inference) -> Types:
             for item in state.literals
         ),
         positional=frozenset(s for axis in state.positional for s in spaces(resolve(axis))),
+        multiplied=tuple(dict.fromkeys(state.multiplied)),
     )

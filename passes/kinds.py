@@ -28,6 +28,9 @@ RESHAPED = frozenset({"expand", "reshape"})
 ADDITIONS = frozenset({"add"})
 """Sums of arrays of one shape."""
 
+ELEMENTWISE = ADDITIONS | {"elementwise"}
+"""Their operands are stretched to one shape, and put together position by position."""
+
 PARTIAL_ADDITIONS = frozenset({"index_add"})
 """Their operand 2 is added to some positions of a whole, their operand 0."""
 

@@ -57,22 +57,21 @@ def place_in_block(name: str) -> str:
 
 
 def is_at(name: str, pattern: str) -> bool:
-    """Whether something by this name, or a module that it lies in, is meant by a pattern.
+    """Whether something by this name, or a module that it lies in, is meant by a name or pattern.
 
     >>> is_at("model.layers.3.mlp.gate_proj", "*.mlp")
     True
     """
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}[./:[]*")
+    patterns = (pattern, f"{pattern}[./:[]*")
+    return name == pattern or any(fnmatchcase(name, each) for each in patterns)
 
 
-def uniform_ties(groups: Iterable[Group], patterns: Iterable[str] = ("*",)) -> tuple[Tie, ...]:
-    """Ties of free groups of one size at one place in repeated blocks, if a pattern matches."""
-    patterns = tuple(patterns)
+def uniform_ties(groups: Iterable[Group]) -> tuple[Tie, ...]:
+    """Ties of free groups of one size at one place in repeated blocks."""
     places: dict[tuple[str, int], list[str]] = {}
     for group in groups:
-        place = place_in_block(group.name)
-        wanted = not group.pin and any(is_at(group.name, pattern) for pattern in patterns)
-        if wanted and place != group.name:
+        place = place_in_block(group.path or group.name)
+        if not group.pin and "*" in place:
             places.setdefault((place, group.size), []).append(group.name)
     return tuple(
         Tie(tuple(names), f"uniform at {place}")

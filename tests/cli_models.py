@@ -3,6 +3,7 @@
 import numpy as np
 from torch import Tensor, nn
 
+from tests.torch.decoders import decoder, tokens
 from tests.torch.models import Residual, images, plain, randomise
 
 
@@ -55,3 +56,8 @@ def batches() -> list[Tensor]:
 def arrays() -> list[np.ndarray]:
     """The same for ONNX files."""
     return [batch.numpy() for batch in batches()]
+
+
+def decoder_of_two_blocks() -> tuple[nn.Module, Tensor]:
+    """Attention with shared keys, gated MLPs."""
+    return decoder(), tokens()

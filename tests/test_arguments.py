@@ -175,7 +175,7 @@ WRONG: dict[str, list[Any]] = {
     "frozen": NOT_FLAGS,
     "gated": [*MODULES, plain()],
     "hidden": [0, -1, *NOT_WHOLE],
-    "ignore": [*NAMES, [nn.Conv2d(1, 1, 1)]],
+    "ignore": [*NAMES, [nn.Conv2d(1, 1, 1)], "*: heads", "nowhere.*"],
     "importance": [
         *(3, "x", [], {}, {GROUP: [1.0] * 8, "zz": [1.0]}),
         *({GROUP: wrong} for wrong in ([1.0] * 7, "all", None, [math.nan] * 8, [1j] * 8, object())),
@@ -183,7 +183,7 @@ WRONG: dict[str, list[Any]] = {
     "inputs": [3, "x", X, {"x": X}, ["image"], [None], [torch.zeros(1, 5, 8, 8)], object()],
     "keep": KEEP_SETS,
     "keep_set": KEEP_SETS,
-    "uniform": [*NAMES, "nowhere.*"],
+    "uniform": [*NAMES, "nowhere.*", "*: heads"],
     "labels": [3, "x", [0, 1, 2, 3], torch.zeros(5), torch.full((4,), 9), torch.zeros(4)],
     "latency": NOT_FLAGS,
     "layers": [*NAMES, [], [[]]],

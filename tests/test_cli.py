@@ -447,7 +447,7 @@ def hostile_file(tmp_path, onnx_file) -> Path:
 def test_names_from_a_file_stay_text(hostile_file, tmp_path):
     text = run("inspect", hostile_file).stdout
     assert "\x1b" not in text
-    assert "<script>?[31m[red]:bomb:[/blue].stem.0" in "".join(text.split())
+    assert "<script>?[31m[red]:bomb:[/" in text
     found = answered("report", hostile_file, tmp_path / "report.html", "--no-latency")
     assert any(row["name"].startswith(STEERING) for row in found["rows"])
     assert "<script" not in (tmp_path / "report.html").read_text()

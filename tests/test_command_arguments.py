@@ -44,12 +44,12 @@ WRONG: dict[str, list[str]] = {
     "data": DATA,
     "figures": ["there.onnx", "there.onnx/figures"],
     "first": SOURCES,
-    "ignore": ["nowhere", ""],
+    "ignore": ["nowhere", "", "*: heads", "nowhere.*"],
     "keep_set": [
         *("missing.json", "text", "empty.onnx", "", "list.json", "numbers.json", "deep.json"),
         *("strings.json", "short.json", "unknown.json"),
     ],
-    "least": ["", "-1", "2", "x", "nan", "nowhere=.5", "0=2", "True"],
+    "least": ["", "-1", "2", "x", "nan", "nowhere=.5", "0=2", "True", "*: heads=.5"],
     "method": ["", "best", "Random"],
     "opset": ["", "0", "-1", "x", "2.5", "1000000"],
     "out": [
@@ -57,13 +57,16 @@ WRONG: dict[str, list[str]] = {
         "a" * 5000 + ".onnx",
     ],
     "points": ["missing.csv", "text", "empty.onnx", "bytes.csv", "nan.csv", ""],
-    "uniform": ["", "nowhere.*"],
+    "uniform": ["", "nowhere.*", "*: heads"],
     "round_to": ["", "0", "-1", "2.5", "x", "nan"],
     "second": SOURCES,
     "seed": ["", "-1", "x", "2.5", str(2**64)],
     "shape": ["", "3x8", "0,3,8,8", "-1,3,8,8", "1,3", "z=1,3,8,8", "x=", "1,3,8,8,"],
     "source": SOURCES,
-    "target": ["", "half", "0", "-1", "nan", "inf", "energy=.5", "macs=x", "nowhere:macs=.5"],
+    "target": [
+        *("", "half", "0", "-1", "nan", "inf", "energy=.5", "macs=x", "nowhere:macs=.5"),
+        *("nowhere.*:macs=.5", "*: channel:macs=.5"),
+    ],
 }
 
 

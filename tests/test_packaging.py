@@ -31,7 +31,7 @@ LAYERS = (
     "arguments",
     "ir timing progress garbage files agreement shelf",
     "passes",
-    "layout uniform",
+    "layout selectors uniform",
     "targets keep_sets filling reports",
     "ranking",
     "flow",

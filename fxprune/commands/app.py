@@ -57,11 +57,12 @@ Shape = Annotated[
     typer.Option(help="Shape of an input, 1,3,224,224 or x=1,3,224,224; once per input."),
 ]
 Ignore = Annotated[
-    list[str] | None, typer.Option(help="A layer whose outputs stay as they are; repeatable.")
+    list[str] | None,
+    typer.Option(help="What stays: a layer, a pattern '*.mlp', a kind '*: heads'; repeatable."),
 ]
 Target = Annotated[
     list[str] | None,
-    typer.Option(help="Share to keep: .5 (of the MACs), params=.6, layer1:macs=.8; repeatable."),
+    typer.Option(help="Share to keep: .5 (of the MACs), params=.6, '*.mlp:macs=.8'; repeatable."),
 ]
 Method = Annotated[
     str,
@@ -78,12 +79,12 @@ Correct = Annotated[
 ]
 Least = Annotated[
     list[str] | None,
-    typer.Option(help="Share that every group keeps at least: .1, or layer1=.2; repeatable."),
+    typer.Option(help="Share that groups keep at least: .1, layer1=.2, '*: heads=.5'; repeatable."),
 ]
 Uniform = Annotated[
     list[str] | None,
     typer.Option(
-        help="What keeps equal numbers in repeated blocks: '*' for all, or '*.mlp'; repeatable."
+        help="What keeps equal numbers in repeated blocks: '*', '*.mlp', '*: heads'; repeatable."
     ),
 ]
 Overwrite = Annotated[

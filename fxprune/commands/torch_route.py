@@ -30,7 +30,7 @@ from fxprune.torch.frontend.examples import check_examples, inputs_like
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.precision import outputs_of
-from fxprune.torch.prepare import ignored_parameters
+from fxprune.torch.prepare import ignored_in
 from fxprune.torch.record import gated_record
 from fxprune.torch.storage import WEIGHTS, check_checkpoint
 from fxprune.torch.verify import compare_modules
@@ -43,9 +43,11 @@ def inspect(source: Source) -> tuple[str, Analysis]:
     """The name of the model and the facts about it."""
     model, examples = _model(source)
     check_model(model)
-    ignored = ignored_parameters(model, source.ignore)
+    left_alone = ignored_in(model, source.ignore)
     program = read_model(model, check_examples(model, examples))
-    return type(model).__name__, analyse(program.ir, ignored)
+    analysis = analyse(program.ir, left_alone.parameters)
+    modules = [path for path, _ in model.named_modules()]
+    return type(model).__name__, left_alone.pinned(analysis, modules)
 
 
 def prune(

@@ -17,6 +17,7 @@ from fxprune.onnx.frontend.program import OnnxProgram
 from fxprune.onnx.frontend.session import Feeds
 from fxprune.onnx.latency import largest_share_within
 from fxprune.passes.analyse import Analysis
+from fxprune.passes.cost import modules_of
 from fxprune.passes.fold import FoldPlan, KeepSet, plan_fold
 from fxprune.targets import LATENCY, Limits, Target
 
@@ -72,10 +73,9 @@ def _apart(target: Target) -> tuple[dict[str, float], Any]:
 
 def _filled(analysis: Analysis, limits: Limits, rank: np.ndarray) -> dict[str, tuple[bool, ...]]:
     """The best positions that fit in a target on costs that are known exactly."""
-    modules = _modules(analysis)
+    modules = modules_of(analysis.graph)
     costs, bounds = limits.on(analysis, modules, _not_by_module)
-    sizes = {group.name: group.size for group in analysis.free_groups}
-    least = limits.least_positions(sizes, modules)
+    least = limits.least_positions(analysis, modules)
     layout = layout_of(analysis)
     index = {name: i for i, name in enumerate(layout.names)}
     arrays = {
@@ -97,12 +97,3 @@ def _check_prunable(analysis: Analysis) -> None:
 
 def _not_by_module(path: str) -> Any:
     raise InputError("ONNX files have no latency by module: give latency for the whole model")
-
-
-def _modules(analysis: Analysis) -> set[str]:
-    """The paths that names of parameters suggest."""
-    paths: set[str] = set()
-    for parameter in analysis.graph.parameters:
-        parts = parameter.name.split(".")[:-1]
-        paths.update(".".join(parts[:count]) for count in range(1, len(parts) + 1))
-    return paths

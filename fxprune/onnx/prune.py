@@ -11,13 +11,13 @@ import numpy as np
 import onnx_ir
 
 from fxprune.agreement import Verdict
-from fxprune.arguments import flag, names, near
+from fxprune.arguments import flag
 from fxprune.arguments import shapes as check_shapes
 from fxprune.criteria import Method
 from fxprune.errors import InputError
 from fxprune.files import ONNX, check_apart, check_output
 from fxprune.ir import Value
-from fxprune.keep_sets import closed_branches, flags_of, kept_of
+from fxprune.keep_sets import by_name, closed_branches, flags_of, kept_of
 from fxprune.onnx.backend.fold import fold_program
 from fxprune.onnx.backend.gate import mask_program
 from fxprune.onnx.backend.saving import save_onnx
@@ -31,10 +31,12 @@ from fxprune.onnx.refit import refitted
 from fxprune.onnx.verify import verify_onnx
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.axes import spaces
+from fxprune.passes.cost import homes_of_parameters, modules_of
 from fxprune.passes.fold import KeepSet
 from fxprune.passes.gate import plan_gates
 from fxprune.progress import stage
 from fxprune.reports import metadata
+from fxprune.selectors import Selector, ignored, selectors
 from fxprune.targets import Least, Limits, Target
 from fxprune.uniform import Uniform
 
@@ -76,14 +78,15 @@ def inspect_onnx(
     Args:
         source: a path, bytes, a ModelProto or an onnx_ir.Model.
         shapes: shapes of inputs by name, where what the file leaves open matters.
-        ignore: initialisers to leave alone, by name or beginning of it.
+        ignore: initialisers to leave alone, by name, beginning or pattern, or groups by kind, as
+            for `prepare`.
 
     Raises:
         InputError, CheckpointError: the file is no valid model.
     """
-    start = names("ignore", ignore, _NAMES)
+    wanted = selectors("ignore", ignore)
     program = read_onnx(source, check_shapes(shapes))
-    return analyse(program.ir, _ignored(program, start))
+    return _analysed(program, wanted)
 
 
 def prune_onnx(
@@ -116,10 +119,11 @@ def prune_onnx(
             `refitted`.
         round_to: every group keeps a multiple of this many positions (or all of them).
         least: the share of its positions that every group keeps at least, or shares by the
-            beginning of its name.
+            beginning of its name, a pattern, or a kind, as for `prepare`.
         uniform: whether groups of one size at one place in repeated blocks keep the same number, or
-            patterns of names of those that do; whole branches of such blocks then stay.
-        ignore: initialisers to leave alone, by name or beginning of it.
+            patterns or kinds of those that do; whole branches of such blocks then stay.
+        ignore: initialisers to leave alone, by name, beginning or pattern, or groups by kind, as
+            for `prepare`.
         shapes: shapes of inputs by name, where what the file leaves open matters.
         overwrite: whether a file that is there already may be replaced; never the source.
 
@@ -132,12 +136,12 @@ def prune_onnx(
     check_method(method, data)
     if flag("correct", correct) and data is None:
         raise InputError("correct=True needs data: some hundred samples")
-    start, shapes = names("ignore", ignore, _NAMES), check_shapes(shapes)
+    wanted, shapes = selectors("ignore", ignore), check_shapes(shapes)
     output = _place(output, overwrite, source, data)
     stage("reading")
     program = read_onnx(source, shapes, data)
     _check_apart(output, program)
-    analysis = limits.made_uniform(analyse(program.ir, _ignored(program, start)))
+    analysis = limits.made_uniform(_analysed(program, wanted))
     stage("ranking")
     keep = choose(program, analysis, limits, method, program.feeds or None)
     if correct:
@@ -163,7 +167,8 @@ def fold_onnx(
 
     Args:
         source: a path, bytes, a ModelProto or an onnx_ir.Model; it stays as it is.
-        keep_set: by group a flag per position, by branch one flag; what is left out stays.
+        keep_set: by group (its name or label) a flag per position, by branch one flag; what is left
+            out stays.
         output: the file to write; None writes nothing.
         data: batches of inputs to verify on, as for `prune_onnx`; without, on random ones.
         shapes: shapes of inputs by name, where what the file leaves open matters.
@@ -177,12 +182,10 @@ def fold_onnx(
     program = read_onnx(source, shapes, data)
     _check_apart(output, program)
     analysis = analyse(program.ir)
+    keep = by_name(keep, analysis)
     folded, verdict = _verified(program, analysis, keep, shapes)
     bytes_before = weight_bytes(program.model)
     return _result(source, bytes_before, folded, verdict, analysis, keep, output, overwrite)
-
-
-_NAMES = "names of initialisers, or how they begin"
 
 
 def _place(output: Any, overwrite: bool, *sources: Any) -> Path | None:
@@ -199,22 +202,14 @@ def _check_apart(output: Path | None, program: OnnxProgram) -> None:
         check_apart(output, data_files(program.model))
 
 
-def _ignored(program: OnnxProgram, ignore: Iterable[str]) -> tuple[str, ...]:
-    """Parameters whose name is, or begins with, one of those given."""
-    found: dict[str, None] = {}
-    for start in ignore:
-        names = [
-            name
-            for name, initializer in program.initializers.items()
-            if initializer == start or initializer.startswith(f"{start}.")
-        ]
-        if not names:
-            raise InputError(
-                f"ignore: no initialiser is called {start!r} or lies in it"
-                f"{near(start, program.initializers.values())}"
-            )
-        found.update(dict.fromkeys(names))
-    return tuple(found)
+def _analysed(program: OnnxProgram, wanted: Sequence[Selector]) -> Analysis:
+    """The facts about a model, with what is ignored pinned."""
+    modules = modules_of(program.ir)
+    homes = homes_of_parameters(program.ir)
+    names = {key: (name, homes[key]) for key, name in program.initializers.items()}
+    left_alone = ignored(wanted, names, modules)
+    analysis = analyse(program.ir, left_alone.parameters)
+    return left_alone.pinned(analysis, [*modules, *program.initializers.values()])
 
 
 def _verified(

@@ -28,7 +28,7 @@ def keep_sets(draw: DrawFn, gated: "nn.Module | Analysis") -> dict[str, list[boo
         ties = [tie.groups for tie in gated.ties]
     else:
         free = [group for group in fxprune.groups(gated) if not group.pin]
-        sizes = {group.name: group.size for group in free if group.kind == "channel"}
+        sizes = {group.name: group.size for group in free if group.kind != "branch"}
         branches = [group.name for group in free if group.kind == "branch"]
         ties = [tuple(sorted((g.name, *g.tied))) for g in free if g.tied]
     keep: dict[str, list[bool]] = {}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxprune.arguments import near, refusal, shown
 from fxprune.errors import InputError
-from fxprune.keep_sets import flags_of
+from fxprune.keep_sets import by_name, flags_of
 from fxprune.layout import Layout
 from fxprune.passes.fold import check_keep_set
 from fxprune.passes.ties import check_ties
@@ -23,10 +23,12 @@ from fxprune.torch.wrapping import check_module
 
 @dataclass(frozen=True, slots=True)
 class GroupInfo:
-    """One line of `groups`: `kind` is "channel" or "branch"; `pin` is empty for what is free.
+    """One line of `groups`: `label` says place and kind; `pin` is empty for what is free.
 
-    `tied` names the groups of which it keeps the same share, because the model's code computes one
-    size from the other: half of the heads with half of the channels.
+    `kind` is "hidden", "heads", "kv heads", "head dimension", "MLP width", "vocabulary", "channel"
+    or "branch"; `place` is the module that it belongs to, "" for the model. `tied` names the groups
+    of which it keeps the same share, because the model's code computes one size from the other:
+    half of the heads with half of the channels.
     """
 
     name: str
@@ -35,6 +37,8 @@ class GroupInfo:
     members: tuple[str, ...]
     pin: str = ""
     tied: tuple[str, ...] = ()
+    label: str = ""
+    place: str = ""
 
 
 def groups(gated: nn.Module) -> list[GroupInfo]:
@@ -50,10 +54,15 @@ def groups(gated: nn.Module) -> list[GroupInfo]:
         for name in tie.groups
     }
     channels = [
-        GroupInfo(g.name, "channel", g.size, g.members, g.pin, tied.get(g.name, ()))
+        GroupInfo(
+            g.name, g.kind.value, g.size, g.members, g.pin, tied.get(g.name, ()), g.label, g.place
+        )
         for g in analysis.groups
     ]
-    return channels + [GroupInfo(b.name, "branch", 1, b.nodes) for b in analysis.branches]
+    return channels + [
+        GroupInfo(b.name, b.kind.value, 1, b.nodes, label=b.label, place=b.place)
+        for b in analysis.branches
+    ]
 
 
 def keep_set(gated: nn.Module) -> dict[str, Tensor]:
@@ -66,15 +75,15 @@ def set_keep_set(gated: nn.Module, keep: Mapping[str, Any]) -> None:
 
     Args:
         gated: what `prepare` returned; it is changed in place.
-        keep: for each group name a bool tensor or sequence of its size, for each branch one of
-            size 1. Names that are left out stay as they are.
+        keep: for each group, by name or label, a bool tensor or sequence of its size, for each
+            branch one of size 1. What is left out stays as it is.
 
     Raises:
         KeepSetError: an unknown or pinned name, a wrong size, a group that keeps nothing, tied
             groups that keep unequal shares.
     """
     gates, record = gated_record(gated)
-    flags = flags_of(keep)
+    flags = by_name(flags_of(keep), record.analysis)
     check_keep_set(flags, record.analysis.groups, record.analysis.branches)
     if record.analysis.ties:
         check_ties(flags_of(gates.keep_set()) | flags, record.analysis.ties)

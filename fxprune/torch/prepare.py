@@ -13,7 +13,7 @@ from fxprune.errors import InputError, NothingToPruneError
 from fxprune.garbage import collected_later
 from fxprune.layout import layout_of
 from fxprune.passes.analyse import Analysis, analyse
-from fxprune.passes.cost import lies_in
+from fxprune.selectors import Ignored, ignored, selector_of
 from fxprune.targets import DEFAULT_STEPS, Least, Limits, Target, check_total_steps, steps_to_target
 from fxprune.torch.backend.attributes import repeated_spaces, scaling_spaces
 from fxprune.torch.backend.caches import with_caches_kept
@@ -84,7 +84,8 @@ def prepare(
             (above 1). "latency" is a share and "latency_ms" a number of milliseconds of a
             predicted time per sample: an estimate from layers that are timed on this machine now,
             which takes seconds. The path of a module maps to a target for what is inside it:
-            `{"macs": 0.5, "layer1": {"params": 0.8}}`.
+            `{"macs": 0.5, "layer1": {"params": 0.8}}`; a pattern, `"*.mlp"`, gives one to each of
+            the outermost modules that match, and of several the longest decides.
         steps: optimizer steps until the target is reached, or the fraction of `total_steps` after
             which it is; train on afterwards. If missing, a share of `total_steps` that leaves time
             for that. If that is missing too, the callbacks of `fxprune.integrations` ask their
@@ -93,8 +94,11 @@ def prepare(
         total_steps: optimizer steps of the whole training.
         round_to: every group keeps a multiple of this many positions (or all of them).
         least: the share of its positions that every group keeps at least, or shares by the path
-            of the module that a group is made in.
-        ignore: names of modules, or modules, whose outputs stay as they are.
+            of the module that a group is made in, by pattern, or by kind, `{"*: heads": 0.5}`. Of
+            several that fit kinds decide before paths, then the longest.
+        ignore: modules, their names or patterns of these, whose outputs stay as they are; or
+            groups that stay, by label (see `groups`) or kind, such as `"*: heads"` (kv heads, too)
+            or `"layers.0.*: heads"`. Branches that would close with these groups stay as well.
         leaf: names of modules, or modules, that tracing does not enter: for a part whose Python
             cannot be traced. What goes into it and comes out of it keeps its channels.
         scope: the name of the only part to prepare, where the rest cannot be traced. The result
@@ -107,9 +111,10 @@ def prepare(
             dimensions inside of heads where one attribute says how many keys and values have. With
             False these are pruned as well; `fold` then generates code for the modules concerned.
         uniform: whether groups of one size at the same place in repeated blocks, such as the MLPs
-            of all layers, keep the same number of positions; or patterns of names, `"*.mlp"`, of
-            those that do. Whole branches of such blocks then stay. What `fold` returns has a
-            `config`, if the model has one, from which its class makes a model of these sizes.
+            of all layers, keep the same number of positions; or patterns or kinds, `"*.mlp"` or
+            `"*: heads"`, of those that do. Whole branches of such blocks then stay. What `fold`
+            returns has a `config`, if the model has one, from which its class makes a model of
+            these sizes.
         method: how gates learn: "static", "consensus", "autobot" or "hard_concrete", or one of
             `Static`, `Consensus`, `AutoBot`, `HardConcrete` with settings.
         shrink_every: after this many steps, again and again until the target is reached, closed
@@ -144,10 +149,12 @@ def prepare(
     examples = check_examples(model, example_inputs)
     if len(examples) > 1 and isinstance(model, fx.GraphModule):
         raise InputError("a torch.fx.GraphModule takes one way on all inputs: give one example")
-    ignored = ignored_parameters(model, ignore)
+    left_alone = ignored_in(model, ignore)
     leaves = tuple(_paths_of(model, leaf, "leaf"))
     program = read_model(model, examples, frozenset(leaves))
-    analysis = analyse(program.ir, ignored, scatter)
+    modules = [path for path, _ in model.named_modules() if path]
+    analysis = analyse(program.ir, left_alone.parameters, scatter)
+    analysis = left_alone.pinned(analysis, modules)
     if in_kind:
         analysis = _as_code_can_say(
             Recording(model, program, examples, frozenset(leaves)), analysis
@@ -161,12 +168,10 @@ def prepare(
     if not settings.branches:
         analysis = analysis.only([g.name for g in analysis.groups], "")
     _check_prunable(model, analysis)
-    modules = [path for path, _ in model.named_modules() if path]
     latency = cache(lambda: measure_latency(model, analysis, round_to))
     costs, wanted = limits.on(analysis, modules, lambda path: latency().inside(path))
     layout = layout_of(analysis)
-    sizes = {group.name: group.size for group in analysis.free_groups}
-    kept = limits.least_positions(sizes, modules)
+    kept = limits.least_positions(analysis, modules)
     budget = Budget(costs, layout, wanted, round_to, kept)
 
     def with_all_open(at_once: bool = False) -> nn.Module:
@@ -186,7 +191,7 @@ def prepare(
         examples=tuple(tuple(map(_described, example)) for example in examples),
         program=program,
         analysis=analysis,
-        ignored=tuple(ignored),
+        ignored=left_alone.parameters,
         leaves=leaves,
         scatter=scatter,
         history=previous.history if previous else (),
@@ -245,26 +250,30 @@ def _check_settings(scope: str, scatter: bool, shrink_every: int) -> None:
     whole("shrink_every", shrink_every, "a number of steps, or 0 for never", least=0)
 
 
-def ignored_parameters(model: nn.Module, ignore: Iterable[str | nn.Module]) -> list[str]:
-    """The parameters of ignored modules."""
-    ignored: dict[str, None] = {}
-    for path in _paths_of(model, ignore, "ignore"):
-        own = (name for name, _ in model.named_parameters() if lies_in(name, path))
-        ignored.update(dict.fromkeys(own))
-    return list(ignored)
+def ignored_in(model: nn.Module, ignore: Iterable[str | nn.Module]) -> Ignored:
+    """What of a model is left alone."""
+    wanted = [selector_of(text) for text in _texts_of(model, ignore, "ignore")]
+    parameters = {name: [name] for name, _ in model.named_parameters()}
+    return ignored(wanted, parameters, [path for path, _ in model.named_modules() if path])
 
 
-def _paths_of(model: nn.Module, items: Iterable[str | nn.Module], argument: str) -> Iterator[str]:
-    """The paths of modules (or parameters) given by name or as they are."""
-    modules = dict(model.named_modules())
-    paths = {id(module): path for path, module in modules.items()}
-    known = {*modules, *(name for name, _ in model.named_parameters())}
+def _texts_of(model: nn.Module, items: Iterable[str | nn.Module], argument: str) -> Iterator[str]:
+    """Texts as they are, and the paths of modules."""
+    paths = {id(module): path for path, module in model.named_modules()}
     wanted = "names of modules, or modules"
     given = [items] if isinstance(items, nn.Module) else names(argument, items, wanted, object)
     for item in given:
         path = item if isinstance(item, str) else paths.get(id(item))
         if path is None:
             raise InputError(f"{argument}: this {type(item).__name__} is not a part of the model")
+        yield path
+
+
+def _paths_of(model: nn.Module, items: Iterable[str | nn.Module], argument: str) -> Iterator[str]:
+    """The paths of modules (or parameters) given by name or as they are."""
+    modules = dict(model.named_modules())
+    known = {*modules, *(name for name, _ in model.named_parameters())}
+    for path in _texts_of(model, items, argument):
         if path not in known:
             close = ", ".join(sorted(name for name in modules if name)[:10])
             raise InputError(

@@ -122,7 +122,7 @@ def measure(name: str, *, onnx: bool = False) -> Figures:
         params=wide.after["params"] / size,
         expected=expected,
         macs=wide.after["macs"] / wide.before["macs"],
-        groups=sum(group.kind == "channel" and not group.pin for group in groups),
+        groups=sum(group.kind != "branch" and not group.pin for group in groups),
         branches=len(branches),
         pins={group.name: group.pin for group in groups if group.pin},
         seconds=time.perf_counter() - start,

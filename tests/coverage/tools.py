@@ -68,7 +68,7 @@ def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
         "rounding": rounding,
         "code": _code(model, folded),
         "seconds": seconds,
-        "groups": sum(g.kind == "channel" and not g.pin for g in groups),
+        "groups": sum(g.kind != "branch" and not g.pin for g in groups),
         "branches": sum(g.kind == "branch" for g in groups),
         "pins": [f"{g.name} ({g.size}): {g.pin}" for g in groups if g.pin],
         **_shares(gated, folded, model),
@@ -106,7 +106,7 @@ def _half(groups: list[fxprune.GroupInfo]) -> dict[str, Tensor]:
     return {
         g.name: torch.randperm(g.size, generator=generator) < half_of(g, sizes)
         for g in groups
-        if g.kind == "channel" and not g.pin
+        if g.kind != "branch" and not g.pin
     }
 
 

@@ -58,7 +58,7 @@ def test_file_says_what_it_cost(tmp_path):
         ({"method": "wanda"}, InputError, "needs data"),
         ({"method": "saliency"}, InputError, "needs data"),
         ({"correct": True}, InputError, "correct=True needs data"),
-        ({"ignore": ["nothing"]}, InputError, "no initialiser is called 'nothing'"),
+        ({"ignore": ["nothing"]}, InputError, "ignore: the model has no module 'nothing'"),
         ({"target": 1e-9}, TargetError, "ask for at least"),
         ({"shapes": {"z": (1,)}}, InputError, "no input is called 'z'"),
         ({"shapes": {"x": (1, 4, 6, 6)}}, InputError, "has shape"),

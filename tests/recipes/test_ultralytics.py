@@ -55,7 +55,7 @@ def gated_at_half(model: Any) -> Any:
     draw = random.Random(0)
     keep = {}
     for group in fxprune.groups(gated):
-        if group.kind == "channel" and not group.pin:
+        if group.kind != "branch" and not group.pin:
             kept = set(draw.sample(range(group.size), max(group.size // 2, 1)))
             keep[group.name] = [index in kept for index in range(group.size)]
     fxprune.set_keep_set(gated, keep)

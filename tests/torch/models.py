@@ -107,11 +107,11 @@ def half(gated: nn.Module, seed: int = 0, branches: float = 0.8) -> dict[str, Te
     sizes = {group.name: group.size for group in groups}
     keep = {}
     for group in groups:
-        share = 0.5 if group.kind == "channel" else branches
+        share = 0.5 if group.kind != "branch" else branches
         flags = torch.rand(group.size, generator=generator) < share
         if group.tied:
             flags = torch.randperm(group.size, generator=generator) < half_of(group, sizes)
-        elif group.kind == "channel":
+        elif group.kind != "branch":
             flags[torch.randint(group.size, (1,), generator=generator)] = True
         keep[group.name] = flags
     return keep

@@ -12,7 +12,7 @@ from tests.torch.models import Residual, half, images, randomise, relative_error
 def test_groups_name_size_members_and_pins():
     lines = {group.name: group for group in fxprune.groups(gate())}
     assert {name: (g.kind, g.size, g.pin) for name, g in lines.items()} == {
-        "stem.0": ("channel", 8, ""),
+        "stem.0": ("hidden", 8, ""),
         "stem.0.weight:1": ("channel", 3, "network input"),
         "body.0": ("channel", 12, ""),
         "head": ("channel", 5, "network output"),

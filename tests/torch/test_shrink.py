@@ -211,7 +211,7 @@ def test_shrink_says_why_it_removes_nothing(make, why, caplog):
     """Without the branch that sorts a stream, which pinned it, the stream is free."""
     gated = fxprune.prepare(make(), images(1), target=1.0).train()
     free = [group for group in fxprune.groups(gated) if not group.pin]
-    keep = {g.name: [g.kind == "channel"] + [False] * (g.size - 1) for g in free}
+    keep = {g.name: [g.kind != "branch"] + [False] * (g.size - 1) for g in free}
     fxprune.set_keep_set(gated, keep)
     optimizer = OPTIMIZERS["sgd"](gated.parameters())
     state = copy.deepcopy(gated.state_dict())

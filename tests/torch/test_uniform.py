@@ -112,7 +112,7 @@ def test_every_number_of_a_configuration_follows():
     halves = {
         group.name: [index < group.size // 2 for index in range(group.size)]
         for group in fxprune.groups(gated)
-        if not group.pin and group.kind == "channel"
+        if not group.pin and group.kind != "branch"
     }
     fxprune.set_keep_set(gated, halves)
     config = fxprune.fold(gated).config

@@ -9,6 +9,7 @@ from onnx_ir.passes import common
 
 from fxprune.errors import InternalError
 from fxprune.files import companion_of, draft_of
+from fxprune.onnx.frontend.names import SCOPES
 from fxprune.onnx.frontend.session import weight_bytes
 
 _ONE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GiB
@@ -18,7 +19,8 @@ def save_onnx(model: onnx_ir.Model, path: str | Path, *, overwrite: bool = False
     """Write a model; below 1.5 GB as one file, else with its weights in `<name>.data` beside it.
 
     Doc strings and the metadata of nodes and values, where exporters leave paths and stack traces,
-    are left out; the metadata of the model stays. The model is not changed.
+    are left out, but for the modules that nodes come from; the metadata of the model stays. The
+    model is not changed.
 
     Args:
         model: what to write.
@@ -61,7 +63,10 @@ def _with_shapes(path: Path) -> onnx.ModelProto:
 
 
 def _without_traces(model: onnx_ir.Model) -> onnx_ir.Model:
+    scopes = {node: node.metadata_props.get(SCOPES) for node in model.graph}
     common.ClearMetadataAndDocStringPass()(model)
+    for node, modules in scopes.items():
+        node.metadata_props.update({SCOPES: modules} if modules else {})
     model.doc_string = None
     for graph in [*model.graphs(), *(function.graph for function in model.functions.values())]:
         graph.name = graph.name or "main"  # the checker wants a name

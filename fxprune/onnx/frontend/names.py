@@ -1,11 +1,29 @@
-"""What nodes and values of an ONNX graph are called."""
+"""What nodes and values of an ONNX graph are called, and which module nodes come from."""
+
+import re
 
 import onnx_ir
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where torch's exporter says which modules a node lies in, from the outermost on."""
 
 
 def name_of(node: onnx_ir.Node) -> str:
     """A node goes by its first output that has a name."""
     return next(str(value.name) for value in node.outputs if value.name)
+
+
+def module_of(node: onnx_ir.Node) -> str:
+    """The path of the module that a node comes from, "" where the exporter does not say.
+
+    >>> module_of(onnx_ir.Node("", "MatMul", [], name="/model/layers.0/mlp/up_proj/MatMul"))
+    'model.layers.0.mlp.up_proj'
+    """
+    scopes = re.findall(r"'([^']*)'", node.metadata_props.get(SCOPES, ""))
+    if len(scopes) > 1:
+        return str(scopes[-2])
+    name = node.name or ""
+    return ".".join(name.split("/")[1:-1]) if name.startswith("/") else ""
 
 
 def output_name(node: onnx_ir.Node, index: int) -> str:

@@ -13,7 +13,7 @@ import onnx_ir
 from fxprune.ir import Graph, Node, Value, ValueKind
 from fxprune.onnx.frontend.data import Data, batches
 from fxprune.onnx.frontend.loading import load_onnx
-from fxprune.onnx.frontend.names import name_of, output_name
+from fxprune.onnx.frontend.names import module_of, name_of, output_name
 from fxprune.onnx.frontend.observe import Facts, observe
 from fxprune.onnx.frontend.session import Feeds
 from fxprune.onnx.frontend.spellings import Call, outputs_of, spelled
@@ -147,7 +147,7 @@ class _Translation:
             inputs, operands = inputs[:-1], operands[:-1]
         made = tuple(self._output(output_name(node, index)) for index in outputs)
         self._places[name] = (node, operands)
-        self._nodes.append(Node(name, op, (*inputs, *more), made, attributes))
+        self._nodes.append(Node(name, op, (*inputs, *more), made, attributes, module_of(node)))
 
     def _output(self, name: str) -> Value:
         self._values[name] = Value(name, self._facts.shapes.get(name, ()))

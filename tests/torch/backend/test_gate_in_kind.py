@@ -58,7 +58,7 @@ def gated_at(model: nn.Module, x: Tensor, keep: float = 0.5, seed: int = 0) -> A
     generator = torch.Generator().manual_seed(seed)
     chosen = {}
     for group in fxprune.groups(gated):
-        if group.kind == "channel" and not group.pin:
+        if group.kind != "branch" and not group.pin:
             chosen[group.name] = torch.rand(group.size, generator=generator) < keep
             chosen[group.name][0] = True
     fxprune.set_keep_set(gated, chosen)
@@ -90,7 +90,7 @@ def test_a_layer_whose_calls_differ_is_gated_where_it_is_called():
     assert [group.kind for group in free].count("branch") == 2
     for group in free:
         everything = {other.name: [True] * other.size for other in free}
-        one = [i == 0 and group.kind == "channel" for i in range(group.size)]
+        one = [i == 0 and group.kind != "branch" for i in range(group.size)]
         fxprune.set_keep_set(gated, {**everything, group.name: one})
         fxprune.verify(gated, fxprune.fold(gated))
 

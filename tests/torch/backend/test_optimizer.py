@@ -32,7 +32,7 @@ def kept_indices(gated: nn.Module, keep: dict[str, Tensor], name: str) -> list[l
     shape = gated.get_parameter(name).shape
     kept = [list(range(size)) for size in shape]
     for group in fxprune.groups(gated):
-        for member in group.members if group.name in keep and group.kind == "channel" else ():
+        for member in group.members if group.name in keep and group.kind != "branch" else ():
             parameter, _, dim = member.rpartition(":")
             if parameter == name:
                 kept[int(dim)] = keep[group.name].nonzero().flatten().tolist()

@@ -16,7 +16,7 @@ def closed_units(gated: nn.Module, round_to: int = 1) -> list[dict[str, Tensor]]
     larger = []
     for name, flags in keep.items():
         closed = (~flags).nonzero().flatten()
-        width = round_to if sizes[name] == "channel" else 1
+        width = round_to if sizes[name] != "branch" else 1
         if len(closed):
             more = flags.clone()
             more[closed[:width]] = True

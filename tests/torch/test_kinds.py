@@ -190,6 +190,18 @@ def test_branches_hold_weights(make):
         assert any(name.rpartition(".")[0] for name in read & weights), branch.name
 
 
+@pytest.mark.parametrize("make", [vit, pytest.param(llama, marks=pytest.mark.slow)])
+def test_files_have_the_same_groups(make, tmp_path):
+    torch.manual_seed(0)
+    model, example = make()
+    if make is llama:
+        model.config.use_cache = False
+    else:
+        torch.nn.init.normal_(model.heads.head.weight)  # it begins with zeros
+    found = fxprune.inspect_onnx(fxprune.export_onnx(model.eval(), tmp_path / "m.onnx", example))
+    assert sorted(places(found)) == sorted(line.strip() for line in FREE[make].strip().splitlines())
+
+
 def test_tables_that_inputs_look_up_hold_the_vocabulary():
     pinned = [g for g in analysed(gpt2).groups if g.kind == "vocabulary"]
     assert [(g.label, g.size) for g in pinned] == [("transformer.wte: vocabulary", 50)]

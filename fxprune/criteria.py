@@ -272,6 +272,7 @@ class _Views:
 def places(axis: Axis, space: Space) -> np.ndarray:
     """Where in an axis the positions of a space lie: of shape (size, repeats), or (size,).
 
+    >>> from fxprune.passes.axes import Prod, Space
     >>> heads, size = Space(1, 2), Space(2, 3)
     >>> places(Prod((heads, size), 6), size)
     array([[0, 3],

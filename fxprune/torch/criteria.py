@@ -25,7 +25,7 @@ from fxprune.torch.saliency import saliency
 Loss = Callable[[nn.Module, Any], Tensor]
 """From a model and a batch to a scalar."""
 
-_METHODS = ("taylor", *NORMS, "random", *ON_FLOW, "saliency", DEPTH)
+METHODS = ("taylor", *NORMS, "random", *ON_FLOW, "saliency", DEPTH)
 
 
 def importance(
@@ -96,7 +96,7 @@ def importance(
 
 def check_method(method: Any, data: Any, loss: Any) -> None:
     """Raise InputError unless positions can be ranked so, as far as that can be told so early."""
-    criteria.check_method(method, data, _METHODS, "known without training are")
+    criteria.check_method(method, data, METHODS, "known without training are")
     if data is not None:
         batches("data", data)
     if loss is not None and not callable(loss):

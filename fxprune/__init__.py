@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fxprune.onnx.quantize import Quantization, quantize
     from fxprune.onnx.verify import verify_onnx
     from fxprune.pages.figures import write_figures
+    from fxprune.pages.model_card import write_model_card
     from fxprune.pages.writing import write_report
     from fxprune.passes.operators import register_operator
     from fxprune.reporting import report
@@ -69,6 +70,7 @@ _HOMES = {
     "fxprune.onnx.quantize": "Quantization quantize",
     "fxprune.onnx.verify": "verify_onnx",
     "fxprune.pages.figures": "write_figures",
+    "fxprune.pages.model_card": "write_model_card",
     "fxprune.pages.writing": "write_report",
     "fxprune.passes.operators": "register_operator",
     "fxprune.reporting": "report",
@@ -140,6 +142,7 @@ __all__ = [
     "verify",
     "verify_onnx",
     "write_figures",
+    "write_model_card",
     "write_report",
 ]
 

@@ -53,6 +53,7 @@ class Report:
     one, `reached` what these costs are; `schedule` says of gates that learn how many steps of
     their schedule are "done", and how many there are in "all". `generated` says of a torch
     model which modules run generated code instead of their own, and why; "" is the model itself.
+    `configured` says whether its class makes one of these sizes from the model's `config`.
     """
 
     source: str
@@ -67,6 +68,7 @@ class Report:
     reached: Mapping[str, float] = field(default_factory=dict)
     schedule: Mapping[str, int] = field(default_factory=dict)
     generated: Mapping[str, str] | None = None
+    configured: bool = False
 
     def as_dict(self) -> dict[str, float]:
         """Every number under a flat name."""

@@ -83,6 +83,7 @@ RIGHT: dict[str, Callable[[World], Call]] = {
     "verify": lambda w: {"gated": w.gated, "folded": w.folded},
     "verify_onnx": lambda w: {"before": w.proto, "after": w.proto},
     "write_figures": lambda w: {"subject": w.folded, "folder": w.place("figures")},
+    "write_model_card": lambda w: {"subject": w.folded, "folder": w.place("card")},
     "write_report": lambda w: {
         "subject": w.folded,
         "path": w.place("new.html"),
@@ -150,6 +151,7 @@ KEEP_SETS += [
 WRONG: dict[str, list[Any]] = {
     "activation_weight": [-1, 0, *NOT_NUMBERS],
     "after": MODELS,
+    "base_model": [3, "", "a b", "a/b/c", "../a", b"a", [], object()],
     "batch_sizes": [0, 3, "12", [0], [-1], [2.5], [True], ["1"], None, {1: 2}, object()],
     "before": MODELS,
     "binary_weight": [-1, math.inf, *NOT_NUMBERS],

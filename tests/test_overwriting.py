@@ -27,9 +27,15 @@ WRITERS: dict[str, Callable[..., Any]] = {
     "quantize": lambda w, path, **o: fxprune.quantize(w.proto, path, **o),
     "save": lambda w, path, **o: fxprune.save(w.folded, path, **o),
     "write_figures": lambda w, path, **o: fxprune.write_figures(w.folded, path, **o),
+    "write_model_card": lambda w, path, **o: fxprune.write_model_card(w.folded, path, **o),
     "write_report": lambda w, path, **o: fxprune.write_report(w.folded, path, latency=False, **o),
 }
-NAMES = {"save": "saved", "write_figures": "figures", "write_report": "report.html"}
+NAMES = {
+    "save": "saved",
+    "write_figures": "figures",
+    "write_model_card": "card",
+    "write_report": "report.html",
+}
 READERS: dict[str, Callable[..., Any]] = {
     "fold_onnx": lambda source, path: fxprune.fold_onnx(source, KEEP, path, overwrite=True),
     "prune_onnx": lambda source, path: fxprune.prune_onnx(source, path, overwrite=True),

@@ -13,7 +13,7 @@ from fxprune.errors import InputError, KeepSetError
 from fxprune.garbage import collected_later
 from fxprune.passes.analyse import analyse
 from fxprune.passes.fold import FoldPlan, plan_fold
-from fxprune.torch.backend.configuration import follow
+from fxprune.torch.backend.configuration import configure, follow, lowers
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.depth import idle_layers, renamed, shorter, without_layers
 from fxprune.torch.backend.fold import fold_model
@@ -145,6 +145,9 @@ def apply_step(
         keep[name] = [index in set(kept) for index in range(full[name])]
     small, whole = (copy_module(model, share_tensors=True) for _ in range(2))
     folded = _folded(small, whole, record, keep)
+    numbers = step.configuration
+    if numbers and lowers(folded, numbers) and configure(folded, numbers, program.graph):
+        _with_numbers(folded, numbers)
     if step.taken:
         layers = [path for each in idle_layers(folded) for path in each]
         if unknown := set(step.taken).difference(layers):
@@ -182,8 +185,18 @@ def fold_in_kind(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]
     """A gated module folded: one of the user's own class."""
     folded = _folded(without_gates(gated), without_gates(gated), record, keep)
     if record.configuration:
-        follow(folded, record.configuration, keep, record.program.graph)
+        rules, graph = record.configuration, record.program.graph
+        _with_numbers(folded, follow(folded, rules, keep, graph))
     return folded
+
+
+def _with_numbers(folded: nn.Module, numbers: Mapping[str, int]) -> None:
+    """Let the record of a folded module say what its configuration does since its last fold."""
+    record = record_of(folded)
+    assert record is not None
+    *before, last = record.history
+    now = replace(last, configuration=dict(numbers))
+    attach(folded, replace(record, history=(*before, now)))
 
 
 def _folded(

@@ -11,6 +11,7 @@ from torch import nn
 from fxprune.errors import InputError
 from fxprune.reports import Report, costs_at, describe
 from fxprune.timing import median_ms
+from fxprune.torch.backend.configuration import is_configured
 from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.fold import fold_as
 from fxprune.torch.frontend.examples import random_inputs
@@ -48,6 +49,7 @@ def report_module(module: nn.Module, *, latency: bool) -> Report:
         reached=gates.reached() if gates else dict(record.reached or {}),
         schedule=gates.method.progress() if gates else {},
         generated=generated_code(part),
+        configured=any(step.configuration for step in record.history) and is_configured(part),
     )
 
 

@@ -2,7 +2,7 @@
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import nn
@@ -22,7 +22,8 @@ _KEY = "_fxprune_record"
 class FoldStep:
     """One fold: the keep-set as tuples of kept indices, and how the groups were found.
 
-    `taken` are the layers that were taken out of lists after it.
+    `taken` are the layers that were taken out of lists after it; `configuration` are the numbers,
+    by dotted name, that the model's has since.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -30,6 +31,7 @@ class FoldStep:
     leaves: tuple[str, ...] = ()
     scatter: bool = False
     taken: tuple[str, ...] = ()
+    configuration: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -197,6 +197,7 @@ def _description(folded: nn.Module, record: Record, aliases: Mapping[str, str]) 
                 "scatter": step.scatter,
                 "taken": list(step.taken),
                 "kept": {k: list(v) for k, v in step.kept.items()},
+                "configuration": dict(step.configuration),
             }
             for step in record.history
         ],
@@ -236,8 +237,9 @@ def _step(item: Any) -> FoldStep:
     try:
         kept = {str(k): tuple(int(i) for i in v) for k, v in item["kept"].items()}
         ignored, leaves = (tuple(map(str, item[name])) for name in ("ignored", "leaves"))
+        numbers = {str(k): int(v) for k, v in item.get("configuration", {}).items()}
         taken = tuple(map(str, item["taken"]))
-        return FoldStep(kept, ignored, leaves, bool(item["scatter"]), taken)
+        return FoldStep(kept, ignored, leaves, bool(item["scatter"]), taken, numbers)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"malformed keep-set in the checkpoint: {error}") from error
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fxprune
@@ -197,6 +199,41 @@ def test_the_stream_follows_heads_where_a_configuration_divides_one_by_the_other
     tied = {group.name: group.tied for group in fxprune.groups(gated)}
     heads = {"transformer.h.0.attn.c_proj/0", "transformer.h.1.attn.c_proj/0"}
     assert heads <= set(tied["transformer.h.0.ln_1"])
+
+
+@pytest.mark.parametrize("shrunk", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_what_load_brings_back_has_the_configuration(shrunk, tmp_path):
+    folded = uniform(llama())
+    if shrunk:
+        folded = uniform(folded, 0.8)
+    again: Any = fxprune.load(fxprune.save(folded, tmp_path), llama()).eval()
+    assert again.config.to_dict() == folded.config.to_dict() != llama().config.to_dict()
+    again.save_pretrained(tmp_path / "own")
+    third = type(again).from_pretrained(tmp_path / "own").eval()
+    assert torch.equal(logits(third, tokens()), logits(folded, tokens()))
+    assert fxprune.report(again, latency=False).configured
+
+
+@pytest.mark.parametrize("name", ["num_hidden_layers", "nowhere", "__class__.x", "vocab_size"])
+def test_numbers_of_a_file_that_would_make_another_model_are_not_written(name, tmp_path):
+    folder = fxprune.save(uniform(llama()), tmp_path / "saved")
+    text, tensors = folder / "model.safetensors", None
+    with safe_open(text, "pt") as file:
+        description = json.loads(file.metadata()["fxprune"])
+        tensors = {each: file.get_tensor(each) for each in file.keys()}  # noqa: SIM118
+    description["history"][0]["configuration"][name] = 10**9
+    save_file(tensors, text, {"fxprune": json.dumps(description)})
+    loaded: Any = fxprune.load(folder, llama())
+    assert loaded.config.to_dict() == llama().config.to_dict()
+
+
+def test_a_configuration_that_does_not_say_so_is_told_from_one_that_does():
+    folded = uniform(llama())
+    assert fxprune.report(folded, latency=False).configured
+    folded.config.intermediate_size += 1
+    assert not fxprune.report(folded, latency=False).configured
+    free = uniform(llama(), uniform=False)
+    assert not fxprune.report(free, latency=False).configured
 
 
 @pytest.mark.slow

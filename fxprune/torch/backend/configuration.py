@@ -94,15 +94,12 @@ def follow(
     rules: Iterable[ConfigurationRule],
     keep: Mapping[str, Sequence[bool]],
     graph: fx.Graph,
-) -> None:
+) -> dict[str, int]:
     """Let the configuration of a folded model say its sizes, if its class then makes such a one.
 
-    So do the whole numbers that modules keep, but that their code in the `graph` of the model
-    before did not read.
+    Returns:
+        The numbers that it has now, as `configure` takes them.
     """
-    oracle = _Constructor.of(model)
-    if oracle is None:
-        return
     changes: dict[Name, int] = {}
     for rule in rules:
         flags = keep.get(rule.groups[0], (True,))
@@ -111,15 +108,47 @@ def follow(
             changes = {**dict(rule.written), **changes}
             for name, power in rule.numbers:
                 changes[name] = int(changes.get(name, _at(model.config, name)) * share**power)
+    numbers = {".".join(name): value for name, value in changes.items()}
+    return numbers if configure(model, numbers, graph) else {}
+
+
+def configure(model: nn.Module, numbers: Mapping[str, int], graph: fx.Graph) -> bool:
+    """Write numbers, by dotted name, into a configuration, if its class then makes such a model.
+
+    So are the whole numbers that modules keep, but that their code in the `graph` of the model
+    before did not read. A warning says that nothing was written.
+    """
+    oracle = _Constructor.of(model)
+    if oracle is None:
+        return False
+    changes = {tuple(name.split(".")): value for name, value in numbers.items()}
     again = oracle.made(changes)
     own = None if again is None else _own_numbers(model, again, _read(graph))
     if own is None:
         _log.warning("the configuration cannot say the sizes of what is kept: it stays as it was")
-        return
+        return False
     for module, attribute, value in own:
         module.__dict__[attribute] = value
     for name, value in changes.items():
         _set(model.config, name, value)
+    return True
+
+
+def lowers(model: nn.Module, numbers: Mapping[str, int]) -> bool:
+    """Whether numbers from a file are those of a smaller model: trying them costs little then."""
+    config = getattr(model, "config", None)
+    if not isinstance(getattr(config, "__dict__", None), dict):
+        return False
+    most: dict[Name, float] = {**dict(_whole_numbers(config))}
+    most |= dict.fromkeys(_open_numbers(config), max(most.values(), default=0))
+    return all(0 < value <= most.get(tuple(n.split(".")), 0) for n, value in numbers.items())
+
+
+def is_configured(model: nn.Module) -> bool:
+    """Whether its class makes a model of the same sizes from its configuration."""
+    oracle = _Constructor.of(model)
+    made = None if oracle is None else oracle.made({})
+    return made is not None and _own_numbers(model, made, ()) == []
 
 
 def follow_depth(model: nn.Module, path: str, gone: Sequence[bool]) -> None:

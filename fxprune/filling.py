@@ -17,7 +17,6 @@ from fxprune.errors import TargetError
 from fxprune.layout import Layout
 from fxprune.passes.cost import Costs
 from fxprune.passes.polynomials import Polynomial
-from fxprune.passes.ties import steps_of
 
 _log = logging.getLogger("fxprune")
 
@@ -283,7 +282,8 @@ class _Steps:
         self._gates = list(dict.fromkeys(tied.get(p, (p,)) for p in range(len(layout.sizes))))
         sizes = np.array(layout.sizes, dtype=np.int64)
         self.first = np.array([gates[0] for gates in self._gates], dtype=np.int64)
-        numbers = [steps_of(layout.sizes[place] for place in gates) for gates in self._gates]
+        steps = dict(zip(layout.ties, layout.steps, strict=True))
+        numbers = [steps.get(gates) or layout.sizes[gates[0]] for gates in self._gates]
         self.numbers = np.array(numbers, dtype=float)
         self.owner = np.zeros(len(sizes), dtype=np.int64)
         for owner, gates in enumerate(self._gates):

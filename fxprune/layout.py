@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Space, Sum, evaluate
 from fxprune.passes.polynomials import Polynomial
+from fxprune.passes.ties import steps_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Layout:
     `inside` are by gate the places of the groups that close with it, as nothing outside of it reads
     them. `fan_out` is in how many channels readers meet one of its positions: several readers, or a
     head of several channels; for a branch, those of all that is inside. `ties` are the places of
-    groups that keep equal shares.
+    groups that keep equal shares, in as many `steps`.
     """
 
     names: tuple[str, ...]
@@ -27,6 +28,7 @@ class Layout:
     inside: tuple[tuple[int, ...], ...]
     fan_out: tuple[int, ...]
     ties: tuple[tuple[int, ...], ...] = ()
+    steps: tuple[int, ...] = ()
 
     @property
     def total(self) -> int:
@@ -46,7 +48,9 @@ def layout_of(analysis: Analysis) -> Layout:
     for places in inside[len(free) :]:
         fan_out.append(sum(fan_out[place] * sizes[place] for place in places) or 1)
     ties = tuple(tuple(place_of[name] for name in tie.groups) for tie in analysis.ties)
-    return Layout(names, sizes, len(free), inside, tuple(fan_out), ties)
+    size_of = dict(zip(names, sizes, strict=True))
+    steps = tuple(steps_of((size_of[n] for n in tie.groups), tie.steps) for tie in analysis.ties)
+    return Layout(names, sizes, len(free), inside, tuple(fan_out), ties, steps)
 
 
 def closing_with(analysis: Analysis) -> dict[str, tuple[str, ...]]:

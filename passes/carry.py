@@ -50,8 +50,14 @@ def carried(old: Analysis, new: Analysis, keep: Mapping[str, Sequence[bool]]) ->
 def carried_ties(old: Analysis, origins: Mapping[str, Origin]) -> tuple[Tie, ...]:
     """The ties between what is left, where `carried` found the `origins`."""
     now = {was: name for name, (was, _) in origins.items()}
+    size = {group.name: group.size for group in old.groups}
+    left = {was: len(indices) for was, indices in origins.values()}
     return tuple(
-        replace(tie, groups=tuple(now[name] for name in tie.groups))
+        replace(
+            tie,
+            groups=tuple(now[name] for name in tie.groups),
+            steps=tie.steps * left[tie.groups[0]] // size[tie.groups[0]],
+        )
         for tie in old.ties
         if now.keys() >= set(tie.groups)
     )

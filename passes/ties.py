@@ -18,18 +18,23 @@ from fxprune.passes.groups import Group
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """The names of groups that keep equal shares, and why."""
+    """The names of groups that keep equal shares, and why.
+
+    A share is a number of equal steps, of which there are as many as the sizes allow, and no more
+    than divide `steps`, if that is not 0. One group alone may have such steps, too.
+    """
 
     groups: tuple[str, ...]
     reason: str
+    steps: int = 0
 
     def __str__(self) -> str:
         return f"{', '.join(self.groups)}: {self.reason}"
 
 
-def steps_of(sizes: Iterable[int]) -> int:
+def steps_of(sizes: Iterable[int], steps: int = 0) -> int:
     """How many equal steps there are from none to all positions of tied groups of such sizes."""
-    return math.gcd(*sizes)
+    return math.gcd(*sizes, steps)
 
 
 def joined(ties: Iterable[Tie]) -> tuple[Tie, ...]:
@@ -40,7 +45,8 @@ def joined(ties: Iterable[Tie]) -> tuple[Tie, ...]:
         met = [other for other in found if not names.keys().isdisjoint(other.groups)]
         found = [other for other in found if other not in met]
         everything = (name for each in (*met, tie) for name in each.groups)
-        found.append(Tie(tuple(dict.fromkeys(everything)), (*met, tie)[0].reason))
+        steps = math.gcd(*(each.steps for each in (*met, tie)))
+        found.append(Tie(tuple(dict.fromkeys(everything)), (*met, tie)[0].reason, steps))
     return tuple(found)
 
 
@@ -92,7 +98,7 @@ def pinned_together(
     for tie in ties:
         tied = [by_name[name] for name in tie.groups if name in by_name]
         pinned = next((group for group in tied if group.pin), None)
-        if pinned is None and steps_of(group.size for group in tied) > 1:
+        if pinned is None and steps_of((group.size for group in tied), tie.steps) > 1:
             left.append(tie)
             continue
         told = (
@@ -109,6 +115,12 @@ def check_ties(keep: Mapping[str, Sequence[bool]], ties: Iterable[Tie]) -> None:
     for tie in ties:
         kept = {name: (sum(keep[name]), len(keep[name])) for name in tie.groups}
         (first, (some, of)), *others = kept.items()
+        steps = steps_of((size for _, size in kept.values()), tie.steps)
+        if tie.steps and some * steps % of:
+            raise KeepSetError(
+                f"{first} keeps {some} of {of}, but only multiples of {of // steps} do "
+                f"({tie.reason})"
+            )
         for name, (number, size) in others:
             if some * size != number * of:
                 raise KeepSetError(

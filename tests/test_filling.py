@@ -39,7 +39,8 @@ class Case:
     def step(self, places: tuple[int, ...]) -> tuple[np.ndarray, int]:
         """What one step adds to each gate, and how many steps open together."""
         sizes = self.layout.sizes
-        steps = steps_of(sizes[place] for place in places)
+        known = dict(zip(self.layout.ties, self.layout.steps, strict=True))
+        steps = known.get(places, sizes[places[0]])
         added = np.zeros(len(sizes))
         added[list(places)] = [sizes[place] // steps for place in places]
         rounding = self.round_to if places[0] < self.layout.groups else 1
@@ -56,13 +57,16 @@ def cases(draw) -> Case:
         places.append(tuple(range(len(sizes), len(sizes) + count)))
         sizes += [steps * draw(st.integers(1, 3)) for _ in range(count)]
     sizes += draw(st.lists(st.integers(2, 9), min_size=1, max_size=3))
+    if draw(st.booleans()):  # a group of its own, in steps
+        places.append((len(sizes) - 1,))
     branches = draw(st.integers(0, 2))
     subsets = st.sets(st.integers(0, len(sizes) - 1)).map(sorted).map(tuple)
     inside = (*(() for _ in sizes), *(draw(subsets) for _ in range(branches)))
     names = tuple("abcdefghijklm"[: len(sizes) + branches])
-    layout = Layout(
-        names, (*sizes, *(1,) * branches), len(sizes), inside, (1,) * len(names), tuple(places)
-    )
+    most = (steps_of(sizes[place] for place in tie) for tie in places)
+    parts = tuple(draw(st.sampled_from([n for n in range(1, m + 1) if m % n == 0])) for m in most)
+    every, fan_out = (*sizes, *(1,) * branches), (1,) * len(names)
+    layout = Layout(names, every, len(sizes), inside, fan_out, tuple(places), parts)
     pairs = st.lists(st.sampled_from(names), min_size=2, max_size=2, unique=True).map(sorted)
     products = draw(st.lists(pairs.map(tuple), max_size=4)) if len(names) > 1 else []
     terms = [(draw(st.integers(1, 5)), own) for own in (*((name,) for name in names), *products)]

@@ -25,15 +25,19 @@ def keep_sets(draw: DrawFn, gated: "nn.Module | Analysis") -> dict[str, list[boo
     if isinstance(gated, Analysis):
         sizes = {group.name: group.size for group in gated.free_groups}
         branches = [branch.name for branch in gated.branches]
-        ties = [tie.groups for tie in gated.ties]
+        ties = [(tie.groups, tie.steps) for tie in gated.ties]
     else:
         free = [group for group in fxprune.groups(gated) if not group.pin]
         sizes = {group.name: group.size for group in free if group.kind != "branch"}
         branches = [group.name for group in free if group.kind == "branch"]
-        ties = [tuple(sorted((g.name, *g.tied))) for g in free if g.tied]
+        ties = [
+            (tuple(sorted((g.name, *g.tied))), g.size // g.unit)
+            for g in free
+            if g.tied or g.unit > 1
+        ]
     keep: dict[str, list[bool]] = {}
-    for tie in dict.fromkeys(ties):
-        steps = steps_of(sizes[name] for name in tie)
+    for tie, most in dict.fromkeys(ties):
+        steps = steps_of((sizes[name] for name in tie), most)
         kept = steps - draw(st.integers(0, steps - 1))
         for name in tie:
             order = draw(st.permutations(range(sizes[name])))

@@ -13,7 +13,7 @@ from fxprune.errors import InputError
 from fxprune.keep_sets import by_name, flags_of
 from fxprune.layout import Layout
 from fxprune.passes.fold import check_keep_set
-from fxprune.passes.ties import check_ties
+from fxprune.passes.ties import check_ties, steps_of
 from fxprune.ranking import completed, group_norm
 from fxprune.torch.criteria import weight_of
 from fxprune.torch.gates.module import PREFIX
@@ -28,7 +28,7 @@ class GroupInfo:
     `kind` is "hidden", "heads", "kv heads", "head dimension", "MLP width", "vocabulary", "channel"
     or "branch"; `place` is the module that it belongs to, "" for the model. `tied` names the groups
     of which it keeps the same share, because the model's code computes one size from the other:
-    half of the heads with half of the channels.
+    half of the heads with half of the channels. It keeps a multiple of `unit`.
     """
 
     name: str
@@ -39,6 +39,7 @@ class GroupInfo:
     tied: tuple[str, ...] = ()
     label: str = ""
     place: str = ""
+    unit: int = 1
 
 
 def groups(gated: nn.Module) -> list[GroupInfo]:
@@ -53,9 +54,23 @@ def groups(gated: nn.Module) -> list[GroupInfo]:
         for tie in analysis.ties
         for name in tie.groups
     }
+    size = {group.name: group.size for group in analysis.groups}
+    unit = {
+        name: size[name] // steps_of((size[other] for other in tie.groups), tie.steps)
+        for tie in analysis.ties
+        for name in tie.groups
+    }
     channels = [
         GroupInfo(
-            g.name, g.kind.value, g.size, g.members, g.pin, tied.get(g.name, ()), g.label, g.place
+            g.name,
+            g.kind.value,
+            g.size,
+            g.members,
+            g.pin,
+            tied.get(g.name, ()),
+            g.label,
+            g.place,
+            unit.get(g.name, 1),
         )
         for g in analysis.groups
     ]

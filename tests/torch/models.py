@@ -119,7 +119,7 @@ def half(gated: nn.Module, seed: int = 0, branches: float = 0.8) -> dict[str, Te
 
 def half_of(group: fxprune.GroupInfo, sizes: Mapping[str, int]) -> int:
     """A half of the positions of a group, or what comes next to it for all that are tied."""
-    steps = steps_of((group.size, *(sizes[name] for name in group.tied)))
+    steps = steps_of((group.size, *(sizes[name] for name in group.tied)), group.size // group.unit)
     return max(steps // 2, 1) * group.size // steps
 
 

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fxprune
 from fxprune.passes.ties import is_at, place_in_block, uniform_ties
+from fxprune.testing import keep_sets
 from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.record import record_of
 from tests.torch.test_language_models import generated, gpt2, llama, tokens
@@ -172,6 +174,45 @@ def test_what_was_saved_loads_where_fxprune_is_not_installed(tmp_path):
     folded = uniform(llama())
     folded.save_pretrained(tmp_path)
     assert_loads_without_fxprune(folded, {"input_ids": tokens()}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in DECODERS]
+)
+def test_every_keep_set_has_a_configuration_that_can_be_read(name):
+    gated = fxprune.prepare(decoder(name), {"input_ids": tokens()}, target=1.0, uniform=True)
+
+    @settings(max_examples=5, deadline=None)
+    @given(keep=keep_sets(gated))
+    def check(keep):
+        fxprune.set_keep_set(gated, keep)
+        folded = fxprune.fold(gated)
+        again = type(folded.config).from_dict(folded.config.to_dict())
+        made = type(folded)(again).state_dict()
+        assert {n: t.shape for n, t in made.items()} == {
+            n: t.shape for n, t in folded.state_dict().items()
+        }
+
+    check()
+
+
+def test_a_stream_keeps_multiples_of_heads_where_the_configuration_wants_them():
+    gated = fxprune.prepare(llama(), {"input_ids": tokens()}, target=1.0, uniform=True)
+    units = {group.name: group.unit for group in fxprune.groups(gated) if not group.pin}
+    stream = "model.layers.0.self_attn.o_proj"
+    assert (units[stream], units["model.layers.0.mlp.gate_proj"]) == (4, 1)
+    with pytest.raises(fxprune.KeepSetError, match="keeps 15 of 16, but only multiples of 4 do"):
+        fxprune.set_keep_set(gated, {stream: [True] * 15 + [False]})
+    qwen = fxprune.prepare(decoder("qwen3"), {"input_ids": tokens()}, target=1.0, uniform=True)
+    assert [group.unit for group in fxprune.groups(qwen) if group.name == stream] == [1]
+
+
+@pytest.mark.parametrize("share", [0.35, 0.5, 0.75, 0.9])
+def test_what_is_kept_at_any_target_can_be_saved(share, tmp_path):
+    folded = uniform(llama(), share)
+    folded.save_pretrained(tmp_path)
+    again = type(folded).from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(folded, tokens()), logits(again, tokens()))
 
 
 def test_every_number_of_a_configuration_follows():

@@ -39,12 +39,19 @@ class ConfigurationRule:
     """If `groups` keep a share, a number grows by that share to its power, from what it is.
 
     `numbers` are powers by name, `written` what numbers are where the configuration leaves them to
-    the constructor.
+    the constructor. The share is a number of `steps` equal ones: the configuration has a say in
+    which numbers it takes.
     """
 
     groups: tuple[str, ...]
     numbers: tuple[tuple[Name, Fraction], ...]
     written: tuple[tuple[Name, int], ...] = ()
+    steps: int = 0
+
+    def changed(self, numbers: Mapping[Name, int], share: Fraction) -> dict[Name, int]:
+        """What numbers are at a share."""
+        powers = dict(self.numbers)
+        return {n: int(v * share ** powers[n]) if n in powers else v for n, v in numbers.items()}
 
 
 def rules_of(
@@ -61,20 +68,60 @@ def rules_of(
     written = oracle.left_open(places, {group.size for group in analysis.free_groups})
     effects = oracle.effects(places, written)
     size_of = {group.name: group.size for group in analysis.free_groups}
-    return tuple(
-        ConfigurationRule(groups, numbers, tuple(written.items()))
-        for groups, numbers in Elimination(analysis, places, effects).combinations()
-        if all(
-            oracle.at(name, written) % steps_of(size_of[group] for group in groups) == 0
-            for name, _ in numbers
-        )
-    )
+    rules = []
+    for groups, numbers in Elimination(analysis, places, effects).combinations():
+        steps = steps_of(size_of[group] for group in groups)
+        if all(oracle.at(name, written) % steps == 0 for name, _ in numbers):
+            rules.append(ConfigurationRule(groups, numbers, tuple(written.items()), steps))
+    return _in_accepted_steps(rules, oracle)
+
+
+def _in_accepted_steps(
+    rules: Iterable[ConfigurationRule], oracle: "_Constructor"
+) -> tuple[ConfigurationRule, ...]:
+    """The same in so few steps that the configuration takes whatever is kept of each.
+
+    Llama's wants `hidden_size` to be a multiple of `num_attention_heads`, whatever a head is. Those
+    of the most steps come first, so that the stream keeps fine ones, and heads few.
+    """
+    found: list[ConfigurationRule] = []
+    for rule in sorted(rules, key=lambda each: -each.steps):
+        others = [{}, *({each: Fraction(1, each.steps)} for each in found)]
+        others.append({each: Fraction(1, each.steps) for each in found})
+        divisors = (n for n in range(rule.steps, 0, -1) if rule.steps % n == 0)
+        steps = next((n for n in divisors if _takes(oracle, replace(rule, steps=n), others)), 1)
+        found.append(replace(rule, steps=steps))
+    return tuple(found)
+
+
+def _takes(
+    oracle: "_Constructor",
+    rule: ConfigurationRule,
+    others: Iterable[Mapping[ConfigurationRule, Fraction]],
+) -> bool:
+    """Whether a configuration takes some shares of a rule, beside those of others."""
+    tried = sorted({n for n in (*_TRIED, rule.steps - 1, rule.steps // 2) if 0 < n < rule.steps})
+    for shares in others:
+        for kept in tried:
+            numbers = oracle.numbers_of((rule, *shares))
+            for each, share in {**shares, rule: Fraction(kept, rule.steps)}.items():
+                numbers = each.changed(numbers, share)
+            if not oracle.accepts(numbers):
+                return False
+    return True
+
+
+_TRIED = (1, 2, 3, 5, 7, 11, 13)
+"""What is refused at any number of steps is at one of these, or beside all of them."""
 
 
 def tied_by(rules: Iterable[ConfigurationRule]) -> tuple[Tie, ...]:
-    """The groups that one rule sizes keep equal shares."""
+    """The groups that one rule sizes keep equal shares, and what one sizes alone has its steps."""
     reason = "the configuration has one number for both"
-    return tuple(Tie(rule.groups, reason) for rule in rules if len(rule.groups) > 1)
+    alone = "the configuration takes no other numbers"
+    return tuple(
+        Tie(rule.groups, reason if len(rule.groups) > 1 else alone, rule.steps) for rule in rules
+    )
 
 
 def carried_rules(
@@ -105,9 +152,8 @@ def follow(
         flags = keep.get(rule.groups[0], (True,))
         share = Fraction(sum(flags), len(flags))
         if share != 1:
-            changes = {**dict(rule.written), **changes}
-            for name, power in rule.numbers:
-                changes[name] = int(changes.get(name, _at(model.config, name)) * share**power)
+            own = {name: _at(model.config, name) for name, _ in rule.numbers}
+            changes = rule.changed({**own, **dict(rule.written), **changes}, share)
     numbers = {".".join(name): value for name, value in changes.items()}
     return numbers if configure(model, numbers, graph) else {}
 
@@ -122,7 +168,7 @@ def configure(model: nn.Module, numbers: Mapping[str, int], graph: fx.Graph) -> 
     if oracle is None:
         return False
     changes = {tuple(name.split(".")): value for name, value in numbers.items()}
-    again = oracle.made(changes)
+    again = oracle.made(changes) if oracle.accepts(changes) else None
     own = None if again is None else _own_numbers(model, again, _read(graph))
     if own is None:
         _log.warning("the configuration cannot say the sizes of what is kept: it stays as it was")
@@ -258,6 +304,25 @@ class _Constructor:
         except Exception as error:
             _log.debug("no model with %s: %s", changes, error)
             return None
+
+    def accepts(self, changes: Mapping[Name, int]) -> bool:
+        """Whether a configuration can be read with changed numbers, as files are."""
+        try:
+            config = copy.deepcopy(self.config)
+            for name, value in changes.items():
+                _set(config, name, value)
+            if hasattr(config, "to_dict") and hasattr(config, "from_dict"):
+                config.from_dict(config.to_dict())
+        except Exception as error:
+            _log.debug("no configuration with %s: %s", changes, error)
+            return False
+        return True
+
+    def numbers_of(self, rules: Iterable[ConfigurationRule]) -> dict[Name, int]:
+        """The numbers that rules change, as they are."""
+        rules = tuple(rules)
+        written = {name: value for rule in rules for name, value in rule.written}
+        return {n: self.at(n, written) for rule in rules for n, _ in rule.numbers} | written
 
     def at(self, name: Name, written: Mapping[Name, int]) -> int:
         """A number of the configuration."""

@@ -7,9 +7,9 @@
 The model, its text and its training are those of `examples/language_model.py`. Every row is pruned
 from the same dense model, measured, and trained on for a twentieth of the dense model's steps with
 that as teacher. `narrow` is a thinner Llama of as many parameters, trained from scratch for as long
-as the dense model and the recovery took. Seconds are of the processor on a CPU, so that other work
-counts little, and of the clock elsewhere; speeds are over the dense model's, in turns. FOLDER keeps
-the dense model and all rows, and a run goes on where the last one ended.
+as the dense model and the recovery took. Times are of the processor on a CPU, so that other work
+counts little; speeds are over the dense model's, in turns. FOLDER keeps the dense model and all
+rows, and a run goes on where the last one ended.
 """
 
 import argparse
@@ -17,7 +17,6 @@ import copy
 import json
 import logging
 import math
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -89,7 +88,7 @@ class Experiment:
 
     def seconds(self, action: Callable[[], Any]) -> float:
         """Of the processor, or of the clock where another device computes."""
-        clock = time.process_time if self.setting.device == "cpu" else time.perf_counter
+        clock = self.setting.clock
         start = clock()
         action()
         if self.setting.device != "cpu":
@@ -102,7 +101,7 @@ class Experiment:
         for name, way in (("generate", generating), ("onnx", reading)):
             models = {"dense": self.dense, "small": model}
             calls = {n: way(m, self.unseen, self.setting, self.count) for n, m in models.items()}
-            speed = per_second(calls, self.count, self.runs)
+            speed = per_second(calls, self.count, self.runs, self.setting.clock)
             found[name] = speed["small"] / speed["dense"]
             found[f"{name}_per_s"] = speed["small"]
         return found
@@ -205,6 +204,7 @@ class Experiment:
             for method in PEERS:
                 make = partial(self.theirs, method, removed)
                 yield ("Torch-Pruning", method, removed, True), partial(self.measured, make)
+        for removed in reversed(REMOVED):
             yield ("narrow", "", removed, True), partial(self._narrow_in_time, removed)
 
     def _narrow_in_time(self, removed: float) -> Row:

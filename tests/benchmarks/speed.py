@@ -35,6 +35,8 @@ from examples.cifar_resnet import CifarResNet
 from tests.benchmarks.autobot import stream
 from tests.vision import torchvision
 
+from examples.language_model import Setting, llama  # isort: skip  (torchvision comes first)
+
 MODELS = (
     "resnet18",
     "resnet50",
@@ -125,53 +127,76 @@ def growth() -> list[dict[str, Any]]:
     return rows
 
 
-STEPS = ((20, "static"), (56, "static"), (56, "consensus"))
-"""Depth and method whose training steps are measured."""
+STEPS = (
+    ("ResNet-20", "static"),
+    ("ResNet-56", "static"),
+    ("ResNet-56", "consensus"),
+    ("Llama", "static"),
+)
+"""Network and method whose training steps are measured."""
 PHASES = 4
 """Static gates take gradients on every fourth step."""
 
 
-def steps(runs: int) -> list[dict[str, Any]]:
-    """Training steps of CIFAR ResNets, plain and gated."""
-    return [step(depth, method, runs) for depth, method in STEPS]
+def steps(runs: int, only: str) -> list[dict[str, Any]]:
+    """Training steps of CIFAR ResNets and of a Llama of four layers, plain and gated."""
+    return [step(name, method, runs) for name, method in STEPS if only in name]
 
 
-def step(depth: int, method: str, runs: int, batch: int = 128) -> dict[str, Any]:
+Batch = dict[str, Tensor]
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+def network(name: str) -> tuple[nn.Module, Batch, Loss]:
+    """A network, a batch of 128 images or of 16 times 128 tokens, and its loss on it."""
+    if name == "Llama":
+        tokens = torch.randint(256, (16, 128))
+        batch = {"input_ids": tokens, "labels": tokens}
+        return llama(Setting()), batch, lambda model, given: model(**given).loss
+    batch = {"x": torch.randn(128, 3, 32, 32), "labels": torch.randint(10, (128,))}
+    return (
+        CifarResNet(int(name.removeprefix("ResNet-"))),
+        batch,
+        lambda model, given: nn.functional.cross_entropy(model(given["x"]), given["labels"]),
+    )
+
+
+def step(name: str, method: str, runs: int) -> dict[str, Any]:
     """Training steps: plain, gated, and those of a plain copy, which show the error of the method.
 
     The ratio of a run is to the plain step of the same run; that of a phase the median over runs.
     """
-    plain = CifarResNet(depth)
+    plain, batch, loss = network(name)
+    example = batch if name == "Llama" else batch["x"][:1]
     models = {
         "plain": plain,
         "copy": copy.deepcopy(plain),
-        "gated": fxprune.prepare(plain, torch.zeros(1, 3, 32, 32), steps=2000, method=method),
+        "gated": fxprune.prepare(plain, example, steps=2000, method=method),
     }
     optimizers = {n: torch.optim.SGD(m.parameters(), lr=0.01) for n, m in models.items()}
-    images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
 
     def one(name: str) -> None:
         optimizers[name].zero_grad()
-        nn.functional.cross_entropy(models[name](images), labels).backward()
+        loss(models[name], batch).backward()
         optimizers[name].step()
 
     order, shuffle = list(models), random.Random(0).shuffle
     times: dict[str, list[float]] = {name: [] for name in models}
     for run in range(runs + PHASES):
         shuffle(order)
-        for name in order:
-            taken = seconds(lambda: one(name))  # noqa: B023
+        for each in order:
+            taken = seconds(lambda: one(each))  # noqa: B023
             if run >= PHASES:
-                times[name].append(taken)
-    found = {name: statistics.median(values) for name, values in times.items()}
-    ratios = {name: _ratio(times[name], times["plain"]) for name in ("copy", "gated")}
+                times[each].append(taken)
+    found = {each: statistics.median(values) for each, values in times.items()}
+    ratios = {each: _ratio(times[each], times["plain"]) for each in ("copy", "gated")}
     print(
-        f"ResNet-{depth} {method}: plain {found['plain']:.3f} s   "
+        f"{name} {method}: plain {found['plain']:.3f} s   "
         f"gated {ratios['gated']:.3f} times   a plain copy {ratios['copy']:.3f} times",
         flush=True,
     )
-    ratios = {f"{name}_ratio": ratio for name, ratio in ratios.items()}
-    return {"depth": depth, "method": method, **found, **ratios, "runs": runs}
+    ratios = {f"{each}_ratio": ratio for each, ratio in ratios.items()}
+    return {"network": name, "method": method, **found, **ratios, "runs": runs}
 
 
 def _ratio(times: list[float], plain: list[float]) -> float:
@@ -262,6 +287,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--depth", action="store_true")
     parser.add_argument("--step", action="store_true")
+    parser.add_argument("--network", default="", help="one of them, for --step: Llama")
     parser.add_argument("--shrink", action="store_true")
     parser.add_argument("--scatter", action="store_true")
     parser.add_argument("--round-to", type=int, default=1, help="channels, for --shrink")
@@ -271,7 +297,7 @@ def main() -> None:
     if options.depth:
         rows = growth()
     elif options.step:
-        rows = steps(options.runs)
+        rows = steps(options.runs, options.network)
     elif options.shrink:
         rows = shrinking(options.round_to)
     elif options.scatter:

@@ -130,7 +130,7 @@ def train(
 ) -> nn.Module:
     """An ordinary loop, AdamW under a one-cycle learning rate; leaves the model in eval mode."""
     optimizer = AdamW(model.parameters(), setting.rate, betas=(0.9, 0.95), weight_decay=0.1)
-    schedule = OneCycleLR(optimizer, setting.rate, max(steps, 2), pct_start=0.1)
+    schedule = OneCycleLR(optimizer, setting.rate, max(steps, 20), pct_start=0.1)
     model.train()
     batches = islice(samples(text, setting, seed), steps)
     for tokens in tqdm(batches, "training", steps, mininterval=5):

@@ -20,7 +20,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -97,14 +97,23 @@ class Experiment:
 
     def speeds(self, model: nn.Module) -> Row:
         """How many times as fast as the dense model: writing in torch, reading in ONNX Runtime."""
-        found = {}
-        for name, way in (("generate", generating), ("onnx", reading)):
-            models = {"dense": self.dense, "small": model}
-            calls = {n: way(m, self.unseen, self.setting, self.count) for n, m in models.items()}
+        found, small = {}, self.calls(model)
+        for name, dense in self.dense_calls.items():
+            calls = {"dense": dense, "small": small[name]}
             speed = per_second(calls, self.count, self.runs, self.setting.clock)
             found[name] = speed["small"] / speed["dense"]
             found[f"{name}_per_s"] = speed["small"]
         return found
+
+    def calls(self, model: nn.Module) -> dict[str, Callable[[], Any]]:
+        """What is timed of a model."""
+        ways = {"generate": generating, "onnx": reading}
+        return {n: way(model, self.unseen, self.setting, self.count) for n, way in ways.items()}
+
+    @cached_property
+    def dense_calls(self) -> dict[str, Callable[[], Any]]:
+        """Those of the dense model."""
+        return self.calls(self.dense)
 
     def measured(self, make: Callable[[], Any]) -> Row:
         """What a small model is like before and after its recovery; or why there is none."""

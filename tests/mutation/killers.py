@@ -69,6 +69,7 @@ FILES = (
             "test_groups_of_other_sizes_are_not_at_one_place",
             "test_the_stream_follows_heads_where_a_configuration_divides_one_by_the_other",
             "test_every_number_of_a_configuration_follows",
+            "test_a_stream_keeps_multiples_of_heads_where_the_configuration_wants_them",
         )
     ),
     "tests/torch/test_several_examples.py",

@@ -6,7 +6,7 @@ from fxprune.errors import KeepSetError
 from fxprune.passes.axes import Space
 from fxprune.passes.carry import carried_ties
 from fxprune.passes.groups import Group
-from fxprune.passes.ties import Tie, check_ties, pinned_together, steps_of
+from fxprune.passes.ties import Tie, check_ties, joined, pinned_together, steps_of
 from tests.passes.example import example
 
 HEADS = Tie(("stream", "heads"), "of a test")
@@ -62,6 +62,34 @@ def test_unequal_shares_break_it(stream, heads):
         check_ties(keep(stream, heads), [HEADS])
 
 
+def test_fewer_steps_make_coarser_shares():
+    assert steps_of((12, 4), 2) == 2
+    tie = Tie(("stream", "heads"), "of a test", 2)
+    check_ties(keep(6, 2), [tie])
+    with pytest.raises(KeepSetError, match="stream keeps 3 of 12, but only multiples of 6 do"):
+        check_ties(keep(3, 1), [tie])
+
+
+def test_one_group_may_have_steps():
+    tie = Tie(("stream",), "of a test", 3)
+    check_ties(keep(8, 1), [tie])
+    with pytest.raises(KeepSetError, match="stream keeps 6 of 12, but only multiples of 4 do"):
+        check_ties(keep(6, 1), [tie])
+
+
+def test_ties_that_share_a_group_have_the_steps_that_both_have():
+    (one,) = joined(
+        [Tie(("a", "b"), "first", 12), Tie(("b", "c"), "second", 8), Tie(("a",), "", 0)]
+    )
+    assert (one.groups, one.steps) == (("a", "b", "c"), 4)
+
+
+def test_a_group_of_one_step_can_only_stay():
+    found, ties = pinned_together(groups(), [Tie(("stream",), "of a test", 1)])
+    assert [bool(group.pin) for group in found] == [True, False, False]
+    assert ties == ()
+
+
 def test_an_analysis_pins_and_ties_in_any_order():
     analysis = example()
     first, second = (group for group in analysis.free_groups[:2])
@@ -78,8 +106,10 @@ def test_an_analysis_pins_and_ties_in_any_order():
 def test_ties_go_on_under_the_names_of_what_is_left():
     analysis = example()
     names = tuple(group.name for group in analysis.free_groups[:2])
-    tied = analysis.tying([Tie(names, "of a test")])
+    size = analysis.free_groups[0].size
+    tied = analysis.tying([Tie(names, "of a test", size)])
     origins = {f"new {name}": (name, (0, 2)) for name in names}
     (carried,) = carried_ties(tied, origins)
     assert carried.groups == tuple(f"new {name}" for name in names)
+    assert carried.steps == 2
     assert carried_ties(tied, dict(list(origins.items())[:1])) == ()

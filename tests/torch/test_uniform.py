@@ -235,6 +235,14 @@ def test_numbers_that_a_configuration_leaves_open_are_written():
     assert gpt2().config.n_inner is None
 
 
+def test_words_of_a_configuration_are_not_its_sizes():
+    model = llama()
+    model.config.name_or_path = "somebody/llama"  # which its modules keep as it was
+    folded = uniform(model)
+    assert folded.config.intermediate_size < 24
+    assert fxprune.report(folded, latency=False).configured
+
+
 def test_the_stream_follows_heads_where_a_configuration_divides_one_by_the_other():
     gated = fxprune.prepare(gpt2(), {"input_ids": tokens()}, uniform=True)
     tied = {group.name: group.tied for group in fxprune.groups(gated)}

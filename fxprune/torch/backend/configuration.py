@@ -258,8 +258,8 @@ def _own_numbers(
 
 
 def _plain(module: nn.Module) -> dict[str, Any]:
-    """The numbers and words that a module keeps."""
-    kinds = (int, float, str, bool)
+    """The numbers that a module keeps, and whether something is so."""
+    kinds = (int, float, bool)
     return {
         name: value
         for name, value in module.__dict__.items()

@@ -157,20 +157,19 @@ def _loaded_from(subject: Any) -> str | None:
 
 def _library(subject: Any) -> str | None:
     """What loads the model, by the name that hubs have for it."""
-    if _is_hugging_face(subject):
-        return "transformers"
-    return "onnx" if hasattr(subject, "bytes_before") else None
-
-
-def _is_hugging_face(subject: Any) -> bool:
-    return hasattr(subject, "save_pretrained") and hasattr(subject, "config")
+    if hasattr(subject, "bytes_before"):
+        return "onnx"
+    homes = {kind.__module__.partition(".")[0] for kind in type(subject).__mro__}
+    return next((name for name in ("transformers", "diffusers") if name in homes), None)
 
 
 def _loading(subject: Any, found: Report) -> str:
     """Python that makes the model anew, "" where the subject does not tell."""
-    kind = found.source.rpartition(".")[2]
-    if _is_hugging_face(subject) and found.configured and not found.generated:
-        return f"from transformers import {kind}\n\nmodel = {kind}.from_pretrained(folder)"
+    kind, library = found.source.rpartition(".")[2], _library(subject)
+    if library and found.configured and not found.generated:
+        is_its_own = type(subject).__module__.startswith(f"{library}.")
+        start = f"from {library} import {kind}\n\n" if is_its_own else ""
+        return f"{start}model = {kind}.from_pretrained(folder)"
     if found.generated is None or not kind.isidentifier():
         return ""
     return (

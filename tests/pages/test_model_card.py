@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from transformers import LlamaForCausalLM
 
 import fxprune
 from fxprune.errors import InputError
@@ -53,6 +54,19 @@ def test_a_hugging_face_model_comes_back_as_its_card_says(tmp_path):
     again = loaded(text, folder=tmp_path / "model")
     with torch.no_grad():
         assert torch.equal(again(tokens()).logits, folded(tokens()).logits)
+
+
+class Mine(LlamaForCausalLM):
+    """A class that the library does not have."""
+
+
+def test_a_class_of_the_users_own_is_loaded_as_what_it_is(tmp_path):
+    example, options = {"input_ids": tokens()}, {"target": {"params": 0.6}, "uniform": True}
+    folded = fxprune.prune(Mine(llama().config), example, **options).eval()
+    folded.save_pretrained(tmp_path / "model")
+    text = card(tmp_path, folded)
+    assert facts(text)["library_name"] == "transformers"
+    assert type(loaded(text, folder=tmp_path / "model", Mine=Mine)) is Mine
 
 
 def test_a_model_that_its_configuration_cannot_say_comes_back_as_its_card_says(tmp_path):

@@ -6,8 +6,8 @@
 
 Each number is doubled in turn, and the model is made anew, on the meta device. In logarithms what
 that does to sizes is linear, so elimination finds the combinations that change nothing but what is
-free. Each ties the groups that it sizes, and says how the configuration follows their shares, and in
-which steps: some numbers a configuration refuses.
+free. Each ties the groups that it sizes, and says how the configuration follows their shares. They
+come in steps, since some numbers a configuration refuses.
 """
 
 import copy

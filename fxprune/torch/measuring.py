@@ -49,8 +49,13 @@ def report_module(module: nn.Module, *, latency: bool) -> Report:
         reached=gates.reached() if gates else dict(record.reached or {}),
         schedule=gates.method.progress() if gates else {},
         generated=generated_code(part),
-        configured=any(step.configuration for step in record.history) and is_configured(part),
+        configured=_is_followed(record) and is_configured(part),
     )
+
+
+def _is_followed(record: Record) -> bool:
+    """Whether a configuration was to follow a fold."""
+    return any(step.configuration or step.taken for step in record.history)
 
 
 def costs_of(module: nn.Module) -> dict[str, int]:

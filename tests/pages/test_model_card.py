@@ -56,6 +56,19 @@ def test_a_hugging_face_model_comes_back_as_its_card_says(tmp_path):
         assert torch.equal(again(tokens()).logits, folded(tokens()).logits)
 
 
+def test_a_model_without_a_layer_comes_back_as_its_card_says(tmp_path):
+    gated = fxprune.prepare(llama(), {"input_ids": tokens()}, target=1.0)
+    names = [group.name for group in fxprune.groups(gated) if group.kind == "branch"]
+    gone = {name: [False] for name in names if name.startswith("model.layers.1")}
+    fxprune.set_keep_set(gated, gone)
+    folded = fxprune.fold(gated).eval()
+    folded.save_pretrained(tmp_path / "model")
+    again = loaded(card(tmp_path, folded), folder=tmp_path / "model")
+    assert again.config.num_hidden_layers == 1
+    with torch.no_grad():
+        assert torch.equal(again(tokens()).logits, folded(tokens()).logits)
+
+
 class Mine(LlamaForCausalLM):
     """A class that the library does not have."""
 

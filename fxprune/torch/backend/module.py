@@ -106,7 +106,7 @@ class TracedModule(fx.GraphModule):
         given, graph = self._codes[number].given(args, known), self.graph_of(number)
         places = [str(node.target) for node in graph.nodes if node.op == "placeholder"]
         if lacking := [name for name in places if given[name] is Parameter.empty]:
-            raise InputError(f"a batch lacks the input {', '.join(lacking)}")
+            raise InputError(f"a batch of data lacks the input {', '.join(lacking)}")
         values = (given[name] for name in places)
         return graph, [v.clone() if isinstance(v, torch.Tensor) else v for v in values]
 

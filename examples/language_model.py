@@ -154,7 +154,8 @@ def pruned(model: nn.Module, text: Tensor, setting: Setting, **options: Any) -> 
     """What `fxprune.prune` leaves; data for criteria that look at some is from the same text."""
     batches = [tokens[:, :-1] for tokens in islice(samples(text, setting, seed=1), 16)]
     data = [{"input_ids": tokens, "labels": tokens} for tokens in batches]
-    return fxprune.prune(model, {"input_ids": batches[0]}, data=data, **options).eval()
+    example = {"input_ids": batches[0], "use_cache": False}
+    return fxprune.prune(model, example, data=data, **options).eval()
 
 
 # Measures -------------------------------------------------------------------------------------

@@ -127,6 +127,7 @@ def test_a_language_model_without_a_branch_generates(make, branch):
     fxprune.set_keep_set(gated, {**half(gated, branches=1.0), branch: [False]})
     folded = fxprune.fold(gated).eval()
     assert list(generated_code(folded)) == [branch.rstrip("+")]
+    assert type(folded).__name__ in repr(folded)  # with what is left of the branch
     for length in (5, 9):
         assert_generates(gated.eval(), folded, length)
 

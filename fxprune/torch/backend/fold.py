@@ -208,6 +208,10 @@ def _delete(model: nn.Module, path: str) -> None:
         return  # went with a module that holds it
     for container in (owner._modules, owner._parameters, owner._buffers):
         container.pop(name, None)
+    try:
+        owner.extra_repr()
+    except AttributeError:  # it tells of what is gone
+        owner.__dict__["extra_repr"] = str
 
 
 def own_parameters(model: nn.Module, program: Program, slices: Iterable[Slice]) -> None:

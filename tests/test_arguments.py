@@ -158,6 +158,8 @@ WRONG: dict[str, list[Any]] = {
     "branches": NOT_FLAGS,
     "calibration": [*BATCHES, lambda: 3, len, lambda: 1 / 0, [X.numpy() * math.nan]],
     "consensus_weight": [-1, math.inf, *NOT_NUMBERS],
+    "consume": NOT_FLAGS,
+    "copy": NOT_FLAGS,
     "correct": NOT_FLAGS,
     "cost_weight": [-1, math.inf, *NOT_NUMBERS],
     "country": [3, None, "Germany", "de", ["DEU"], b"DEU"],

@@ -30,19 +30,36 @@ def check_model(model: nn.Module, *, empty: bool = False) -> None:
             f"{sparse[0]} is a sparse parameter, which torch itself cannot copy: hold it as a "
             "buffer, or dense"
         )
-    if not empty and (meta := [name for name, p in tensors if p.is_meta]):
+    if not empty:
+        check_weights(model)
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raise InputError where a tensor has no values."""
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    if meta := next((name for name, tensor in tensors if tensor.is_meta), ""):
         raise InputError(
-            f"{meta[0]} is on the meta device, so it has no values: load the weights before "
-            "preparing the model (model.to_empty(device='cpu'), then load_state_dict)"
+            f"{meta} of the model is on the meta device, so it has no values, which this needs: "
+            "load the weights first (model.to_empty(device='cpu'), then load_state_dict), or let "
+            "fxprune.prune_checkpoint read them from files"
         )
+
+
+def has_weights(model: nn.Module) -> bool:
+    """Whether all parameters of a model have values."""
+    return not any(parameter.is_meta for parameter in model.parameters())
 
 
 def check_finite(model: nn.Module) -> None:
     """Parameters are finite and buffers are numbers (a mask may hold -inf)."""
     for name, buffer in model.named_buffers():
+        if buffer.is_meta:
+            continue
         if buffer.is_floating_point() and math.isnan(buffer.sum()) and bool(buffer.isnan().any()):
             raise InputError(f"{name} holds NaN: restore a sound checkpoint first")
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            continue
         values = parameter.detach()
         if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
             raise InputError(

@@ -16,6 +16,7 @@ from fxprune.passes.analyse import Analysis
 from fxprune.progress import track
 from fxprune.ranking import NORMS, Part, Scores, Sums, WeightOf, group_norm, ranks
 from fxprune.torch.batches import running_on
+from fxprune.torch.checks import check_weights
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.observing import observed
@@ -81,10 +82,13 @@ def importance(
             model's own.
 
     Raises:
-        InputError: the method is unknown or returns what it should not, or data is missing.
+        InputError: the method is unknown or returns what it should not, data is missing, or the
+            model has no weights.
     """
     check_method(method, data, loss)
     gates, record = gated_record(gated)
+    if method != "random":
+        check_weights(traced_part(gated)[1])
     if method == "taylor":
         assert data is not None
         rank = _taylor(gated, gates, data, loss or _usual_loss)

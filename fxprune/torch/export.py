@@ -17,6 +17,7 @@ from fxprune.files import ONNX, check_output, draft_of
 from fxprune.onnx.backend.saving import write_onnx
 from fxprune.reports import metadata
 from fxprune.torch.batches import running_on
+from fxprune.torch.checks import check_weights
 from fxprune.torch.dynamic_axes import (
     Axes,
     at_other_sizes,
@@ -70,6 +71,7 @@ def export_onnx(
     check_module("model", model)
     if any(isinstance(part, Gates) for part in model.modules()):
         raise InputError("the model is gated: export fxprune.fold(gated)")
+    check_weights(model)
     path = check_output("path", path, overwrite=overwrite, suffixes=ONNX)
     newest = onnx.defs.onnx_opset_version()
     whole("opset", opset, f"a version of ONNX's operators from 1 to {newest}", most=newest)

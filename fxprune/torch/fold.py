@@ -12,19 +12,20 @@ from fxprune.arguments import flag
 from fxprune.errors import InputError, KeepSetError
 from fxprune.garbage import collected_later
 from fxprune.passes.analyse import analyse
-from fxprune.passes.fold import FoldPlan, plan_fold
+from fxprune.passes.fold import FoldPlan, KeepSet, plan_fold
 from fxprune.torch.backend.configuration import configure, follow, lowers
+from fxprune.torch.backend.consuming import Promises
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.depth import idle_layers, renamed, shorter, without_layers
-from fxprune.torch.backend.fold import fold_model
+from fxprune.torch.backend.fold import Take, fold_model, own
 from fxprune.torch.backend.fold_in_kind import Fold, rewrite
 from fxprune.torch.backend.frozen import thaw
 from fxprune.torch.backend.generated import generate, generated_code, is_generated
-from fxprune.torch.backend.module import TracedModule
+from fxprune.torch.backend.module import TracedModule, become
 from fxprune.torch.backend.optimizer import check_optimizer, fold_optimizer
 from fxprune.torch.backend.outline import Recording
 from fxprune.torch.backend.parts import Whole
-from fxprune.torch.checks import check_finite
+from fxprune.torch.checks import check_finite, has_weights
 from fxprune.torch.criteria import importance
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.frontend.states import forget
@@ -40,15 +41,19 @@ _log = logging.getLogger("fxprune")
 
 
 @overload
-def fold(gated: nn.Module, *, settle: bool = True) -> Any: ...
+def fold(gated: nn.Module, *, settle: bool = True, consume: bool = False) -> Any: ...
 @overload
 def fold(
-    gated: nn.Module, *, optimizer: Optimizer, settle: bool = True
+    gated: nn.Module, *, optimizer: Optimizer, settle: bool = True, consume: bool = False
 ) -> tuple[Any, Optimizer]: ...
 
 
 def fold(
-    gated: nn.Module, *, optimizer: Optimizer | None = None, settle: bool = True
+    gated: nn.Module,
+    *,
+    optimizer: Optimizer | None = None,
+    settle: bool = True,
+    consume: bool = False,
 ) -> Any | tuple[Any, Optimizer]:
     """A physically smaller module that computes what `gated.eval()` computes.
 
@@ -67,11 +72,23 @@ def fold(
             folded module and an optimizer of the same kind, settings and (sliced) state.
         settle: whether to close what the target does not allow; False folds what is open now, and
             the gates learn on.
+        consume: whether `gated` itself becomes the folded module, in the memory that it has: its
+            weights are sliced last of all, one by one, and each is let go. What fails before that
+            leaves `gated` as it was; a failure then, for want of memory, says that it is of no use
+            any more. Whoever else holds its parameters keeps their memory.
+
+    Returns:
+        The folded module; with `consume` that is `gated`.
 
     Raises:
         InputError: `gated` is not gated or it is sharded, or the optimizer is of another kind.
     """
     flag("settle", settle)
+    if flag("consume", consume) and optimizer is not None:
+        raise InputError(
+            "consume=True lets go of what the optimizer holds: fold without the optimizer, or let "
+            "fxprune.shrink change both in place"
+        )
     gates, record = gated_record(gated)
     gated = unwrapped(gated)
     if optimizer is not None:
@@ -83,8 +100,14 @@ def fold(
         _finish_schedule(gated, gates, settle)
     keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
     record = replace(record, reached=gates.reached())
-    folded = fold_in_kind(part, record, keep)
-    short = _without_idle_layers(folded, part, record)
+    folded = fold_in_kind(part, record, keep, Promises() if consume else None)
+    full = without_gates(part) if idle_layers(folded) else None
+    if consume:
+        become(part, folded)  # whole from here on, whatever fails
+    short = folded if full is None else _without_idle_layers(folded, full, record)
+    if consume:
+        become(part, short)
+        return gated
     if path:
         folded = with_part(gated, path, folded)
     if optimizer is not None:
@@ -144,7 +167,8 @@ def apply_step(
             raise KeepSetError(f"the model has no group {name!r} with these positions")
         keep[name] = [index in set(kept) for index in range(full[name])]
     small, whole = (copy_module(model, share_tensors=True) for _ in range(2))
-    folded = _folded(small, whole, record, keep)
+    folded, graph = _folded(small, whole, record, keep)
+    _check_its_path(folded, graph, record)
     numbers = step.configuration
     if numbers and lowers(folded, numbers) and configure(folded, numbers, program.graph):
         _with_numbers(folded, numbers)
@@ -163,7 +187,7 @@ def plan_of(record: Record, keep: Mapping[str, Any]) -> FoldPlan:
     return plan_fold(record.program.ir, analysis.types, analysis.groups, analysis.branches, keep)
 
 
-def _finish(folded: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> None:
+def _finish(folded: nn.Module, record: Record, keep: KeepSet) -> None:
     """Attach what the folded module remembers."""
     costs = record.analysis.costs
     kept = {name: tuple(i for i, flag in enumerate(flags) if flag) for name, flags in keep.items()}
@@ -181,9 +205,18 @@ def _finish(folded: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -
 
 
 @collected_later()
-def fold_in_kind(gated: nn.Module, record: Record, keep: Mapping[str, list[bool]]) -> nn.Module:
-    """A gated module folded: one of the user's own class."""
-    folded = _folded(without_gates(gated), without_gates(gated), record, keep)
+def fold_in_kind(
+    gated: nn.Module, record: Record, keep: KeepSet, promises: Promises | None = None
+) -> nn.Module:
+    """A gated module folded: one of the user's own class.
+
+    With `promises` it takes the weights of `gated`, which is of no use then.
+    """
+    take = own if promises is None else promises.take
+    folded, graph = _folded(without_gates(gated), without_gates(gated), record, keep, take)
+    if promises is not None:
+        promises.keep(gated, folded)
+    _check_its_path(folded, graph, record)
     if record.configuration:
         rules, graph = record.configuration, record.program.graph
         _with_numbers(folded, follow(folded, rules, keep, graph))
@@ -200,11 +233,11 @@ def _with_numbers(folded: nn.Module, numbers: Mapping[str, int]) -> None:
 
 
 def _folded(
-    small: nn.Module, full: nn.Module, record: Record, keep: Mapping[str, list[bool]]
-) -> nn.Module:
-    """`small` folded; it and `full` are the model before, as module trees that share tensors."""
+    small: nn.Module, full: nn.Module, record: Record, keep: KeepSet, take: Take = own
+) -> tuple[nn.Module, fx.Graph]:
+    """`small` folded, and its graph; it and `full` are the model before, sharing tensors."""
     plan = plan_of(record, keep)
-    graph = fold_model(small, record.program, plan)
+    graph = fold_model(small, record.program, plan, take)
     thaw(small)
     if isinstance(full, fx.GraphModule) or type(full) is nn.Module:
         small = TracedModule(small, graph)
@@ -214,16 +247,12 @@ def _folded(
         leaves = frozenset(record.leaves)
         whole = Whole(full, record.examples, leaves, record.program, record.analysis)
         rewrite(Fold(whole, keep, plan), small, graph)
-        _check_its_path(small, graph, record)
     _finish(small, record, keep)
-    return small
+    return small, graph
 
 
-def _without_idle_layers(folded: nn.Module, gated: nn.Module, record: Record) -> nn.Module:
-    """A folded model without the layers that hand on what they are given."""
-    if not idle_layers(folded):
-        return folded
-    full = without_gates(gated)
+def _without_idle_layers(folded: nn.Module, full: nn.Module, record: Record) -> nn.Module:
+    """A folded model without the layers that hand on what they are given; `full` was before."""
     recording = Recording(full, record.program, record.examples, frozenset(record.leaves))
     short, taken = shorter(folded, recording)
     if taken:
@@ -251,7 +280,7 @@ def _check_its_path(small: nn.Module, graph: fx.Graph, record: Record) -> None:
     not tell a recording all that they do.
     """
     took_its_path = not record.program.told and not generated_code(small)
-    if took_its_path or is_generated(small):
+    if took_its_path or is_generated(small) or isinstance(small, TracedModule):
         return
     shell = nn.Module()
     shell.__dict__ = dict(small.__dict__)
@@ -305,6 +334,8 @@ def _norms(gated: nn.Module, gates: Gates) -> Mapping[str, Any] | None:
     try:
         return importance(gated)
     except InputError:
+        if not has_weights(gated):
+            raise
         return None
 
 

@@ -1,5 +1,8 @@
 """Gates put into a model whose groups are known, taken out of it, and told by a graph."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import fx, nn
 
 from fxprune.passes.analyse import Analysis
@@ -9,13 +12,13 @@ from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.frozen import freeze, release
 from fxprune.torch.backend.gate import insert_gates, mask_axes, mask_branches
 from fxprune.torch.backend.gate_in_kind import gate, ungate
-from fxprune.torch.backend.module import CALLS, TracedModule, own_state
+from fxprune.torch.backend.module import CALLS, TracedModule, become, own_state
 from fxprune.torch.backend.parts import Whole
 from fxprune.torch.budget.budget import Budget
-from fxprune.torch.frontend.meta import device_of
+from fxprune.torch.frontend.meta import real_device_of
 from fxprune.torch.gates.method import Method, Settings
 from fxprune.torch.gates.module import PREFIX, Gates
-from fxprune.torch.record import attach, gated_record
+from fxprune.torch.record import attach, gated_record, is_gated, record_of, traced_part
 
 
 def with_gates(whole: Whole, method: Method, *, at_once: bool = False) -> nn.Module:
@@ -27,7 +30,7 @@ def with_gates(whole: Whole, method: Method, *, at_once: bool = False) -> nn.Mod
     plan = _plan(analysis, method)
     names = {group.space: group.name for group in analysis.free_groups}
     gates = Gates(method, mask_axes(plan), mask_branches(plan), names)
-    gates.train(model.training).to(device_of(model))
+    gates.train(model.training).to(real_device_of(model))
     if isinstance(model, fx.GraphModule):
         model = insert_gates(model, whole.program, plan, gates)
     else:
@@ -57,6 +60,20 @@ def without_gates(gated: nn.Module) -> nn.Module:
     release(model)
     ungate(model)
     return model
+
+
+@contextmanager
+def ungated_on_failure(model: nn.Module) -> Iterator[None]:
+    """Take gates that a model gets in place out of it again, if what is done fails."""
+    before = {path: record_of(module) for path, module in model.named_modules()}
+    try:
+        yield
+    except BaseException:
+        path, part = traced_part(model)
+        if is_gated(part):
+            become(part, without_gates(part))
+            attach(part, before[path])
+        raise
 
 
 def gated_graph_of(gated: nn.Module) -> TracedModule:

@@ -13,6 +13,7 @@ from fxprune.reports import Report, costs_at, describe
 from fxprune.timing import median_ms
 from fxprune.torch.backend.configuration import is_configured
 from fxprune.torch.backend.generated import generated_code
+from fxprune.torch.checks import check_weights
 from fxprune.torch.fold import fold_as
 from fxprune.torch.frontend.examples import random_inputs
 from fxprune.torch.frontend.modes import in_evaluation
@@ -80,14 +81,15 @@ def _file_bytes(module: nn.Module, gated: bool) -> dict[str, int]:
 
 
 def _bytes(module: nn.Module) -> int:
-    state = module.state_dict()
-    own = (tensor for name, tensor in state.items() if not name.startswith(f"{PREFIX}."))
-    sizes = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in own}
+    state = module.state_dict(keep_vars=True)
+    own = [tensor for name, tensor in state.items() if not name.startswith(f"{PREFIX}.")]
+    sizes = {t.data_ptr() or id(t): t.numel() * t.element_size() for t in own}
     return sum(sizes.values())
 
 
 def _latencies(module: nn.Module, record: Record, gated: bool) -> dict[str, float]:
     """Median milliseconds of evaluating one sample, of the model as it was and as it would fold."""
+    check_weights(module)
     if not gated:
         return _medians({"after": module}, record.examples[0])
     everything = {name: torch.ones(size) for name, size in record.analysis.costs.full.items()}

@@ -19,7 +19,9 @@ from fxprune.torch.backend.attributes import repeated_spaces, scaling_spaces
 from fxprune.torch.backend.caches import with_caches_kept
 from fxprune.torch.backend.configuration import ConfigurationRule, rules_of, tied_by
 from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.backend.frozen import thaw
 from fxprune.torch.backend.generated import generated_code
+from fxprune.torch.backend.module import become
 from fxprune.torch.backend.outline import Recording
 from fxprune.torch.backend.parts import Whole
 from fxprune.torch.backend.ties import sizes_in_step
@@ -58,6 +60,7 @@ def prepare(
     uniform: Uniform = False,
     method: str | Settings = "static",
     shrink_every: int = 0,
+    copy: bool = True,
 ) -> Any:
     """Turn a model into one that learns, in its normal training, what it can do without.
 
@@ -73,7 +76,8 @@ def prepare(
     [('0', 16)]
 
     Args:
-        model: any traceable module; it is copied and stays as it is.
+        model: any traceable module; it is copied and stays as it is. On the meta device, without
+            weights, it is planned: its groups, costs and keep-set, and what `fold` makes of it.
         example_inputs: what `forward` takes: a tensor, a tuple, or a mapping by name. If missing,
             it is inferred from the model's configuration or first layer, and a log line says what
             was assumed. A list holds several examples: inputs of other sizes or types, with other
@@ -122,6 +126,8 @@ def prepare(
             cheaper; 0 for never. Does nothing, with a warning, where that is not safe: in
             distributed training, if the model was copied (to average weights), with optimizers
             whose state is not by element.
+        copy: whether what is returned is a copy. With False `model` itself becomes the gated
+            model, with the parameters that it has; if anything fails it is as it was.
 
     Returns:
         A module of the class of `model`; with `scope` the part of it is gated.
@@ -131,17 +137,18 @@ def prepare(
         TraceError: the model's Python cannot be traced.
         NothingToPruneError: every channel is pinned; the message says why.
     """
-    check_model(model)
+    check_model(model, empty=True)
     limits = Limits(target, round_to, least, uniform)
     settings = settings_of(method)
     flag("in_kind", in_kind)
+    _check_copied(model, copy)
     _check_settings(scope, scatter, shrink_every)
     if scope:
         options: dict[str, Any] = {"ignore": ignore, "leaf": leaf, "scatter": scatter}
         options |= {"in_kind": in_kind, "uniform": uniform}
         options |= {"target": target, "steps": steps, "total_steps": total_steps}
         options |= {"round_to": round_to, "least": least}
-        options |= {"method": method, "shrink_every": shrink_every}
+        options |= {"method": method, "shrink_every": shrink_every, "copy": copy}
         return _prepare_part(model, scope, example_inputs, **options)
     check_finite(model)
     check_total_steps(total_steps)
@@ -179,11 +186,13 @@ def prepare(
         learner.adjustable = steps is None and total_steps is None
         if steps is None and total_steps is not None:
             learner.follow(total_steps)
-        whole = Whole(copy_module(model), examples, frozenset(leaves), program, analysis)
+        own = copy_module(model, share_tensors=not copy)
+        whole = Whole(own, examples, frozenset(leaves), program, analysis)
         return with_gates(whole, learner, at_once=at_once)
 
     gated = with_all_open()
     if program.told and generated_code(gated) and not agree(model, gated, examples):
+        thaw(gated)  # it may share its parameters
         gated = with_all_open(at_once=True)
     previous = record_of(model)
     record = Record(
@@ -202,7 +211,10 @@ def prepare(
     attach(gated, record)
     if shrink_every:
         shrink_on_steps(gated, shrink_every)
-    return gated
+    if copy:
+        return gated
+    become(model, gated)
+    return model
 
 
 def _as_code_can_say(recording: Recording, analysis: Analysis) -> Analysis:
@@ -241,7 +253,16 @@ def _prepare_part(model: nn.Module, scope: str, example_inputs: Any, **options: 
         raise InputError(f"scope: the model has no module {scope!r}{near(scope, parts)}")
     part = model.get_submodule(scope)
     inputs = None if example_inputs is None else inputs_of_part(model, part, example_inputs)
-    return with_part(model, scope, prepare(part, inputs, **options))
+    gated = prepare(part, inputs, **options)
+    return with_part(model, scope, gated) if options["copy"] else model
+
+
+def _check_copied(model: nn.Module, copy: bool) -> None:
+    if not flag("copy", copy) and isinstance(model, fx.GraphModule):
+        raise InputError(
+            "copy=False: a torch.fx.GraphModule is no module with code of its own to change: "
+            "prepare a copy of it, or the module that was traced"
+        )
 
 
 def _check_settings(scope: str, scatter: bool, shrink_every: int) -> None:

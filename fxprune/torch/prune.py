@@ -1,6 +1,7 @@
 """Pruning without training, in one call."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
@@ -12,9 +13,11 @@ from fxprune.targets import Least, Target
 from fxprune.torch.batches import repeatable
 from fxprune.torch.criteria import Loss, check_method, importance
 from fxprune.torch.fold import fold
+from fxprune.torch.gating import ungated_on_failure
 from fxprune.torch.keep_sets import reach_target
 from fxprune.torch.prepare import prepare
 from fxprune.torch.refit import refit
+from fxprune.torch.wrapping import check_module
 from fxprune.uniform import Uniform
 
 
@@ -35,6 +38,7 @@ def prune(
     scatter: bool = False,
     in_kind: bool = True,
     uniform: Uniform = False,
+    copy: bool = True,
 ) -> Any:
     """A smaller model at once, without training; it can be trained further or prepared again.
 
@@ -53,9 +57,12 @@ def prune(
         data: batches, for criteria that look at some and for `correct`.
         loss: for "taylor", see `importance`.
         correct: whether to solve the weights behind closed positions anew on `data`, see `refit`.
+        copy: whether `model` stays as it is. With False it becomes the smaller model itself, which
+            takes about the memory that it has: see `fold` with `consume`. What fails before its
+            weights are sliced leaves it as it was, but for weights that `correct` has solved.
 
     Returns:
-        What `fold` returns.
+        What `fold` returns; with `copy=False` that is `model`.
 
     Raises:
         InputError: an argument does not fit; TargetError, TraceError and NothingToPruneError as
@@ -65,20 +72,24 @@ def prune(
     if flag("correct", correct) and data is None:
         raise InputError("correct=True needs data: some hundred samples")
     data = None if data is None else repeatable(data)
-    gated = prepare(
-        model,
-        example_inputs,
-        target=target,
-        round_to=round_to,
-        least=least,
-        ignore=ignore,
-        leaf=leaf,
-        scope=scope,
-        scatter=scatter,
-        in_kind=in_kind,
-        uniform=uniform,
-    )
-    reach_target(gated, importance(gated, method, data, loss))
-    if correct and data is not None:
-        refit(gated, data)
-    return fold(gated)
+    if not flag("copy", copy):
+        check_module("model", model)
+    with nullcontext() if copy else ungated_on_failure(model):
+        gated = prepare(
+            model,
+            example_inputs,
+            target=target,
+            round_to=round_to,
+            least=least,
+            ignore=ignore,
+            leaf=leaf,
+            scope=scope,
+            scatter=scatter,
+            in_kind=in_kind,
+            uniform=uniform,
+            copy=copy,
+        )
+        reach_target(gated, importance(gated, method, data, loss))
+        if correct and data is not None:
+            refit(gated, data)
+        return fold(gated, consume=not copy)

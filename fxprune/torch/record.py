@@ -65,9 +65,11 @@ class Record:
         return bytes, (pickle.dumps(values),)
 
 
-def attach(module: nn.Module, record: Record) -> None:
-    """Let a module remember its record."""
+def attach(module: nn.Module, record: Record | None) -> None:
+    """Let a module remember its record, or forget it."""
     module.__dict__[_KEY] = record
+    if record is None:
+        del module.__dict__[_KEY]
 
 
 def record_of(module: nn.Module) -> Record | None:

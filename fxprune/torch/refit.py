@@ -22,6 +22,7 @@ from fxprune.shelf import Shelf
 from fxprune.torch.backend.gate import call_with
 from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.batches import arguments_of, running_on
+from fxprune.torch.checks import check_weights
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.spellings import bare_name
 from fxprune.torch.gates.module import PREFIX, Gates
@@ -55,6 +56,7 @@ def refit(gated: nn.Module, data: Iterable[Any], *, ridge: float = 1e-3) -> int:
     _, part = traced_part(gated)
     if part is not gated:
         raise InputError("refit takes the prepared part and its own inputs: pass that submodule")
+    check_weights(part)
     with in_evaluation(part), torch.no_grad(), Shelf() as shelf:
         traced = recorded(part)
         assert isinstance(traced, TracedModule)

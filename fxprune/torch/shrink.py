@@ -23,7 +23,7 @@ from fxprune.passes.fold import Slice
 from fxprune.torch.backend.configuration import carried_rules
 from fxprune.torch.backend.fold import by_parameter, sliced
 from fxprune.torch.backend.generated import is_generated
-from fxprune.torch.backend.module import TracedModule
+from fxprune.torch.backend.module import become
 from fxprune.torch.backend.optimizer import folded_state
 from fxprune.torch.backend.parts import Whole
 from fxprune.torch.budget.budget import renewed
@@ -89,7 +89,7 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     mode = gates.training
     whole = Whole(folded, smaller.examples, frozenset(leaves), program, analysis)
     at_once = program.told and is_generated(part)
-    _become(part, with_gates(whole, method, at_once=at_once))
+    become(part, with_gates(whole, method, at_once=at_once))
     now = replace(smaller, program=program, analysis=analysis, ignored=ignored, leaves=leaves)
     now = replace(now, configuration=carried_rules(record.configuration, origins))
     attach(part, now)
@@ -160,15 +160,6 @@ def _exchange(
             optimizer.state[new] = folded_state(state, old, items)
     for group in optimizer.param_groups:
         group["params"] = [heirs.get(id(p), p) for p in group["params"]]
-
-
-def _become(part: nn.Module, other: nn.Module) -> None:
-    """Let a module be another one, under its own identity."""
-    part.__class__ = other.__class__
-    part.__dict__ = other.__dict__
-    if isinstance(part, TracedModule):
-        part.graph = part._graph  # owned by `part` from now on
-    gates_of(part).belong_to(part)
 
 
 # On its own -----------------------------------------------------------------------------------

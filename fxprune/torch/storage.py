@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from fxprune.arguments import flag
 from fxprune.errors import CheckpointError, InputError, KeepSetError
 from fxprune.files import check_folder, check_output, draft_of, made_folder
-from fxprune.torch.checks import check_model
+from fxprune.torch.checks import check_model, check_weights
 from fxprune.torch.fold import apply_step
 from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.measuring import costs_of
@@ -56,6 +56,7 @@ def save(folded: nn.Module, folder: str | Path, *, overwrite: bool = False) -> P
             if part
             else "save takes what fxprune.fold returned; fold the gated module first"
         )
+    check_weights(folded)
     folder = made_folder(check_checkpoint(folder, overwrite=overwrite))
     tensors, aliases = _unique(folded.state_dict())
     text = json.dumps(_description(folded, record, aliases), indent=1)

@@ -36,6 +36,7 @@ from fxprune.files import path_of
 from fxprune.passes.axes import kept_flags
 from fxprune.progress import track
 from fxprune.torch.backend.module import TracedModule
+from fxprune.torch.checks import check_weights
 from fxprune.torch.frontend.examples import inputs_like, one_example, random_like
 from fxprune.torch.precision import (
     arrays_of,
@@ -91,6 +92,8 @@ def verify(
     check_seed(seed)
     (_, gated), (_, folded) = traced_part(gated), traced_part(folded)
     check_whole(gated, GATHER)
+    for part in (gated, folded):
+        check_weights(part)
     more = [_as_tuple(each, gated) for each in inputs]
     batches = [*inputs_like(record.examples, batch_sizes, seed), *more]
     verdict = _compared("gated == folded", gated, folded, batches, seed)

@@ -72,6 +72,7 @@ FILES = (
             "test_a_stream_keeps_multiples_of_heads_where_the_configuration_wants_them",
         )
     ),
+    "tests/torch/test_consuming.py",
     "tests/torch/test_several_examples.py",
     "tests/torch/frontend/test_in_place.py",
     "tests/torch/frontend/test_compiled.py::test_removed_branches_are_not_asked_for_their_type",

@@ -99,11 +99,6 @@ def test_lazy_module_is_refused_until_it_has_shapes():
     assert fxprune.groups(fxprune.prepare(model, images(1)))[0].size == 8
 
 
-def test_model_on_the_meta_device_is_refused():
-    model = Residual().to("meta")
-    refuses(model, fxprune.InputError, r"weight is on the meta device.*to_empty", images(1))
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", ["body.3.weight", "stem.1.bias", "head.bias"])
 def test_weights_that_are_not_finite_are_refused_by_name(name, value):

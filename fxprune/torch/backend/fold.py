@@ -1,7 +1,7 @@
 """A fold plan carried out on a copy of a module."""
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,20 +14,28 @@ from fxprune.torch.backend.module import copy_graph
 from fxprune.torch.backend.operands import argument, operands_of
 from fxprune.torch.backend.questions import ask_what_stays
 from fxprune.torch.frontend.in_place import memory_origins, overwritten, set_item
-from fxprune.torch.frontend.meta import device_of
+from fxprune.torch.frontend.meta import real_device_of
 from fxprune.torch.frontend.modes import remove_dead
 from fxprune.torch.frontend.program import Program, index_items
 from fxprune.torch.frontend.spellings import bare_name
 
+Take = Callable[[Tensor, Sequence[Slice]], Tensor]
+"""What a folded model has for a tensor of which some positions, or all, are kept."""
 
-def fold_model(model: nn.Module, program: Program, plan: FoldPlan) -> fx.Graph:
+
+def own(tensor: Tensor, slices: Sequence[Slice]) -> Tensor:
+    """The kept positions of a tensor, in memory of their own."""
+    return sliced(tensor, slices) if slices else clone_tensor(tensor)
+
+
+def fold_model(model: nn.Module, program: Program, plan: FoldPlan, take: Take = own) -> fx.Graph:
     """Carry out a fold plan on `model`, our own module tree that still shares its tensors.
 
-    Returns the graph that it runs then. Ensures: the tree shares no tensor; no module remains that
-    only removed nodes called.
+    Returns the graph that it runs then. Ensures: the tree has what `take` gives for every tensor;
+    no module remains that only removed nodes called.
     """
     graph = edited_graph(model, program, plan)
-    own_parameters(model, program, plan.slices)
+    take_parameters(model, program, plan.slices, take)
     return graph
 
 
@@ -172,7 +180,7 @@ def _scatter_operand(model: nn.Module, node: fx.Node, scatter: ScatterOperand) -
     name = f"{node.name}_index"
     while hasattr(model, name):
         name += "_"
-    model.register_buffer(name, torch.tensor(scatter.kept, device=device_of(model)))
+    model.register_buffer(name, torch.tensor(scatter.kept, device=real_device_of(model)))
     with node.graph.inserting_before(node):
         index = node.graph.get_attr(name)
         arguments = (whole, scatter.dim, index, part)
@@ -214,8 +222,10 @@ def _delete(model: nn.Module, path: str) -> None:
         owner.__dict__["extra_repr"] = str
 
 
-def own_parameters(model: nn.Module, program: Program, slices: Iterable[Slice]) -> None:
-    """Give a model tensors of its own: kept positions where a slice says so, else clones.
+def take_parameters(
+    model: nn.Module, program: Program, slices: Iterable[Slice], take: Take
+) -> None:
+    """Give a model what `take` makes of its tensors and their slices.
 
     A tensor that goes by several names is replaced under all of them, and in lists of its module,
     as recurrent layers have.
@@ -229,8 +239,7 @@ def own_parameters(model: nn.Module, program: Program, slices: Iterable[Slice]) 
             if container is None:
                 continue  # removed with its branch
             if new is None:
-                items = by_name.get(name)
-                new = sliced(container[leaf], items) if items else clone_tensor(container[leaf])
+                new = take(container[leaf], by_name.get(name, []))
                 replaced[id(container[leaf])] = new
             container[leaf] = new
     for module in model.modules():

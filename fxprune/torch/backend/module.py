@@ -155,6 +155,16 @@ def _forget(files: Iterable[str]) -> None:
         _loader.eval_cache.pop(file, None)
 
 
+def become(module: nn.Module, other: nn.Module) -> None:
+    """Let a module be another one, under its own identity; what refers to it stays right."""
+    module.__class__ = other.__class__
+    module.__dict__ = other.__dict__
+    if isinstance(module, TracedModule):
+        module.graph = module._graph  # owned by `module` from now on
+    if isinstance(gates := module._modules.get(PREFIX), Gates):
+        gates.belong_to(module)
+
+
 def own_state(module: nn.Module) -> dict[str, Any]:
     """The attributes of a module but for its graph, and for what calls this very module.
 

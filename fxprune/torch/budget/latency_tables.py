@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fxprune.ir import Graph, Node
 from fxprune.passes.kinds import CONVOLUTIONS, LAYERS, VIEWS
-from fxprune.torch.frontend.meta import device_of
+from fxprune.torch.frontend.meta import real_device_of
 
 _log = logging.getLogger("fxprune")
 WIDTHS = 5
@@ -70,7 +70,7 @@ def measure(model: nn.Module, graph: Graph, round_to: int = 1) -> Measured:
     }
     distinct = {key: path for path, key in reversed(keys.items())}
     _log.info("timing %d distinct layers of %d", len(distinct), len(layers))
-    device = device_of(model)
+    device = real_device_of(model)
     clock = _Clock(device, _SECONDS / max(len(distinct) * WIDTHS**2, 1))
     with torch.inference_mode():
         tables = {

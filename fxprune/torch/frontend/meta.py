@@ -152,3 +152,9 @@ def _conv_shape(module: nn.Conv2d, shape: tuple[int, ...]) -> tuple[int, ...] | 
 def device_of(module: nn.Module) -> torch.device:
     """Where a module computes: where its first parameter is, or else the CPU."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
+def real_device_of(module: nn.Module) -> torch.device:
+    """The same for what has values: beside a module without any they are on the CPU."""
+    device = device_of(module)
+    return torch.device("cpu") if device.type == "meta" else device

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     )
     from fxprune.torch.prepare import prepare
     from fxprune.torch.prune import prune
+    from fxprune.torch.prune_checkpoint import prune_checkpoint
     from fxprune.torch.refit import refit
     from fxprune.torch.shrink import shrink
     from fxprune.torch.storage import load, save
@@ -88,6 +89,7 @@ _HOMES = {
     ),
     "fxprune.torch.prepare": "prepare",
     "fxprune.torch.prune": "prune",
+    "fxprune.torch.prune_checkpoint": "prune_checkpoint",
     "fxprune.torch.refit": "refit",
     "fxprune.torch.shrink": "shrink",
     "fxprune.torch.storage": "load save",
@@ -129,6 +131,7 @@ __all__ = [
     "parameter_groups",
     "prepare",
     "prune",
+    "prune_checkpoint",
     "prune_onnx",
     "quantize",
     "reach_target",

@@ -39,6 +39,44 @@ def draft_of(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
             raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+@contextlib.contextmanager
+def draft_folder_of(path: str | Path) -> Iterator[Path]:
+    """A folder that becomes `path` at the end, if nothing fails and nothing stands there.
+
+    Raises:
+        InputError: there is something at `path`, or nothing can be written there.
+    """
+    path = check_new_folder("path", path)
+    try:
+        place = tempfile.TemporaryDirectory(dir=path.parent, prefix=".fxprune-")
+    except OSError as error:
+        raise InputError(f"cannot write in {path.parent}: {error.strerror}") from error
+    with place as folder:
+        draft = Path(folder) / path.name
+        try:
+            draft.mkdir()
+            yield draft
+            _check_free_folder(path)
+            os.rename(draft, path)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def check_new_folder(name: str, value: Any) -> Path:
+    """The path of a folder that is not there yet, in one that is."""
+    path = path_of(name, value)
+    with _told(name, path):
+        if not path.parent.is_dir():
+            raise InputError(f"cannot write {path.name}: there is no folder {path.parent}")
+        _check_free_folder(path)
+    return path
+
+
+def _check_free_folder(path: Path) -> None:
+    if path.is_dir() or os.path.lexists(path):
+        raise InputError(f"cannot write {path}: it is there already; give a folder that is not")
+
+
 def check_output(
     name: str,
     path: Any,

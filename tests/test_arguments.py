@@ -67,6 +67,12 @@ RIGHT: dict[str, Callable[[World], Call]] = {
         "method": "taylor",
         "data": [(X, Y)],
     },
+    "prune_checkpoint": lambda w: {
+        "folder": w.weights(),
+        "out": w.place(f"pruned{len(list(w.folder.iterdir()))}"),
+        "model": w.model,
+        "example_inputs": X,
+    },
     "prune_onnx": lambda w: {"source": w.proto, "method": "wanda", "data": [X.numpy()]},
     "quantize": lambda w: {"source": w.proto, "output": w.place("new.onnx")},
     "reach_target": lambda w: {"gated": w.gated, "importance": {GROUP: range(8)}},
@@ -139,7 +145,7 @@ MODELS += [onnx.ModelProto(), torch.zeros(2)]
 NAMES = [None, 3, "nowhere", ["nowhere"], [3], [None], b"0", {"0": 1}, "", [""], object()]
 BATCHES = [3, 0.5, [], iter(()), used_up(), "missing.npz", b"x", {"x": X}, X, [3], [None], ["x"]]
 BATCHES += [object(), [torch.zeros(2, 5)], [(torch.zeros(2, 5, 8, 8), Y)], [()], [{}]]
-KEEP_SETS = [None, 3, "small.onnx", [True] * 8, {"nope": [True] * 8}, {3: [True]}]
+KEEP_SETS = [3, "small.onnx", [True] * 8, {"nope": [True] * 8}, {3: [True]}]
 KEEP_SETS += [
     {GROUP: wrong}
     for wrong in (
@@ -218,6 +224,7 @@ WRONG: dict[str, list[Any]] = {
         *(torch.optim.SGD(plain().parameters(), lr=0.1),),
     ],
     "options": [{"params": []}],
+    "out": [None, *FILES, "text", ".", "missing/out", "empty.onnx"],
     "output": [*PLACES, "there.onnx"],
     "overwrite": NOT_FLAGS,
     "path": [None, *PLACES, "there.onnx", "there.html"],
@@ -272,6 +279,8 @@ WRONG: dict[str, list[Any]] = {
 }
 ALSO_WRONG: dict[tuple[str, str], list[Any]] = {
     ("quantize", "output"): [None],
+    ("fold_onnx", "keep_set"): [None],
+    ("set_keep_set", "keep"): [None],
     **{(verb, "data"): [None] for verb in ("importance", "prune", "prune_onnx", "refit")},
     ("fold", "optimizer"): [torch.optim.RMSprop(plain().parameters())],
 }
@@ -282,6 +291,7 @@ WORDS = {
     "keep_set": "keep|group",
     "name": "name|operator",
     "options": "params",
+    "out": "out|cannot write|cannot use",
     "output": "output|cannot write|cannot use",
     "path": "path|cannot write|cannot use",
     "folder": "folder|cannot use|checkpoint",

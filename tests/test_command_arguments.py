@@ -27,6 +27,7 @@ TORCH, FILE = f"{HERE}:plain_model", "model.onnx"
 RIGHT: dict[str, dict[str, Any]] = {
     "inspect": {"source": [TORCH, FILE]},
     "prune": {"source": [TORCH, FILE], "out": "new.onnx"},
+    "prune_checkpoint": {"folder": "weights", "out": "pruned", "model": TORCH},
     "fold": {"source": [TORCH, FILE], "keep_set": "keep.json", "out": "new.onnx"},
     "verify": {"first": [TORCH, FILE], "second": FILE},
     "export": {"source": [TORCH], "out": "new.onnx"},
@@ -44,6 +45,7 @@ WRONG: dict[str, list[str]] = {
     "data": DATA,
     "figures": ["there.onnx", "there.onnx/figures"],
     "first": SOURCES,
+    "folder": ["", "missing", "there.onnx", "empty.onnx"],
     "ignore": ["nowhere", "", "*: heads", "nowhere.*"],
     "keep_set": [
         *("missing.json", "text", "empty.onnx", "", "list.json", "numbers.json", "deep.json"),
@@ -51,6 +53,7 @@ WRONG: dict[str, list[str]] = {
     ],
     "least": ["", "-1", "2", "x", "nan", "nowhere=.5", "0=2", "True", "*: heads=.5"],
     "method": ["", "best", "Random"],
+    "model": [source for source in SOURCES if "onnx" not in source and source],
     "opset": ["", "0", "-1", "x", "2.5", "1000000"],
     "out": [
         *("", ".", "missing/a.onnx", "a.txt", "there.onnx", "there.html", "empty.onnx"),
@@ -72,6 +75,8 @@ WRONG: dict[str, list[str]] = {
 
 SERVES = {(verb, TORCH, "out", place) for verb in ("prune", "fold") for place in ("", ".")}
 """A checkpoint may lie in the current folder."""
+SERVES.add(("prune_checkpoint", None, "out", "a.txt"))
+"""A folder of any name."""
 
 
 def options_of(command: str) -> list[str]:
@@ -84,7 +89,10 @@ def words_of(command: str, source: str | None, changed: Mapping[str, str]) -> li
     for name in ("source", "first"):
         if name in arguments:
             arguments[name] = source
-    words = [command, *(changed.get(name, value) for name, value in arguments.items())]
+    options = [f"--model={arguments.pop('model')}"] if "model" in arguments.keys() - changed else []
+    arguments.pop("model", None)
+    words = [command.replace("_", "-"), *options]
+    words += [changed.get(name, value) for name, value in arguments.items()]
     words += ["--no-latency"] * (command == "report")
     for name, value in changed.items():
         if name not in arguments:
@@ -95,6 +103,7 @@ def words_of(command: str, source: str | None, changed: Mapping[str, str]) -> li
 @pytest.fixture
 def folder(world: World) -> Path:
     onnx.save(world.proto, FILE)
+    world.weights()
     files = {
         "keep.json": {GROUP: [1, 0] * 4},
         "list.json": [1, 0],

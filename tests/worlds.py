@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import fxprune
@@ -56,6 +57,12 @@ class World:
     gated: nn.Module
     folded: nn.Module
     proto: onnx.ModelProto
+
+    def weights(self) -> str:
+        """A folder with the weights of the model."""
+        (self.folder / "weights").mkdir(exist_ok=True)
+        save_file(self.model.state_dict(), self.folder / "weights" / "model.safetensors")
+        return self.place("weights")
 
     def place(self, name: str) -> str:
         return str(self.folder / name)

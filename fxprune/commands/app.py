@@ -166,6 +166,46 @@ def prune(
 
 
 @app.command(epilog=EXIT_CODES)
+def prune_checkpoint(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Safetensors and config.json of transformers.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that is not there.")],
+    target: Target = None,
+    method: Annotated[
+        str, typer.Option(help="How positions are ranked: group_norm, magnitude, bn_scale, random.")
+    ] = "group_norm",
+    keep_set: Annotated[
+        Path | None, typer.Option(help="JSON as for fold: keep this, whatever the target is.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="module:factory of the model, where config.json tells none.")
+    ] = None,
+    round_to: RoundTo = 1,
+    least: Least = None,
+    uniform: Uniform = None,
+    ignore: Ignore = None,
+    shape: Shape = None,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Write a smaller model of one on disk, without having it in memory; no verdict is given."""
+
+    def job(announce: Announce) -> Answer:
+        limits = _limits(target, round_to, least, uniform or ["*"])
+        keep = None if keep_set is None else keep_set_of(keep_set)
+        source = _source(model or "", shape, ignore)
+        place = Destination(out)
+        route = importlib.import_module("fxprune.commands.torch_route")
+        answered: Answer = route.prune_checkpoint(
+            folder, source, Ranking(limits, method), keep, place, announce
+        )
+        return answered
+
+    answer(job, as_json=json, show_traceback=traceback)
+
+
+@app.command(epilog=EXIT_CODES)
 def fold(
     source: Model,
     keep_set: Annotated[

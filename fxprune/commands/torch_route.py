@@ -13,11 +13,12 @@ import fxprune
 from fxprune.agreement import Verdict
 from fxprune.arguments import batches
 from fxprune.arguments import seed as check_seed
+from fxprune.commands.answers import Answer, about
 from fxprune.commands.arguments import imported
 from fxprune.commands.bars import Announce
 from fxprune.commands.jobs import Destination, Pruned, Ranking, Source
 from fxprune.errors import InputError
-from fxprune.files import ONNX, check_output
+from fxprune.files import ONNX, check_new_folder, check_output
 from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.fold import KeepSet
@@ -31,8 +32,10 @@ from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.precision import outputs_of
 from fxprune.torch.prepare import ignored_in
+from fxprune.torch.prune_checkpoint import plan_checkpoint, write_checkpoint
 from fxprune.torch.record import gated_record
-from fxprune.torch.storage import WEIGHTS, check_checkpoint
+from fxprune.torch.shards import WEIGHTS
+from fxprune.torch.storage import check_checkpoint
 from fxprune.torch.verify import compare_modules
 
 _BATCHES = (1, 2, 5)
@@ -64,6 +67,30 @@ def prune(
     announce("ranking", 0.4)
     _close(gated, ranking, data)
     return _finished(gated, out, announce, latency)
+
+
+def prune_checkpoint(
+    folder: Path,
+    source: Source,
+    ranking: Ranking,
+    keep_set: KeepSet | None,
+    out: Destination,
+    announce: Announce,
+) -> Answer:
+    """Plan a model of which files hold the weights, and write what is kept."""
+    place = check_new_folder("OUT", out.path)
+    announce("finding groups", 0)
+    model, examples = _model(source) if source.text else (None, _examples(source) or None)
+    options = {field.name: getattr(ranking.limits, field.name) for field in fields(Limits)}
+    options |= {"ignore": source.ignore}
+    plan = plan_checkpoint(folder, examples, model, keep_set, ranking.method, **options)
+    announce("writing", 0.5)
+    written = str(write_checkpoint(plan, place))
+    kept = {n: list(map(int, flags)) for n, flags in fxprune.keep_set(plan.gated).items()}
+    report = fxprune.report(plan.gated, latency=False)
+    return Answer(
+        f"{report.summary()}\nwritten: {written}", about(report, keep_set=kept, written=written)
+    )
 
 
 def fold(source: Source, keep_set: KeepSet, out: Destination, announce: Announce) -> Pruned:
@@ -187,8 +214,9 @@ def _model(source: Source) -> tuple[nn.Module, Any]:
 
 
 def _examples(source: Source) -> Any:
-    """Inputs of the given shapes, by name where names were given."""
-    arrays = {name: torch.zeros(shape) for name, shape in source.shapes.items()}
+    """Inputs of the given shapes, by name where names were given; those of ids are whole."""
+    types = {name: torch.long if name.endswith("_ids") else torch.float for name in source.shapes}
+    arrays = {name: torch.zeros(n, dtype=types[name]) for name, n in source.shapes.items()}
     return tuple(arrays.values()) if all(map(str.isdigit, arrays)) else arrays
 
 

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fxprune.errors import InputError
 from fxprune.torch.gates.module import Gates
@@ -53,16 +53,20 @@ def has_weights(model: nn.Module) -> bool:
 def check_finite(model: nn.Module) -> None:
     """Parameters are finite and buffers are numbers (a mask may hold -inf)."""
     for name, buffer in model.named_buffers():
-        if buffer.is_meta:
-            continue
-        if buffer.is_floating_point() and math.isnan(buffer.sum()) and bool(buffer.isnan().any()):
-            raise InputError(f"{name} holds NaN: restore a sound checkpoint first")
+        check_values(name, buffer, endless=True)
     for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            continue
-        values = parameter.detach()
-        if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
-            raise InputError(
-                f"{name} holds NaN or infinite values: masking would spread them; restore "
-                "a sound checkpoint first"
-            )
+        check_values(name, parameter.detach())
+
+
+def check_values(name: str, values: Tensor, *, endless: bool = False) -> None:
+    """Raise InputError where a tensor holds what is no number; it may be `endless` in buffers."""
+    if values.is_meta:
+        return
+    if endless:
+        if values.is_floating_point() and math.isnan(values.sum()) and bool(values.isnan().any()):
+            raise InputError(f"{name} holds NaN: restore a sound checkpoint first")
+    elif not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
+        raise InputError(
+            f"{name} holds NaN or infinite values: masking would spread them; restore "
+            "a sound checkpoint first"
+        )

@@ -4,7 +4,7 @@ import functools
 import logging
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from fxprune.torch.frontend.examples import random_inputs
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.nests import mapped
 from fxprune.torch.frontend.trace import Arguments
+from fxprune.torch.hankel import with_values
 from fxprune.torch.recorded import recorded
 
 _log = logging.getLogger("fxprune")
@@ -87,11 +88,16 @@ def outputs_of(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
 def agree(one: nn.Module, other: nn.Module, examples: Iterable[Arguments]) -> bool:
     """Whether two models compute the same in evaluation, for random inputs like the examples.
 
-    Code that knows that it is traced may take another path than it does otherwise.
+    Code that knows that it is traced may take another path than it does otherwise. Models without
+    values get some for that time.
     """
     batches = [random_inputs(example, (2,), seed=0)[0] for example in examples]
     try:
-        with in_evaluation(one), in_evaluation(other), torch.random.fork_rng(devices=[]):
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            for model in (one, other):
+                stack.enter_context(in_evaluation(model))
+                stack.enter_context(with_values(model))
             expected, found = ([outputs_of(m, each) for each in batches] for m in (one, other))
     except Exception as error:
         _log.debug("a model fails on its own path: %s", error)

@@ -3,6 +3,8 @@
     folder/model.safetensors   the weights; its header holds the description as well
     folder/fxprune.json        the description for people: keep-set, versions, costs
 
+`load` also reads shards, whose index holds the description.
+
 The weights file alone is a complete checkpoint, and it is put in place in one step, so a folder
 holds the old checkpoint or the new one, never a half.
 """
@@ -26,10 +28,11 @@ from fxprune.torch.fold import apply_step
 from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.measuring import costs_of
 from fxprune.torch.record import FoldStep, Record, attach, is_gated, record_of, traced_part
+from fxprune.torch.shards import INDEX, WEIGHTS, Shards
 from fxprune.torch.wrapping import check_module
 from fxprune.version import __version__
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "fxprune.json"
+DESCRIPTION = "fxprune.json"
 _FORMAT = 2
 _COMPARED = ("macs", "params")
 _SCALARS = (bool, int, float, str, type(None))
@@ -59,7 +62,7 @@ def save(folded: nn.Module, folder: str | Path, *, overwrite: bool = False) -> P
     check_weights(folded)
     folder = made_folder(check_checkpoint(folder, overwrite=overwrite))
     tensors, aliases = _unique(folded.state_dict())
-    text = json.dumps(_description(folded, record, aliases), indent=1)
+    text = json.dumps(description_of(folded, record, aliases), indent=1)
     try:
         with draft_of(folder / WEIGHTS, overwrite=overwrite) as draft:
             save_file(tensors, draft, {"fxprune": text})
@@ -99,7 +102,9 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
             has buffers that no checkpoint holds.
     """
     check_model(model, empty=True)
-    path = check_folder("folder", folder) / WEIGHTS
+    folder = check_folder("folder", folder)
+    is_sharded = (folder / INDEX).is_file() and not (folder / WEIGHTS).is_file()
+    path = folder / (INDEX if is_sharded else WEIGHTS)
     description, tensors = _read(path)
     folded: Any = model
     examples = tuple(_example(each) for each in _field(description, "examples", list))
@@ -184,7 +189,8 @@ def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, s
     return tensors, aliases
 
 
-def _description(folded: nn.Module, record: Record, aliases: Mapping[str, str]) -> dict[str, Any]:
+def description_of(folded: nn.Module, record: Record, aliases: Mapping[str, str]) -> dict[str, Any]:
+    """What a checkpoint says beside its tensors; `aliases` are other names of stored ones."""
     return {
         "format": _FORMAT,
         "fxprune": __version__,
@@ -248,10 +254,7 @@ def _step(item: Any) -> FoldStep:
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint at {path}: save makes {WEIGHTS} in a folder")
-    try:
-        metadata, tensors = _read_whole(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from error
+    metadata, tensors = _read_shards(path) if path.name == INDEX else _read_file(path)
     if "fxprune" not in metadata:
         raise CheckpointError(f"{path} was not written by fxprune.save: it has no keep-set")
     try:
@@ -263,6 +266,19 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} has a format that this fxprune does not know: update fxprune"
         )
     return description, tensors
+
+
+def _read_shards(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    """What `prune_checkpoint` writes of several files; the folder appeared whole."""
+    shards = Shards(path.parent)
+    return shards.metadata, {name: shards.whole(name) for name in shards.tensors}
+
+
+def _read_file(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    try:
+        return _read_whole(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file: {error}") from error
 
 
 def _read_whole(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

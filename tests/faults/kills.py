@@ -6,16 +6,22 @@ holds the old file or the new one, whole, and the next child goes on from there.
 
 import copy
 import functools
+import itertools
+import json
 import os
 import random
+import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
@@ -87,6 +93,40 @@ def shrink_for_ever(folder: Path) -> None:
         shrunk = copy.deepcopy(gated)
         fxprune.shrink(shrunk, SGD(shrunk.parameters(), lr=0.1))
         fxprune.save(fxprune.fold(shrunk), folder / "saved", overwrite=True)
+
+
+# Pruning files --------------------------------------------------------------------------------
+
+
+@functools.cache
+def shards() -> tempfile.TemporaryDirectory[str]:
+    """A folder with the weights of the model, a file for each layer."""
+    place = tempfile.TemporaryDirectory()
+    state = build().state_dict()
+    files = {name: f"layer{name.partition('.')[0]}.safetensors" for name in state}
+    for file in set(files.values()):
+        own = {name: state[name] for name in state if files[name] == file}
+        save_file(own, Path(place.name) / file)
+    index = json.dumps({"weight_map": files})
+    (Path(place.name) / "model.safetensors.index.json").write_text(index)
+    return place
+
+
+def prune_files_for_ever(folder: Path) -> None:
+    """Prune the files to the two versions in turn, each time into a new folder."""
+    for number in itertools.count():
+        kept = list((range(0, 16, 2), range(5))[number % 2])
+        flags = {group: [position in kept for position in range(16)] for group in ("0", "3")}
+        options: dict[str, Any] = {"example_inputs": X, "keep_set": flags, "uniform": False}
+        out = folder / f"{os.getpid()}-{number}"
+        fxprune.prune_checkpoint(shards().name, out, model=build, **options)
+
+
+def check_pruned_files(folder: Path) -> None:
+    """Every folder that is there loads, and is one of the two."""
+    for out in folder.glob("[!.]*"):
+        assert is_one_of_them(fxprune.load(out, build()).eval())
+        shutil.rmtree(out)
 
 
 # Exporting ------------------------------------------------------------------------------------
@@ -181,13 +221,14 @@ SCENARIOS = {
     "save": Scenario(save_for_ever, check_saved, 0.05),
     "shrink": Scenario(shrink_for_ever, check_saved, 0.2),
     "train": Scenario(train, check_trained, 0.3),
+    "prune files": Scenario(prune_files_for_ever, check_pruned_files, 0.5),
     "export": Scenario(export_for_ever, check_exported, 1.5),
 }
 
 
 def kill(scenario: Scenario, folder: Path, seconds: float) -> bool:
     """Run the work in a child and kill it after a time; whether it was still running."""
-    versions()
+    versions(), shards()
     child = fork(lambda: scenario.work(folder))
     deadline = time.monotonic() + seconds
     ended, status = os.waitpid(child, os.WNOHANG)

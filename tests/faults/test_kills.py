@@ -6,10 +6,25 @@ import torch
 import fxprune
 from fxprune.torch.backend import module as torch_module
 from tests.faults.cycles import leaks
-from tests.faults.kills import SCENARIOS, STEPS, Scenario, kill, killed, train, versions
+from tests.faults.kills import (
+    SCENARIOS,
+    STEPS,
+    Scenario,
+    X,
+    build,
+    kill,
+    killed,
+    shards,
+    train,
+    versions,
+)
+
+KEPT = {group: [position % 2 == 0 for position in range(16)] for group in ("0", "3")}
 
 
-@pytest.mark.parametrize(("name", "number"), [("save", 6), ("shrink", 3), ("train", 4)])
+@pytest.mark.parametrize(
+    ("name", "number"), [("save", 6), ("shrink", 3), ("train", 4), ("prune files", 6)]
+)
 def test_nothing_is_lost_when_a_process_is_killed(name, number, tmp_path):
     assert killed(name, tmp_path, number) > 0
 
@@ -26,6 +41,16 @@ def test_half_a_file_is_found(tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(fxprune.CheckpointError, match="damaged"):
         SCENARIOS["save"].check(tmp_path)
+
+
+def test_half_a_folder_is_found(tmp_path):
+    out = tmp_path / "out"
+    fxprune.prune_checkpoint(
+        shards().name, out, model=build, example_inputs=X, keep_set=KEPT, uniform=False
+    )
+    (out / "layer3.safetensors").unlink()
+    with pytest.raises(fxprune.CheckpointError, match="there is no file"):
+        SCENARIOS["prune files"].check(tmp_path)
 
 
 def test_another_training_is_found(tmp_path):

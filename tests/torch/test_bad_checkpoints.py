@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.testing import assert_unchanged
-from fxprune.torch.storage import DESCRIPTION, WEIGHTS
+from fxprune.torch.shards import WEIGHTS
+from fxprune.torch.storage import DESCRIPTION
 from tests.torch.models import Residual, images, plain, randomise
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.testing import assert_unchanged
-from fxprune.torch.storage import DESCRIPTION, WEIGHTS
+from fxprune.torch.shards import WEIGHTS
+from fxprune.torch.storage import DESCRIPTION
 from tests.torch.gated import assert_loads_as, folded_at_half, gate, train
 from tests.torch.models import Auxiliary, Residual, half, plain, randomise
 

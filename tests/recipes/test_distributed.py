@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import fxprune
+from tests.recipes import sharded
 from tests.recipes.ranks import METHODS_BY_KIND, train_part
 from tests.recipes.training import Plain, assert_prunes, assert_same_gates, begin
 from tests.test_packaging import ROOT
@@ -107,6 +108,34 @@ def test_example_of_distributed_training_runs():
     output = run_in_two_processes(str(ROOT / "examples" / "recipes" / "distributed.py"))
     assert output.count("gated == folded") == 2 * 8, output
     assert len(re.findall(r"macs .* 50\.0%", output)) == 2, output
+
+
+@pytest.mark.slow
+def test_a_language_model_that_accelerate_shards_folds_as_one_trained_alone(tmp_path):
+    run_in_two_processes("-m", "tests.recipes.sharded", str(tmp_path / "rank"))
+    first, second = (torch.load(tmp_path / f"rank{rank}", weights_only=True) for rank in range(2))
+    assert first["sharded"] == second["sharded"]
+    assert {"", "model.layers.0", "model.layers.1"} <= set(first["sharded"])
+    gated = sharded.alone()
+    keep = {name: flags.tolist() for name, flags in fxprune.keep_set(gated).items()}
+    assert first["keep"] == second["keep"] == keep
+    assert not all(all(flags) for flags in keep.values())
+    before, folded = sharded.llama().state_dict(), fxprune.fold(gated).state_dict()
+    assert first["folded"].keys() == second["folded"].keys() == folded.keys()
+    for name, tensor in folded.items():
+        assert torch.equal(first["folded"][name], second["folded"][name]), name
+        torch.testing.assert_close(first["folded"][name], tensor, rtol=1e-4, atol=1e-6)
+        same = tensor.shape == before[name].shape and torch.equal(tensor, before[name])
+        assert not same, f"{name} was not trained"
+
+
+@pytest.mark.slow
+def test_example_of_sharding_with_accelerate_runs():
+    output = run_in_two_processes(
+        "-m", "tests.recipes.launch", str(ROOT / "examples" / "recipes" / "accelerate_fsdp.py")
+    )
+    assert output.count("gated == folded") == 8, output
+    assert 40 < float(re.findall(r"macs .* (\d+\.\d)%", output)[0]) <= 50, output
 
 
 def test_penalty_that_is_counted_twice_would_be_seen():

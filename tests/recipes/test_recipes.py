@@ -11,6 +11,8 @@ from tests.test_packaging import ROOT
 
 FOLDER = ROOT / "examples" / "recipes"
 RECIPES = sorted(file.name for file in FOLDER.glob("*.py"))
+TOGETHER = ("distributed.py", "accelerate_fsdp.py")
+"""Those that several processes run: see `test_distributed.py`."""
 LISTED = re.findall(r"^\| `examples/recipes/(\w+\.py)`", (ROOT / "README.md").read_text(), re.M)
 
 
@@ -27,7 +29,7 @@ def no_accelerator() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_accelerator")
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "distributed.py"])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in TOGETHER])
 def test_recipe_runs(name, capsys, caplog):
     runpy.run_path(str(FOLDER / name), run_name="__main__")
     output = capsys.readouterr().out

@@ -29,6 +29,7 @@ from fxprune.progress import stage, track
 from fxprune.torch.record import record_of
 from tests.cli_models import residual
 from tests.torch.models import images
+from tests.torch.test_language_models import llama
 
 README = Path(__file__).parent.parent / "README.md"
 HERE = "tests.cli_models"
@@ -204,6 +205,25 @@ def test_prune_of_a_file_takes_data_from_files_and_from_python(data, onnx_file, 
     ]
     corrected, uncorrected = (np.square(outputs[0] - other).mean() for other in outputs[1:])
     assert corrected < uncorrected
+
+
+def test_a_language_model_on_disk_is_pruned_from_the_command_line(tmp_path):
+    dense, out, again = (tmp_path / name for name in ("dense", "out", "again"))
+    model = llama()
+    model.save_pretrained(dense)
+    words = ("prune-checkpoint", dense)
+    found = answered(*words, out, "--target", "params=.6", "--shape", "input_ids=2,9")
+    assert (
+        found["written"] == str(out) and found["after"]["params"] <= 0.6 * found["before"]["params"]
+    )
+    expected = type(model).from_pretrained(out).state_dict()
+    assert sum(t.numel() for t in expected.values()) == found["after"]["params"]
+    (tmp_path / "keep.json").write_text(json.dumps(found))
+    kept = answered(*words, again, "--keep-set", tmp_path / "keep.json")
+    assert kept["keep_set"] == found["keep_set"]
+    got = type(model).from_pretrained(again).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in got.items())
+    assert "it is there already" in run(*words, out, code=2).stderr
 
 
 def test_fold_follows_the_keep_set_that_prune_printed(source, tmp_path):

@@ -127,7 +127,8 @@ def prepare(
             distributed training, if the model was copied (to average weights), with optimizers
             whose state is not by element.
         copy: whether what is returned is a copy. With False `model` itself becomes the gated
-            model, with the parameters that it has; if anything fails it is as it was.
+            model, with the parameters that it has, while the modules inside are new objects; if
+            anything fails it is as it was.
 
     Returns:
         A module of the class of `model`; with `scope` the part of it is gated.

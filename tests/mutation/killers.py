@@ -73,6 +73,8 @@ FILES = (
         )
     ),
     "tests/torch/test_consuming.py",
+    "tests/torch/test_hankel.py",
+    "tests/torch/test_prune_checkpoint.py",
     "tests/torch/test_several_examples.py",
     "tests/torch/frontend/test_in_place.py",
     "tests/torch/frontend/test_compiled.py::test_removed_branches_are_not_asked_for_their_type",

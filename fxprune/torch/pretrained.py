@@ -78,7 +78,7 @@ def why_not_from_configuration(model: nn.Module) -> str:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             other = kind(again)
     except Exception as error:  # whatever libraries check, and whatever a constructor takes
-        return f"{error.__cause__ or error}"
+        return f"{error.__cause__ or error}".strip().rstrip(".")
     shapes = [{n: t.shape for n, t in each.state_dict().items()} for each in (model, other)]
     return "" if shapes[0] == shapes[1] else "it makes a model of other sizes"
 

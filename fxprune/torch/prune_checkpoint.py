@@ -24,6 +24,7 @@ from fxprune.progress import track
 from fxprune.ranking import NORMS, Part, Scores, group_norm, ranks
 from fxprune.targets import Least, Target
 from fxprune.torch import keep_sets
+from fxprune.torch.backend.depth import renamed
 from fxprune.torch.backend.fold import by_parameter
 from fxprune.torch.checks import check_values
 from fxprune.torch.criteria import importance
@@ -257,12 +258,19 @@ def write_checkpoint(plan: CheckpointPlan, out: Path) -> Path:
 
 
 class _Job:
-    """Which tensors are written, and what of each is kept."""
+    """Which tensors are written, and what of each is kept.
+
+    Layers behind one that went out of a list have moved up, so names are other ones than before.
+    """
 
     def __init__(self, plan: CheckpointPlan) -> None:
         _, record = gated_record(plan.gated)
+        self._record = record_of(plan.folded) or record
         self._plan = plan
         self._small = plan.folded.state_dict(keep_vars=True)
+        taken = self._record.history[-1].taken
+        self._was = {renamed(name, plan.gated, taken): name for name in plan.sources}
+        self._now = {was: now for now, was in self._was.items() if now in self._small}
         keep = {name: flags.tolist() for name, flags in keep_sets.keep_set(plan.gated).items()}
         self._slices = by_parameter(plan_of(record, keep).slices)
         self._first = {n: first for first, names in record.program.aliases.items() for n in names}
@@ -270,29 +278,31 @@ class _Job:
 
     def weights(self) -> dict[str, dict[str, Stored]]:
         """By file what is in it; of a tensor whose stored name is gone that is another name."""
-        stored, sources = self._plan.shards.tensors, self._plan.sources
         found: dict[str, dict[str, Stored]] = {}
         for name, tensor in self._small.items():
-            source = sources[name]
-            if source == name or source not in self._small:
-                entry = replace(stored[source], shape=tuple(tensor.shape))
+            source = self._source(name)
+            if source == self._was[name] or source not in self._now:
+                stored = self._plan.shards.tensors[source]
+                entry = replace(stored, shape=tuple(tensor.shape))
                 found.setdefault(entry.file, {})[name] = entry
         return dict(sorted(found.items()))
 
     def description(self, written: Collection[str]) -> str:
         """What `load` needs to know."""
-        aliases = {n: self._plan.sources[n] for n in self._small if n not in written}
-        record = record_of(self._plan.folded)
-        assert record is not None
-        return json.dumps(description_of(self._plan.folded, record, aliases), indent=1)
+        aliases = {n: self._now[self._source(n)] for n in self._small if n not in written}
+        return json.dumps(description_of(self._plan.folded, self._record, aliases), indent=1)
 
     def pieces(self, name: str) -> Iterator[Tensor]:
         """What is kept of a tensor."""
-        source = self._plan.sources[name]
-        slices = self._slices.get(self._first[name], ())
+        source, was = self._source(name), self._was[name]
+        slices = self._slices.get(self._first[was], ())
         for start, piece in self._plan.shards.pieces(source):
-            check_values(source, piece, endless=name not in self._trained)
+            check_values(source, piece, endless=was not in self._trained)
             yield _kept(piece, start, slices)
+
+    def _source(self, name: str) -> str:
+        """What a tensor of the folded model is stored under."""
+        return self._plan.sources[self._was[name]]
 
 
 def _kept(piece: Tensor, start: int, slices: Iterable[Slice]) -> Tensor:

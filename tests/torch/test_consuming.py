@@ -16,6 +16,7 @@ from fxprune.torch import fold as fold_module
 from fxprune.torch.backend import consuming
 from fxprune.torch.record import record_of
 from tests.faults.test_memory import Walker
+from tests.torch.backend.test_depth import Network
 from tests.torch.models import Auxiliary, Residual, half, images, randomise
 from tests.torch.test_language_models import llama, tokens
 
@@ -102,6 +103,17 @@ def test_folds_that_consume_are_folds(data):
     with torch.no_grad():
         pairs = zip(consumed.eval()(*network.inputs), expected.eval()(*network.inputs), strict=True)
         assert all(torch.equal(left, right) for left, right in pairs)
+
+
+def test_a_layer_of_which_nothing_is_left_goes_out_in_place():
+    gated = fxprune.prepare(Network(), torch.randn(2, 6), target=1.0)
+    branches = [group.name for group in fxprune.groups(gated) if group.kind == "branch"]
+    fxprune.set_keep_set(gated, {branches[1]: [False]})
+    expected = fxprune.fold(gated)
+    assert fxprune.fold(gated, consume=True) is gated
+    assert len(gated.layers) == 3
+    assert_same_state(expected.state_dict(), gated.state_dict())
+    assert record_of(gated).history == record_of(expected).history
 
 
 def test_a_part_is_changed_in_the_model_around_it():

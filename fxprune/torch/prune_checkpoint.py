@@ -144,8 +144,8 @@ def _follows(folded: nn.Module, uniform: Uniform) -> bool:
     said = f"no configuration of a {type(folded).__name__} says these sizes: {reason}"
     if uniform is not False:
         raise InputError(
-            f"{said}. Give round_to= such as the number of heads, another target or keep_set, or "
-            "uniform=False, which writes what fxprune.load reads"
+            f"{said}. Give another target or keep_set, or uniform=False, which writes what "
+            "fxprune.load reads"
         )
     _log.warning("%s; fxprune.load(out, model) makes it of the model as it was", said)
     return False

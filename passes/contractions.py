@@ -65,6 +65,24 @@ def baddbmm(state: Inference, node: Node) -> OutputTypes:
     return (broadcast(state, node, [(stack, left[1], right[2]), added], shape),)
 
 
+def grouped_mm(state: Inference, node: Node) -> OutputTypes:
+    """Rows in runs, each run times its own matrix of a stack; the last operand says where runs end.
+
+    So do mixtures of experts: the rows are the tokens that were sent to each expert.
+    """
+    types = _types(state, node)
+    if list(map(len, types)) != [2, 3, 1]:
+        return state.opaque(node, f"runs of other than rows at {node.place}")
+    (rows, inner), (matrices, other, columns), (ends,) = types
+    state.unify(inner, other, node)
+    state.unify(matrices, ends, node)
+    for axis, what in ((rows, "put in runs"), (matrices, "one for each run")):
+        state.pin(axis, f"{what} in {node.place}")
+    _read(state, node, ((0, 1), (1, 1)))
+    state.contracted(node, (rows, columns, inner))
+    return ((rows, columns),)
+
+
 def einsum(state: Inference, node: Node) -> OutputTypes:
     """`terms` holds the letters of every operand, `output` those of the result."""
     terms: Any = node.attributes["terms"]
@@ -320,6 +338,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "matmul": matmul,
         "gemm": gemm,
         "baddbmm": baddbmm,
+        "grouped_mm": grouped_mm,
         "einsum": einsum,
         "cosine": cosine,
         "embedding_bag": embedding_bag,

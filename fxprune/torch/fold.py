@@ -276,10 +276,11 @@ def _remember(short: nn.Module, full: nn.Module, taken: tuple[str, ...]) -> None
 def _check_its_path(small: nn.Module, graph: fx.Graph, record: Record) -> None:
     """Give a folded model its graph where what it runs may not be what was recorded of it.
 
-    Some libraries do something else while they are traced; and modules with code of their own do
-    not tell a recording all that they do.
+    Some libraries do something else while they are traced, some loops are recorded as products, and
+    modules with code of their own do not tell a recording all that they do.
     """
-    took_its_path = not record.program.told and not generated_code(small)
+    program = record.program
+    took_its_path = not (program.told or program.replaced or generated_code(small))
     if took_its_path or is_generated(small) or isinstance(small, TracedModule):
         return
     shell = nn.Module()

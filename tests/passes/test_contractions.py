@@ -149,6 +149,32 @@ CASES = {
             [(2, 5, 6, 4)],
         ),
     ],
+    "grouped_mm": [
+        (
+            "rows in runs are multiplied, each run by its own matrix",
+            "y[5, 6] = grouped_mm(a.x[5, 4], b.w[3, 4, 6], c.ends[3])",
+            """
+            a.x: 5! a:4
+            b.w: 3! a:4 b:6
+            c.ends: 3!
+            y: 5! b:6
+            y reads 1:1 a:4 (contract)
+            """,
+            ["put in runs in y (grouped_mm)", "one for each run in y (grouped_mm)"],
+            [(5, 6, 4)],
+        ),
+        (
+            "what has no runs of rows is pinned",
+            "y[3, 5, 6] = grouped_mm(a.x[3, 5, 4], b.w[3, 4, 6])",
+            """
+            a.x: 3! 5! 4!
+            b.w: 3! 4! 6!
+            y: 3! 5! 6!
+            """,
+            ["runs of other than rows at y (grouped_mm)"],
+            [],
+        ),
+    ],
     "einsum": [
         (
             "a letter is an axis, and read where it ends",

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import transformers.integrations.moe  # noqa: F401  (it registers an operator)
 from torch import Tensor, nn
 
 from fxprune.onnx.frontend.spellings import SPELLINGS
@@ -81,6 +82,13 @@ def _attention(m: Any, x: Any) -> Any:
 def _correlation(m: Any, x: Any) -> Any:
     tokens = _to_tokens(x)
     return m.last(_to_image(torch.baddbmm(tokens, tokens @ tokens.mT, tokens)))
+
+
+def _in_runs(m: Any, x: Any) -> Any:
+    rows = _to_tokens(x).flatten(0, 1)
+    ends = torch.tensor([1, 1, 4], dtype=torch.int32) * (rows.shape[0] // 4)
+    products = torch.ops.transformers.grouped_mm_fallback(rows, m.mid.mT, ends)
+    return m.last(products.view(-1, 8, 8, 6).movedim(-1, 1))
 
 
 def _recurrent(m: Any, x: Any) -> Any:
@@ -162,6 +170,7 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         ),
         "first:8 mid:1:6",
     ),
+    "grouped_mm": (lambda: between(_in_runs, 6, mid=vector(3, 6, 8)), "mid:1:6 first:8"),
     "baddbmm": (lambda: between(_correlation), "first:8"),
     "cosine": (
         lambda: between(lambda m, x: m.last(x) * F.cosine_similarity(x, x.cos())[:, None]),

@@ -1,9 +1,10 @@
 """Gates in the user's own model: in its layers, and in the code of modules where they act there.
 
 A mask on what a layer is given or owns is a matter of that layer (`layers.py`), wherever it is
-called. What acts on an array inside a module's own code gives that module generated code, and so
-does a layer whose calls are gated differently. Where the calls of a module do not tell what it is
-called with, it is a matter of the module around it, in the end of the model itself.
+called, and so is a mask on what any other module owns (`owned.py`). What acts on an array inside a
+module's own code gives that module generated code, and so does a layer whose calls are gated
+differently. Where the calls of a module do not tell what it is called with, it is a matter of the
+module around it, in the end of the model itself.
 """
 
 import functools
@@ -34,6 +35,7 @@ from fxprune.torch.backend.layers import (
 from fxprune.torch.backend.masked_calls import form_of
 from fxprune.torch.backend.operands import parameter_names
 from fxprune.torch.backend.outline import Alone, agree, alone, matched, outline, plan_in
+from fxprune.torch.backend.owned import masks_of_parameters, runs_inside
 from fxprune.torch.backend.parts import Part, Whole, part_at
 from fxprune.torch.frontend.owners import OWNER
 from fxprune.torch.frontend.program import Program
@@ -52,6 +54,7 @@ def gate(whole: Whole, plan: GatePlan, gates: Gates, *, at_once: bool = False) -
     job = _Job(whole, plan, gates, at_once)
     layers = dict(job.layers())
     generated = job.generated(layers)
+    layers |= job.owned
     model.add_module(PREFIX, gates)
     for path, graph in generated.items():
         module = model.get_submodule(path)
@@ -150,6 +153,20 @@ class _Job:
             if len(wanted) == 1 and (one := wanted.pop()) != LayerEdits():
                 yield path, one
 
+    @cached_property
+    def owned(self) -> dict[str, LayerEdits]:
+        """The other modules that mask what they own, and have no gates elsewhere in their code."""
+        if self.plan.conditions or self.at_once:
+            return {}
+        found = {}
+        for path, masks in masks_of_parameters(self.whole.program, self._edits):
+            parameters = (
+                (name, tuple(masked for mask in own for _, masked in self._masked(mask)))
+                for name, own in masks.items()
+            )
+            found[path] = LayerEdits(parameters=tuple(sorted(parameters)))
+        return found
+
     def _of_layer(self, node: fx.Node, edits: Any) -> LayerEdits:
         """What edits of the call of a layer ask of the layer."""
         inputs: list[Masked] = []
@@ -187,11 +204,20 @@ class _Job:
 
     def generated(self, layers: Collection[str]) -> dict[str, fx.Graph]:
         """The modules whose own code gates act in, with the code that they get instead."""
+        found = self._generated(layers)
+        for path, graph in found.items():
+            inside = (own.removeprefix(f"{path}.") for own in self.owned if lies_in(own, path))
+            if any(runs_inside(graph, own) for own in inside):  # unmasked
+                self.owned = {}
+                return self._generated(layers)
+        return found
+
+    def _generated(self, layers: Collection[str]) -> dict[str, fx.Graph]:
         nodes = self._nodes
         acting = {
             name: edits
             for name, edits in self._edits.items()
-            if not _is_call_of(nodes[name], layers)
+            if not _is_call_of(nodes[name], layers) and nodes[name].meta[OWNER] not in self.owned
         }
         owners = {str(nodes[name].meta[OWNER]) for name in acting}
         if self.plan.conditions or self.at_once:  # conditions look and act anywhere
@@ -240,12 +266,17 @@ class _Job:
             recording = part.recording
             plan = self._translated(part) or part.gate_plan(self.whole.analysis)
         nodes = {node.name: node for node in recording.program.graph.nodes}
-        inside = {layer.removeprefix(f"{path}.") for layer in layers if lies_in(layer, path)}
+        inside, owned = (
+            {own.removeprefix(f"{path}.") for own in several if lies_in(own, path)}
+            for several in (layers, self.owned)
+        )
         numbers = self._numbers
 
         def acts(edit: Edit) -> bool:
             key = edit.branch if isinstance(edit, GateBranch) else edit.axis
-            return key in numbers and not _is_call_of(nodes[edit.node], inside)
+            node = nodes[edit.node]
+            masked = _is_call_of(node, inside) or node.meta[OWNER] in owned
+            return key in numbers and not masked
 
         plan = replace(
             plan,

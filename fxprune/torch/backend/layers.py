@@ -1,5 +1,7 @@
 """Layers that mask their own parameters and inputs: subclasses of their own classes.
 
+So do other modules that mask what they own.
+
 Whatever calls such a layer, in a forward of the whole model or by hand, sees it gated. Parameters
 keep their names, and what the layer is asked for by name is not masked.
 """
@@ -104,11 +106,13 @@ def _new_subclass(kind: type[nn.Module], edits: LayerEdits) -> type[nn.Module]:
     @functools.wraps(own_forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         gates: Gates = self.__dict__[GATES].gates
-        x, *rest = args if args else (kwargs.pop("input"),)
-        for masked in edits.inputs:
-            x = masked(x, gates)
-        if edits.statistics is not None:
-            return edits.statistics(self, x, gates)
+        if edits.inputs or edits.statistics:
+            x, *rest = args if args else (kwargs.pop("input"),)
+            for masked in edits.inputs:
+                x = masked(x, gates)
+            if edits.statistics is not None:
+                return edits.statistics(self, x, gates)
+            args = (x, *rest)
         own = self._parameters
         masked_parameters: dict[str, Any] = {}
         for name, several in edits.parameters:
@@ -116,7 +120,7 @@ def _new_subclass(kind: type[nn.Module], edits: LayerEdits) -> type[nn.Module]:
             for masked in several:
                 parameter = masked(parameter, gates)  # type: ignore[assignment, arg-type]
             masked_parameters[name] = parameter
-        return own_forward(_with_parameters(self, kind, masked_parameters), x, *rest, **kwargs)
+        return own_forward(_with_parameters(self, kind, masked_parameters), *args, **kwargs)
 
     return derived(kind, forward=forward, __reduce_ex__=_reduce, **{_EDITS: edits})
 

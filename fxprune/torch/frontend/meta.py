@@ -89,6 +89,18 @@ def in_one_step(recurrence: Any, args: tuple[Any, ...]) -> Any:
     return outputs.new_empty(shape), *states
 
 
+GROUPED = (torch._grouped_mm,)
+
+
+def in_groups(rows: Tensor, matrices: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """What a product of runs of rows with a stack of matrices returns, whatever its type of data.
+
+    Torch's own rule for shapes knows one type of data only.
+    """
+    dtype = kwargs.get("out_dtype") or rows.dtype
+    return rows.new_empty((rows.shape[0], matrices.shape[-1]), dtype=dtype)
+
+
 _LARGEST = 2**24
 """The largest array, in elements, that an operator is tried on."""
 

@@ -29,7 +29,8 @@ class OwnedGraph(fx.Graph):
 
     `calls` has for every module that was entered the arguments and the result of each call, as
     nodes; the result is None if its arrays are not known. `told` says
-    whether libraries were told that they are traced, which may take another path than they do.
+    whether libraries were told that they are traced, which may take another path than they do, and
+    `replaced` whether code was recorded as other code that does the same.
     `batch` is the size that stood in for that of the inputs, 0 for none. `kept` are the attributes
     in which forward keeps arrays.
     """
@@ -39,6 +40,7 @@ class OwnedGraph(fx.Graph):
         self.owner = ""
         self.calls: dict[str, list[Any]] = {}
         self.told = False
+        self.replaced = False
         self.batch = 0
         self.kept: Kept = {}
         self._device: fx.Node | None = None

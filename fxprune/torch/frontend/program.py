@@ -44,8 +44,8 @@ class Program:
     `graph` belongs to no module; its nodes carry `meta["value"]`. `aliases` gives for every
     parameter of `ir` the state_dict names under which the model knows it. `calls` are those of the
     modules that were entered, by path. `told` says whether libraries knew that they were traced,
-    `batch` which size stood in for that of the inputs, `kept` in which attributes forward keeps
-    arrays.
+    `replaced` whether code was recorded as other code that does the same, `batch` which size stood
+    in for that of the inputs, `kept` in which attributes forward keeps arrays.
     """
 
     graph: fx.Graph
@@ -53,12 +53,14 @@ class Program:
     aliases: Mapping[str, tuple[str, ...]]
     calls: Mapping[str, tuple[CallOf, ...]]
     told: bool
+    replaced: bool
     batch: int
     kept: Kept
 
     def __reduce__(self) -> tuple[Any, ...]:
-        rest = (self.ir, self.aliases, self.calls, self.told, self.batch, self.kept)
-        return _unpacked, (pack_graph(self.graph), *rest)
+        rest = (self.ir, self.aliases, self.calls)
+        facts = (self.told, self.replaced, self.batch, self.kept)
+        return _unpacked, (pack_graph(self.graph), *rest, *facts)
 
 
 def _unpacked(rows: list[Row], *rest: Any) -> Program:
@@ -88,7 +90,8 @@ def read_model(
     translation = _Translation(model, graph)
     ir = translation.graph()
     calls = translation.calls()
-    return Program(graph, ir, translation.aliases, calls, graph.told, graph.batch, graph.kept)
+    facts = (graph.told, graph.replaced, graph.batch, graph.kept)
+    return Program(graph, ir, translation.aliases, calls, *facts)
 
 
 class _Translation:

@@ -41,9 +41,11 @@ from fxprune.torch.frontend.calls import (
 from fxprune.torch.frontend.flags import TrainingFlag, own_training
 from fxprune.torch.frontend.in_place import set_item, works_in_place
 from fxprune.torch.frontend.meta import (
+    GROUPED,
     RECURRENCES,
     MetaModules,
     device_of,
+    in_groups,
     in_one_step,
     shaped_by_trial,
 )
@@ -340,6 +342,8 @@ class Recorder(TorchFunctionMode):
             return arguments[0].detach()
         if func in RECURRENCES and not keywords:
             return in_one_step(func, arguments)
+        if func in GROUPED:
+            return in_groups(*arguments, **keywords)
         try:
             return func(*arguments, **keywords)
         except (RuntimeError, NotImplementedError) as error:

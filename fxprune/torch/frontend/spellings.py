@@ -89,6 +89,8 @@ _ALIASES = {
     "x": "input",
     "self": "input",
     "mat2": "other",
+    "mat_a": "input",
+    "mat_b": "weight",
     "upscale_factor": "factor",
     "downscale_factor": "factor",
 }
@@ -371,6 +373,10 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "linear": Spelling("linear", "input weight bias=None", "input weight bias"),
         **{name: _MATMUL for name in ("matmul", "mm", "bmm", "mv", "dot")},
         "addmm": Spelling("addmm", "input mat1 other beta=1 alpha=1", "input mat1 other"),
+        **{
+            name: Spelling("grouped_mm", "input weight offs bias=None", "input weight offs bias")
+            for name in ("grouped_mm", "grouped_mm_fallback")  # the second is of transformers
+        },
         "baddbmm": Spelling("baddbmm", "input batch1 batch2 beta=1 alpha=1", "input batch1 batch2"),
         "bilinear": Spelling(
             "bilinear", "input1 input2 weight bias=None", "input1 input2 weight bias"

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import CheckpointFunction
 
 from fxprune.passes.operators import OPERATORS
+from fxprune.torch.frontend.experts import experts_at_once
 from fxprune.torch.frontend.leaves import is_leaf
 from fxprune.torch.frontend.namespaces import Namespace, is_own
 from fxprune.torch.frontend.origins import remembering
@@ -46,6 +47,7 @@ def watched(
             *_regions(recorder),
             _functions_of_autograd(recorder),
             *_recurrences(recorder),
+            *experts_at_once(recorder),
             *_whole(recorder, _whole_functions()),
             *_names(recorder, model, namespaces),
         ]

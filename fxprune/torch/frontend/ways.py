@@ -63,6 +63,7 @@ def merge(runs: Sequence[tuple[Way, OwnedGraph]]) -> OwnedGraph:
             copies[node].meta.setdefault(ORDER, {})[way] = place
         calls.setdefault(way.example, {}).update(_copied_calls(graph, copies))
         merged.told |= graph.told
+        merged.replaced |= graph.replaced
         merged.batch = graph.batch
         merged.kept |= graph.kept
     for of_example in calls.values():

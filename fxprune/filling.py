@@ -117,7 +117,10 @@ class Filling:
         round_to: int = 1,
         least: Sequence[int] = (),
     ) -> None:
-        """Groups keep `least` positions or more (by default one), in units of `round_to`."""
+        """Groups keep `least` positions or more (by default one), in units of `round_to`.
+
+        What the layout says of their numbers holds as well.
+        """
         self.layout = layout
         self._costs = dict(costs)
         self.owners = np.repeat(np.arange(len(layout.sizes)), layout.sizes)
@@ -125,6 +128,8 @@ class Filling:
         self._starts = np.cumsum([0, *layout.sizes])[:-1]
         self.least = np.zeros(len(layout.sizes), dtype=np.int64)
         self.least[: layout.groups] = least or 1
+        for place, numbers in enumerate(layout.numbers):
+            self.least[place] = min(max(self.least[place], numbers.least), layout.sizes[place])
         self._steps = _Steps(layout, self.least, round_to)
 
     def check_reachable(self, costs: Costs, limit: Mapping[str, float]) -> None:
@@ -290,6 +295,8 @@ class _Steps:
             self.owner[list(gates)] = owner
         self.positions = sizes // np.array(numbers, dtype=np.int64)[self.owner]
         rounding = np.where(np.arange(len(sizes)) < layout.groups, round_to, 1)
+        for place, one in enumerate(layout.numbers):
+            rounding[place] = math.lcm(round_to, one.multiple)
         widths = rounding // np.gcd(rounding, self.positions)
         self.widths = np.ones(len(numbers), dtype=np.int64)
         np.lcm.at(self.widths, self.owner, widths)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Space, Sum, evaluate
+from fxprune.passes.facts import Numbers
 from fxprune.passes.polynomials import Polynomial
 from fxprune.passes.ties import steps_of
 
@@ -19,7 +20,8 @@ class Layout:
     `inside` are by gate the places of the groups that close with it, as nothing outside of it reads
     them. `fan_out` is in how many channels readers meet one of its positions: several readers, or a
     head of several channels; for a branch, those of all that is inside. `ties` are the places of
-    groups that keep equal shares, in as many `steps`.
+    groups that keep equal shares, in as many `steps`, `numbers` says how many positions of groups may
+    stay.
     """
 
     names: tuple[str, ...]
@@ -29,6 +31,7 @@ class Layout:
     fan_out: tuple[int, ...]
     ties: tuple[tuple[int, ...], ...] = ()
     steps: tuple[int, ...] = ()
+    numbers: tuple[Numbers, ...] = ()
 
     @property
     def total(self) -> int:
@@ -50,7 +53,8 @@ def layout_of(analysis: Analysis) -> Layout:
     ties = tuple(tuple(place_of[name] for name in tie.groups) for tie in analysis.ties)
     size_of = dict(zip(names, sizes, strict=True))
     steps = tuple(steps_of((size_of[n] for n in tie.groups), tie.steps) for tie in analysis.ties)
-    return Layout(names, sizes, len(free), inside, tuple(fan_out), ties, steps)
+    numbers = tuple(group.numbers for group in free)
+    return Layout(names, sizes, len(free), inside, tuple(fan_out), ties, steps, numbers)
 
 
 def closing_with(analysis: Analysis) -> dict[str, tuple[str, ...]]:

@@ -68,7 +68,8 @@ def baddbmm(state: Inference, node: Node) -> OutputTypes:
 def grouped_mm(state: Inference, node: Node) -> OutputTypes:
     """Rows in runs, each run times its own matrix of a stack; the last operand says where runs end.
 
-    So do mixtures of experts: the rows are the tokens that were sent to each expert.
+    So do mixtures of experts: the rows are the tokens that were sent to each expert. The kernel
+    takes rows of a multiple of some length, also those of matrices that are kept by rows.
     """
     types = _types(state, node)
     if list(map(len, types)) != [2, 3, 1]:
@@ -76,8 +77,12 @@ def grouped_mm(state: Inference, node: Node) -> OutputTypes:
     (rows, inner), (matrices, other, columns), (ends,) = types
     state.unify(inner, other, node)
     state.unify(matrices, ends, node)
-    for axis, what in ((rows, "put in runs"), (matrices, "one for each run")):
-        state.pin(axis, f"{what} in {node.place}")
+    state.pin(rows, f"put in runs in {node.place}")
+    told = node.inputs[2]
+    if told is None or told.name not in state.counts:
+        state.pin(matrices, f"one for each run in {node.place}")
+    for axis in (inner, columns if node.attributes.get("rowwise") else inner):
+        state.keep_numbers(axis, f"rows of {node.place}", multiple=_int(node, "multiple"))
     _read(state, node, ((0, 1), (1, 1)))
     state.contracted(node, (rows, columns, inner))
     return ((rows, columns),)

@@ -3,6 +3,7 @@
 Rules of operators state these facts through the methods of `Inference`; passes read `Types`.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -17,6 +18,7 @@ class Reading(Enum):
 
     CONTRACT = "contract"  # a weighted sum: a closed position must contribute zero
     NORMALISE = "normalise"  # statistics: a closed position must not be counted
+    CHOOSE = "choose"  # the largest are taken: a closed position must not be one of them
     SCATTER = "scatter"  # written into a wider array: a closed position must add zero
 
 
@@ -54,11 +56,43 @@ class Literal:
 
 
 @dataclass(frozen=True, slots=True)
+class Numbers:
+    """How many positions of an axis may stay, if not all: `least`, or more in a multiple; why."""
+
+    least: int = 1
+    multiple: int = 1
+    reason: str = ""
+
+    def allow(self, number: int) -> bool:
+        """Whether so many may stay, of more."""
+        return number >= self.least and number % self.multiple == 0
+
+    def and_also(self, other: "Numbers") -> "Numbers":
+        """What both allow."""
+        reasons = dict.fromkeys(reason for reason in (self.reason, other.reason) if reason)
+        least, multiple = max(self.least, other.least), math.lcm(self.multiple, other.multiple)
+        return Numbers(least, multiple, "; ".join(reasons))
+
+
+ANY_NUMBER = Numbers()
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """`node` compares positions along axis `dim` of its first operand."""
+
+    node: Node
+    dim: int
+    axis: Axis
+
+
+@dataclass(frozen=True, slots=True)
 class Types:
     """What inference found. Axes are resolved: equal axes compare equal.
 
     `positional` are spaces of kernel and image positions, which no report needs to mention.
-    `multiplied` are the operands that contractions multiply with one another, by node and number.
+    `multiplied` are the operands that contractions multiply with one another, by node and number,
+    `numbers` those of spaces of which not any number may stay.
     Ensures: every value of the graph has one axis per dimension, of the same size.
     """
 
@@ -69,6 +103,7 @@ class Types:
     literals: tuple[Literal, ...]
     positional: frozenset[Space] = frozenset()
     multiplied: tuple[tuple[str, int], ...] = ()
+    numbers: Mapping[Space, Numbers] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return "\n".join(
@@ -95,7 +130,9 @@ class Types:
 class Inference:
     """The state of one walk; rules state facts through its methods.
 
-    `scattered` are operands of additions that may lose positions which the sum keeps.
+    `scattered` are operands of additions that may lose positions which the sum keeps. `compared` is
+    what is pinned if nothing chooses among it, `positions` says by value of which axis its numbers
+    are positions, `counts` are the values that count these.
     """
 
     unifier: Unifier = field(default_factory=Unifier)
@@ -106,6 +143,10 @@ class Inference:
     literals: list[Literal] = field(default_factory=list)
     positional: list[Axis] = field(default_factory=list)
     scattered: Collection[tuple[str, int]] = ()
+    compared: list[Compared] = field(default_factory=list)
+    positions: dict[str, Axis] = field(default_factory=dict)
+    counts: set[str] = field(default_factory=set)
+    numbers: list[tuple[Axis, Numbers]] = field(default_factory=list)
 
     def type_of(self, value: Value) -> tuple[Axis, ...]:
         """The axes of a value; a value that nobody computed gets free spaces (a parameter)."""
@@ -151,6 +192,10 @@ class Inference:
         assert value is not None
         axis = self.type_of(value)[dim]
         self.readers.append(Reader(node.name, operand, dim, axis, reading))
+
+    def keep_numbers(self, axis: Axis, reason: str, least: int = 1, multiple: int = 1) -> None:
+        """State how many positions of `axis` may stay if not all do."""
+        self.numbers.append((axis, Numbers(least, multiple, reason)))
 
     def contracted(self, node: Node, axes: tuple[Axis, ...]) -> None:
         """State that `node` does as many multiply-accumulates as the product of the sizes."""

@@ -98,7 +98,7 @@ def check_keep_set(keep: KeepSet, groups: Iterable[Group], branches: Iterable[Br
     """Raise KeepSetError unless every name is known, every size fits and no group is empty."""
     sizes = {g.name: g.size for g in groups if not g.pin} | {b.name: 1 for b in branches}
     pinned = {g.name: g.pin for g in groups if g.pin}
-    channels = {g.name for g in groups}
+    channels = {g.name: g.numbers for g in groups}
     for name, flags in keep.items():
         if name in pinned:
             raise KeepSetError(f"group {name} is pinned ({pinned[name]}): leave it out")
@@ -109,6 +109,13 @@ def check_keep_set(keep: KeepSet, groups: Iterable[Group], branches: Iterable[Br
         if name in channels and not any(flags):
             raise KeepSetError(
                 f"{name} keeps nothing: keep at least one of {sizes[name]} positions"
+            )
+        numbers, kept = channels.get(name), sum(map(bool, flags))
+        if numbers is not None and kept < len(flags) and not numbers.allow(kept):
+            multiple = f", in a multiple of {numbers.multiple}" * (numbers.multiple > 1)
+            raise KeepSetError(
+                f"{name} keeps {kept} of {sizes[name]}: keep all, or at least {numbers.least}"
+                f"{multiple} ({numbers.reason})"
             )
 
 

@@ -105,7 +105,7 @@ def plan_gates(
         seen.add(key)
         if reader.reading is Reading.CONTRACT:
             masks.append(MaskOperand(reader.node, reader.operand, reader.dim, reader.axis))
-        elif reader.reading is Reading.NORMALISE:
+        elif reader.reading in (Reading.NORMALISE, Reading.CHOOSE):
             forms.append(MaskedForm(reader.node, reader.dim, reader.axis))
         else:
             scattered.append(reader)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fxprune.ir import Graph
 from fxprune.passes.axes import Axis, Space, interpret
-from fxprune.passes.facts import Types
+from fxprune.passes.facts import ANY_NUMBER, Numbers, Types
 from fxprune.passes.roles import Kind
 
 _Place = tuple[str, int, str]
@@ -24,7 +24,8 @@ class Group:
 
     `members` are the parameter axes made of it, as `name:dim`. `pin` is empty for a free group.
     `place` is the module that it belongs to, `label` says place and kind, for people. `path` is its
-    name under the module that makes it: files may call weights by a number alone.
+    name under the module that makes it: files may call weights by a number alone. `numbers` says
+    how many positions may stay.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Group:
     place: str = ""
     label: str = ""
     path: str = ""
+    numbers: Numbers = ANY_NUMBER
 
     def __str__(self) -> str:
         state = f"pinned: {self.pin}" if self.pin else "free"
@@ -67,6 +69,7 @@ def find_groups(graph: Graph, types: Types) -> tuple[Group, ...]:
             tuple(dict.fromkeys(f"{parameter}:{dim}" for parameter, dim, _ in found)),
             space,
             types.pins.get(space, ""),
+            types.numbers.get(space, ANY_NUMBER),
         )
         for space, found in places.items()
         if space in read or space in types.pins

@@ -1,4 +1,4 @@
-"""What operators that pick positions do to axes: slices, selections, gathers, orders, windows.
+"""What operators that pick positions do to axes: slices, selections, windows.
 
 Unit steps cut an axis; whoever picks positions by number or by an array pins it.
 """
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from fxprune.ir import Node, ValueKind
+from fxprune.ir import Node
 from fxprune.passes.axes import Axis, concat
 from fxprune.passes.facts import Inference
 from fxprune.passes.structural import OutputTypes, Rule, broadcast, ints, operand_of
@@ -71,46 +71,6 @@ def select(state: Inference, node: Node) -> OutputTypes:
     return ((*axes[:dim], *axes[dim + 1 :]),)
 
 
-def gather(state: Inference, node: Node) -> OutputTypes:
-    """Consecutive axes `dims` are indexed by arrays: they and what replaces them are pinned."""
-    dims = ints(node, "dims")
-    axes, output = state.type_of(operand_of(node)), node.outputs[0]
-    reason = f"indexed by position in {node.place}"
-    for dim in dims:
-        state.pin(axes[dim], reason)
-    for index in filter(None, node.inputs[1:]):
-        for axis in state.type_of(index):
-            state.pin(axis, reason)
-            if index.kind is ValueKind.PARAMETER:  # a table of positions is no news to anybody
-                state.positional.append(axis)
-    first, new = dims[0], len(output.shape) - len(axes) + len(dims)
-    inserted = tuple(state.fresh(n, pin=reason) for n in output.shape[first : first + new])
-    return ((*axes[:first], *inserted, *axes[first + len(dims) :]),)
-
-
-def take_along(state: Inference, node: Node) -> OutputTypes:
-    """Axis `dim` is indexed by an array of the result's shape; the others are the same axes."""
-    (dim,) = ints(node, "dim")
-    axes, index = (state.type_of(value) for value in node.inputs if value)
-    state.pin(axes[dim], f"indexed by position in {node.place}")
-    for other, (left, right) in enumerate(zip(axes, index, strict=True)):
-        if other != dim and left.size == right.size:
-            state.unify(left, right, node)
-        else:
-            state.pin(left, f"cut by the index of {node.place}")
-            state.pin(right, f"cuts the input of {node.place}")
-    return (index,)
-
-
-def ranked(state: Inference, node: Node) -> OutputTypes:
-    """Positions along `dim` are put in order, all or the first ones (sort, topk)."""
-    (dim,) = ints(node, "dim")
-    axes, reason = state.type_of(operand_of(node)), f"put in order by {node.place}"
-    state.pin(axes[dim], reason)
-    new = state.fresh(node.outputs[0].shape[dim], pin=reason)
-    return ((*axes[:dim], new, *axes[dim + 1 :]),) * len(node.outputs)
-
-
 def windows(state: Inference, node: Node) -> OutputTypes:
     """Axis `dim` becomes the number of windows; their positions are a new last axis."""
     (dim,) = ints(node, "dim")
@@ -127,9 +87,6 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "slice": slice_,
         "overwrite": overwrite,
         "select": select,
-        "gather": gather,
-        "take_along": take_along,
-        "ranked": ranked,
         "windows": windows,
     }
 )

@@ -5,13 +5,24 @@ mixes along which axis (so where gates act), and which of its literals are sizes
 folding rewrites). Anything a rule cannot express is pinned, with the reason.
 """
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from fxprune.ir import Graph, Node, Value, ValueKind
-from fxprune.passes import contractions, indexing, structural
-from fxprune.passes.axes import Axis, Unifier, product, spaces
-from fxprune.passes.facts import Contraction, Inference, Literal, Reader, Reading, Types
+from fxprune.passes import choices, contractions, indexing, structural
+from fxprune.passes.axes import Axis, Space, Sum, Unifier, product, spaces
+from fxprune.passes.facts import (
+    ANY_NUMBER,
+    Contraction,
+    Inference,
+    Literal,
+    Numbers,
+    Reader,
+    Reading,
+    Types,
+)
 from fxprune.passes.operators import OPERATORS, Operand, Operator, Term
 
 
@@ -47,17 +58,30 @@ def infer(
     for value in graph.outputs if not given else ():
         for axis in state.type_of(value):
             state.pin(axis, "network output")
+        if value.name in state.positions:
+            state.pin(
+                state.positions[value.name], "its positions are numbers that the model returns"
+            )
+    choices.settle_comparisons(state)
     types = _resolved(state)
     types.check(graph)
     return types
 
 
-RULES = MappingProxyType({**structural.RULES, **indexing.RULES, **contractions.RULES})
+RULES = MappingProxyType(
+    {**structural.RULES, **indexing.RULES, **choices.RULES, **contractions.RULES}
+)
 """Every rule that is a function, by operator name."""
 
 
 def apply(state: Inference, node: Node) -> tuple[tuple[Axis, ...], ...]:
     """What the rule of a node says: the axes of its outputs; it unifies those of its inputs."""
+    outputs = _applied(state, node)
+    choices.follow_positions(state, node)
+    return outputs
+
+
+def _applied(state: Inference, node: Node) -> tuple[tuple[Axis, ...], ...]:
     if rule := RULES.get(node.op):
         return rule(state, node)
     if (operator := OPERATORS.get(node.op)) and (bound := _match(state, node, operator)):
@@ -300,4 +324,33 @@ def _resolved(state: Inference) -> Types:
         ),
         positional=frozenset(s for axis in state.positional for s in spaces(resolve(axis))),
         multiplied=tuple(dict.fromkeys(state.multiplied)),
+        numbers=_numbers(state),
     )
+
+
+def _numbers(state: Inference) -> dict[Space, Numbers]:
+    """How many positions of spaces may stay, where not any number may."""
+    found: dict[Space, Numbers] = {}
+    for axis, numbers in state.numbers:
+        for space, own in _numbers_in(state, state.resolve(axis), numbers):
+            found[space] = found.get(space, ANY_NUMBER).and_also(own)
+    return found
+
+
+def _numbers_in(state: Inference, axis: Axis, numbers: Numbers) -> Iterator[tuple[Space, Numbers]]:
+    """What the numbers of an axis ask of its spaces: of the first free factor of a product."""
+    if isinstance(axis, Space):
+        yield axis, numbers
+    elif isinstance(axis, Sum):
+        for part in axis.parts:
+            yield from _numbers_in(state, part, numbers)
+    else:
+        free = [f for f in axis.factors if state.may_change(f)]
+        whole = axis.size // math.prod(factor.size for factor in free)
+        left = replace(
+            numbers,
+            least=-(-numbers.least // whole),
+            multiple=numbers.multiple // math.gcd(numbers.multiple, whole),
+        )
+        if free:
+            yield from _numbers_in(state, free[0], left)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fxprune.ir import Graph
-from fxprune.passes.axes import Space, spaces
+from fxprune.passes.axes import Space, Sum, spaces
 from fxprune.passes.facts import Types
 
 
@@ -29,7 +29,8 @@ def one_sample(graph: Graph, types: Types) -> OneSample:
     """What a run with one sample changes.
 
     Samples lie along the first axis of inputs. An operator without a rule hides that axis; what it
-    computes has samples along its first axis if that is new and a multiple of the batch.
+    computes has samples along its first axis if that is new and a multiple of the batch, be it the
+    first factor of several that the axis turns out to be.
     """
     batch = graph.batch
     first = [types.axes[value.name][0] for value in graph.inputs if value.shape]
@@ -44,7 +45,8 @@ def one_sample(graph: Graph, types: Types) -> OneSample:
         for value in node.outputs if depends else ():
             computed.add(value.name)
             own = [space for axis in types.axes[value.name] for space in spaces(axis)]
-            new = own and own[0] == types.axes[value.name][0] and own[0] not in seen
+            leads = own and not isinstance(types.axes[value.name][0], Sum)
+            new = leads and own[0] not in seen
             multiple = new and own[0] in types.pins and own[0].size % batch == 0
             if multiple and found.keys().isdisjoint(own):
                 found[own[0]] = own[0].size // batch

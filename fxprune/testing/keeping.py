@@ -24,26 +24,42 @@ def keep_sets(draw: DrawFn, gated: "nn.Module | Analysis") -> dict[str, list[boo
     """
     if isinstance(gated, Analysis):
         sizes = {group.name: group.size for group in gated.free_groups}
+        numbers = {g.name: (g.numbers.least, g.numbers.multiple) for g in gated.free_groups}
         branches = [branch.name for branch in gated.branches]
         ties = [(tie.groups, tie.steps) for tie in gated.ties]
     else:
         free = [group for group in fxprune.groups(gated) if not group.pin]
         sizes = {group.name: group.size for group in free if group.kind != "branch"}
+        numbers = {group.name: (group.least, group.multiple) for group in free}
         branches = [group.name for group in free if group.kind == "branch"]
         ties = [
             (tuple(sorted((g.name, *g.tied))), g.size // g.unit)
             for g in free
             if g.tied or g.unit > 1
         ]
+    some = [((name,), size) for name, size in sizes.items() if numbers[name] != (1, 1)]
     keep: dict[str, list[bool]] = {}
-    for tie, most in dict.fromkeys(ties):
+    for tie, most in dict.fromkeys((*ties, *some)):
+        if tie[0] in keep:
+            continue
         steps = steps_of((sizes[name] for name in tie), most)
-        kept = steps - draw(st.integers(0, steps - 1))
+        width = {name: sizes[name] // steps for name in tie}
+        allowed = [
+            kept
+            for kept in range(steps, 0, -1)
+            if kept == steps or all(_allows(numbers[name], kept * width[name]) for name in tie)
+        ]
+        kept = draw(st.sampled_from(allowed))
         for name in tie:
             order = draw(st.permutations(range(sizes[name])))
-            keep[name] = [place < sizes[name] // steps * kept for place in order]
+            keep[name] = [place < width[name] * kept for place in order]
     for name, size in (*sizes.items(), *((name, 1) for name in branches)):
         if name not in keep:
             closed = draw(st.integers(0, 1 if name in branches else 2**size - 2))
             keep[name] = [not closed >> position & 1 for position in range(size)]
     return keep
+
+
+def _allows(numbers: tuple[int, int], kept: int) -> bool:
+    least, multiple = numbers
+    return kept >= least and kept % multiple == 0

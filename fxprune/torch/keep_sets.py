@@ -28,7 +28,8 @@ class GroupInfo:
     `kind` is "hidden", "heads", "kv heads", "head dimension", "MLP width", "vocabulary", "channel"
     or "branch"; `place` is the module that it belongs to, "" for the model. `tied` names the groups
     of which it keeps the same share, because the model's code computes one size from the other:
-    half of the heads with half of the channels. It keeps a multiple of `unit`.
+    half of the heads with half of the channels. It keeps a multiple of `unit`, and what does not keep
+    all keeps `least` positions or more, in a multiple of `multiple`: as many experts as are chosen.
     """
 
     name: str
@@ -40,6 +41,8 @@ class GroupInfo:
     label: str = ""
     place: str = ""
     unit: int = 1
+    least: int = 1
+    multiple: int = 1
 
 
 def groups(gated: nn.Module) -> list[GroupInfo]:
@@ -62,15 +65,8 @@ def groups(gated: nn.Module) -> list[GroupInfo]:
     }
     channels = [
         GroupInfo(
-            g.name,
-            g.kind.value,
-            g.size,
-            g.members,
-            g.pin,
-            tied.get(g.name, ()),
-            g.label,
-            g.place,
-            unit.get(g.name, 1),
+            *(g.name, g.kind.value, g.size, g.members, g.pin, tied.get(g.name, ())),
+            *(g.label, g.place, unit.get(g.name, 1), g.numbers.least, g.numbers.multiple),
         )
         for g in analysis.groups
     ]

@@ -152,7 +152,7 @@ CASES = {
     "grouped_mm": [
         (
             "rows in runs are multiplied, each run by its own matrix",
-            "y[5, 6] = grouped_mm(a.x[5, 4], b.w[3, 4, 6], c.ends[3])",
+            "y[5, 6] = grouped_mm(a.x[5, 4], b.w[3, 4, 6], c.ends[3]) {'multiple': 1}",
             """
             a.x: 5! a:4
             b.w: 3! a:4 b:6

@@ -332,66 +332,6 @@ CASES = {
             ["indexed by position in y (select)"],
         ),
     ],
-    "gather": [
-        (
-            "an axis indexed by an array is pinned, and so is what replaces it",
-            "y[2, 5, 6] = gather(a.x[2, 7], i[5, 6]) {'dims': (1,)}",
-            """
-            i: 5! 6!
-            a.x: a:2 7!
-            y: a:2 5! 6!
-            """,
-            ["network input", "indexed by position in y (gather)"],
-        ),
-        (
-            "so is an index that the model owns, which others may read too",
-            "y[2, 5] = gather(a.x[2, 7], b.running[5]) {'dims': (1,)}",
-            """
-            a.x: a:2 7!
-            b.running: 5!
-            y: a:2 5!
-            """,
-            ["indexed by position in y (gather)"],
-        ),
-    ],
-    "take_along": [
-        (
-            "axes beside the one that is indexed are those of the index",
-            "y[2, 3] = take_along(a.x[2, 7], b.i[2, 3]) {'dim': 1}",
-            """
-            a.x: a:2 7!
-            b.i: a:2 3!
-            y: a:2 3!
-            """,
-            ["indexed by position in y (take_along)", "cuts the input of y (take_along)"],
-        ),
-        (
-            "an axis that the index cuts is pinned",
-            "y[1, 3] = take_along(a.x[2, 7], b.i[1, 3]) {'dim': 1}",
-            """
-            a.x: 2! 7!
-            b.i: 1! 3!
-            y: 1! 3!
-            """,
-            [
-                "cut by the index of y (take_along)",
-                "indexed by position in y (take_along)",
-                "cuts the input of y (take_along)",
-            ],
-        ),
-    ],
-    "ranked": [
-        (
-            "positions that are put in order are pinned",
-            "y[2, 3], i[2, 3] = ranked(a.x[2, 7]) {'dim': 1}",
-            """
-            a.x: a:2 7!
-            y: a:2 3!
-            i: a:2 3!
-            """,
-            ["put in order by y (ranked)"],
-        ),
-    ],
     "windows": [
         (
             "an axis that is taken in windows is pinned, and so are they",

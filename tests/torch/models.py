@@ -113,6 +113,8 @@ def half(gated: nn.Module, seed: int = 0, branches: float = 0.8) -> dict[str, Te
             flags = torch.randperm(group.size, generator=generator) < half_of(group, sizes)
         elif group.kind != "branch":
             flags[torch.randint(group.size, (1,), generator=generator)] = True
+            while int(flags.sum()) < group.least or int(flags.sum()) % group.multiple:
+                flags[torch.randint(group.size, (1,), generator=generator)] = True
         keep[group.name] = flags
     return keep
 

@@ -91,6 +91,22 @@ def _in_runs(m: Any, x: Any) -> Any:
     return m.last(products.view(-1, 8, 8, 6).movedim(-1, 1))
 
 
+def _mixture(m: Any, x: Any) -> Any:
+    rows = _to_tokens(x).flatten(0, 1)
+    shares, chosen = m.router(rows).softmax(-1).topk(2, -1)
+    numbers, order = chosen.flatten().sort()
+    ends = torch.histc(numbers.double(), 5, 0, 4).cumsum(0).int()
+    made = torch.ops.transformers.grouped_mm_fallback(rows[order // 2], m.mid, ends)
+    made = (made * shares.flatten()[order, None])[order.argsort()]
+    return m.last(made.view(-1, 2, 6).sum(1).view(-1, 8, 8, 6).movedim(-1, 1))
+
+
+_MIXTURE = (
+    lambda: between(_mixture, 6, router=nn.Linear(8, 5), mid=vector(5, 8, 6)),
+    "router:5 first:8 mid:2:6",
+)
+
+
 def _recurrent(m: Any, x: Any) -> Any:
     return m.last(_to_image(m.mid(_to_tokens(x))[0]))
 
@@ -334,7 +350,9 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         ),
         "first:8",
     ),
-    "ranked": (lambda: between(lambda m, x: m.last(x.topk(3, 2)[0])), "first:8"),
+    "ranked": (lambda: between(lambda m, x: m.last(x.sort(2)[0])), "first:8"),
+    "topk": (lambda: between(lambda m, x: m.last(x.topk(3, 1)[0]), 3), "first:8"),
+    **dict.fromkeys(("softmax", "histc", "cumsum"), _MIXTURE),
     "windows": (lambda: between(lambda m, x: m.last(x.unfold(2, 3, 2).sum(-1))), "first:8"),
     "overwrite": (
         lambda: between(_overwritten, mid=nn.Conv2d(8, 4, 1)),
@@ -348,7 +366,7 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: between(lambda m, x: m.last(x * x.mean(1, keepdim=True))),
         "first:8",
     ),
-    "along": (lambda: between(lambda m, x: m.last(x.softmax(2))), "first:8"),
+    "along": (lambda: between(lambda m, x: m.last(x.log_softmax(2))), "first:8"),
     "size": (
         lambda: between(lambda m, x: m.last(x / x.size(1) * x.shape[1])),
         "first:8",

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from torch import Tensor
 
 import fxprune
-from fxprune.testing import keep_sets
+from fxprune.testing import assert_costs, keep_sets
 from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.precision import in_precision, relative_error
+from fxprune.torch.record import record_of
+from tests.torch.models import half
 from tests.torch.test_language_models import tokens
 from tests.torch.test_uniform import LLAMA
 
@@ -58,11 +60,10 @@ def test_the_stream_and_the_width_of_experts_are_free(name, experts):
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_gates_are_in_the_parameters_of_experts_and_of_their_router(name):
+def test_gates_are_in_the_parameters_of_experts(name):
     model = mixture(name)
     gated = fxprune.prepare(model, {"input_ids": tokens()})
-    whole = (".experts", ".gate")
-    assert not [path for path in generated_code(gated) if path.endswith(whole)]
+    assert not [path for path in generated_code(gated) if path.endswith(".experts")]
     assert torch.equal(logits(model, tokens(5)), logits(gated, tokens(5)))
 
 
@@ -87,3 +88,13 @@ def test_a_folded_mixture_is_the_gated_one(name):
             assert relative_error(logits(gated, ids), logits(folded, ids)) < 1e-4
 
     check()
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_costs_are_those_of_the_experts_that_are_chosen(name):
+    gated = fxprune.prepare(mixture(name), {"input_ids": tokens()}).eval()
+    record = record_of(gated)
+    for keep in ({}, half(gated)):
+        fxprune.set_keep_set(gated, keep)
+        sizes = {name: int(flags.sum()) for name, flags in fxprune.keep_set(gated).items()}
+        assert_costs(fxprune.fold(gated), [tokens()], record.analysis.costs.at(sizes))

@@ -13,9 +13,8 @@ from fxprune.torch.record import record_of
 from tests.torch.samples import ONNX_ONLY, SAMPLES, SHAPE
 
 TABLE = tuple(name for name in (*OPERATORS, *RULES) if "." not in name and name not in ONNX_ONLY)
-UNCOUNTED = ("bilinear", "einsum", "grouped_mm")
-"""What torch's counter does not see, as an operator of transformers, or only where torch multiplies
-matrices for it."""
+UNCOUNTED = ("bilinear", "einsum")
+"""What torch's counter does not see, or only where torch multiplies matrices for it."""
 
 
 def sample(name):
@@ -59,11 +58,15 @@ def assert_counts(gated, folded, x):
 
 
 def some_keep_sets(gated):
-    """The first half, the last position, every second one; branches open and closed."""
+    """The first half, the last position, every second one; branches open and closed.
+
+    Where more have to stay, the last of all stay as well.
+    """
     for first, kept in enumerate((lambda i, n: i < (n + 1) // 2, lambda i, n: i == n - 1,
                                   lambda i, n: i % 2 == 0)):  # fmt: skip
         yield {
             group.name: [bool(first) if group.kind == "branch" else kept(i, group.size)
+                         or group.size - i <= (group.least if group.least > 1 else 0)
                          for i in range(group.size)]
             for group in fxprune.groups(gated) if not group.pin
         }  # fmt: skip

@@ -16,8 +16,8 @@ def count_macs(model: nn.Module, inputs: Sequence[Any]) -> int:
     """Multiply-accumulates that torch counts while the model runs.
 
     Its counter does not know the fused attention of CPUs, so that attention runs as products, nor
-    bilinear layers, nor the products of single positions that an einsum may become, so that we
-    count those here.
+    bilinear layers, nor operators of other libraries, nor the products of single positions that an
+    einsum may become, so that we count those here.
     """
     uncounted, attention = _Uncounted(), sdpa_kernel(SDPBackend.MATH)
     with attention, FlopCounterMode(display=False) as counter, uncounted:
@@ -26,7 +26,9 @@ def count_macs(model: nn.Module, inputs: Sequence[Any]) -> int:
 
 
 class _Uncounted(TorchFunctionMode):
-    """Counts bilinear layers, and einsums of two arrays without `...`, as it runs them."""
+    """Counts bilinear layers, einsums of two arrays without `...`, and rows times matrices of a
+    stack as transformers computes them, as it runs them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,6 +38,8 @@ class _Uncounted(TorchFunctionMode):
         """Run a function of torch; an einsum as a product of stretched arrays and a sum."""
         if func in (F.bilinear, torch.bilinear):
             self.macs += args[0].numel() * args[1].shape[-1] * args[2].shape[0]
+        if getattr(func, "__name__", "") == "grouped_mm_fallback":
+            self.macs += args[0].numel() * args[1].shape[-1]
         if func is not torch.einsum or len(args) != 3 or "." in args[0]:
             return func(*args, **(kwargs or {}))
         (left, right), result = args[0].split("->")[0].split(","), args[0].split("->")[1]

@@ -64,7 +64,7 @@ def solved(
     return values
 
 
-SHAPES = ("shape", "size", "sizes")
+SHAPES = ("shape", "size", "sizes", "bins")
 """What literals are called that are sizes of axes."""
 
 

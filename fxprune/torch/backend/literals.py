@@ -149,6 +149,13 @@ def _write_narrow(node: fx.Node, changes: Changes) -> None:
     node.args, node.kwargs = (node.args[0], dim, start, stop - start), {}
 
 
+def _write_bins(node: fx.Node, changes: Changes) -> None:
+    """One bin for each position, up to the number of the last."""
+    bins = int(changes["bins", 0])
+    set_argument(node, 1, "bins", bins)
+    set_argument(node, 3, "max", bins - 1)
+
+
 def _write_argument(position: int, name: str) -> Callable[[fx.Node, Changes], None]:
     """A literal argument that is one size, or a tuple of them."""
 
@@ -179,6 +186,7 @@ _WRITERS: Mapping[str, Callable[[fx.Node, Changes], None]] = {
     "unflatten": _write_unflatten,
     "narrow": _write_narrow,
     "pad": _write_pad,
+    "histc": _write_bins,
     "scaled_dot_product_attention": _write_scale,
 }
 """How sizes are rewritten, by the bare name of a call; others keep none."""

@@ -74,6 +74,8 @@ def masked_function(
             arguments["bias"],
             arguments.get("eps", 1e-5),
         )
+    if name in ("softmax", "topk"):
+        return _masked_choice(name, arguments, joint_mask(masks, dims, x.dim()))
     reduced = arguments.get("dim")
     if isinstance(reduced, bool):  # x.var(False)
         arguments, reduced = {**arguments, "unbiased": reduced}, None
@@ -94,6 +96,14 @@ def masked_function(
         "amin": masked_forms.amin,
     }[name]
     return form(x, reduced, keepdim, mask)
+
+
+def _masked_choice(name: str, arguments: dict[str, Any], mask: Tensor) -> Any:
+    """The masked form of what compares positions, or takes the largest."""
+    x, dim = arguments["input"], arguments["dim"]
+    if name == "softmax":
+        return masked_forms.softmax(x, dim, arguments["dtype"], mask)
+    return masked_forms.topk(x, arguments["k"], dim, arguments["sorted"], mask)
 
 
 def _masked_rms_norm(

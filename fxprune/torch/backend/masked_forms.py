@@ -69,6 +69,33 @@ def amin(x: Tensor, dims: tuple[int, ...], keepdim: bool, mask: Tensor) -> Tenso
     return x.masked_fill(mask == 0, math.inf).amin(dims, keepdim)
 
 
+def softmax(x: Tensor, dim: int, dtype: torch.dtype | None, mask: Tensor) -> Tensor:
+    """`x.softmax` over open positions, which leaves nothing to the others.
+
+    Open and closed gates get the gradient of shares that are weighted by the mask; so do gates
+    between, whose shares these are.
+    """
+    mask = mask.expand_as(x)
+    shares = x.masked_fill(mask == 0, -math.inf).softmax(dim, dtype=dtype)
+    weighted = x.softmax(dim, dtype=dtype) * mask.to(shares.dtype)
+    weighted = weighted / weighted.sum(dim, keepdim=True).clamp(min=_tiny(shares))
+    decided = ((mask == 0) | (mask == 1)).all()
+    return torch.where(decided, shares.detach() + (weighted - weighted.detach()), weighted)
+
+
+def _tiny(like: Tensor) -> float:
+    return float(torch.finfo(like.dtype).tiny)
+
+
+def topk(x: Tensor, k: int, dim: int, sort: bool, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The `k` largest open positions along `dim`, and their numbers."""
+    mask = mask.expand_as(x)
+    least = -math.inf if x.is_floating_point() else torch.iinfo(x.dtype).min
+    values, numbers = x.masked_fill(mask == 0, least).topk(k, dim, sorted=sort)
+    gates = mask.gather(dim, numbers).to(x.dtype)
+    return torch.where(gates == 0, values, values * gates), numbers
+
+
 def variance(
     x: Tensor, dims: tuple[int, ...], keepdim: bool, mask: Tensor, correction: float
 ) -> Tensor:

@@ -92,13 +92,15 @@ def in_one_step(recurrence: Any, args: tuple[Any, ...]) -> Any:
 GROUPED = (torch._grouped_mm,)
 
 
-def in_groups(rows: Tensor, matrices: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+def in_groups(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What a product of runs of rows with a stack of matrices returns, whatever its type of data.
 
     Torch's own rule for shapes knows one type of data only.
     """
-    dtype = kwargs.get("out_dtype") or rows.dtype
-    return rows.new_empty((rows.shape[0], matrices.shape[-1]), dtype=dtype)
+    rows, matrices, dtype = *args[:2], kwargs.get("out_dtype")
+    if (rows.dim(), matrices.dim()) != (2, 3):
+        return torch._grouped_mm(*args, **kwargs)
+    return rows.new_empty((rows.shape[0], matrices.shape[-1]), dtype=dtype or rows.dtype)
 
 
 _LARGEST = 2**24

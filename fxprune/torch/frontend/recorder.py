@@ -343,7 +343,7 @@ class Recorder(TorchFunctionMode):
         if func in RECURRENCES and not keywords:
             return in_one_step(func, arguments)
         if func in GROUPED:
-            return in_groups(*arguments, **keywords)
+            return in_groups(arguments, keywords)
         try:
             return func(*arguments, **keywords)
         except (RuntimeError, NotImplementedError) as error:

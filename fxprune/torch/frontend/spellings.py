@@ -107,6 +107,7 @@ _DEFAULTS = {
     "constant": "constant",
     "fro": "fro",
     "1e-5": 1e-5,
+    "100": 100,
 }
 
 
@@ -261,6 +262,21 @@ def _cell(gates: int) -> Callable[[Call], dict[str, Any]]:
     return read
 
 
+def _topk(call: Call) -> dict[str, Any]:
+    return {"dim": call.dim(), "k": call.arguments["k"], "largest": call.arguments["largest"]}
+
+
+def _bins(call: Call) -> dict[str, Any]:
+    return {"first": call.arguments["min"], "last": call.arguments["max"]}
+
+
+def _rows_of_bytes(call: Call) -> dict[str, Any]:
+    """The kernel takes rows of a multiple of 16 bytes, on a CPU as on a GPU."""
+    matrices = call.arguments["weight"]
+    rowwise = matrices.dim() == 3 and matrices.stride(-1) == 1
+    return {"multiple": max(16 // matrices.element_size(), 1), "rowwise": rowwise}
+
+
 def _unfold(call: Call) -> dict[str, Any]:
     kernel = call.arguments["kernel_size"]
     return {"sizes": {"k": kernel**2 if isinstance(kernel, int) else math.prod(kernel)}}
@@ -374,8 +390,13 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         **{name: _MATMUL for name in ("matmul", "mm", "bmm", "mv", "dot")},
         "addmm": Spelling("addmm", "input mat1 other beta=1 alpha=1", "input mat1 other"),
         **{
-            name: Spelling("grouped_mm", "input weight offs bias=None", "input weight offs bias")
-            for name in ("grouped_mm", "grouped_mm_fallback")  # the second is of transformers
+            name: Spelling(
+                "grouped_mm", "input weight offs bias=None", "input weight offs bias", attributes
+            )
+            for name, attributes in (
+                ("grouped_mm", _rows_of_bytes),
+                ("grouped_mm_fallback", lambda call: {"multiple": 1}),  # of transformers
+            )
         },
         "baddbmm": Spelling("baddbmm", "input batch1 batch2 beta=1 alpha=1", "input batch1 batch2"),
         "bilinear": Spelling(
@@ -487,7 +508,7 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         ),
         "gather": Spelling("take_along", "input dim index", "input index", _dim),
         "take_along_dim": Spelling("take_along", "input index dim", "input index", _dim),
-        "topk": Spelling("ranked", "input k dim=-1", attributes=_dim),
+        "topk": Spelling("topk", "input k dim=-1 largest=True sorted=True", attributes=_topk),
         "argsort": Spelling("ranked", "input dim=-1", attributes=_dim),
         "sort": Spelling("ranked", "input dim=-1", attributes=_dim),
         "windows": Spelling("windows", "input dim size step", attributes=_dim),
@@ -520,9 +541,10 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
             name: Spelling("reduce", "input dim=None keepdim=False", "input", _reduce(None))
             for name in _OTHER_REDUCTIONS.split()
         },
-        "softmax": Spelling("along", "input dim=None", attributes=_dims),
+        "softmax": Spelling("softmax", "input dim=None dtype=None", attributes=_dims),
         "log_softmax": Spelling("along", "input dim=None", attributes=_dims),
-        "cumsum": Spelling("along", "input dim", attributes=_dims),
+        "cumsum": Spelling("cumsum", "input dim", attributes=_dims),
+        "histc": Spelling("histc", "input bins=100 min=0 max=0", attributes=_bins),
         "flip": Spelling("along", "input *dims", attributes=_turned),
         "roll": Spelling("along", "input shifts dims=None", attributes=_turned),
         "pixel_shuffle": Spelling("pixel_shuffle", "input factor", attributes=_pixel_shuffle),

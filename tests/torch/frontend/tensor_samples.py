@@ -134,7 +134,7 @@ TENSORS = {
     "x.sort(1)": (lambda m, x: m.last(x.sort(1)[0]), "pinned: put in order by sort"),
     "x.topk(3, 1)": (
         lambda m, x: m.last(x.topk(3, 1)[0]),
-        "pinned: put in order by topk",
+        "first:8",
         {"width": 3},
     ),
     "last(x).argmax(1)": (lambda m, x: m.last(x).argmax(1), "first:8"),

@@ -49,6 +49,8 @@ FILES = (
     *(f"tests/passes/{file.name}" for file in sorted(TESTS.glob("passes/test_*.py"))),
     "tests/torch/backend/test_in_kind.py",
     "tests/torch/backend/test_gate_in_kind.py",
+    "tests/torch/backend/test_masked_forms.py",
+    "tests/torch/backend/test_owned.py",
     "tests/torch/backend/test_proof.py",
     *(
         f"tests/torch/backend/test_ties.py::{test}"

@@ -14,16 +14,13 @@ from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.precision import in_precision, relative_error
 from fxprune.torch.record import record_of
 from tests.torch.models import half
-from tests.torch.test_language_models import tokens
-from tests.torch.test_uniform import LLAMA
+from tests.torch.test_language_models import assert_generates, generated, tokens
+from tests.torch.test_uniform import MIXTURES
 
-EXPERTS = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
-MIXTURES = {
-    "mixtral": {**LLAMA, "num_local_experts": 4},
-    "qwen3_moe": {**EXPERTS, "head_dim": 4},
-    "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 20},
-    "olmoe": EXPERTS,
-}
+QUICK = ("mixtral", "deepseek_v3")
+ALL = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MIXTURES]
+WIDTH = "model.layers.1.mlp.experts.gate_up_proj:1[0:{}]"
+EXPERTS = "model.layers.1.mlp.gate"
 
 
 def mixture(name: str, experts: str = "eager", **numbers: Any) -> Any:
@@ -37,45 +34,46 @@ def mixture(name: str, experts: str = "eager", **numbers: Any) -> Any:
     return model
 
 
+def prepared(name: str, experts: str = "eager", **options: Any) -> Any:
+    model = mixture(name, experts)
+    return fxprune.prepare(model, {"input_ids": tokens()}, target=1.0, **options).eval()
+
+
 def logits(model: Any, ids: Tensor) -> Tensor:
     with torch.no_grad():
         found: Tensor = model(input_ids=ids).logits
     return found
 
 
-def free(gated: Any) -> dict[str, int]:
-    return {g.name: g.size for g in fxprune.groups(gated) if not g.pin and g.kind == "channel"}
+def by_name(gated: Any) -> dict[str, fxprune.GroupInfo]:
+    return {group.name: group for group in fxprune.groups(gated)}
 
 
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])
-def test_the_stream_and_the_width_of_experts_are_free(name, experts):
-    gated = fxprune.prepare(mixture(name, experts), {"input_ids": tokens()})
-    widths = {n: size for n, size in free(gated).items() if ".experts." in n}
-    wide = 24 if name in ("mixtral", "olmoe") else 12
-    assert widths == {
-        f"model.layers.{layer}.mlp.experts.gate_up_proj:1[0:{wide}]": wide for layer in range(2)
-    }
-    assert free(gated)["model.layers.0.self_attn.o_proj"] == 16
+def test_experts_their_width_and_the_stream_are_free(name, experts):
+    groups = by_name(prepared(name, experts))
+    wide = 24 if name == "mixtral" else MIXTURES[name].get("moe_intermediate_size", 24)
+    wide = 24 if name == "olmoe" else wide
+    free = {each: group.size for each, group in groups.items() if not group.pin}
+    assert free[WIDTH.format(wide)] == wide
+    assert free["model.layers.0.self_attn.o_proj"] == 16
+    assert free[EXPERTS + "/1" * (name == "deepseek_v3")] == 4
 
 
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("name", ALL)
 def test_gates_are_in_the_parameters_of_experts(name):
-    model = mixture(name)
-    gated = fxprune.prepare(model, {"input_ids": tokens()})
+    gated = prepared(name)
     assert not [path for path in generated_code(gated) if path.endswith(".experts")]
-    assert torch.equal(logits(model, tokens(5)), logits(gated, tokens(5)))
+    assert torch.equal(logits(mixture(name), tokens(5)), logits(gated, tokens(5)))
 
 
-EXACT = settings(max_examples=4, deadline=None)
-
-
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_folded_mixture_is_the_gated_one(name):
-    gated = fxprune.prepare(mixture(name), {"input_ids": tokens()}).eval()
+    gated = prepared(name)
     exact = in_precision(gated, torch.float64)
 
-    @EXACT
+    @settings(max_examples=4, deadline=None)
     @given(keep_sets(gated))
     def check(keep):
         for each in (gated, exact):
@@ -90,11 +88,101 @@ def test_a_folded_mixture_is_the_gated_one(name):
     check()
 
 
-@pytest.mark.parametrize("name", MIXTURES)
+@pytest.mark.parametrize("name", ALL)
 def test_costs_are_those_of_the_experts_that_are_chosen(name):
-    gated = fxprune.prepare(mixture(name), {"input_ids": tokens()}).eval()
+    gated = prepared(name)
     record = record_of(gated)
+    assert record is not None
     for keep in ({}, half(gated)):
         fxprune.set_keep_set(gated, keep)
         sizes = {name: int(flags.sum()) for name, flags in fxprune.keep_set(gated).items()}
         assert_costs(fxprune.fold(gated), [tokens()], record.analysis.costs.at(sizes))
+
+
+@pytest.mark.parametrize("branch", ["model.layers.0++", "model.layers.1+"])
+def test_a_mixture_without_a_branch_generates_with_its_cache(branch):
+    gated = prepared("mixtral")
+    fxprune.set_keep_set(gated, {branch: [False]})
+    folded = fxprune.fold(gated).eval()
+    assert list(generated_code(folded)) == [branch.rstrip("+")]
+    assert_generates(gated, folded, 5)
+
+
+# Whole experts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_configuration_says_how_many_experts_are_left(name, tmp_path):
+    gated = prepared(name, uniform=True)
+    chosen = {n: g for n, g in by_name(gated).items() if n.startswith(EXPERTS) and not g.pin}
+    ((one, group),) = chosen.items()
+    each = {n: [False, True, True, True] for n in (one, *group.tied)}
+    fxprune.set_keep_set(gated, each)
+    folded = fxprune.fold(gated).eval()
+    assert generated_code(folded) == {}
+    assert folded.config.num_local_experts == MIXTURES[name].get("n_routed_experts", 4) * 3 // 4
+    folded.save_pretrained(tmp_path)
+    again = type(folded).from_pretrained(tmp_path, experts_implementation="eager").eval()
+    assert torch.equal(logits(folded, tokens()), logits(again, tokens()))
+    said = generated(folded, tokens(5), use_cache=True)
+    assert torch.equal(said, generated(again, tokens(5), use_cache=False))
+
+
+def test_as_many_experts_stay_as_are_chosen():
+    gated = prepared("mixtral")
+    assert by_name(gated)[EXPERTS].least == 2
+    with pytest.raises(fxprune.KeepSetError, match="keep all, or at least 2"):
+        fxprune.set_keep_set(gated, {EXPERTS: [True, False, False, False]})
+    least = fxprune.prune(mixture("mixtral"), {"input_ids": tokens()}, target={"params": 0.35})
+    assert {len(layer.mlp.experts.down_proj) for layer in least.model.layers} <= {2, 3, 4}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_gradients_tell_what_experts_are_worth(name):
+    gated = prepared(name)
+    batch = {"input_ids": tokens(), "labels": tokens()}
+    worth = fxprune.importance(gated, "taylor", [batch])
+    experts = [values for group, values in worth.items() if group.startswith(EXPERTS)]
+    assert len(experts) == 1
+    assert bool((experts[0] > 0).any())
+
+
+def test_norms_tell_what_experts_are_worth():
+    model = mixture("mixtral")
+    with torch.no_grad():
+        model.model.layers[1].mlp.experts.down_proj[2] *= 1e-3
+        model.model.layers[1].mlp.experts.gate_up_proj[2] *= 1e-3
+    worth = fxprune.importance(fxprune.prepare(model, {"input_ids": tokens()}))
+    assert int(worth[EXPERTS].argmin()) == 2
+
+
+def test_scores_that_the_model_returns_pin_experts():
+    model = mixture("mixtral", output_router_logits=True)
+    groups = fxprune.groups(fxprune.prepare(model, {"input_ids": tokens()}))
+    (experts,) = (group for group in groups if f"{EXPERTS}.weight:0" in group.members)
+    assert experts.pin
+
+
+# Rows of the kernel ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "multiple"), [(torch.float32, 4), (torch.bfloat16, 8)])
+def test_the_kernel_takes_rows_of_sixteen_bytes(dtype, multiple):
+    model = mixture("mixtral", "grouped_mm").to(dtype)
+    gated = fxprune.prepare(model, {"input_ids": tokens()}).eval()
+    groups = by_name(gated)
+    for name in (WIDTH.format(24), "model.layers.0.self_attn.o_proj"):
+        assert groups[name].multiple == multiple
+    with pytest.raises(fxprune.KeepSetError, match=f"in a multiple of {multiple}"):
+        fxprune.set_keep_set(gated, {WIDTH.format(24): [i < multiple + 1 for i in range(24)]})
+
+
+@settings(max_examples=4, deadline=None)
+@given(keep_sets(prepared("mixtral", "grouped_mm")))
+def test_what_is_kept_runs_in_the_kernel(keep):
+    gated = prepared("mixtral", "grouped_mm")
+    fxprune.set_keep_set(gated, keep)
+    folded = fxprune.fold(gated).eval()
+    for length in (1, 5, 11):
+        ids = tokens(length)
+        assert relative_error(logits(gated, ids), logits(folded, ids)) < 1e-4

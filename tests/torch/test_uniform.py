@@ -31,6 +31,19 @@ LLAMA = {
 }
 OPT = {"ffn_dim": 24, "word_embed_proj_dim": 16}
 NEO = {"hidden_size": 16, "num_layers": 2, "num_heads": 4}
+EXPERTS = {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+LATENT = {
+    **{"num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": 12, "v_head_dim": 4},
+    **{"qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "first_k_dense_replace": 1},
+}
+MIXTURES = {
+    "mixtral": {**LLAMA, "num_local_experts": 4},
+    "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 20},
+    "qwen3_moe": {**EXPERTS, "head_dim": 4},
+    "olmoe": EXPERTS,
+    "deepseek_v3": {**EXPERTS, **LATENT, "n_routed_experts": 8, "n_group": 2, "topk_group": 1},
+}
+"""Decoders whose experts are stacked; a router chooses two of them for each token."""
 DECODERS = {
     "llama": LLAMA,
     "mistral": LLAMA,
@@ -48,6 +61,7 @@ DECODERS = {
     "opt": {**LLAMA, **OPT},
     "gpt_neo": {**COMMON, **NEO, "attention_types": [[["global", "local"], 1]]},
     "falcon": {**LLAMA, "new_decoder_architecture": False},
+    **MIXTURES,
 }
 SEQ2SEQ = {
     **COMMON,
@@ -65,8 +79,8 @@ ENCODER_DECODERS = {
     "marian": SEQ2SEQ,
     "whisper": {**SEQ2SEQ, **SOUND, "suppress_tokens": None, "begin_suppress_tokens": None},
 }
-QUICK = ("llama", "gpt2")
-"""One with heads of its own, one that divides its width; the others are slow tests."""
+QUICK = ("llama", "gpt2", "mixtral")
+"""Heads of their own, a width that is divided, experts; the others are slow tests."""
 
 
 def decoder(name: str) -> Any:

@@ -123,7 +123,10 @@ def _called(node: fx.Node, path: str = "") -> str:
 # A module alone -------------------------------------------------------------------------------
 
 
-Alone = dict[tuple[str, frozenset[int]], tuple[str, Program | None]]
+Places = frozenset[int | str]
+"""Arguments of a module: of its own by number, others by name."""
+
+Alone = dict[tuple[str, Places], tuple[str, Program | None]]
 """Modules recorded alone, by path and the places of the arguments that they may hand on: what they
 are called with, and how, None where they cannot be."""
 
@@ -143,15 +146,15 @@ def alone(
     edits = list(edits)
     module = _Module(whole, path, recorded)
 
-    def outlined(handed: frozenset[int]) -> Outline | None:
+    def outlined(handed: Places) -> Outline | None:
         found = module.outline(handed)
         return found if found is not None and agree(found.names, edits) else None
 
     most = module.plain_arguments()
     best = outlined(most)
     if best is None:
-        best, handed = outlined(frozenset()), frozenset[int]()
-        for place in sorted(most):
+        best, handed = outlined(frozenset()), frozenset[int | str]()
+        for place in sorted(most, key=str):
             if (more := outlined(handed | {place})) is not None:
                 best, handed = more, handed | {place}
     return None if best is None else (module.module, best)
@@ -172,17 +175,16 @@ class _Module:
         self._known = dict(_known_results(whole.program, path, self._children))
         self._called = shapes_in([self._inputs, self._extras, self._known])
 
-    def plain_arguments(self) -> frozenset[int]:
+    def plain_arguments(self) -> Places:
         """The places of arguments that are true, false or None: code may only hand them on, so
         that they may be others later."""
+        own = (item for given in self._inputs for item in enumerate(given))
+        more = (item for given in self._extras for item in given.items())
         return frozenset(
-            place
-            for given in self._inputs
-            for place, value in enumerate(given)
-            if isinstance(value, _HANDED)
+            place for items in (own, more) for place, value in items if isinstance(value, _HANDED)
         )
 
-    def outline(self, handed: frozenset[int]) -> Outline | None:
+    def outline(self, handed: Places) -> Outline | None:
         """What it does with other modules called as they are, and some arguments handed on."""
         program = self._recorded(handed)
         if program is None or _calls_for_effect(program.graph, self._inner):
@@ -191,7 +193,7 @@ class _Module:
         whole, path = self._whole.program, self._path
         return Outline(program, _names_in_calls(whole, path, program, self._children, forms))
 
-    def _recorded(self, handed: frozenset[int]) -> Program | None:
+    def _recorded(self, handed: Places) -> Program | None:
         called, whole = self._called, self._whole
         for (path, places), (like, program) in self._all.items():
             if (places, like) == (handed, called) and (
@@ -202,13 +204,15 @@ class _Module:
             tuple(_handed(value) if i in handed else value for i, value in enumerate(each))
             for each in self._inputs
         ]
+        more = [
+            {name: _handed(value) if name in handed else value for name, value in each.items()}
+            for each in self._extras
+        ]
         leaves = frozenset({*_inside(self._path, whole.leaves), *self._inner})
         told = whole.program.told
         found = None
         try:
-            found = read_model(
-                self.module, given, leaves, self._extras, 0, told=told, known=self._known
-            )
+            found = read_model(self.module, given, leaves, more, 0, told=told, known=self._known)
         except (FxpruneError, TypeError, AttributeError) as error:
             message = "%s cannot be recorded with the modules in it whole: %s"
             _log.debug(message, self._path, error)

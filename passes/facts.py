@@ -132,7 +132,8 @@ class Inference:
 
     `scattered` are operands of additions that may lose positions which the sum keeps. `compared` is
     what is pinned if nothing chooses among it, `positions` says by value of which axis its numbers
-    are positions, `counts` are the values that count these.
+    are positions, `counts` are the values that count these, and `rows` says of which axis the rows
+    are that a part of an array lies in.
     """
 
     unifier: Unifier = field(default_factory=Unifier)
@@ -146,6 +147,7 @@ class Inference:
     compared: list[Compared] = field(default_factory=list)
     positions: dict[str, Axis] = field(default_factory=dict)
     counts: set[str] = field(default_factory=set)
+    rows: dict[str, Axis] = field(default_factory=dict)
     numbers: list[tuple[Axis, Numbers]] = field(default_factory=list)
 
     def type_of(self, value: Value) -> tuple[Axis, ...]:

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fxprune.ir import Node
-from fxprune.passes.axes import Axis, concat
+from fxprune.passes.axes import Axis, concat, product
 from fxprune.passes.facts import Inference
 from fxprune.passes.structural import OutputTypes, Rule, broadcast, ints, operand_of
 
@@ -22,7 +22,10 @@ def unbind(state: Inference, node: Node) -> OutputTypes:
 
 
 def slice_(state: Inference, node: Node) -> OutputTypes:
-    """Per axis a `(start, stop, step)`; unit steps cut the axis, others pin it."""
+    """Per axis a `(start, stop, step)`; unit steps cut the axis.
+
+    Every `step`-th position of all leaves one factor of the axis; other steps pin it.
+    """
     return (_cut(state, node),)
 
 
@@ -57,6 +60,13 @@ def _cut(state: Inference, node: Node) -> tuple[Axis, ...]:
             state.literal(node, ("start", dim), before)
             state.literal(node, ("stop", dim), concat(before, middle))
             axes.append(middle)
+        elif size * step == axis.size and start < step and state.may_change(axis):
+            every = state.fresh(size)
+            between = state.fresh(step, pin=f"strided in {node.place}")
+            state.unify(axis, product(every, between), node)
+            state.literal(node, ("size", dim), axis)
+            state.literal(node, ("stop", dim), axis)
+            axes.append(every)
         else:
             state.pin(axis, f"strided in {node.place}")
             axes.append(state.fresh(size, pin=f"strided in {node.place}"))

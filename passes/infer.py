@@ -78,6 +78,7 @@ def apply(state: Inference, node: Node) -> tuple[tuple[Axis, ...], ...]:
     """What the rule of a node says: the axes of its outputs; it unifies those of its inputs."""
     outputs = _applied(state, node)
     choices.follow_positions(state, node)
+    structural.follow_rows(state, node)
     return outputs
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from fxprune.ir import Node, Value, ValueKind
 from fxprune.passes.axes import Axis, concat, product
 from fxprune.passes.facts import Inference, Reading
+from fxprune.passes.kinds import SHARING, VIEWS
 
 OutputTypes = tuple[tuple[Axis, ...], ...]
 Rule = Callable[[Inference, Node], OutputTypes]
@@ -191,6 +192,26 @@ def split(state: Inference, node: Node) -> OutputTypes:
     return tuple(outputs)
 
 
+def follow_rows(state: Inference, node: Node) -> None:
+    """What is cut out of an array lies in the rows of that one, which other views stay in."""
+    source = node.inputs[0] if node.inputs else None
+    if source is None or not source.shape or node.op not in SHARING:
+        return
+    rows = state.rows.get(source.name)
+    if rows is None and node.op not in VIEWS:
+        rows = state.type_of(source)[-1]
+    if rows is not None:
+        state.rows.update((output.name, rows) for output in node.outputs)
+
+
+def complex_pairs(state: Inference, node: Node) -> OutputTypes:
+    """Pairs of neighbours are seen as complex numbers, so that rows in memory are of pairs."""
+    rows = state.rows.get(operand_of(node).name)
+    if rows is not None:
+        state.keep_numbers(rows, f"rows of pairs in {node.place}", multiple=2)
+    return state.opaque(node, f"seen as complex numbers by {node.place}")
+
+
 def glu(state: Inference, node: Node) -> OutputTypes:
     """Along `dim` the second half gates the first: both halves are one axis."""
     (dim,) = ints(node, "dim")
@@ -352,6 +373,7 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "cat": cat,
         "stack": stack,
         "split": split,
+        "complex_pairs": complex_pairs,
         "glu": glu,
         "prelu": prelu,
         "quantise": quantise,

@@ -311,6 +311,19 @@ CASES = {
             ["strided in y (slice)"],
         ),
         (
+            "every other position of all is a factor of the axis",
+            "y[2, 3] = slice(a.x[2, 6]) {'ranges': ((0, 2, 1), (1, 6, 2))}",
+            """
+            a.x: a:2 (b:3 x c:2)
+            y: a:2 b:3
+            y.size[0] is a:2
+            y.stop[0] is a:2
+            y.size[1] is (b:3 x c:2)
+            y.stop[1] is (b:3 x c:2)
+            """,
+            ["strided in y (slice)"],
+        ),
+        (
             "an empty slice is empty wherever it starts",
             "y[0] = slice(a.x[7]) {'ranges': ((5, 2, 1),)}",
             """
@@ -462,6 +475,17 @@ CASES = {
             ["reduced by y (reduce)"],
         ),
     ],
+    "complex_pairs": [
+        (
+            "what is seen as complex numbers is pinned",
+            "c[2, 3] = complex_pairs(a.x[2, 3, 2])",
+            """
+            a.x: 2! 3! 2!
+            c: 2! 3!
+            """,
+            ["seen as complex numbers by c (complex_pairs)"],
+        ),
+    ],
     "along": [
         (
             "positions that are compared stay",
@@ -581,3 +605,12 @@ def found_reasons(types):
     pins = [reason for reason in types.pins.values() if reason != "made by o (constant)"]
     shown = [re.sub(r"\(s\d.*?\)|s\d+:\d+", "...", reason) for reason in pins]
     return list(dict.fromkeys(shown))
+
+
+def test_pairs_in_rows_of_an_array_that_is_cut_leave_these_in_pairs():
+    cut = "l[2, 4], r[2, 6] = split(a.x[2, 10]) {'dim': 1}\nm[2, 3, 2] = reshape(r)\n"
+    types = infer(apart(f"{cut}c[2, 3] = complex_pairs(m)"))
+    (left,) = types.axes["l"][1:]
+    assert left not in types.pins
+    assert types.numbers[left].multiple == 2
+    assert infer(apart(cut)).numbers == {}

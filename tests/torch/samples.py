@@ -107,6 +107,13 @@ _MIXTURE = (
 )
 
 
+def _rotated(m: Any, x: Any) -> Any:
+    still, turned = m.mid(_to_tokens(x)).split(4, -1)
+    pairs = torch.view_as_complex(turned.unflatten(-1, (2, 2)))
+    turned = torch.view_as_real(pairs * 1j).flatten(-2)
+    return m.last(_to_image(torch.cat([still, turned], -1)))
+
+
 def _recurrent(m: Any, x: Any) -> Any:
     return m.last(_to_image(m.mid(_to_tokens(x))[0]))
 
@@ -187,6 +194,10 @@ SAMPLES: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "first:8 mid:1:6",
     ),
     "grouped_mm": (lambda: between(_in_runs, 6, mid=vector(3, 6, 8)), "mid:1:6 first:8"),
+    "complex_pairs": (
+        lambda: between(_rotated, mid=nn.Linear(8, 8)),
+        "first:8 mid[0:4]:4",
+    ),
     "baddbmm": (lambda: between(_correlation), "first:8"),
     "cosine": (
         lambda: between(lambda m, x: m.last(x) * F.cosine_similarity(x, x.cos())[:, None]),

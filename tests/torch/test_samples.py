@@ -60,13 +60,20 @@ def assert_counts(gated, folded, x):
 def some_keep_sets(gated):
     """The first half, the last position, every second one; branches open and closed.
 
-    Where more have to stay, the last of all stay as well.
+    The last ones stay as well, as far as not any number may stay.
     """
     for first, kept in enumerate((lambda i, n: i < (n + 1) // 2, lambda i, n: i == n - 1,
                                   lambda i, n: i % 2 == 0)):  # fmt: skip
         yield {
-            group.name: [bool(first) if group.kind == "branch" else kept(i, group.size)
-                         or group.size - i <= (group.least if group.least > 1 else 0)
-                         for i in range(group.size)]
+            group.name: [bool(first)] if group.kind == "branch"
+            else as_many_as_may([kept(i, group.size) for i in range(group.size)], group)
             for group in fxprune.groups(gated) if not group.pin
         }  # fmt: skip
+
+
+def as_many_as_may(flags, group):
+    for place in reversed(range(group.size)):
+        if sum(flags) >= group.least and sum(flags) % group.multiple == 0:
+            break
+        flags[place] = True
+    return flags

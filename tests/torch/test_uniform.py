@@ -62,6 +62,10 @@ DECODERS = {
     "gpt_neo": {**COMMON, **NEO, "attention_types": [[["global", "local"], 1]]},
     "falcon": {**LLAMA, "new_decoder_architecture": False},
     **MIXTURES,
+    "deepseek_v2": {**EXPERTS, **LATENT, "n_routed_experts": 4, "topk_method": "greedy"},
+    "gpt_oss": {**LLAMA, "head_dim": 4, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "granitemoe": {**LLAMA, "num_local_experts": 4},
+    "glm4_moe": {**EXPERTS, "head_dim": 4, "n_routed_experts": 4, "first_k_dense_replace": 1},
 }
 SEQ2SEQ = {
     **COMMON,

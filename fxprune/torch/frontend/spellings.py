@@ -520,6 +520,7 @@ NAMES: Mapping[str, Spelling] = MappingProxyType(
         "expand_as": Spelling("expand", "input other", "input other"),
         "repeat": Spelling("tile", "input *repeats", attributes=_tile),
         "tile": Spelling("tile", "input *dims", attributes=_tile),
+        "view_as_complex": Spelling("complex_pairs"),
         "glu": Spelling("glu", "input dim=-1", attributes=_dim),
         "channel_shuffle": Spelling("channel_shuffle", "input groups", "input", _groups),
         "embedding": Spelling(

@@ -69,7 +69,7 @@ def find_groups(graph: Graph, types: Types) -> tuple[Group, ...]:
             tuple(dict.fromkeys(f"{parameter}:{dim}" for parameter, dim, _ in found)),
             space,
             types.pins.get(space, ""),
-            types.numbers.get(space, ANY_NUMBER),
+            numbers=types.numbers.get(space, ANY_NUMBER),
         )
         for space, found in places.items()
         if space in read or space in types.pins

@@ -37,7 +37,15 @@ def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     if isinstance(clone, TracedModule) and dtype is torch.float64:
         clone.replace_literals(torch.float32, torch.float64)
         clone.replace_literals(torch.complex64, torch.complex128)
+        clone.replace_function(torch._grouped_mm, grouped_mm)
     return clone
+
+
+def grouped_mm(rows: Tensor, matrices: Tensor, offs: Tensor, **absent: None) -> Tensor:
+    """`torch.nn.functional.grouped_mm`, of rows of any length and type of data."""
+    ends = offs.tolist()
+    runs = zip([0, *ends[:-1]], ends, matrices, strict=True)
+    return torch.cat([rows[start:end] @ matrix for start, end, matrix in runs])
 
 
 def _in_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:

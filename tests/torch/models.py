@@ -122,7 +122,9 @@ def half(gated: nn.Module, seed: int = 0, branches: float = 0.8) -> dict[str, Te
 def half_of(group: fxprune.GroupInfo, sizes: Mapping[str, int]) -> int:
     """A half of the positions of a group, or what comes next to it for all that are tied."""
     steps = steps_of((group.size, *(sizes[name] for name in group.tied)), group.size // group.unit)
-    return max(steps // 2, 1) * group.size // steps
+    some = range(max(steps // 2, 1) * group.size // steps, group.size, group.size // steps)
+    allowed = (n for n in some if n >= group.least and n % group.multiple == 0)
+    return next(allowed, group.size)
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -186,3 +186,10 @@ def test_what_is_kept_runs_in_the_kernel(keep):
     for length in (1, 5, 11):
         ids = tokens(length)
         assert relative_error(logits(gated, ids), logits(folded, ids)) < 1e-4
+
+
+def test_the_kernel_is_verified_in_a_precision_that_it_does_not_have():
+    gated = prepared("mixtral", "grouped_mm")
+    fxprune.set_keep_set(gated, half(gated))
+    verdict = fxprune.verify(gated, fxprune.fold(gated))
+    assert max(comparison.error for comparison in verdict.comparisons) < 1e-5

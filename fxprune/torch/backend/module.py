@@ -8,7 +8,7 @@ survives deepcopy and pickle. Where train and eval differ it runs the graph of i
 import copy
 import linecache
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter
 from typing import Any
 
@@ -122,6 +122,14 @@ class TracedModule(fx.GraphModule):
             if node.op == "call_method" and node.target == "float" and new is torch.float64:
                 node.target = "double"
         self.recompile()
+
+    def replace_function(self, old: Callable[..., Any], new: Callable[..., Any]) -> None:
+        """Call `new` wherever the graph calls `old`."""
+        calls = [node for node in self._graph.nodes if node.target is old]
+        for node in calls:
+            node.target = new
+        if calls:
+            self.recompile()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TracedModule":
         root = nn.Module()

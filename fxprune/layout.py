@@ -20,8 +20,8 @@ class Layout:
     `inside` are by gate the places of the groups that close with it, as nothing outside of it reads
     them. `fan_out` is in how many channels readers meet one of its positions: several readers, or a
     head of several channels; for a branch, those of all that is inside. `ties` are the places of
-    groups that keep equal shares, in as many `steps`, `numbers` says how many positions of groups may
-    stay.
+    groups that keep equal shares, in as many `steps`; `numbers` says how many positions of groups
+    may stay.
     """
 
     names: tuple[str, ...]

@@ -1,6 +1,7 @@
 """What is a group for? The kinds that people know, told by what multiplies, adds and looks up.
 
     vocabulary       rows of a table that inputs of the model look up
+    experts          matrices of a stack that the model chooses among itself
     kv heads         heads of keys and values, each with all heads of queries that attend to it
     heads            what products of activations that make an attention carry along
     head dimension   what they sum over, or mix
@@ -22,7 +23,7 @@ from operator import or_
 
 from fxprune.ir import Graph, Node, ValueKind
 from fxprune.passes.axes import Axis, Prod, Space, interpret, spaces
-from fxprune.passes.facts import Types
+from fxprune.passes.facts import Reading, Types
 from fxprune.passes.kinds import HOMOGENEOUS, RESHAPED, SHARING
 from fxprune.passes.products import Product, spaces_of
 
@@ -36,6 +37,7 @@ class Kind(StrEnum):
     HEAD_DIMENSION = "head dimension"
     MLP_WIDTH = "MLP width"
     VOCABULARY = "vocabulary"
+    EXPERTS = "experts"
     CHANNEL = "channel"
     BRANCH = "branch"
 
@@ -163,6 +165,21 @@ def _looked_up(model: _Model, known: _Known) -> Iterator[Space]:
                     yield from spaces(axis)
 
 
+def _chosen(model: _Model, known: _Known) -> Iterator[Space]:
+    """What the largest are taken of, where that says which matrices are taken."""
+    readers = (r for r in model.types.readers if r.reading is Reading.CHOOSE)
+    chosen = {space for reader in readers for space in spaces(reader.axis)}
+    for node in model.graph.nodes:
+        place = _STACKS.get(node.op)
+        stack = node.inputs[place] if place is not None else None
+        if stack is not None and len(stack.shape) > 2:
+            yield from chosen.intersection(spaces(model.types.axes[stack.name][0]))
+
+
+_STACKS: Mapping[str, int] = {"grouped_mm": 1, "gather": 0}
+"""Which operand may be a stack of matrices of which some are taken, by operator."""
+
+
 def _shared_heads(model: _Model, known: _Known) -> Iterator[Space]:
     """Heads that some weights have alone, and others times heads of queries."""
     heads = frozenset(space for attention in model.attentions for space in attention.heads)
@@ -271,6 +288,7 @@ def _between_streams(model: _Model, known: _Known) -> Iterator[Space]:
 
 _RULES: tuple[tuple[Kind, Callable[[_Model, _Known], Iterable[Space]]], ...] = (
     (Kind.VOCABULARY, _looked_up),
+    (Kind.EXPERTS, _chosen),
     (Kind.KV_HEADS, _shared_heads),
     (Kind.HEADS, _heads),
     (Kind.HEAD_DIMENSION, _inside_heads),

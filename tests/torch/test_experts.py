@@ -130,7 +130,12 @@ def test_a_configuration_says_how_many_experts_are_left(name, tmp_path):
 
 def test_as_many_experts_stay_as_are_chosen():
     gated = prepared("mixtral")
-    assert by_name(gated)[EXPERTS].least == 2
+    experts = by_name(gated)[EXPERTS]
+    assert (experts.label, experts.kind, experts.least) == (
+        "model.layers.1.mlp: experts",
+        "experts",
+        2,
+    )
     with pytest.raises(fxprune.KeepSetError, match="keep all, or at least 2"):
         fxprune.set_keep_set(gated, {EXPERTS: [True, False, False, False]})
     least = fxprune.prune(mixture("mixtral"), {"input_ids": tokens()}, target={"params": 0.35})

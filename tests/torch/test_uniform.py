@@ -188,8 +188,9 @@ print(((found - expected).abs().max() / expected.abs().max()).item())
 
 
 @pytest.mark.slow
-def test_what_was_saved_loads_where_fxprune_is_not_installed(tmp_path):
-    folded = uniform(llama())
+@pytest.mark.parametrize("name", ["llama", *MIXTURES])
+def test_what_was_saved_loads_where_fxprune_is_not_installed(name, tmp_path):
+    folded = uniform(decoder(name))
     folded.save_pretrained(tmp_path)
     assert_loads_without_fxprune(folded, {"input_ids": tokens()}, tmp_path)
 

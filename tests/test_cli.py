@@ -25,6 +25,7 @@ from fxprune.commands import torch_route
 from fxprune.commands.answers import EXIT_CODES
 from fxprune.commands.app import app
 from fxprune.commands.bars import PartBar
+from fxprune.criteria import ON_DATA
 from fxprune.progress import stage, track
 from fxprune.torch.record import record_of
 from tests.cli_models import residual
@@ -188,6 +189,15 @@ def test_prune_takes_data_from_files_and_from_python(tmp_path):
     assert answered("prune", f"{HERE}:residual", tmp_path / "a", *taylor)["verdict"]
     correct = ("--correct", "--data", f"{HERE}:batches")
     assert answered("prune", f"{HERE}:residual", tmp_path / "b", *correct)["verdict"]
+
+
+@pytest.mark.parametrize("method", ON_DATA)
+def test_both_routes_know_the_criteria_on_data(method, onnx_file, tmp_path):
+    np.savez(tmp_path / "data.npz", x=images(8))
+    more = ("--method", method, "--target", ".7", "--data", tmp_path / "data.npz")
+    for number, source in enumerate((f"{HERE}:residual", onnx_file)):
+        found = answered("prune", source, tmp_path / f"{number}.onnx", *more)
+        assert not all(all(flags) for flags in found["keep_set"].values())
 
 
 @pytest.mark.parametrize("data", ["data.npz", f"{HERE}:arrays"])

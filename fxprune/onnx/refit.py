@@ -25,8 +25,8 @@ from fxprune.passes.fold import KeepSet
 from fxprune.progress import track
 from fxprune.shelf import Shelf
 
-_MOST_POSITIONS = 1 << 10
-"""To how many positions of a sample a layer is fitted, about."""
+_MOST_ROWS, _ROWS_PER_COLUMN = 1 << 17, 32
+"""To how many positions of all samples a layer is fitted, about: whichever is more."""
 
 
 def refitted(
@@ -54,12 +54,14 @@ def refitted(
     Raises:
         InputError: there is no data, or it does not fit.
     """
+    samples: list[int] = []
     with Shelf() as shelf:
         for number, feeds in enumerate(data):
             shelf.put(number, (dict(feeds), dict(feeds)))
+            samples.append(max((len(a) for a in feeds.values() if a.ndim and len(a)), default=1))
         if not shelf.numbers:
             raise InputError("there is no data to fit weights to: give some batches of inputs")
-        return _Refit(program, analysis, masked, keep, ridge, shelf).run()
+        return _Refit(program, analysis, masked, keep, ridge, shelf, samples).run()
 
 
 class _Refit:
@@ -73,12 +75,15 @@ class _Refit:
         keep: KeepSet,
         ridge: float,
         shelf: Shelf,
+        samples: Sequence[int],
     ) -> None:
+        """`samples` says how many there are in each batch on the shelf."""
         self._program = program
         self._model = program.model.clone()
         self._kept = kept_of(analysis, keep)
         self._ridge = ridge
         self._shelf = shelf
+        self._samples = samples
         self._types = analysis.types
         self._uses = Counter(program.initializers[name] for name in program.parameters.values())
         self._biases: dict[str, onnx_ir.TensorProtocol] = {}
@@ -112,7 +117,8 @@ class _Refit:
             for way, values in zip(ways, (opened, closed), strict=True):
                 way(values)
             changed = changed or not np.array_equal(opened[source], closed[source])
-            equations.add(closed[source], opened[name] + _debt(node, opened, closed))
+            goal = opened[name] + _debt(node, opened, closed)
+            equations.add(closed[source], goal, self._samples[number] / sum(self._samples))
             self._shelf.put(number, (opened, closed))
         if changed and layer.is_open.any():
             weight[:, layer.is_open], gained = equations.solution(self._ridge)
@@ -251,10 +257,10 @@ class _Equations:
         self._sums = np.zeros(old.shape[1]), np.zeros(len(old))
         self._count = 0
 
-    def add(self, x: np.ndarray, goal: np.ndarray) -> None:
-        """A batch of inputs, and what the layer should return on them."""
-        positions = goal.size // max(len(self._old) * len(goal), 1)
-        stride = max(1, positions // _MOST_POSITIONS)
+    def add(self, x: np.ndarray, goal: np.ndarray, share: float) -> None:
+        """A batch, a share of all: inputs, and what the layer should return on them."""
+        rows = goal.size / len(self._old) / share
+        stride = max(1, int(rows) // max(_MOST_ROWS, _ROWS_PER_COLUMN * len(self._gram)))
         columns = self._layer.columns(x, stride)[self._layer.is_open]
         outputs = self._layer.outputs(goal, stride)
         self._gram += columns @ columns.T

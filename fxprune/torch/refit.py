@@ -60,16 +60,19 @@ def refit(gated: nn.Module, data: Iterable[Any], *, ridge: float = 1e-3) -> int:
     with in_evaluation(part), torch.no_grad(), Shelf() as shelf:
         traced = recorded(part)
         assert isinstance(traced, TracedModule)
-        graph = _placed(part, traced, data, shelf)
-        return _Refit(traced, graph, gates, ridge, shelf).run()
+        graph, samples = _placed(part, traced, data, shelf)
+        return _Refit(traced, graph, gates, ridge, shelf, samples).run()
 
 
-def _placed(part: nn.Module, traced: TracedModule, data: Iterable[Any], shelf: Shelf) -> fx.Graph:
-    """The graph that all batches run; their inputs are put on the shelf, for both runs.
+def _placed(
+    part: nn.Module, traced: TracedModule, data: Iterable[Any], shelf: Shelf
+) -> tuple[fx.Graph, list[int]]:
+    """The graph that all batches run, whose inputs go on the shelf, and how many samples they are.
 
     The model runs on every batch before any weight has changed, so that what fails, fails now.
     """
     first: fx.Graph | None = None
+    samples: list[int] = []
     taken = len(gated_record(part)[1].examples[0])
     for place, batch in enumerate(track(batches("data", data), "looking at data")):
         args, kwargs = arguments_of(batch, taken)
@@ -80,6 +83,9 @@ def _placed(part: nn.Module, traced: TracedModule, data: Iterable[Any], shelf: S
         first = first or graph
         if graph is not first and str(graph) != str(first):
             raise InputError("data has batches for several examples: refit on those of one of them")
+        samples.append(
+            max((len(v) for v in values if isinstance(v, Tensor) and v.dim()), default=1)
+        )
         names = [node.name for node in graph.nodes if node.op == "placeholder"]
         copies = [value.clone() if isinstance(value, Tensor) else value for value in values]
         pair = (dict(zip(names, own, strict=True)) for own in (values, copies))
@@ -88,7 +94,7 @@ def _placed(part: nn.Module, traced: TracedModule, data: Iterable[Any], shelf: S
         raise InputError(
             "refit needs batches of inputs, or of (inputs, labels): data has none, or is used up"
         )
-    return first
+    return first, samples
 
 
 def _check_finite(values: Iterable[Any], place: int) -> None:
@@ -101,11 +107,19 @@ class _Refit:
     """One graph with two runs, and the batches of both."""
 
     def __init__(
-        self, part: TracedModule, graph: fx.Graph, gates: Gates, ridge: float, shelf: Shelf
+        self,
+        part: TracedModule,
+        graph: fx.Graph,
+        gates: Gates,
+        ridge: float,
+        shelf: Shelf,
+        samples: list[int],
     ) -> None:
+        """`samples` says how many there are in each batch on the shelf."""
         self._part = part
         self._ridge = ridge
         self._shelf = shelf
+        self._samples = samples
         self._nodes = list(graph.nodes)
         everything = torch.ones_like(gates.method.is_open)
         masks = _masks_in(self._nodes)
@@ -155,7 +169,7 @@ class _Refit:
             x, before = self._closed.value(source, closed), self._opened.value(source, opened)
             changed = changed or not torch.equal(x, before)
             goal = self._opened.value(node, opened) + self._debt(node, opened, closed)
-            equations.add(x, goal)
+            equations.add(x, goal, self._samples[place] / sum(self._samples))
             self._opened.leave(node, opened)
             self._shelf.put(place, (opened, closed))
         needed = changed and bool(is_open.any())
@@ -233,13 +247,14 @@ class _Equations:
         self._sums = self._gram.new_zeros(len(self._gram)), self._cross.new_zeros(len(self._cross))
         self._count = 0
 
-    def add(self, x: Tensor, goal: Tensor) -> None:
-        """A batch of inputs, and what the layer should return on them."""
+    def add(self, x: Tensor, goal: Tensor, share: float) -> None:
+        """A batch, a share of all: inputs, and what the layer should return on them."""
         chunks = (torch.split(values, _CHUNK) for values in (x, goal))
         for part, wanted in zip(*chunks, strict=True):
             columns = _columns(self._layer, part)[self._is_open]
             outputs = _outputs(self._layer, wanted)
-            stride = max(1, columns.shape[1] // max(len(part), 1) // _MOST_POSITIONS)
+            rows = columns.shape[1] * len(x) / max(len(part), 1) / share
+            stride = max(1, int(rows) // max(_MOST_ROWS, _ROWS_PER_COLUMN * len(columns)))
             columns, outputs = _wide(columns[:, ::stride]), _wide(outputs[:, ::stride])
             self._gram += (columns @ columns.T).double()
             self._cross += (outputs @ columns.T).double()
@@ -271,8 +286,8 @@ def _wide(array: Tensor) -> Tensor:
 
 _CHUNK = 64
 """How many samples are unfolded at a time."""
-_MOST_POSITIONS = 1 << 10
-"""To how many positions of a sample a layer is fitted, about."""
+_MOST_ROWS, _ROWS_PER_COLUMN = 1 << 17, 32
+"""To how many positions of all samples a layer is fitted, about: whichever is more."""
 _LEAST_SLOPE = 0.05
 """Norms that scale by less cannot mend a skip."""
 

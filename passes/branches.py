@@ -178,8 +178,9 @@ class _Search:
                     continue
                 producer = self._producers.get(value.name)
                 edges[producer.name if producer else _ROOT, node.name] = None
-        flow: nx.DiGraph[str] = nx.DiGraph(edges.keys())
+        flow: nx.DiGraph[str] = nx.DiGraph()
         flow.add_node(_ROOT)
+        flow.add_edges_from(edges)
         return flow
 
     def all_candidates(self) -> list[_Candidate]:

@@ -7,12 +7,15 @@ way, the one with arrays of the very sizes runs, else the first.
 
 import functools
 import inspect
+import linecache
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.graph_module import _loader
 
 from fxprune.errors import InputError
 from fxprune.torch.frontend.forward import FIXED
@@ -133,7 +136,18 @@ def generated(root: nn.Module, graph: fx.Graph) -> Forward:
     """The code that torch generates for a graph."""
     module = fx.GraphModule(root, graph)
     graph.owning_module = None  # else it would hold the parameters of `root`, in a cycle
-    return type(module).forward
+    return tidy(type(module).forward)
+
+
+def tidy(forward: Forward) -> Forward:
+    """Generated code, whose source goes when it does: torch keeps that for tracebacks."""
+    weakref.finalize(forward, _forget_source, forward.__code__.co_filename).atexit = False
+    return forward
+
+
+def _forget_source(file: str) -> None:
+    linecache.cache.pop(file, None)
+    _loader.eval_cache.pop(file, None)
 
 
 def _is_same(given: Any, value: Any) -> bool:

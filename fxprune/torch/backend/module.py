@@ -6,18 +6,24 @@ survives deepcopy and pickle. Where train and eval differ it runs the graph of i
 """
 
 import copy
-import linecache
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from inspect import Parameter
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.graph_module import _loader
 
 from fxprune.errors import InputError
-from fxprune.torch.backend.forwards import Code, Forward, chosen, codes_of, forward_of, generated
+from fxprune.torch.backend.forwards import (
+    Code,
+    Forward,
+    chosen,
+    codes_of,
+    forward_of,
+    generated,
+    tidy,
+)
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.values import CONSTANT
 from fxprune.torch.frontend.ways import select, ways_of
@@ -74,15 +80,12 @@ class TracedModule(fx.GraphModule):
             code = super().recompile()
         finally:
             self._graph = whole
-        own = type(self).forward
+        own = tidy(type(self).forward)
 
         def of_way(graph: fx.Graph) -> Forward:
             return own if graph is whole else generated(self, graph)
 
         codes = codes_of(self, whole, of_way)
-        forwards = [own, *(run for one in codes for run in one.by_mode.values())]
-        files = [forward.__code__.co_filename for forward in forwards]
-        weakref.finalize(self, _forget, files).atexit = False
         type(self).forward = forward_of(codes)
         type(self)._codes = codes
         return code
@@ -154,13 +157,6 @@ class TracedModule(fx.GraphModule):
             type(self).__name__,
             dict(self.meta),
         )
-
-
-def _forget(files: Iterable[str]) -> None:
-    """Drop generated source, which torch keeps for tracebacks even when its module is gone."""
-    for file in files:
-        linecache.cache.pop(file, None)
-        _loader.eval_cache.pop(file, None)
 
 
 def become(module: nn.Module, other: nn.Module) -> None:

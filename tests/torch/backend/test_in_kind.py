@@ -55,13 +55,20 @@ class Block(nn.Module):
         return x + self.part(self.norm(x))
 
 
+class Rectified(Block):
+    """A block that does something without its branch, too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
 class Model(nn.Module):
     """An encoder with methods and attributes of its own."""
 
-    def __init__(self, *parts: nn.Module) -> None:
+    def __init__(self, *parts: nn.Module, kind: type[Block] = Block) -> None:
         super().__init__()
         self.stem = nn.Linear(5, 12)
-        self.blocks = nn.ModuleList(map(Block, parts))
+        self.blocks = nn.ModuleList(map(kind, parts))
         self.head = nn.Linear(12, 2)
 
     def features(self, x: Tensor) -> Tensor:
@@ -153,7 +160,8 @@ def test_only_the_module_whose_code_has_a_size_gets_generated_code():
 
 
 def test_a_closed_branch_needs_code_for_its_addition_only():
-    gated, folded, x = folded_at(Model(Attention(), Plain()), **{"blocks.0+": True})
+    model = Model(Attention(), Plain(), kind=Rectified)
+    gated, folded, x = folded_at(model, **{"blocks.0+": True})
     assert type(folded) is Model
     assert "blocks.0" in generated_code(folded)
     assert isinstance(folded.blocks[0], Block)

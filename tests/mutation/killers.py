@@ -51,6 +51,8 @@ FILES = (
     "tests/torch/backend/test_gate_in_kind.py",
     "tests/torch/backend/test_masked_forms.py",
     "tests/torch/backend/test_owned.py",
+    "tests/torch/backend/test_places.py",
+    "tests/torch/backend/test_depth.py",
     "tests/torch/backend/test_proof.py",
     *(
         f"tests/torch/backend/test_ties.py::{test}"

@@ -21,6 +21,7 @@ from transformers import (
 import fxprune
 from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.precision import relative_error
+from tests.torch.backend.test_depth import without
 from tests.torch.models import half
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "vocab_size": 50}
@@ -169,3 +170,26 @@ def test_examples_with_and_without_a_cache_and_with_labels():
         assert left.keys() == right.keys()
         assert relative_error(left.logits, right.logits) < 1e-5
     assert_generates(gated, folded, 5)
+
+
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [
+        (llama, "model.layers.0"),
+        pytest.param(gpt2, "transformer.h.0", marks=pytest.mark.slow),
+        pytest.param(gemma2, "model.layers.1", marks=pytest.mark.slow),
+    ],
+)
+def test_language_models_of_fewer_layers_come_back_from_their_configuration(make, layer, tmp_path):
+    model = make()
+    gated, folded = without(model, {"input_ids": tokens()}, layer)
+    assert folded.config.num_hidden_layers == model.config.num_hidden_layers - 1 == 1
+    if make is llama:
+        assert folded.config.num_key_value_heads == 2  # as many as there were layers
+    assert generated_code(folded) == {}
+    for length in (5, 9):
+        assert_generates(gated.eval(), folded.eval(), length)
+    folded.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(again(tokens()).logits, folded(tokens()).logits)

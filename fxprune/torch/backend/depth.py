@@ -97,7 +97,7 @@ def _number_by_layer(short: nn.Module, full: nn.Module, parent: str, gone: Itera
         for path in numbered.paths:
             inside = path.removeprefix(f"{parent}.") if parent else path
             layer = inside.partition(".")[0]
-            if numbered.layers == parent and not numbered.is_alone and layer in now:
+            if numbered.layers == parent and not numbered.is_uniform and layer in now:
                 short.get_submodule(path).__dict__[numbered.attribute] = int(now[layer])
 
 

@@ -24,7 +24,7 @@ class Numbered:
     layers: str
     paths: tuple[str, ...]
     attribute: str
-    is_alone: bool
+    is_uniform: bool
     """Whether all layers have one, and the configuration says the same of all of them."""
 
 
@@ -35,21 +35,21 @@ def numbered_in(model: nn.Module) -> Iterator[Numbered]:
         if isinstance(layers, nn.ModuleList | nn.Sequential) and len(layers) > 1:
             for (place, attribute), found in _numbers(list(layers)).items():
                 if len(found) > 1 and all(number == layer for layer, number in found.items()):
-                    alone = len(found) == len(layers) and len(layers) not in uneven
+                    uniform = len(found) == len(layers) and len(layers) not in uneven
                     paths = (_joined(path, str(layer), place) for layer in found)
-                    yield Numbered(path, tuple(paths), attribute, alone)
+                    yield Numbered(path, tuple(paths), attribute, uniform)
 
 
 def first_ones(model: nn.Module) -> list[str]:
     """The modules that must stay, since others cannot be numbered anew: the first of each place."""
-    return [numbered.paths[0] for numbered in numbered_in(model) if not numbered.is_alone]
+    return [numbered.paths[0] for numbered in numbered_in(model) if not numbered.is_uniform]
 
 
 def count_on(full: nn.Module, small: nn.Module) -> None:
     """Number anew what is left in `small` of the numbered modules of `full`."""
     for numbered in numbered_in(full):
         left = [path for path in numbered.paths if is_left(full, small, path)]
-        if numbered.is_alone:
+        if numbered.is_uniform:
             for number, path in enumerate(left):
                 small.get_submodule(path).__dict__[numbered.attribute] = number
 

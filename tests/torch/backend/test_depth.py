@@ -11,13 +11,6 @@ from fxprune.torch.backend.depth import moved_up, renamed
 from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.precision import relative_error
-from tests.torch.test_language_models import (
-    assert_generates,
-    gemma2,
-    gpt2,
-    llama,
-    tokens,
-)
 
 
 class Layer(nn.Module):
@@ -148,29 +141,6 @@ def test_names_move_up_where_they_count():
     )
     assert renamed("layers.2.linear", model, ["layers.2"]) is None
     assert renamed("head.weight", model, ["layers.2"]) == "head.weight"
-
-
-@pytest.mark.parametrize(
-    ("make", "layer"),
-    [
-        (llama, "model.layers.0"),
-        pytest.param(gpt2, "transformer.h.0", marks=pytest.mark.slow),
-        pytest.param(gemma2, "model.layers.1", marks=pytest.mark.slow),
-    ],
-)
-def test_language_models_of_fewer_layers_come_back_from_their_configuration(make, layer, tmp_path):
-    model = make()
-    gated, folded = without(model, {"input_ids": tokens()}, layer)
-    assert folded.config.num_hidden_layers == model.config.num_hidden_layers - 1 == 1
-    if make is llama:
-        assert folded.config.num_key_value_heads == 2  # as many as there were layers
-    assert generated_code(folded) == {}
-    for length in (5, 9):
-        assert_generates(gated.eval(), folded.eval(), length)
-    folded.save_pretrained(tmp_path)
-    again = type(model).from_pretrained(tmp_path).eval()
-    with torch.no_grad():
-        assert torch.equal(again(tokens()).logits, folded(tokens()).logits)
 
 
 def test_what_a_checkpoint_takes_out_has_to_be_there(tmp_path):

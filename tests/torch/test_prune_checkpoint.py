@@ -39,8 +39,8 @@ def t5() -> Any:
 
 
 def saved(model: Any, folder: Path, shard: str = "6KB") -> Path:
-    """A folder as transformers writes it."""
-    model.save_pretrained(folder, max_shard_size=shard)
+    """A folder as transformers writes it, with experts stacked as models have them."""
+    model.save_pretrained(folder, max_shard_size=shard, save_original_format=False)
     return folder
 
 
@@ -86,6 +86,13 @@ def test_a_decoder_pruned_on_disk_is_that_pruned_in_memory(name, tmp_path):
 def test_matrices_that_are_shared_are_cut_once(make, tmp_path):
     torch.manual_seed(0)
     check_equal(make(), tmp_path, target=SHARES)
+
+
+def test_experts_that_are_stored_one_by_one_are_refused_with_what_to_do(tmp_path):
+    decoder("mixtral").save_pretrained(tmp_path / "dense")
+    with pytest.raises(fxprune.CheckpointError, match="save_original_format=False"):
+        fxprune.prune_checkpoint(tmp_path / "dense", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_norm_in_half_precision_and_one_file(tmp_path):

@@ -163,16 +163,8 @@ def prepare(
     modules = [path for path, _ in model.named_modules() if path]
     analysis = analyse(program.ir, left_alone.parameters, scatter)
     analysis = left_alone.pinned(analysis, modules)
-    if in_kind:
-        analysis = _as_code_can_say(
-            Recording(model, program, examples, frozenset(leaves)), analysis
-        )
-    analysis = limits.made_uniform(analysis)
-    rules = _rules(model, program, analysis) if limits.uniform else ()
-    if rules and "*" in patterns_of(uniform):
-        analysis = _as_configuration_can_say(analysis, rules)
-    elif in_kind:  # a configuration says that, too
-        analysis = analysis.pinning(repeated_spaces(model, program, analysis.types))
+    recording = Recording(model, program, examples, frozenset(leaves))
+    analysis, rules = _sayable(recording, analysis, limits, in_kind=in_kind)
     if not settings.branches:
         analysis = analysis.only([g.name for g in analysis.groups], "")
     _check_prunable(model, analysis)
@@ -216,6 +208,23 @@ def prepare(
         return gated
     become(model, gated)
     return model
+
+
+def _sayable(
+    recording: Recording, analysis: Analysis, limits: Limits, *, in_kind: bool
+) -> tuple[Analysis, tuple[ConfigurationRule, ...]]:
+    """What the model's code and its configuration can say, as far as asked for; and how the latter
+    follows."""
+    if in_kind:
+        analysis = _as_code_can_say(recording, analysis)
+    analysis = limits.made_uniform(analysis)
+    model, program = recording.module, recording.program
+    rules = _rules(model, program, analysis) if limits.uniform else ()
+    if rules and "*" in patterns_of(limits.uniform):
+        analysis = _as_configuration_can_say(analysis, rules)
+    elif in_kind:  # a configuration says that, too
+        analysis = analysis.pinning(repeated_spaces(model, program, analysis.types))
+    return analysis, rules
 
 
 def _as_code_can_say(recording: Recording, analysis: Analysis) -> Analysis:

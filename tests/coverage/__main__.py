@@ -10,6 +10,7 @@ means is in tests/coverage/tools.py.
 
 import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
+        logging.disable(logging.WARNING)
         print(json.dumps(measure(options.models[0], options.tools[0], bool(options.onnx))))
         return
     pairs = [

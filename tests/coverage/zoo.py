@@ -5,7 +5,6 @@ configurations.
 """
 
 import json
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +121,6 @@ def _transformers(name: str) -> Example:
 
     from fxprune.torch.frontend.examples import one_example
 
-    logging.disable(logging.WARNING)
     entry = _configurations()[name]
     inputs: str = entry["inputs"]
     torch.manual_seed(0)

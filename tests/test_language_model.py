@@ -95,6 +95,7 @@ def test_the_example_runs(monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_rows_are_kept_and_told(tmp_path, monkeypatch):
+    pytest.importorskip("torch_pruning", reason="the peer is not installed")
     from tests.benchmarks import language_models
 
     monkeypatch.setattr(language_models, "METHODS", ("magnitude", "bn_scale"))

@@ -208,7 +208,7 @@ def test_a_matrix_that_lost_one_of_its_readers_stays_under_the_name_of_the_other
     assert_same(fxprune.fold(gated), fxprune.load(out, Twins()))
 
 
-@pytest.mark.parametrize("shard", ["6KB", "1GB"])
+@pytest.mark.parametrize("shard", ["6KB", pytest.param("1GB", marks=pytest.mark.slow)])
 def test_layers_behind_one_that_is_gone_move_up(shard, tmp_path):
     config = transformers.AutoConfig.for_model("llama", **DECODERS["llama"])
     config.num_hidden_layers = 4

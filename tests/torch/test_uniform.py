@@ -196,7 +196,7 @@ def test_what_was_saved_loads_where_fxprune_is_not_installed(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in DECODERS]
+    "name", ["llama", *(pytest.param(n, marks=pytest.mark.slow) for n in DECODERS if n != "llama")]
 )
 def test_every_keep_set_has_a_configuration_that_can_be_read(name):
     gated = fxprune.prepare(decoder(name), {"input_ids": tokens()}, target=1.0, uniform=True)

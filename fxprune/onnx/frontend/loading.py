@@ -219,13 +219,14 @@ def _drop_inputs_with_values(graph: onnx_ir.Graph) -> None:
 
 
 def _check_text(graph: onnx_ir.Graph, what: str) -> None:
-    """Names are text: protobuf hands out bytes where they are not."""
+    """Names and notes are text: protobuf hands out bytes where they are not."""
     values = [*graph.inputs, *graph.initializers.values()]
     names = [graph.name, *(value.name for value in values)]
     for node in graph.all_nodes():
         values = [value for value in (*node.inputs, *node.outputs) if value is not None]
         names += [node.domain, node.op_type, node.name, *node.attributes]
         names += [value.name for value in values]
+        names += [text for note in node.metadata_props.items() for text in note]
     if wrong := [name for name in names if not isinstance(name, str | None)]:
         raise CheckpointError(f"{what} has the name {wrong[0]!r}, which is no text")
 

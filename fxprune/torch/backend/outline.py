@@ -17,7 +17,7 @@ from fxprune.errors import FxpruneError
 from fxprune.passes.cost import lies_in
 from fxprune.passes.fold import FoldPlan
 from fxprune.passes.gate import GatePlan
-from fxprune.torch.frontend.module_calls import forms_of, inputs_of, shapes_in
+from fxprune.torch.frontend.module_calls import forms_of, hands_more, inputs_of, shapes_in
 from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.owners import OWNER, Handed
 from fxprune.torch.frontend.program import Program, read_model
@@ -172,8 +172,15 @@ class _Module:
         )
         self._children = _called_directly(whole.program.calls, path)
         self._inner = list(_inside(path, self._children))
-        self._known = dict(_known_results(whole.program, path, self._children))
-        self._called = shapes_in([self._inputs, self._extras, self._known])
+        # what they return in another mode may be something else, so they run if they can
+        self._results = dict(_known_results(whole.program, path, self._children))
+        all_calls = whole.program.calls
+        self._known = {
+            child: result
+            for child, result in self._results.items()
+            if any(map(hands_more, all_calls[f"{path}.{child}" if path else child]))
+        }
+        self._called = shapes_in([self._inputs, self._extras, self._results])
 
     def plain_arguments(self) -> Places:
         """The places of arguments that are true, false or None: code may only hand them on, so
@@ -211,11 +218,14 @@ class _Module:
         leaves = frozenset({*_inside(self._path, whole.leaves), *self._inner})
         told = whole.program.told
         found = None
-        try:
-            found = read_model(self.module, given, leaves, more, 0, told=told, known=self._known)
-        except (FxpruneError, TypeError, AttributeError) as error:
-            message = "%s cannot be recorded with the modules in it whole: %s"
-            _log.debug(message, self._path, error)
+        one_mode = all(way.training is None for way in ways_of(whole.program.graph))
+        for known in (self._known, self._results) if one_mode else (self._known,):
+            try:
+                found = read_model(self.module, given, leaves, more, 0, told=told, known=known)
+                break
+            except (FxpruneError, TypeError, AttributeError) as error:
+                message = "%s cannot be recorded with the modules in it whole: %s"
+                _log.debug(message, self._path, error)
         self._all[self._path, handed] = called, found
         return found
 
@@ -282,7 +292,7 @@ def _inside(path: str, others: Iterable[str]) -> Iterator[str]:
 def _known_results(
     program: Program, path: str, children: Collection[str]
 ) -> Iterator[tuple[str, Any]]:
-    """What children return, where all of their calls return the like: they may not run alone."""
+    """What children return, where all of their calls return the like."""
     for child in children:
         calls = program.calls[child]
         if len({shapes_in(c.result) for c in calls}) == 1:

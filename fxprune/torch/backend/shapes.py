@@ -17,6 +17,7 @@ from fxprune.torch.frontend.meta import (
 )
 from fxprune.torch.frontend.nests import mapped
 from fxprune.torch.frontend.regions import EFFECTS
+from fxprune.torch.frontend.values import CONSTANT
 
 
 def with_values(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) -> fx.Graph:
@@ -43,11 +44,10 @@ class _Run:
         """What a node returns for the values of its arguments."""
         if node.op == "get_attr":
             value = node.meta.get("value")
-            return (
-                self.modules.like(self._tensor(str(node.target)))
-                if isinstance(value, Tensor)
-                else value
-            )
+            if not isinstance(value, Tensor):
+                return value
+            known = node.meta.get(CONSTANT)
+            return self.modules.like(self._tensor(str(node.target)) if known is None else known)
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: n.meta["value"])
         if node.target in EFFECTS:
             return None

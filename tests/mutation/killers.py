@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -45,6 +46,18 @@ AROUND = {f"{dims} {op}": (dims, op) for dims in PLAIN for op in OPS[dims]}  # t
 """What networks are drawn around, by name."""
 
 TESTS = Path(__file__).parent.parent
+
+
+def quick_tests(module: ModuleType) -> list[str]:
+    """The names of the tests of a module but for slow ones, which would not run."""
+    return [
+        name
+        for name, test in vars(module).items()
+        if name.startswith("test_")
+        and all(mark.name != "slow" for mark in getattr(test, "pytestmark", ()))
+    ]
+
+
 FILES = (
     *(f"tests/passes/{file.name}" for file in sorted(TESTS.glob("passes/test_*.py"))),
     "tests/torch/backend/test_in_kind.py",
@@ -54,11 +67,7 @@ FILES = (
     "tests/torch/backend/test_places.py",
     "tests/torch/backend/test_depth.py",
     "tests/torch/backend/test_proof.py",
-    *(
-        f"tests/torch/backend/test_ties.py::{test}"
-        for test in vars(test_ties)
-        if test.startswith("test_")
-    ),
+    *(f"tests/torch/backend/test_ties.py::{test}" for test in quick_tests(test_ties)),
     "tests/torch/backend/test_elimination.py",
     *(
         f"tests/test_selectors.py::test_what_is_ignored_is_not_closed[torch-ignore{number}-"
@@ -95,14 +104,9 @@ FILES = (
     *(
         f"tests/torch/{file.__name__.rpartition('.')[2]}.py::{test}"
         for file in (test_criteria_on_data, test_torch_refit)
-        for test in vars(file)
-        if test.startswith("test_")
+        for test in quick_tests(file)
     ),
-    *(
-        f"tests/torch/test_ranking.py::{test}"
-        for test in vars(test_ranking)
-        if test.startswith("test_")
-    ),
+    *(f"tests/torch/test_ranking.py::{test}" for test in quick_tests(test_ranking)),
     "tests/torch/test_schedule.py",
     "tests/test_overwriting.py",
     "tests/test_arguments.py",
@@ -115,8 +119,7 @@ FILES = (
     *(
         f"tests/onnx/{file.__name__.rpartition('.')[2]}.py::{test}"
         for file in (test_prune, test_criteria, test_refit, test_fold)
-        for test in vars(file)
-        if test.startswith("test_")
+        for test in quick_tests(file)
     ),
 )
 NAMES = (*AROUND, *(f"onnx {op_type}" for op_type in SAMPLES), *FILES)

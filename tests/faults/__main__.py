@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.faults.cycles import leaks
 from tests.faults.kills import SCENARIOS, killed
 
-SHARES = {"save": 0.4, "shrink": 0.2, "train": 0.3, "export": 0.1}
+SHARES = {"save": 0.3, "shrink": 0.2, "train": 0.3, "prune files": 0.1, "export": 0.1}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -6,6 +6,7 @@ import torch
 import fxprune
 from fxprune.torch.backend import forwards
 from fxprune.torch.fold import fold_as
+from tests.faults.__main__ import SHARES
 from tests.faults.cycles import leaks
 from tests.faults.kills import (
     SCENARIOS,
@@ -96,3 +97,8 @@ def test_source_that_torch_keeps_is_found(monkeypatch):
     monkeypatch.setattr(forwards, "_forget_source", lambda file: None)
     with pytest.raises(AssertionError, match=r"more objects after 2 cycles"):
         leaks(2)
+
+
+def test_the_command_kills_all_kinds_of_work():
+    assert SHARES.keys() == SCENARIOS.keys()
+    assert sum(SHARES.values()) == pytest.approx(1)

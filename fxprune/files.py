@@ -22,21 +22,13 @@ def draft_of(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         InputError: nothing can be written at `path`.
     """
     path = check_output("path", path, overwrite=overwrite)
-    try:
-        place = tempfile.TemporaryDirectory(dir=path.parent, prefix=".fxprune-")
-    except OSError as error:
-        raise InputError(f"cannot write in {path.parent}: {error.strerror}") from error
-    with place as folder:
-        draft = Path(folder) / path.name
-        try:
-            yield draft
-            files = sorted(Path(folder).iterdir(), key=lambda file: file == draft)
-            for file in files:
-                _check_free(path.parent / file.name, overwrite)
-            for file in files:
-                os.replace(file, path.parent / file.name)
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    with _place_beside(path) as draft:
+        yield draft
+        files = sorted(draft.parent.iterdir(), key=lambda file: file == draft)
+        for file in files:
+            _check_free(path.parent / file.name, overwrite)
+        for file in files:
+            os.replace(file, path.parent / file.name)
 
 
 @contextlib.contextmanager
@@ -47,17 +39,23 @@ def draft_folder_of(path: str | Path) -> Iterator[Path]:
         InputError: there is something at `path`, or nothing can be written there.
     """
     path = check_new_folder("path", path)
+    with _place_beside(path) as draft:
+        draft.mkdir()
+        yield draft
+        _check_free_folder(path)
+        os.rename(draft, path)
+
+
+@contextlib.contextmanager
+def _place_beside(path: Path) -> Iterator[Path]:
+    """A path of the same name in a new folder beside `path`, which goes at the end."""
     try:
         place = tempfile.TemporaryDirectory(dir=path.parent, prefix=".fxprune-")
     except OSError as error:
         raise InputError(f"cannot write in {path.parent}: {error.strerror}") from error
     with place as folder:
-        draft = Path(folder) / path.name
         try:
-            draft.mkdir()
-            yield draft
-            _check_free_folder(path)
-            os.rename(draft, path)
+            yield Path(folder) / path.name
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -408,18 +408,19 @@ def _takes_scale(node: fx.Node) -> bool:
     return NAMES[bare_name(node)].bind(node.args, node.kwargs)["scale"] is None
 
 
+def attributes_read(graph: fx.Graph) -> set[Attribute]:
+    """The attributes from which numbers in calls were computed."""
+    origins = (origin for node in graph.nodes for origin in node.meta.get(ORIGINS, {}).values())
+    return {attribute for origin in origins for attribute in attributes_of(origin)}
+
+
 def repeated_spaces(model: nn.Module, program: Program, types: Types) -> dict[Space, str]:
     """How many heads attention shares keys among, where a module keeps a number of that size that
     it does not read here; the reason.
 
     Torch tells that from its operands, but where there is a mask, other code may repeat the keys.
     """
-    read = {
-        attribute
-        for node in program.graph.nodes
-        for origin in node.meta.get(ORIGINS, {}).values()
-        for attribute in attributes_of(origin)
-    }
+    read = attributes_read(program.graph)
     owners = {node.name: str(node.meta[OWNER]) for node in program.graph.nodes}
     found: dict[Space, str] = {}
     for node in program.ir.nodes:

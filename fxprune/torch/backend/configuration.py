@@ -25,11 +25,9 @@ from torch import fx, nn
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Prod, Sum, spaces
 from fxprune.passes.ties import Tie, steps_of
-from fxprune.torch.backend.attributes import attributes_of_axes, scaling_attributes
+from fxprune.torch.backend.attributes import attributes_of_axes, attributes_read, scaling_attributes
 from fxprune.torch.backend.derived import base_of, is_derived
 from fxprune.torch.backend.elimination import Elimination, Name, Place
-from fxprune.torch.frontend.origins import attributes_of
-from fxprune.torch.frontend.owners import ORIGINS
 from fxprune.torch.frontend.program import Program
 
 _log = logging.getLogger("fxprune")
@@ -233,8 +231,7 @@ def _shorten(config: Any, gone: Sequence[bool]) -> None:
 
 def _read(graph: fx.Graph) -> set[tuple[str, str]]:
     """The modules and attributes from which numbers in calls were computed."""
-    origins = (o for node in graph.nodes for o in node.meta.get(ORIGINS, {}).values())
-    return {(each.path, str(each.names[0])) for o in origins for each in attributes_of(o)}
+    return {(each.path, str(each.names[0])) for each in attributes_read(graph)}
 
 
 def _own_numbers(

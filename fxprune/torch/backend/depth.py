@@ -16,10 +16,9 @@ from fxprune.torch.backend.configuration import follow_depth
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.generated import graph_run_by
 from fxprune.torch.backend.outline import Recording
-from fxprune.torch.backend.places import numbered_in
+from fxprune.torch.backend.places import joined, numbered_in
 from fxprune.torch.backend.proof import first_difference, normal_form
 from fxprune.torch.frontend.nests import leaves_of
-from fxprune.torch.frontend.trace import trace
 from fxprune.torch.frontend.ways import select, ways_of
 
 
@@ -30,7 +29,7 @@ def idle_layers(model: nn.Module) -> list[list[str]]:
         if isinstance(layers, nn.ModuleList | nn.Sequential):
             idle = [name for name, layer in layers.named_children() if _hands_on(layer)]
             if 0 < len(idle) < len(layers):
-                found.append([_joined(path, name) for name in idle])
+                found.append([joined(path, name) for name in idle])
     return found
 
 
@@ -39,22 +38,18 @@ def shorter(small: nn.Module, full: Recording) -> tuple[nn.Module, tuple[str, ..
 
     `full` is the model before. Parameters stay the same objects.
     """
-    taken: list[str] = []
+    found, taken = small, list[str]()
     for paths in idle_layers(small):
         short = without_layers(small, full.module, [*taken, *paths])
         if _compute_alike(small, short, full):
-            taken.extend(paths)
-    return without_layers(small, full.module, taken) if taken else small, tuple(taken)
+            found, taken = short, [*taken, *paths]
+    return found, tuple(taken)
 
 
 def without_layers(small: nn.Module, full: nn.Module, paths: Iterable[str]) -> nn.Module:
     """A copy without some layers of lists, the rest moved up; tensors are shared."""
     short = copy_module(small, share_tensors=True)
-    by_list: dict[str, list[str]] = {}
-    for path in paths:
-        parent, _, name = path.rpartition(".")
-        by_list.setdefault(parent, []).append(name)
-    for parent, gone in by_list.items():
+    for parent, gone in _by_list(paths).items():
         _number_by_layer(short, full, parent, gone)
         layers = short.get_submodule(parent)
         before = list(layers._modules)
@@ -75,11 +70,7 @@ def moved_up(names: Iterable[str], gone: Iterable[str]) -> dict[str, str]:
 
 def renamed(path: str, model: nn.Module, taken: Iterable[str]) -> str | None:
     """What a path of `model` is called once layers were taken out; None for what is in them."""
-    by_list: dict[str, list[str]] = {}
-    for layer in taken:
-        parent, _, name = layer.rpartition(".")
-        by_list.setdefault(parent, []).append(name)
-    parts = path.split(".")
+    by_list, parts = _by_list(taken), path.split(".")
     for place in range(len(parts)):
         parent = ".".join(path.split(".")[:place])
         if parent in by_list:
@@ -88,6 +79,15 @@ def renamed(path: str, model: nn.Module, taken: Iterable[str]) -> str | None:
                 return None
             parts[place] = now[parts[place]]
     return ".".join(parts)
+
+
+def _by_list(layers: Iterable[str]) -> dict[str, list[str]]:
+    """The names of layers by the list that they are in."""
+    found: dict[str, list[str]] = {}
+    for layer in layers:
+        parent, _, name = layer.rpartition(".")
+        found.setdefault(parent, []).append(name)
+    return found
 
 
 def _number_by_layer(short: nn.Module, full: nn.Module, parent: str, gone: Iterable[str]) -> None:
@@ -116,14 +116,7 @@ def _compute_alike(small: nn.Module, short: nn.Module, full: Recording) -> bool:
     forms = []
     for model in (small, short):
         try:
-            graph = trace(
-                model,
-                full.examples,
-                full.leaves,
-                batch=full.program.batch,
-                runs=False,
-                told=full.program.told,
-            )
+            graph = full.of_another(model)
         except FxpruneError:
             return False
         ways = {way: select(graph, way) for way in ways_of(graph)}
@@ -137,7 +130,3 @@ def _compute_alike(small: nn.Module, short: nn.Module, full: Recording) -> bool:
 def _names_by_tensor(model: nn.Module) -> Mapping[int, str]:
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     return {id(tensor): name for name, tensor in tensors.items()}
-
-
-def _joined(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name

@@ -33,7 +33,6 @@ from fxprune.torch.backend.places import count_on, is_left
 from fxprune.torch.backend.proof import Line, first_difference, normal_form
 from fxprune.torch.backend.shapes import with_values
 from fxprune.torch.frontend.owners import OWNER
-from fxprune.torch.frontend.trace import trace
 from fxprune.torch.frontend.ways import Way, select, ways_of
 
 _log = logging.getLogger("fxprune")
@@ -230,9 +229,7 @@ class _Wanted:
 def _difference(fold: Fold, small: nn.Module, wanted: _Wanted) -> tuple[str, str] | None:
     """The module whose code makes the first difference, and which; None if there is none."""
     try:
-        whole, program = fold.whole, fold.whole.program
-        batch, told = program.batch, program.told
-        again = trace(small, whole.examples, whole.leaves, batch=batch, runs=False, told=told)
+        again = fold.whole.recording.of_another(small)
     except FxpruneError as error:
         return _owner_of(error), "its code fails on smaller layers"
     ways = ways_of(again)

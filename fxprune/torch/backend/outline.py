@@ -19,10 +19,10 @@ from fxprune.passes.fold import FoldPlan
 from fxprune.passes.gate import GatePlan
 from fxprune.torch.frontend.module_calls import forms_of, hands_more, inputs_of, shapes_in
 from fxprune.torch.frontend.nests import leaves_of
-from fxprune.torch.frontend.owners import OWNER, Handed
+from fxprune.torch.frontend.owners import OWNER, Handed, OwnedGraph
 from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.frontend.spellings import bare_name
-from fxprune.torch.frontend.trace import Arguments
+from fxprune.torch.frontend.trace import Arguments, trace
 from fxprune.torch.frontend.ways import select, selected, ways_of
 
 _log = logging.getLogger("fxprune")
@@ -37,6 +37,11 @@ class Recording:
     examples: Sequence[Arguments]
     leaves: frozenset[str]
     extras: Sequence[Mapping[str, Any]] | None = None
+
+    def of_another(self, model: nn.Module) -> OwnedGraph:
+        """A model that was made from this one recorded in the same way, to be compared with it."""
+        batch, told = self.program.batch, self.program.told
+        return trace(model, self.examples, self.leaves, batch=batch, runs=False, told=told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ def numbered_in(model: nn.Module) -> Iterator[Numbered]:
             for (place, attribute), found in _numbers(list(layers)).items():
                 if len(found) > 1 and all(number == layer for layer, number in found.items()):
                     uniform = len(found) == len(layers) and len(layers) not in uneven
-                    paths = (_joined(path, str(layer), place) for layer in found)
+                    paths = (joined(path, str(layer), place) for layer in found)
                     yield Numbered(path, tuple(paths), attribute, uniform)
 
 
@@ -89,5 +89,6 @@ def _is_uneven(value: Sequence[Any]) -> bool:
     return any(item != value[0] for item in value[1:])
 
 
-def _joined(*parts: str) -> str:
+def joined(*parts: str) -> str:
+    """A dotted path of those parts that are not empty."""
     return ".".join(part for part in parts if part)

@@ -27,11 +27,11 @@ from fxprune.torch.backend.outline import Recording
 from fxprune.torch.backend.parts import Whole
 from fxprune.torch.checks import check_finite, has_weights
 from fxprune.torch.criteria import importance
-from fxprune.torch.frontend.program import read_model
+from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.frontend.states import forget
 from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.gates.module import Gates
-from fxprune.torch.gating import without_gates
+from fxprune.torch.gating import program_to_run, without_gates
 from fxprune.torch.keep_sets import reach_target
 from fxprune.torch.precision import agree
 from fxprune.torch.record import FoldStep, Record, attach, gated_record, record_of, traced_part
@@ -131,7 +131,7 @@ def fold_as(gated: nn.Module, keep: Mapping[str, Any] | None) -> TracedModule:
     flags = {name: [bool(flag) for flag in value] for name, value in chosen.items()}
     part = traced_part(gated)[1]
     small = without_gates(part)
-    graph = fold_model(small, record.program, plan_of(record, flags))
+    graph = fold_model(small, program_to_run(small, record), plan_of(record, flags))
     folded = TracedModule(small, graph, type(part).__name__)
     thaw(folded)
     _finish(folded, record, flags)
@@ -168,7 +168,8 @@ def apply_step(
         keep[name] = [index in set(kept) for index in range(full[name])]
     small, whole = (copy_module(model, share_tensors=True) for _ in range(2))
     folded, graph = _folded(small, whole, record, keep)
-    _check_its_path(folded, graph, record)
+    if graph is not None:
+        _check_its_path(folded, graph, record)
     numbers = step.configuration
     if numbers and lowers(folded, numbers) and configure(folded, numbers, program.graph):
         _with_numbers(folded, numbers)
@@ -216,10 +217,10 @@ def fold_in_kind(
     folded, graph = _folded(without_gates(gated), without_gates(gated), record, keep, take)
     if promises is not None:
         promises.keep(gated, folded)
-    _check_its_path(folded, graph, record)
-    if record.configuration:
-        rules, graph = record.configuration, record.program.graph
-        _with_numbers(folded, follow(folded, rules, keep, graph))
+    if graph is not None:
+        _check_its_path(folded, graph, record)
+    if rules := record.configuration:
+        _with_numbers(folded, follow(folded, rules, keep, record.program.graph))
     return folded
 
 
@@ -234,21 +235,29 @@ def _with_numbers(folded: nn.Module, numbers: Mapping[str, int]) -> None:
 
 def _folded(
     small: nn.Module, full: nn.Module, record: Record, keep: KeepSet, take: Take = own
-) -> tuple[nn.Module, fx.Graph]:
-    """`small` folded, and its graph; it and `full` are the model before, sharing tensors."""
+) -> tuple[nn.Module, fx.Graph | None]:
+    """`small` folded, and its graph where what it runs may not be what was recorded of it.
+
+    It and `full` are the model before, sharing tensors.
+    """
     plan = plan_of(record, keep)
-    graph = fold_model(small, record.program, plan, take)
+    has_no_code = isinstance(full, fx.GraphModule) or type(full) is nn.Module
+    runs = has_no_code or plan.scatters
+    graph = fold_model(small, program_to_run(full, record) if runs else record.program, plan, take)
     thaw(small)
-    if isinstance(full, fx.GraphModule) or type(full) is nn.Module:
-        small = TracedModule(small, graph)
+    if has_no_code:
+        small, unsure = TracedModule(small, graph), False
     else:
         for module in (full, small):
             forget(module, record.program.kept)
         leaves = frozenset(record.leaves)
         whole = Whole(full, record.examples, leaves, record.program, record.analysis)
-        rewrite(Fold(whole, keep, plan), small, graph)
+        fold = Fold(whole, keep, plan, graph)
+        rewrite(fold, small)
+        unsure = _may_take_another_path(small, record.program)
+        graph = fold.graph_to_run() if unsure else graph
     _finish(small, record, keep)
-    return small, graph
+    return small, graph if unsure else None
 
 
 def _without_idle_layers(folded: nn.Module, full: nn.Module, record: Record) -> nn.Module:
@@ -273,16 +282,18 @@ def _remember(short: nn.Module, full: nn.Module, taken: tuple[str, ...]) -> None
     attach(short, replace(record, leaves=leaves, ignored=ignored, history=history))
 
 
-def _check_its_path(small: nn.Module, graph: fx.Graph, record: Record) -> None:
-    """Give a folded model its graph where what it runs may not be what was recorded of it.
+def _may_take_another_path(small: nn.Module, program: Program) -> bool:
+    """Whether what a folded model runs may not be what was recorded of it.
 
     Some libraries do something else while they are traced, some loops are recorded as products, and
     modules with code of their own do not tell a recording all that they do.
     """
-    program = record.program
     took_its_path = not (program.told or program.replaced or generated_code(small))
-    if took_its_path or is_generated(small) or isinstance(small, TracedModule):
-        return
+    return not (took_its_path or is_generated(small))
+
+
+def _check_its_path(small: nn.Module, graph: fx.Graph, record: Record) -> None:
+    """Give a folded model its graph where it computes something else."""
     shell = nn.Module()
     shell.__dict__ = dict(small.__dict__)
     if not agree(TracedModule(shell, graph), small, record.examples):

@@ -13,12 +13,14 @@ from fxprune.torch.backend.frozen import freeze, release
 from fxprune.torch.backend.gate import insert_gates, mask_axes, mask_branches
 from fxprune.torch.backend.gate_in_kind import gate, ungate
 from fxprune.torch.backend.module import CALLS, TracedModule, become, own_state
+from fxprune.torch.backend.outline import Recording
 from fxprune.torch.backend.parts import Whole
 from fxprune.torch.budget.budget import Budget
 from fxprune.torch.frontend.meta import real_device_of
+from fxprune.torch.frontend.program import Program
 from fxprune.torch.gates.method import Method, Settings
 from fxprune.torch.gates.module import PREFIX, Gates
-from fxprune.torch.record import attach, gated_record, is_gated, record_of, traced_part
+from fxprune.torch.record import Record, attach, gated_record, is_gated, record_of, traced_part
 
 
 def with_gates(whole: Whole, method: Method, *, at_once: bool = False) -> nn.Module:
@@ -32,7 +34,7 @@ def with_gates(whole: Whole, method: Method, *, at_once: bool = False) -> nn.Mod
     gates = Gates(method, mask_axes(plan), mask_branches(plan), names)
     gates.train(model.training).to(real_device_of(model))
     if isinstance(model, fx.GraphModule):
-        model = insert_gates(model, whole.program, plan, gates)
+        model = insert_gates(model, whole.recording.to_run().program, plan, gates)
     else:
         gate(whole, plan, gates, at_once=at_once)
     if method.freezes_model:
@@ -76,11 +78,18 @@ def ungated_on_failure(model: nn.Module) -> Iterator[None]:
         raise
 
 
+def program_to_run(model: nn.Module, record: Record) -> Program:
+    """What was recorded of a model that was prepared, so that it also runs."""
+    leaves = frozenset(record.leaves)
+    return Recording(model, record.program, record.examples, leaves).to_run().program
+
+
 def gated_graph_of(gated: nn.Module) -> TracedModule:
     """A gated module that runs the graph recorded of it; tensors and gates are shared."""
     gates, record = gated_record(gated)
     plan = _plan(record.analysis, gates.method)
-    traced = insert_gates(without_gates(gated), record.program, plan, gates)
+    model = without_gates(gated)
+    traced = insert_gates(model, program_to_run(model, record), plan, gates)
     gates.belong_to(gated)
     attach(traced, record)
     return traced

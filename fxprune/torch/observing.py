@@ -17,7 +17,7 @@ from fxprune.progress import track
 from fxprune.torch.backend.module import TracedModule, copy_graph
 from fxprune.torch.batches import arguments_of, running_on
 from fxprune.torch.frontend.modes import in_evaluation
-from fxprune.torch.gating import without_gates
+from fxprune.torch.gating import program_to_run, without_gates
 from fxprune.torch.precision import arrays_of
 from fxprune.torch.record import gated_record, traced_part
 
@@ -27,7 +27,9 @@ def observed(gated: nn.Module, data: Iterable[Any]) -> Flow:
     gates, record = gated_record(gated)
     _, part = traced_part(gated)
     flow = Flow(record.analysis)
-    traced = TracedModule(without_gates(part), copy_graph(record.program.graph)[0]).eval()
+    model = without_gates(part)
+    program = program_to_run(model, record)
+    traced = TracedModule(model, copy_graph(program.graph)[0]).eval()
     taken = len(record.examples[0]) if part is gated else 1
     everything = torch.ones_like(gates.method.is_open)
 

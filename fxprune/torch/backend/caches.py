@@ -12,7 +12,7 @@ from fxprune.passes.axes import spaces
 from fxprune.passes.cost import lies_in
 from fxprune.passes.gate import plan_gates
 from fxprune.torch.backend.outline import Alone, Recording, alone
-from fxprune.torch.backend.places import first_ones
+from fxprune.torch.backend.places import first_ones, places
 from fxprune.torch.frontend.module_calls import hands_more
 from fxprune.torch.frontend.owners import OWNER
 
@@ -31,7 +31,10 @@ def with_caches_kept(whole: Recording, analysis: Analysis) -> Analysis:
     acted_in = {owners[node] for node in (*(mask.node for mask in masks), *ends)}
     recorded: Alone = {}
     whole_ones = {
-        path for path in sorted(acted_in & handed_more) if alone(whole, path, (), recorded) is None
+        path
+        for alike in places(whole.module, sorted(acted_in & handed_more)).values()
+        if alone(whole, alike[0], (), recorded) is None
+        for path in alike
     }
     reason = "gates would act in code that is handed a cache; in_kind=False frees it"
     reasons = {

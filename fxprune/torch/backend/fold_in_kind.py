@@ -26,7 +26,7 @@ from fxprune.torch.backend.attributes import (
 )
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.fold import edited_graph
-from fxprune.torch.backend.generated import generate
+from fxprune.torch.backend.generated import generate, warn_of_single_samples
 from fxprune.torch.backend.outline import Alone, alone, outline, plan_in
 from fxprune.torch.backend.parts import Whole, part_at
 from fxprune.torch.backend.places import count_on, is_left
@@ -40,20 +40,29 @@ _log = logging.getLogger("fxprune")
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """What is folded, and which positions stay."""
+    """What is folded, which positions stay, and the graph that the plan made of it."""
 
     whole: Whole
     keep: KeepSet
     plan: FoldPlan
+    graph: fx.Graph
+
+    def graph_to_run(self) -> fx.Graph:
+        """The graph, which also runs on inputs of other types and sizes."""
+        if not self.whole.program.forgets:
+            return self.graph
+        program = self.whole.recording.to_run().program
+        return edited_graph(copy_module(self.whole.model, share_tensors=True), program, self.plan)
 
 
-def rewrite(fold: Fold, small: nn.Module, graph: fx.Graph) -> None:
-    """Let `small`, whose parameters and layers are folded, compute what `graph` does.
+def rewrite(fold: Fold, small: nn.Module) -> None:
+    """Let `small`, whose parameters and layers are folded, compute what the graph does.
 
     By its own code where that is proved, by generated code elsewhere.
     """
     if fold.plan.scatters:
-        generate(small, graph, "a branch writes only some channels of its stream (scatter=True)")
+        reason = "a branch writes only some channels of its stream (scatter=True)"
+        _run_whole(fold, small, fold.graph, reason)
         return
     nodes = {node.name: node for node in fold.whole.program.graph.nodes}
     literals = fold.whole.analysis.types.literals
@@ -66,12 +75,19 @@ def rewrite(fold: Fold, small: nn.Module, graph: fx.Graph) -> None:
         owners.setdefault(str(nodes[drop.node].meta[OWNER]), "a branch is gone")
     mending = _Mending(fold, small, nodes)
     mended = all(mending.mend(owner, reason) for owner, reason in sorted(owners.items()))
-    wanted = _Wanted(small, graph)
+    wanted = _Wanted(small, fold.graph)
     while mended and (difference := _difference(fold, small, wanted)) is not None:
         mending.mend_twins(*difference)
         mended = mending.mend(*difference)
     if not mended:
-        generate(small, graph, mending.reason)
+        _run_whole(fold, small, fold.graph_to_run(), mending.reason)
+
+
+def _run_whole(fold: Fold, small: nn.Module, graph: fx.Graph, reason: str) -> None:
+    """Let the model itself run its whole graph."""
+    generate(small, graph, reason)
+    if fold.whole.program.knows_single:
+        warn_of_single_samples(fold.whole.model)
 
 
 class _Mending:

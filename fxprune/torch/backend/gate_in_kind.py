@@ -21,7 +21,7 @@ from fxprune.passes.gate import GateBranch, GatePlan, MaskedForm, MaskOperand
 from fxprune.torch.backend import masked_forms
 from fxprune.torch.backend.derived import base_of, deepcopied, derived, reducing
 from fxprune.torch.backend.gate import Edit, by_node, gated_graph, mask_axes, mask_branches, repeats
-from fxprune.torch.backend.generated import generate
+from fxprune.torch.backend.generated import generate, warn_of_single_samples
 from fxprune.torch.backend.layers import (
     GATES,
     GatesReference,
@@ -58,6 +58,8 @@ def gate(whole: Whole, plan: GatePlan, gates: Gates, *, at_once: bool = False) -
     model.add_module(PREFIX, gates)
     for path, graph in generated.items():
         module = model.get_submodule(path)
+        if not path and whole.program.knows_single:
+            warn_of_single_samples(model)
         module.__dict__[GATES] = GatesReference(gates)
         generate(module, graph, "gates act in its code")
     for path, edits in layers.items():
@@ -259,7 +261,9 @@ class _Job:
     ) -> fx.Graph | None:
         """What a module has to run, None where that is not all that is wanted."""
         recording, plan = self.whole.recording, self.plan
-        if path:
+        if not path:
+            recording = recording.to_run()
+        else:
             part = part_at(self.whole, path)
             if part is None:
                 return None

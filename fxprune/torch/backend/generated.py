@@ -24,6 +24,15 @@ REASON = "_fxprune_reason"
 """Where it keeps why its code is generated."""
 
 
+def warn_of_single_samples(model: nn.Module) -> None:
+    """Say that generated code of a whole model is that for several samples."""
+    _log.warning(
+        "%s may run other code for a single sample than for several: its generated code runs that "
+        "for several",
+        type(model).__name__,
+    )
+
+
 def generate(module: nn.Module, graph: fx.Graph, reason: str) -> None:
     """Let a module run `graph`: it becomes an instance of a subclass of its own class."""
     for node in graph.nodes:

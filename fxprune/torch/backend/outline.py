@@ -17,6 +17,7 @@ from fxprune.errors import FxpruneError
 from fxprune.passes.cost import lies_in
 from fxprune.passes.fold import FoldPlan
 from fxprune.passes.gate import GatePlan
+from fxprune.torch.frontend.forward import Use
 from fxprune.torch.frontend.module_calls import forms_of, hands_more, inputs_of, shapes_in
 from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.owners import OWNER, Handed, OwnedGraph
@@ -41,7 +42,26 @@ class Recording:
     def of_another(self, model: nn.Module) -> OwnedGraph:
         """A model that was made from this one recorded in the same way, to be compared with it."""
         batch, told = self.program.batch, self.program.told
-        return trace(model, self.examples, self.leaves, batch=batch, runs=False, told=told)
+        return trace(model, self.examples, self.leaves, batch=batch, use=Use.LOOK, told=told)
+
+    def to_run(self) -> "Recording":
+        """The same, with a program that also runs on inputs of other types and sizes.
+
+        Its nodes have the names that they have here.
+        """
+        if not self.program.forgets:
+            return self
+        known = self.program
+        again = read_model(
+            self.module,
+            self.examples,
+            self.leaves,
+            self.extras,
+            known.batch,
+            use=Use.RUN,
+            told=known.told,
+        )
+        return replace(self, program=again)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +99,7 @@ def outline(
             leaves,
             recording.extras,
             program.batch,
+            use=Use.RUN,
             told=program.told,
         )
     except FxpruneError as error:
@@ -226,7 +247,9 @@ class _Module:
         one_mode = all(way.training is None for way in ways_of(whole.program.graph))
         for known in (self._known, self._results) if one_mode else (self._known,):
             try:
-                found = read_model(self.module, given, leaves, more, 0, told=told, known=known)
+                found = read_model(
+                    self.module, given, leaves, more, 0, use=Use.RUN, told=told, known=known
+                )
                 break
             except (FxpruneError, TypeError, AttributeError) as error:
                 message = "%s cannot be recorded with the modules in it whole: %s"

@@ -22,6 +22,7 @@ from fxprune.passes.gate import GatePlan, plan_gates
 from fxprune.passes.groups import Group
 from fxprune.passes.infer import infer
 from fxprune.torch.backend.outline import Recording
+from fxprune.torch.frontend.forward import Use
 from fxprune.torch.frontend.module_calls import Given, forms_of, hands_more, inputs_of
 from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.frontend.trace import Arguments
@@ -107,7 +108,9 @@ def part_at(whole: Whole, path: str) -> Part | None:
     )
     try:
         inputs, extras, arrays = zip(*(inputs_of(module, call) for call in calls), strict=True)
-        program = read_model(module, inputs, leaves, extras, batch=0, told=whole.program.told)
+        program = read_model(
+            module, inputs, leaves, extras, batch=0, use=Use.RUN, told=whole.program.told
+        )
     except (FxpruneError, TypeError) as error:
         _log.debug("%s cannot be recorded alone: %s", path, error)
         return None

@@ -8,7 +8,7 @@ A cache finds by such a number what a layer has kept, and asks the first how muc
 So without the attention of the first layer every position would be the first one.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,27 @@ def numbered_in(model: nn.Module) -> Iterator[Numbered]:
                     uniform = len(found) == len(layers) and len(layers) not in uneven
                     paths = (joined(path, str(layer), place) for layer in found)
                     yield Numbered(path, tuple(paths), attribute, uniform)
+
+
+def places(model: nn.Module, paths: Iterable[str]) -> dict[str, list[str]]:
+    """Paths by their place in layers that differ in nothing but their number, such as
+    `layers.*.attn`; all others by themselves."""
+    lists = {each.layers for each in numbered_in(model) if each.is_uniform}
+    alike = {path for path in lists if _are_alike(list(model.get_submodule(path).children()))}
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        inside = next((each for each in alike if path.startswith(f"{each}.")), None)
+        place = path
+        if inside is not None:
+            place = joined(inside, "*", path.removeprefix(f"{inside}.").partition(".")[2])
+        found.setdefault(place, []).append(path)
+    return found
+
+
+def _are_alike(layers: Sequence[nn.Module]) -> bool:
+    """Whether layers are made of the same classes."""
+    kinds = [[(path, type(module)) for path, module in layer.named_modules()] for layer in layers]
+    return all(each == kinds[0] for each in kinds[1:])
 
 
 def first_ones(model: nn.Module) -> list[str]:

@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 from torch.utils._device import _device_constructors
 
 from fxprune.torch.backend.module import copy_graph
+from fxprune.torch.frontend.formulas import by_formula
 from fxprune.torch.frontend.meta import (
     GROUPED,
     RECURRENCES,
@@ -63,6 +64,8 @@ class _Run:
                 return in_groups(args, kwargs)
             if function in RECURRENCES and not kwargs:
                 return in_one_step(function, args)
+            if (result := by_formula(function, args, kwargs)) is not None:
+                return result
             try:
                 return self._fresh(function(*args, **kwargs))
             except (RuntimeError, NotImplementedError):

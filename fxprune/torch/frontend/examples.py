@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxprune.agreement import KINDS, Numbers
 from fxprune.errors import InputError, TraceError
-from fxprune.torch.frontend.forward import holds_tensor, named_arguments
+from fxprune.torch.frontend.forward import Use, holds_tensor, named_arguments
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.trace import Arguments, trace
 
@@ -77,7 +77,7 @@ def infer_example(model: nn.Module) -> Arguments:
     for shape, because in candidates:
         example = torch.empty(shape, device="meta")
         try:
-            trace(model, [(example,)])
+            trace(model, [(example,)], use=Use.LOOK)
         except (InputError, TraceError) as error:
             failure = error
             continue

@@ -9,21 +9,27 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxprune.torch.frontend.forward import Subject, record
+from fxprune.torch.frontend.forward import Subject, Use, record
 from fxprune.torch.frontend.nests import leaves_of
-from fxprune.torch.frontend.recorder import Recorder
+from fxprune.torch.frontend.recorder import FEW, Recorder, larger
 
 _log = logging.getLogger("fxprune")
 _STAND_IN = torch.float64
 
 
 def record_and_follow(subject: Subject) -> Recorder:
-    """Record forward, then let types and sizes that Python forgot follow the inputs."""
+    """Record forward, then let types and sizes that Python forgot follow the inputs, as far as the
+    use of the graph asks for it."""
     recorder = record(subject)
+    if subject.use is Use.LOOK:
+        return recorder
     nodes = list(recorder.graph.nodes)  # before any of them is added for what follows
-    if recorder.reads_types and recorder.writes_types:
+    runs = subject.use is Use.RUN
+    follows_types = recorder.reads_types and recorder.writes_types
+    recorder.graph.forgets = bool(follows_types or recorder.loses_numbers) and not runs
+    if follows_types and runs:
         _follow_types(recorder, nodes, subject)
-    if recorder.loses_numbers or recorder.compares_batch:
+    if recorder.loses_batch or (runs and recorder.loses_numbers):
         _follow_batch(recorder, nodes, subject)
     return recorder
 
@@ -75,11 +81,9 @@ def _follow_batch(recorder: Recorder, nodes: list[fx.Node], subject: Subject) ->
     batch = subject.batch
     if not batch:
         return
-    if recorder.compares_batch and batch > 1:
-        _warn_of_single_samples(nodes, subject)
     _check_few_samples(nodes, subject)
-    larger = 4 * batch + 1
-    pairs = _run_alike(nodes, subject.with_batch(larger))
+    more = larger(batch)
+    pairs = _run_alike(nodes, subject.with_batch(more))
     size: fx.Node | None = None
 
     def renewed(value: Any, changed: Any, node: fx.Node) -> Any:
@@ -94,7 +98,7 @@ def _follow_batch(recorder: Recorder, nodes: list[fx.Node], subject: Subject) ->
         if type(value) is not type(changed):
             raise ValueError(f"{node.name} depends on the size of the batch by a number")
         times = value // batch if isinstance(value, int) else value / batch
-        if not math.isclose(times * larger, changed) or times * batch != value:
+        if not math.isclose(times * more, changed) or times * batch != value:
             raise ValueError(f"{node.name} depends on the size of the batch by a number")
         if size is None:
             first = next(n for n in recorder.graph.nodes if _is_batched(n, batch))
@@ -116,14 +120,11 @@ def _follow_batch(recorder: Recorder, nodes: list[fx.Node], subject: Subject) ->
             }
 
 
-_FEW = 2
-
-
 def _check_few_samples(nodes: list[fx.Node], subject: Subject) -> None:
     """Raise ValueError if two samples are not computed as many are."""
-    if subject.batch <= _FEW:
+    if subject.batch <= FEW:
         return
-    for node, twin in _run_alike(nodes, subject.with_batch(_FEW)):
+    for node, twin in _run_alike(nodes, subject.with_batch(FEW)):
         own, others = (leaves_of((n.args, n.kwargs)) for n in (node, twin))
         if len(own) != len(others):
             raise ValueError(f"{node.name} depends on the size of the batch by its operands")
@@ -132,22 +133,10 @@ def _check_few_samples(nodes: list[fx.Node], subject: Subject) -> None:
             if not numbers or value == changed:
                 continue
             follows = type(value) is type(changed) and math.isclose(
-                value * _FEW, changed * subject.batch
+                value * FEW, changed * subject.batch
             )
             if not follows:
                 raise ValueError(f"{node.name} depends on the size of the batch by a number")
-
-
-def _warn_of_single_samples(nodes: list[fx.Node], subject: Subject) -> None:
-    """Some libraries have a shortcut for single samples, so this alone is no reason to refuse."""
-    try:
-        _run_alike(nodes, subject.with_batch(1))
-    except ValueError:
-        _log.warning(
-            "%s runs other code for a single sample than for several: what is prepared runs that "
-            "for several",
-            type(subject.model).__name__,
-        )
 
 
 def _run_alike(nodes: list[fx.Node], subject: Subject) -> list[tuple[fx.Node, fx.Node]]:

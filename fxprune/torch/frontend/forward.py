@@ -4,6 +4,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
+from enum import Enum, auto
 from typing import Any
 
 import torch
@@ -21,13 +22,26 @@ FIXED = "fxprune_fixed"
 _PLAIN = (bool, int, float, str, type(None))
 
 
+class Use(Enum):
+    """What a graph is for, and so how much it has to know beyond what one run of forward tells.
+
+    `LOOK`: it is compared with another. `ANALYSIS`: it is read for inputs of any batch size. `RUN`:
+    it runs, on inputs of any batch size and type of data.
+    """
+
+    LOOK = auto()
+    ANALYSIS = auto()
+    RUN = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class Subject:
     """What is traced: a model and its code, one input per argument, its mode, paths not entered.
 
     `extras` are arguments for the `**kwargs` of forward; `alike` says whether inputs
-    that are one object are one input, `runs` whether the graph is to run on other inputs, `told`
-    whether libraries are told of the trace at once; `known` has what some of `leaves` return.
+    that are one object are one input, `use` what the graph is for, `told` whether libraries are
+    told of the trace at once; `known` has what some of `leaves` return. The batch size `is_alone`
+    where no other size is the same.
     """
 
     model: nn.Module
@@ -37,9 +51,10 @@ class Subject:
     leaves: frozenset[str] = frozenset()
     extras: Mapping[str, Any] = field(default_factory=dict)
     alike: bool = False
-    runs: bool = True
+    use: Use = Use.ANALYSIS
     told: bool = False
     known: Mapping[str, Any] = field(default_factory=dict)
+    batch_is_alone: bool = False
 
     @property
     def batch(self) -> int:
@@ -61,7 +76,8 @@ def _resized(value: Any, batch: int) -> Any:
 def record(subject: Subject, floats: torch.dtype | None = None) -> Recorder:
     """Run forward once; `floats` stands in for the type of the model's parameters."""
     recorder = Recorder(subject.model, subject.mode, floats)
-    recorder.batch, recorder.known_results = subject.batch, subject.known
+    recorder.batch, recorder.batch_is_alone = subject.batch, subject.batch_is_alone
+    recorder.known_results = subject.known
     try:
         args, kwargs = _placeholders(recorder, subject)
         for name, value in subject.extras.items():

@@ -31,10 +31,10 @@ class MetaModules:
 
     def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the module returns for meta tensors."""
-        if not kwargs and len(args) == 1 and _is_float(args[0]):
-            shape = _module_shape(module, tuple(args[0].shape))
-            if shape is not None:
-                return args[0].new_empty(shape)
+        if not kwargs and len(args) == 1 and isinstance(args[0], Tensor):
+            result = self._by_formula(module, args[0])
+            if result is not None:
+                return result
         if isinstance(module, torch.jit.ScriptModule):
             return self._for_real(module, args, kwargs)
         tensors = itertools.chain(module.named_parameters(), module.named_buffers())
@@ -47,6 +47,15 @@ class MetaModules:
             if module_spelling(type(module)) is not None:
                 raise
             return self._for_real(module, args, kwargs)
+
+    def _by_formula(self, module: nn.Module, x: Tensor) -> Tensor | None:
+        """What the frequent modules return, None where that has to be tried."""
+        if x.is_floating_point():
+            shape = _module_shape(module, tuple(x.shape))
+            return None if shape is None else x.new_empty(shape)
+        if type(module) is nn.Embedding and x.dtype in (torch.int64, torch.int32):
+            return self.twin(module.weight).new_empty((*x.shape, module.embedding_dim))
+        return None
 
     def _for_real(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run a copy of a module that needs values (kept whole by `leaf=`) on zeros."""
@@ -132,10 +141,6 @@ def shaped_by_trial(func: Any, args: Any, kwargs: Any) -> Any:
     return zeros
 
 
-def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
 _SAME_SHAPE = (nn.modules.batchnorm._BatchNorm, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish,
                nn.Hardsigmoid, nn.Sigmoid, nn.GELU, nn.Dropout, nn.Identity)  # fmt: skip
 
@@ -150,7 +155,21 @@ def _module_shape(module: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...] 
         return _conv_shape(module, shape)
     if type(module) is nn.Linear and shape and shape[-1] == module.in_features:
         return (*shape[:-1], module.out_features)
+    if type(module) in (nn.LayerNorm, nn.RMSNorm):
+        own = tuple(module.normalized_shape)  # type: ignore[arg-type]
+        return shape if shape[-len(own) :] == own else None
+    if type(module) is nn.GroupNorm:
+        return shape if len(shape) > 1 and shape[1] == module.num_channels else None
+    if type(module) is nn.AdaptiveAvgPool2d and len(shape) in (3, 4):
+        return _pooled(module.output_size, shape)
     return None
+
+
+def _pooled(sizes: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of an image pooled to given sizes, None for as it is."""
+    height, width = sizes if isinstance(sizes, tuple | list) else (sizes, sizes)
+    wanted = zip((height, width), shape[-2:], strict=True)
+    return (*shape[:-2], *(own if size is None else size for size, own in wanted))
 
 
 def _conv_shape(module: nn.Conv2d, shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -38,7 +38,7 @@ def namespaces_of(model: nn.Module) -> list[Namespace]:
     """The globals of all code that a model's forward may run."""
     kinds = frozenset(type(module) for module in model.modules())
     held = [item for module in model.modules() for item in _held(module)]
-    return _reached([*kinds, *held]) if held else list(_of_classes(kinds, len(sys.modules)))
+    return _reached(held, _of_classes(kinds, len(sys.modules)))
 
 
 @functools.lru_cache(maxsize=16)
@@ -47,8 +47,9 @@ def _of_classes(kinds: frozenset[type], modules: int) -> tuple[Namespace, ...]:
     return tuple(_reached(kinds))
 
 
-def _reached(roots: Iterable[Any]) -> list[Namespace]:
-    found: dict[int, Namespace] = {}
+def _reached(roots: Iterable[Any], known: Iterable[Namespace] = ()) -> list[Namespace]:
+    """The namespaces that are known, and those that are reached from elsewhere."""
+    found = {id(namespace): namespace for namespace in known}
     met: set[int] = set()
     pending = list(roots)
     while pending:

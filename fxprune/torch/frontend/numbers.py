@@ -24,11 +24,11 @@ class Watcher(Protocol):
     def ended(self) -> bool:
         """Whether the trace is over; its numbers are plain from then on."""
 
-    def number_lost(self) -> None:
-        """Python forgets where a number comes from."""
+    def number_lost(self, *numbers: Any) -> None:
+        """Python forgets where numbers, or what they are computed from, come from."""
 
-    def size_compared(self, size: int) -> None:
-        """Python compares a size that is `size` in the example run."""
+    def size_compared(self, compare: Callable[[int, Any], Any], size: "TracedInt", to: Any) -> None:
+        """Python compares a size to something, which may be a size as well."""
 
 
 class TracedInt(int):
@@ -38,11 +38,11 @@ class TracedInt(int):
     watcher: Watcher
 
     def __int__(self) -> int:
-        self.watcher.number_lost()
+        self.watcher.number_lost(self)
         return int.__int__(self)
 
     def __float__(self) -> float:
-        self.watcher.number_lost()
+        self.watcher.number_lost(self)
         return int.__float__(self)
 
     __hash__ = int.__hash__
@@ -89,7 +89,7 @@ def _record(function: Callable[..., Any], *operands: Any) -> Any:
     """Compute with plain numbers and note the call in the graph of the first traced operand."""
     first = next(x for x in operands if isinstance(x, TracedNumber))
     if not all(isinstance(operand, int | float) for operand in operands):
-        first.watcher.number_lost()  # as in [x] * n
+        first.watcher.number_lost(*operands)  # as in [x] * n
         return NotImplemented
     result = function(*map(plain_number, operands))
     if first.watcher.ended:
@@ -142,7 +142,7 @@ def _comparison(name: str) -> Callable[..., Any]:
     compare = getattr(int, name)
 
     def method(self: TracedInt, other: Any) -> Any:
-        self.watcher.size_compared(int.__int__(self))
+        self.watcher.size_compared(compare, self, other)
         return compare(self, other)
 
     return method

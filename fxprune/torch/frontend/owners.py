@@ -32,7 +32,9 @@ class OwnedGraph(fx.Graph):
     whether libraries were told that they are traced, which may take another path than they do, and
     `replaced` whether code was recorded as other code that does the same.
     `batch` is the size that stood in for that of the inputs, 0 for none. `kept` are the attributes
-    in which forward keeps arrays.
+    in which forward keeps arrays. It `forgets` types or sizes of inputs where it would compute with
+    those of the example whatever comes in, and `knows_single` samples where code decides by whether
+    there is one.
     """
 
     def __init__(self) -> None:
@@ -43,6 +45,8 @@ class OwnedGraph(fx.Graph):
         self.replaced = False
         self.batch = 0
         self.kept: Kept = {}
+        self.forgets = False
+        self.knows_single = False
         self._device: fx.Node | None = None
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:

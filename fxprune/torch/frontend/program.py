@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from fxprune.ir import Graph, Node, Value, ValueKind
 from fxprune.passes.infer import RULES
 from fxprune.passes.operators import OPERATORS
+from fxprune.torch.frontend.forward import Use
 from fxprune.torch.frontend.in_place import set_item
 from fxprune.torch.frontend.leaves import qualified_name, torch_base
 from fxprune.torch.frontend.module_calls import CallOf, calls_of
@@ -45,7 +46,9 @@ class Program:
     parameter of `ir` the state_dict names under which the model knows it. `calls` are those of the
     modules that were entered, by path. `told` says whether libraries knew that they were traced,
     `replaced` whether code was recorded as other code that does the same, `batch` which size stood
-    in for that of the inputs, `kept` in which attributes forward keeps arrays.
+    in for that of the inputs, `kept` in which attributes forward keeps arrays. What `forgets` types
+    and sizes must be recorded once more before it runs; what `knows_single` runs the code for
+    several samples.
     """
 
     graph: fx.Graph
@@ -56,11 +59,14 @@ class Program:
     replaced: bool
     batch: int
     kept: Kept
+    forgets: bool
+    knows_single: bool
 
     def __reduce__(self) -> tuple[Any, ...]:
         rest = (self.ir, self.aliases, self.calls)
         facts = (self.told, self.replaced, self.batch, self.kept)
-        return _unpacked, (pack_graph(self.graph), *rest, *facts)
+        knows = (self.forgets, self.knows_single)
+        return _unpacked, (pack_graph(self.graph), *rest, *facts, *knows)
 
 
 def _unpacked(rows: list[Row], *rest: Any) -> Program:
@@ -74,24 +80,26 @@ def read_model(
     extras: Sequence[Mapping[str, Any]] | None = None,
     batch: int | None = None,
     *,
+    use: Use = Use.ANALYSIS,
     told: bool = False,
     known: Mapping[str, Any] | None = None,
 ) -> Program:
     """Trace a model and translate it; the model is as it was afterwards.
 
     Modules at the paths `leaves` stay whole; what goes in and out of them is pinned. `extras`,
-    `batch`, `told` and `known` are as in `trace`.
+    `batch`, `use`, `told` and `known` are as in `trace`.
 
     Raises:
         TraceError: the model's Python cannot be traced.
         InputError: the model does not accept the example inputs.
     """
-    graph = trace(model, examples, leaves, extras, batch, told=told, known=known)
+    graph = trace(model, examples, leaves, extras, batch, use=use, told=told, known=known)
     translation = _Translation(model, graph)
     ir = translation.graph()
     calls = translation.calls()
     facts = (graph.told, graph.replaced, graph.batch, graph.kept)
-    return Program(graph, ir, translation.aliases, calls, *facts)
+    knows = (graph.forgets, graph.knows_single)
+    return Program(graph, ir, translation.aliases, calls, *facts, *knows)
 
 
 class _Translation:

@@ -39,6 +39,7 @@ from fxprune.torch.frontend.calls import (
     types_in,
 )
 from fxprune.torch.frontend.flags import TrainingFlag, own_training
+from fxprune.torch.frontend.formulas import by_formula
 from fxprune.torch.frontend.in_place import set_item, works_in_place
 from fxprune.torch.frontend.meta import (
     GROUPED,
@@ -57,6 +58,14 @@ from fxprune.torch.frontend.regions import Regions
 from fxprune.torch.frontend.sizes import Sizes
 from fxprune.torch.frontend.spellings import NAMES, bare_name_of
 from fxprune.torch.frontend.values import CONSTANT, KnownValues, UndecidedError
+
+FEW = 2
+"""A batch that is small and has several samples."""
+
+
+def larger(batch: int) -> int:
+    """A batch of another size, as it may be later."""
+    return 4 * batch + 1
 
 
 class Recorder(TorchFunctionMode):
@@ -85,11 +94,12 @@ class Recorder(TorchFunctionMode):
         self._alive: list[Any] = []  # a tensor that is gone could lend its id to another
         self._attributes: dict[str, fx.Node] = {}
         self.loses_numbers = False
-        self.compares_batch = False
+        self.loses_batch = False
+        self.batch_is_alone = False  # no other size is that of the batch
         self._views: dict[int, tuple[Tensor, Any]] = {}  # x[index] of which array, and where
         self.regions = Regions(self)
         self.sizes = Sizes(self)
-        self._known = KnownValues(self._modules, self.device, self.number_lost)
+        self._known = KnownValues(self._modules, self.device)
         self.floats = next(
             (p.dtype for p in root.parameters() if p.is_floating_point()), torch.float32
         )
@@ -166,13 +176,29 @@ class Recorder(TorchFunctionMode):
         finally:
             self.graph.owner = before
 
-    def number_lost(self) -> None:
-        """Python has made a number of its own out of one of the trace."""
-        self.loses_numbers = True
+    def number_lost(self, *numbers: Any) -> None:
+        """Python has made a number of its own out of some of the trace.
 
-    def size_compared(self, size: int) -> None:
-        """Python has compared a size, which may be that of the batch."""
-        self.compares_batch |= size == self.batch and not self.paused
+        Where no other size is that of the batch, only its multiples can come from it: those of
+        other sizes stay what they are in the example.
+        """
+        self.loses_numbers = True
+        plain = [plain_number(number) for number in leaves_of(numbers)]
+        self.loses_batch |= not self.batch_is_alone or any(
+            not isinstance(n, int) or n % self.batch == 0 for n in plain
+        )
+
+    def size_compared(self, compare: Callable[[int, Any], Any], size: int, to: Any) -> None:
+        """Python has compared a size, which may be that of the batch or a multiple of it."""
+        if self.paused or not self.batch or plain_number(size) % self.batch:
+            return
+
+        def at(number: Any, batch: int) -> Any:
+            plain = plain_number(number)
+            follows = isinstance(number, TracedNumber) and plain % self.batch == 0
+            return plain // self.batch * batch if follows else plain
+
+        self._note_decision(lambda batch: compare(at(size, batch), at(to, batch)))
 
     def _branch(self) -> None:
         self.branched_on_mode = True
@@ -267,7 +293,7 @@ class Recorder(TorchFunctionMode):
             self.graph.erase_node(node)
             return result
         if isinstance(result, list | tuple) and len(result) == self.batch:
-            self.loses_numbers = True  # perhaps it took the batch apart
+            self.number_lost(self.batch)  # perhaps it took the batch apart
         result = self._introduce(node, self._apart(result, (args, kwargs)))
         if func is operator.getitem and not holds_arrays(args[1]):
             self._views[id(result)] = args
@@ -337,6 +363,8 @@ class Recorder(TorchFunctionMode):
         arguments, keywords = self._to_meta(args), dict(self._to_meta(kwargs))
         if func in _device_constructors():
             keywords["device"] = "meta"
+        if (result := by_formula(func, arguments, keywords)) is not None:
+            return result
         name = getattr(func, "__name__", "")
         if name in ("cpu", "cuda", "xpu", "pin_memory") and isinstance(arguments[0], Tensor):
             return arguments[0].detach()
@@ -362,7 +390,7 @@ class Recorder(TorchFunctionMode):
     def _with_numbers(self, value: Any) -> Any:
         """As `_to_meta`, with the values of the tensors that are single integers."""
         if isinstance(value, Tensor) and is_number(value):
-            return self._known.of(self._tensor_node(value)).item()
+            return self._value(Tensor.item, (value,), {})
         if isinstance(value, Mapping | list | tuple | slice):
             return mapped(value, self._with_numbers)
         return self._to_meta(value)
@@ -405,12 +433,35 @@ class Recorder(TorchFunctionMode):
 
     def _value(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """Answer a question about values."""
-        with self.pause():
-            real = [
-                self._known.of(self._tensor_node(x)) if isinstance(x, Tensor) else plain_number(x)
-                for x in args
-            ]
+        known = self._known
+        given = [self._tensor_node(x) if isinstance(x, Tensor) else plain_number(x) for x in args]
+        nodes = [x for x in given if isinstance(x, fx.Node)]
+
+        def answer(batch: int) -> Any:
+            sizes = (max(self.batch, 1), max(batch, 1))
+            real = (known.of(x, sizes) if isinstance(x, fx.Node) else x for x in given)
             return func(*real, **kwargs)
+
+        with self.pause():
+            result = answer(self.batch)
+            if any(map(known.depends_on_size, nodes)):
+                self.loses_numbers = True
+                self._note_decision(answer)
+        return result
+
+    def _note_decision(self, answer: Callable[[int], Any]) -> None:
+        """Python decides by what may depend on the size of the batch: by the answer for each."""
+        if not self.batch_is_alone:
+            self.loses_batch = True
+            return
+        try:
+            batches = (1, FEW, self.batch, larger(self.batch))
+            single, *several = [repr(_plain(answer(batch))) for batch in batches]
+        except Exception:  # what is asked does not exist for such a batch
+            self.loses_batch = True
+            return
+        self.loses_batch |= len(set(several)) > 1
+        self.graph.knows_single |= single != several[0]
 
     # Arguments --------------------------------------------------------------------------------
 
@@ -446,3 +497,8 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, tuple):
             return tuple(map(self.to_nodes, value))
         return mapped(value, self.to_nodes)
+
+
+def _plain(answer: Any) -> Any:
+    """An answer without arrays, which do not show all that they hold."""
+    return answer.tolist() if hasattr(answer, "tolist") else answer

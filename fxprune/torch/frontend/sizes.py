@@ -63,7 +63,7 @@ class Sizes:
 
             def __call__(cls, *bounds: Any) -> Any:
                 if any(isinstance(bound, TracedNumber) for bound in bounds):
-                    recorder.number_lost()
+                    recorder.number_lost(*bounds)
                 return _range(*bounds)
 
         return Spy("range", (), {})

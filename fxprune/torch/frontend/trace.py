@@ -20,7 +20,7 @@ from fxprune import errors
 from fxprune.errors import InputError, TraceError
 from fxprune.torch.frontend.calls import CallError
 from fxprune.torch.frontend.follow import record_and_follow
-from fxprune.torch.frontend.forward import Subject, record
+from fxprune.torch.frontend.forward import Subject, Use
 from fxprune.torch.frontend.in_place import follow_in_place
 from fxprune.torch.frontend.modes import is_training_flag, remove_dead
 from fxprune.torch.frontend.namespaces import OwnCode
@@ -49,7 +49,7 @@ def trace(
     extras: Sequence[Mapping[str, Any]] | None = None,
     batch: int | None = None,
     *,
-    runs: bool = True,
+    use: Use = Use.ANALYSIS,
     told: bool = False,
     known: Mapping[str, Any] | None = None,
 ) -> OwnedGraph:
@@ -60,10 +60,10 @@ def trace(
     results of all these ways (`frontend/ways.py`). Modules at the paths `leaves` are not entered. A
     part of a model has `extras`, arguments for its `**kwargs`, one mapping for each example; inputs
     that are one object are one. `batch` stands in for the batch size of the inputs: 0 for none,
-    None for one that occurs nowhere in the model. A graph that is only looked at, and never `runs`
-    on other inputs, costs one run of forward instead of several: it follows neither types nor
-    batches that Python has read. Libraries are told of the trace at once with `told`, else where
-    need be. `known` has what some of `leaves` return, so that they need not run.
+    None for one that occurs nowhere in the model. `use` says what the graph is for: what follows
+    types and batches that Python has read costs further runs of forward. Libraries are told of the
+    trace at once with `told`, else where need be. `known` has what some of `leaves` return, so that
+    they need not run.
 
     Raises:
         InputError: the model does not accept the inputs.
@@ -72,7 +72,7 @@ def trace(
     alike = extras is not None
     own: Sequence[Mapping[str, Any]] = extras or [{}] * len(examples)
     code = OwnCode(model)
-    modes: Any = {"runs": runs, "told": told, "known": known or {}}
+    modes: Any = {"use": use, "told": told, "known": known or {}}
     subjects = [
         Subject(model, code, inputs, model.training, leaves, more, alike, **modes)
         for inputs, more in zip(examples, own, strict=True)
@@ -80,7 +80,8 @@ def trace(
     with _ONE_AT_A_TIME:
         if stand_in := _stand_in(subjects) if batch is None else batch:
             try:
-                graph = _trace([subject.with_batch(stand_in) for subject in subjects])
+                resized = (subject.with_batch(stand_in) for subject in subjects)
+                graph = _trace([replace(each, batch_is_alone=True) for each in resized])
                 graph.batch = stand_in
                 return graph
             except (InputError, TraceError):
@@ -154,20 +155,16 @@ def _attempt(subject: Subject) -> Recorder:
     if subject.told:
         return _told(subject)
     try:
-        return _recorded(subject)
+        return record_and_follow(subject)
     except (CallError, UndecidedError):
         return _told(subject)
 
 
 def _told(subject: Subject) -> Recorder:
     with told_of_trace():
-        recorder = _recorded(subject)
+        recorder = record_and_follow(subject)
     recorder.graph.told = True
     return recorder
-
-
-def _recorded(subject: Subject) -> Recorder:
-    return record_and_follow(subject) if subject.runs else record(subject)
 
 
 def _shapes(inputs: tuple[Any, ...]) -> str:

@@ -3,7 +3,6 @@
 A trace that followed the values of one example would be wrong for others.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,32 +22,39 @@ class UndecidedError(FxpruneError):
     """The model's Python asks for a value that no trace can know."""
 
 
+Batch = tuple[int, int]
+"""The size of the batch in the example, and another."""
+
+
 class KnownValues:
     """Computes nodes of a graph under construction that depend on constants and shapes alone.
 
-    Integer buffers count as constants, others may be trained. `on_size` is called when a value
-    depends on a size of the example.
+    Integer buffers count as constants, others may be trained.
     """
 
-    def __init__(self, modules: Modules, device: torch.device, on_size: Callable[[], None]) -> None:
+    def __init__(self, modules: Modules, device: torch.device) -> None:
         self._modules = modules
         self._device = device
-        self._on_size = on_size
         buffers = modules[""].named_buffers()
         self._buffers = {n: b for n, b in buffers if not b.is_floating_point()}
-        self._values: dict[fx.Node, Any] = {}
+        self._values: dict[tuple[fx.Node, Batch], Any] = {}
+        self._sized: set[fx.Node] = set()
 
-    def of(self, node: fx.Node) -> Any:
-        """The value of a node.
+    def depends_on_size(self, node: fx.Node) -> bool:
+        """Whether the known value of a node depends on a size of the example."""
+        return node in self._sized
+
+    def of(self, node: fx.Node, batch: Batch = (1, 1)) -> Any:
+        """The value of a node, for a `batch` of another size: that of the example and the other.
 
         Raises:
             UndecidedError: it depends on inputs, parameters or random numbers.
         """
-        if node not in self._values:
-            self._values[node] = self._computed(node)
-        return self._values[node]
+        if (node, batch) not in self._values:
+            self._values[node, batch] = self._computed(node, batch)
+        return self._values[node, batch]
 
-    def _computed(self, node: fx.Node) -> Any:
+    def _computed(self, node: fx.Node, batch: Batch) -> Any:
         if node.op == "get_attr" and CONSTANT in node.meta:
             return node.meta[CONSTANT].clone()
         if node.op == "get_attr" and str(node.target) in self._buffers:
@@ -62,13 +68,23 @@ class KnownValues:
                 f"{node.name})"
             )
         if name == "size":
-            self._on_size()
-            return node.meta["value"]
-        args: list[Any] = list(fx.map_arg(node.args, self.of))
-        kwargs = fx.map_arg(node.kwargs, self.of)
+            self._sized.add(node)
+            return _resized(node.meta["value"], batch)
+        args: list[Any] = list(fx.map_arg(node.args, lambda item: self.of(item, batch)))
+        kwargs = fx.map_arg(node.kwargs, lambda item: self.of(item, batch))
+        if not self._sized.isdisjoint(node.all_input_nodes):
+            self._sized.add(node)
         if works_in_place(self._modules, node) and args:
             args[0] = args[0].clone()
         with torch.no_grad():
             if node.op == "call_method":
                 return getattr(args[0], str(node.target))(*args[1:], **kwargs)
             return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _resized(size: Any, batch: Batch) -> Any:
+    """A size, or several, where multiples of the batch of the example are those of another."""
+    if not isinstance(size, int):
+        return torch.Size(_resized(each, batch) for each in size)
+    before, now = batch
+    return size if size % before else size // before * now

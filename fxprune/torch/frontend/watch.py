@@ -256,7 +256,7 @@ _NO_FUNCTIONS = frozenset(
 def _as_written(recorder: Recorder, value: Any) -> Any:
     """What stands in for a function that is cached, compiled or scripted."""
     if isinstance(value, FunctionType):
-        return value.__dict__.get("_torchdynamo_orig_callable")
+        return getattr(value, "_torchdynamo_orig_callable", None)
     if isinstance(value, functools._lru_cache_wrapper):
         return value.__wrapped__
     if is_scripted(value):

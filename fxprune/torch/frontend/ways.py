@@ -64,6 +64,8 @@ def merge(runs: Sequence[tuple[Way, OwnedGraph]]) -> OwnedGraph:
         calls.setdefault(way.example, {}).update(_copied_calls(graph, copies))
         merged.told |= graph.told
         merged.replaced |= graph.replaced
+        merged.forgets |= graph.forgets
+        merged.knows_single |= graph.knows_single
         merged.batch = graph.batch
         merged.kept |= graph.kept
     for of_example in calls.values():

@@ -87,6 +87,55 @@ def test_comparisons_with_the_number_of_samples_are_noticed(number_first, own):
         fxprune.prepare(model, torch.randn(2, 8))
 
 
+class Deciding(nn.Module):
+    """Decides by what may depend on the number of samples, and counts how often it runs."""
+
+    def __init__(self, decide) -> None:
+        super().__init__()
+        self.first, self.last, self.decide, self.runs = (
+            nn.Linear(8, 16),
+            nn.Linear(16, 3),
+            decide,
+            [],
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        RUNS.append(1)
+        x = self.first(x)
+        return self.last(x * 2 if self.decide(x) else x)
+
+
+RUNS: list[int] = []
+
+
+def places(x: Tensor) -> Tensor:
+    """Numbers of columns, for every sample."""
+    return torch.arange(x.shape[1])[None].expand(x.shape[0], -1)
+
+
+DECISIONS = {
+    "by other sizes": (lambda x: x.shape[1] > 4 and int(x.shape[1]) == 16, False),
+    "by whether there are samples": (lambda x: x.shape[0] > 0, False),
+    "by whether there is one": (lambda x: x.shape[0] != 1, False),
+    "by equal numbers of samples": (lambda x: x.shape[0] == (x + 1).shape[0], False),
+    "by values alike for all": (lambda x: bool((places(x)[:, -1] == 15).all()), False),
+    "by how many samples": (lambda x: x.shape[0] > 3, True),
+    "by how many numbers": (lambda x: places(x).numel() > 64, True),
+    "by values that count samples": (lambda x: bool(places(x).sum() > 500), True),
+}
+
+
+@pytest.mark.parametrize(("decide", "depends"), DECISIONS.values(), ids=DECISIONS)
+def test_decisions_are_tried_for_other_numbers_of_samples_without_running_again(decide, depends):
+    RUNS.clear()
+    if depends:
+        with pytest.raises(fxprune.TraceError, match="depends on the size of the batch"):
+            fxprune.prepare(Deciding(decide), torch.randn(2, 8))
+    else:
+        fxprune.prepare(Deciding(decide), torch.randn(2, 8))
+        assert len(RUNS) == 1
+
+
 # Numbers that remember an attribute -------------------------------------------------------------
 
 ATTRIBUTE = Attribute("layer", ("heads",))

@@ -19,7 +19,6 @@ from fxprune.torch.backend.outline import Recording
 from fxprune.torch.backend.places import joined, numbered_in
 from fxprune.torch.backend.proof import first_difference, normal_form
 from fxprune.torch.frontend.nests import leaves_of
-from fxprune.torch.frontend.ways import select, ways_of
 
 
 def idle_layers(model: nn.Module) -> list[list[str]]:
@@ -116,10 +115,9 @@ def _compute_alike(small: nn.Module, short: nn.Module, full: Recording) -> bool:
     forms = []
     for model in (small, short):
         try:
-            graph = full.of_another(model)
+            ways = full.of_another(model)
         except FxpruneError:
             return False
-        ways = {way: select(graph, way) for way in ways_of(graph)}
         forms.append({way: normal_form(model, own, names) for way, own in ways.items()})
     one, other = forms
     return one.keys() == other.keys() and all(

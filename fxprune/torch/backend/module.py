@@ -24,6 +24,7 @@ from fxprune.torch.backend.forwards import (
     generated,
     tidy,
 )
+from fxprune.torch.frontend.owners import PlainGraph
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.values import CONSTANT
 from fxprune.torch.frontend.ways import select, ways_of
@@ -136,7 +137,7 @@ class TracedModule(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "TracedModule":
         root = nn.Module()
-        graph = fx.Graph()
+        graph = PlainGraph()
         graph.output(graph.graph_copy(self._graph, {})).meta.update(self._graph.output_node().meta)
         record = self.meta
         root.__dict__ = {
@@ -192,7 +193,7 @@ def _rebuilt(
 def copy_graph(graph: fx.Graph) -> tuple[fx.Graph, dict[fx.Node, fx.Node]]:
     """A copy of a graph and the map from old nodes to new ones; metas are shared."""
     copies: dict[fx.Node, fx.Node] = {}
-    clone = fx.Graph()
+    clone = PlainGraph()
     clone.output(clone.graph_copy(graph, copies)).meta.update(graph.output_node().meta)
     clone.set_codegen(graph._codegen)
     return clone, copies

@@ -14,6 +14,8 @@ from typing import Any
 
 from torch import fx
 
+from fxprune.torch.frontend.owners import PlainGraph
+
 Row = tuple[str, str, Any, Any, Any, Any, dict[str, Any]]
 """Operator, name, target, arguments, keyword arguments, type and meta of a node."""
 
@@ -78,7 +80,7 @@ def pack_graph(graph: fx.Graph) -> list[Row]:
 
 def unpack_graph(rows: list[Row]) -> fx.Graph:
     """The graph that was packed."""
-    graph = fx.Graph()
+    graph = PlainGraph()
     nodes: list[fx.Node] = []
 
     def resolve(item: Any) -> Any:

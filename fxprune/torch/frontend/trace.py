@@ -69,6 +69,22 @@ def trace(
         InputError: the model does not accept the inputs.
         TraceError: the model's Python cannot be traced.
     """
+    arguments = (model, examples, leaves, extras, batch)
+    return merge(trace_ways(*arguments, use=use, told=told, known=known))
+
+
+def trace_ways(
+    model: nn.Module,
+    examples: Sequence[Arguments],
+    leaves: frozenset[str] = frozenset(),
+    extras: Sequence[Mapping[str, Any]] | None = None,
+    batch: int | None = None,
+    *,
+    use: Use = Use.ANALYSIS,
+    told: bool = False,
+    known: Mapping[str, Any] | None = None,
+) -> list[tuple[Way, OwnedGraph]]:
+    """The same as `trace`, a graph for every way."""
     alike = extras is not None
     own: Sequence[Mapping[str, Any]] = extras or [{}] * len(examples)
     code = OwnCode(model)
@@ -81,9 +97,10 @@ def trace(
         if stand_in := _stand_in(subjects) if batch is None else batch:
             try:
                 resized = (subject.with_batch(stand_in) for subject in subjects)
-                graph = _trace([replace(each, batch_is_alone=True) for each in resized])
-                graph.batch = stand_in
-                return graph
+                found = _trace([replace(each, batch_is_alone=True) for each in resized])
+                for _, graph in found:
+                    graph.batch = stand_in
+                return found
             except (InputError, TraceError):
                 pass  # a model for so many samples
         return _trace(subjects)
@@ -108,7 +125,7 @@ def _stand_in(subjects: Sequence[Subject]) -> int:
     return next((size for size in _BATCHES if size not in taken), 0)
 
 
-def _trace(subjects: Sequence[Subject]) -> OwnedGraph:
+def _trace(subjects: Sequence[Subject]) -> list[tuple[Way, OwnedGraph]]:
     """All ways of all examples; training comes before evaluation."""
     runs: list[tuple[Way, OwnedGraph]] = []
     for number, subject in enumerate(subjects):
@@ -119,7 +136,7 @@ def _trace(subjects: Sequence[Subject]) -> OwnedGraph:
         other, _ = _trace_mode(replace(subject, mode=not subject.mode))
         both = {subject.mode: graph, not subject.mode: other}
         runs += [(Way(number, mode), both[mode]) for mode in (True, False)]
-    return merge(runs)
+    return runs
 
 
 def _trace_mode(subject: Subject) -> tuple[OwnedGraph, bool]:

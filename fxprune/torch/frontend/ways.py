@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 from torch import fx
 
-from fxprune.torch.frontend.owners import OwnedGraph
+from fxprune.torch.frontend.owners import OwnedGraph, PlainGraph
 from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.values import CONSTANT
 
@@ -88,7 +88,7 @@ def select(graph: fx.Graph, way: Way) -> fx.Graph:
     ways = ways_of(graph)
     if len(ways) == 1:
         return graph
-    copy = fx.Graph()
+    copy = PlainGraph()
     copy.set_codegen(graph._codegen)
     returned: Any = graph.output_node().args[0]
     copies: dict[fx.Node, fx.Node] = {}

@@ -107,7 +107,8 @@ class Filling:
     """Chooses which positions are open under limits on costs.
 
     Tied groups open together, in steps: each is a position of every group, or as many as make equal
-    shares. What is tied to nothing opens position by position; so do branches.
+    shares. What is tied to nothing opens position by position; so do branches. Of a list of layers
+    the best one stays.
     """
 
     def __init__(
@@ -270,6 +271,9 @@ class Filling:
         pieces, piece = np.unique(self.owners * len(owner) + unit, return_inverse=True)
         mean = _means(_means(rank[positions], piece), pieces % len(owner))
         protected = done < steps.least[owner]
+        for layers in self.layout.lists:
+            units = np.flatnonzero(np.isin(owner, steps.owner[list(layers)]))
+            protected[units[mean[units].argmax()]] = True
         left = done / steps.numbers[owner]
         return _Units(np.where(protected, math.inf, mean), left, owner, size, positions, unit)
 
@@ -305,6 +309,7 @@ class _Steps:
         np.maximum.at(self.least, self.owner, -(-least // self.positions))
         rounded = -(-self.least // self.widths) * self.widths
         self.smallest = np.minimum(rounded, self.numbers)
+        self.smallest[[self.owner[layers[0]] for layers in layout.lists]] = 1
 
     def on_gates(self, counts: np.ndarray) -> np.ndarray:
         """Positions per gate for numbers of steps."""

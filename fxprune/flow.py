@@ -6,7 +6,7 @@ depend on how it is cut into batches.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -238,16 +238,27 @@ def _sums(analysis: Analysis) -> Iterator[_Sum]:
         """In how many axes of parameters an axis is found: most for channels."""
         return max((occurring[s] for s in spaces(analysis.types.axes[value.name][dim])), default=0)
 
-    for branch, node, operand in _places(analysis, nodes):
-        whole = node.outputs[0]
-        summands = node.inputs[:1] if node.op in PARTIAL_ADDITIONS else node.inputs
-        others = tuple(v for i, v in enumerate(summands) if v is not None and i != operand)
-        dims = range(min(1, len(whole.shape) - 1), len(whole.shape))
-        if others and dims:
-            yield _Sum(branch.name, whole, others, max(dims, key=lambda dim: channels(whole, dim)))
-
-
-def _places(analysis: Analysis, nodes: dict[str, Node]) -> Iterator[tuple[Branch, Node, int]]:
     for branch in analysis.branches:
-        for addition, operand in branch.places:
-            yield branch, nodes[addition], operand
+        for whole, others in _ends(branch, nodes):
+            dims = range(min(1, len(whole.shape) - 1), len(whole.shape))
+            if others and dims:
+                dim = max(dims, key=lambda dim: channels(whole, dim))
+                yield _Sum(branch.name, whole, others, dim)
+
+
+def _ends(branch: Branch, nodes: Mapping[str, Node]) -> Iterable[tuple[Value, tuple[Value, ...]]]:
+    """The sums that a branch ends in, with what they are without it.
+
+    A layer adds to its own sum: what it ends in is without it what it begins with.
+    """
+    ends: dict[str, tuple[Value, tuple[Value, ...]]] = {}
+    for addition, operand in branch.places:
+        node = nodes[addition]
+        summands = node.inputs[:1] if node.op in PARTIAL_ADDITIONS else node.inputs
+        others: list[Value] = []
+        for place, value in enumerate(summands):
+            if value is not None and place != operand:
+                others += ends.pop(value.name, (value, (value,)))[1]
+        whole = node.outputs[0]
+        ends[whole.name] = whole, tuple(others)
+    return ends.values()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Space, Sum, evaluate
+from fxprune.passes.depth import lists_of_layers
 from fxprune.passes.facts import Numbers
 from fxprune.passes.polynomials import Polynomial
 from fxprune.passes.ties import steps_of
@@ -21,7 +22,7 @@ class Layout:
     them. `fan_out` is in how many channels readers meet one of its positions: several readers, or a
     head of several channels; for a branch, those of all that is inside. `ties` are the places of
     groups that keep equal shares, in as many `steps`; `numbers` says how many positions of groups
-    may stay.
+    may stay. `lists` are the places of layers of which one has to stay.
     """
 
     names: tuple[str, ...]
@@ -32,6 +33,7 @@ class Layout:
     ties: tuple[tuple[int, ...], ...] = ()
     steps: tuple[int, ...] = ()
     numbers: tuple[Numbers, ...] = ()
+    lists: tuple[tuple[int, ...], ...] = ()
 
     @property
     def total(self) -> int:
@@ -54,7 +56,9 @@ def layout_of(analysis: Analysis) -> Layout:
     size_of = dict(zip(names, sizes, strict=True))
     steps = tuple(steps_of((size_of[n] for n in tie.groups), tie.steps) for tie in analysis.ties)
     numbers = tuple(group.numbers for group in free)
-    return Layout(names, sizes, len(free), inside, tuple(fan_out), ties, steps, numbers)
+    of_lists = lists_of_layers(analysis).values()
+    lists = tuple(tuple(place_of[name] for name in layers) for layers in of_lists)
+    return Layout(names, sizes, len(free), inside, tuple(fan_out), ties, steps, numbers, lists)
 
 
 def closing_with(analysis: Analysis) -> dict[str, tuple[str, ...]]:

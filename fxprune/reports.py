@@ -12,7 +12,7 @@ from fxprune.passes.cost import COSTS
 from fxprune.passes.layers import LayerSizes, layers_of
 from fxprune.version import __version__
 
-_PLURALS = {"channel": "channels", "branch": "branches"}
+_PLURALS = {"channel": "channels", "branch": "branches", "layer": "layers"}
 
 
 @dataclass(frozen=True, slots=True)

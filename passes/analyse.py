@@ -56,6 +56,10 @@ class Analysis:
         )
         return self._with(groups, self.branches, self.ties)
 
+    def branching(self, branches: Iterable[Branch]) -> "Analysis":
+        """The same with other branches."""
+        return self._with(self.groups, tuple(branches), self.ties)
+
     def tying(self, ties: Iterable[Tie]) -> "Analysis":
         """The same with more ties; those that share a group are one."""
         return self._with(self.groups, self.branches, (*self.ties, *ties))

@@ -8,6 +8,7 @@ Every addition keeps the operand with the fewest exclusive producers: its skip.
 """
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import networkx as nx
@@ -33,7 +34,7 @@ class Branch:
 
     A model that does different things in training and in evaluation, or on several examples, has it
     once in each of these ways, so there may be several places. `place` is the module that it
-    belongs to, `label` says so, for people.
+    belongs to, `label` says so, for people. A layer `joins` branches, by name, which go together.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Branch:
     place: str = ""
     label: str = ""
     kind: Kind = Kind.BRANCH
+    joins: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         where = " and ".join(f"operand {operand} of {node}" for node, operand in self.places)
@@ -63,6 +65,12 @@ def _parameters(node: Node) -> list[str]:
     return [name for name, kind in kinds if kind is ValueKind.PARAMETER]
 
 
+def parameters_of(graph: Graph, nodes: Collection[str]) -> frozenset[str]:
+    """The parameters that some nodes read, by their names."""
+    inside = set(nodes)
+    return frozenset(name for n in graph.nodes if n.name in inside for name in _parameters(n))
+
+
 def find_branches(graph: Graph) -> tuple[Branch, ...]:
     """The removable branches, in graph order.
 
@@ -71,7 +79,7 @@ def find_branches(graph: Graph) -> tuple[Branch, ...]:
     """
     ways = [graph.evaluated(), *map(graph.needed, graph.others)]
     found = [_Search(graph, running).all_candidates() for running in ways]
-    read = [_parameters_read(graph, running) for running in ways]
+    read = [parameters_of(graph, running) for running in ways]
     names = _Names()
     branches = []
     for versions in _matched(found, ways, read):
@@ -95,13 +103,8 @@ def _holds_weights(node: Node) -> bool:
     return bool(read) if node.op not in ELEMENTWISE else any(vectors)
 
 
-def _parameters_read(graph: Graph, running: set[str]) -> set[str]:
-    """The parameters that some nodes read."""
-    return {name for node in graph.nodes if node.name in running for name in _parameters(node)}
-
-
 def _matched(
-    found: list[list[_Candidate]], ways: list[set[str]], read: list[set[str]]
+    found: list[list[_Candidate]], ways: list[set[str]], read: list[frozenset[str]]
 ) -> list[list[_Candidate]]:
     """The versions that the ways of a model have of one branch: one way each, the first foremost.
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Space, spaces
-from fxprune.passes.branches import Branch
+from fxprune.passes.branches import parameters_of
 from fxprune.passes.ties import Tie
 
 Origin = tuple[str, tuple[int, ...]]
@@ -73,11 +73,11 @@ def _branches(
     former: dict[frozenset[str], list[str]] = {}
     for branch in old.branches:
         if branch not in closed and not any(nodes > set(branch.nodes) for nodes in gone):
-            key = _parameters(old, branch) & left or frozenset([branch.name])
+            key = parameters_of(old.graph, branch.nodes) & left or frozenset([branch.name])
             former.setdefault(key, []).append(branch.name)
     present: dict[frozenset[str], list[str]] = {}
     for branch in new.branches:
-        key = _parameters(new, branch) or frozenset([branch.name])
+        key = parameters_of(new.graph, branch.nodes) or frozenset([branch.name])
         present.setdefault(key, []).append(branch.name)
     return {
         name: (was, (0,))
@@ -85,11 +85,3 @@ def _branches(
         if len(names) == len(former.get(key, ()))
         for name, was in zip(names, former[key], strict=True)
     }
-
-
-def _parameters(analysis: Analysis, branch: Branch) -> frozenset[str]:
-    """The parameters that the nodes of a branch read."""
-    inside = set(branch.nodes)
-    own = {value.name for value in analysis.graph.parameters}
-    values = (v for n in analysis.graph.nodes if n.name in inside for v in n.inputs)
-    return frozenset(v.name for v in values if v is not None and v.name in own)

@@ -8,6 +8,7 @@
     hidden           what residual additions carry: x + f(x)
     MLP width        what is made from hidden, and read to make hidden, position by position
     branch           an operand of an addition that can be removed whole
+    layer            all branches of an entry of a list, which go together
     channel          anything else
 
 No name of a module is looked at, so a kind is the same in every spelling and on both routes. An
@@ -40,6 +41,11 @@ class Kind(StrEnum):
     EXPERTS = "experts"
     CHANNEL = "channel"
     BRANCH = "branch"
+    LAYER = "layer"
+
+
+WHOLE = (Kind.BRANCH, Kind.LAYER)
+"""What is there or not: it has one position."""
 
 
 def kinds_of(graph: Graph, types: Types, products: Iterable[Product]) -> Mapping[Space, Kind]:

@@ -13,6 +13,7 @@ from fxprune.agreement import Verdict
 from fxprune.arguments import flag, refusal
 from fxprune.files import check_folder, check_output, draft_of, made_folder
 from fxprune.pages.writing import described
+from fxprune.passes.roles import WHOLE
 from fxprune.passes.ties import place_in_block
 from fxprune.reports import Report, Row
 from fxprune.version import __version__
@@ -72,7 +73,7 @@ def write_model_card(
             library=_library(subject),
             loading=_loading(subject, found),
             lost=_lost(found.rows),
-            removed=[row.name for row in found.rows if row.kind == "branch" and not row.kept],
+            removed=[row.name for row in found.rows if row.kind in WHOLE and not row.kept],
             verdict=verdict,
             version=__version__,
         )
@@ -124,7 +125,7 @@ def _lost(rows: Iterable[Row]) -> list[_Place]:
     """By place what groups of channels lost, where any lost something."""
     places: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row.kind != "branch":
+        if row.kind not in WHOLE:
             places[place_in_block(row.name)].append(row)
     return [
         _Place(name, len(own), _range(r.size for r in own), _range(r.kept for r in own))

@@ -15,6 +15,7 @@ from fxprune.arguments import flag, refusal
 from fxprune.files import HTML, check_output, draft_of
 from fxprune.pages.charts import Points, costs, scatter, ticks, widths
 from fxprune.pages.environment import environment
+from fxprune.passes.roles import WHOLE
 from fxprune.reporting import report
 from fxprune.reports import Report, Row
 
@@ -65,7 +66,7 @@ def write_report(
             macs=costs(found.layers),
             scatter=front,
             verdict=verdict,
-            blocks=[row for row in found.rows if row.kind == "branch" and not row.kept],
+            blocks=[row for row in found.rows if row.kind in WHOLE and not row.kept],
             free=[row for row in found.rows if not row.pin],
             pins=_pins(found.rows),
             environment={**environment(), "written": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"},

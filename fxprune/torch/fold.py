@@ -12,8 +12,9 @@ from fxprune.arguments import flag
 from fxprune.errors import InputError, KeepSetError
 from fxprune.garbage import collected_later
 from fxprune.passes.analyse import analyse
+from fxprune.passes.depth import taken_apart
 from fxprune.passes.fold import FoldPlan, KeepSet, plan_fold
-from fxprune.torch.backend.configuration import configure, follow, lowers
+from fxprune.torch.backend.configuration import configure, follow, is_configured, lowers
 from fxprune.torch.backend.consuming import Promises
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.depth import idle_layers, renamed, shorter, without_layers
@@ -101,7 +102,7 @@ def fold(
     keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
     record = replace(record, reached=gates.reached())
     folded = fold_in_kind(part, record, keep, Promises() if consume else None)
-    full = without_gates(part) if idle_layers(folded) else None
+    full = without_gates(part) if _idle_in(folded) else None
     if consume:
         become(part, folded)  # whole from here on, whatever fails
     short = folded if full is None else _without_idle_layers(folded, full, record)
@@ -170,11 +171,10 @@ def apply_step(
     folded, graph = _folded(small, whole, record, keep)
     if graph is not None:
         _check_its_path(folded, graph, record)
-    numbers = step.configuration
-    if numbers and lowers(folded, numbers) and configure(folded, numbers, program.graph):
+    numbers, layers = step.configuration, _idle_in(folded)
+    if numbers and lowers(folded, numbers) and configure(folded, numbers, program.graph, layers):
         _with_numbers(folded, numbers)
     if step.taken:
-        layers = [path for each in idle_layers(folded) for path in each]
         if unknown := set(step.taken).difference(layers):
             raise KeepSetError(f"the model has nothing to take out at {min(unknown)!r}")
         folded = without_layers(folded, model, step.taken)
@@ -191,7 +191,8 @@ def plan_of(record: Record, keep: Mapping[str, Any]) -> FoldPlan:
 def _finish(folded: nn.Module, record: Record, keep: KeepSet) -> None:
     """Attach what the folded module remembers."""
     costs = record.analysis.costs
-    kept = {name: tuple(i for i, flag in enumerate(flags) if flag) for name, flags in keep.items()}
+    own = taken_apart(keep, record.analysis.branches)
+    kept = {name: tuple(i for i, flag in enumerate(flags) if flag) for name, flags in own.items()}
     attach(
         folded,
         replace(
@@ -220,8 +221,13 @@ def fold_in_kind(
     if graph is not None:
         _check_its_path(folded, graph, record)
     if rules := record.configuration:
-        _with_numbers(folded, follow(folded, rules, keep, record.program.graph))
+        _with_numbers(folded, follow(folded, rules, keep, record.program.graph, _idle_in(folded)))
     return folded
+
+
+def _idle_in(folded: nn.Module) -> list[str]:
+    """The layers of lists that have nothing left."""
+    return [path for paths in idle_layers(folded) for path in paths]
 
 
 def _with_numbers(folded: nn.Module, numbers: Mapping[str, int]) -> None:
@@ -266,6 +272,8 @@ def _without_idle_layers(folded: nn.Module, full: nn.Module, record: Record) -> 
     short, taken = shorter(folded, recording)
     if taken:
         _remember(short, full, taken)
+    if taken and record.configuration and not is_configured(short):
+        _log.warning("the configuration cannot say which layers are left: save with fxprune.save")
     return short
 
 

@@ -12,6 +12,7 @@ from fxprune.arguments import near, refusal, shown
 from fxprune.errors import InputError
 from fxprune.keep_sets import by_name, flags_of
 from fxprune.layout import Layout
+from fxprune.passes.depth import check_layers
 from fxprune.passes.fold import check_keep_set
 from fxprune.passes.ties import check_ties, steps_of
 from fxprune.ranking import completed, group_norm
@@ -26,7 +27,7 @@ class GroupInfo:
     """One line of `groups`: `label` says place and kind; `pin` is empty for what is free.
 
     `kind` is "hidden", "heads", "kv heads", "head dimension", "MLP width", "experts", "vocabulary",
-    "channel" or "branch"; `place` is the module that it belongs to, "" for the model. `tied` names
+    "channel", "branch" or "layer"; `place` is the module that it belongs to, "" for the model. `tied` names
     the groups of which it keeps the same share, because the model's code computes one size from the
     other: half of the heads with half of the channels. It keeps a multiple of `unit`. What does not
     keep all keeps `least` positions or more, in a multiple of `multiple`: as many experts as a
@@ -92,13 +93,14 @@ def set_keep_set(gated: nn.Module, keep: Mapping[str, Any]) -> None:
 
     Raises:
         KeepSetError: an unknown or pinned name, a wrong size, a group that keeps nothing, tied
-            groups that keep unequal shares.
+            groups that keep unequal shares, a list that keeps no layer.
     """
     gates, record = gated_record(gated)
     flags = by_name(flags_of(keep), record.analysis)
     check_keep_set(flags, record.analysis.groups, record.analysis.branches)
-    if record.analysis.ties:
-        check_ties(flags_of(gates.keep_set()) | flags, record.analysis.ties)
+    everything = flags_of(gates.keep_set()) | flags
+    check_ties(everything, record.analysis.ties)
+    check_layers(everything, record.analysis)
     gates.set_keep_set(flags)
 
 

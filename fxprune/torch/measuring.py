@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fxprune.errors import InputError
+from fxprune.passes.depth import put_together
 from fxprune.reports import Report, costs_at, describe
 from fxprune.timing import median_ms
 from fxprune.torch.backend.configuration import is_configured
@@ -70,7 +71,8 @@ def sizes_of(module: nn.Module, record: Record) -> dict[str, int]:
     """How many positions of every group and branch are kept."""
     if is_gated(module):
         return {name: int(flags.sum()) for name, flags in gates_of(module).keep_set().items()}
-    return {name: len(kept) for name, kept in record.history[-1].kept.items()}
+    kept = {name: len(kept) for name, kept in record.history[-1].kept.items()}
+    return put_together(kept, record.analysis.branches)
 
 
 def _file_bytes(module: nn.Module, gated: bool) -> dict[str, int]:

@@ -13,12 +13,14 @@ from fxprune.errors import InputError, NothingToPruneError
 from fxprune.garbage import collected_later
 from fxprune.layout import layout_of
 from fxprune.passes.analyse import Analysis, analyse
+from fxprune.passes.roles import Kind
 from fxprune.selectors import Ignored, ignored, selector_of
 from fxprune.targets import DEFAULT_STEPS, Least, Limits, Target, check_total_steps, steps_to_target
 from fxprune.torch.backend.attributes import repeated_spaces, scaling_spaces
 from fxprune.torch.backend.caches import with_caches_kept
 from fxprune.torch.backend.configuration import ConfigurationRule, rules_of, tied_by
 from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.backend.depth import sayable_layers
 from fxprune.torch.backend.frozen import thaw
 from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.backend.module import become
@@ -220,6 +222,8 @@ def _sayable(
     analysis = limits.made_uniform(analysis)
     model, program = recording.module, recording.program
     rules = _rules(model, program, analysis) if limits.uniform else ()
+    if limits.uniform:
+        analysis = _with_layers_that_can_be_told(model, analysis)
     if rules and "*" in patterns_of(limits.uniform):
         analysis = _as_configuration_can_say(analysis, rules)
     elif in_kind:  # a configuration says that, too
@@ -254,6 +258,19 @@ def _as_configuration_can_say(analysis: Analysis, rules: Iterable[ConfigurationR
     reason = "no number of the configuration is its size; uniform=False frees it"
     reasons = {g.space: reason for g in analysis.free_groups if g.name not in said}
     return analysis.pinning(reasons).tying(tied_by(rules))
+
+
+def _with_layers_that_can_be_told(model: nn.Module, analysis: Analysis) -> Analysis:
+    """Without layers that stay, since no number of the configuration says that one of them goes."""
+    layers = {b.place: b.name for b in analysis.branches if b.kind is Kind.LAYER}
+    staying = {layers[place] for place in layers.keys() - sayable_layers(model, layers)}
+    if staying:
+        _log.info(
+            "%d layers of %s stay, since its configuration can say no model without one of them",
+            len(staying),
+            type(model).__name__,
+        )
+    return analysis.branching(b for b in analysis.branches if b.name not in staying)
 
 
 def _prepare_part(model: nn.Module, scope: str, example_inputs: Any, **options: Any) -> nn.Module:

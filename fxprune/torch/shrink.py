@@ -19,6 +19,7 @@ from fxprune.errors import InputError
 from fxprune.layout import layout_of
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.carry import Origin, carried, carried_ties
+from fxprune.passes.depth import layers_again
 from fxprune.passes.fold import Slice
 from fxprune.torch.backend.configuration import carried_rules
 from fxprune.torch.backend.fold import by_parameter, sliced
@@ -76,6 +77,7 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     program, leaves = recorded_program(folded, record)
     ignored = tuple(name for name in record.ignored if name in dict(folded.named_parameters()))
     analysis = analyse(program.ir, ignored, record.scatter)
+    analysis = layers_again(analysis, record.analysis)
     origins = carried(record.analysis, analysis, {k: v.tolist() for k, v in keep.items()})
     if not origins:
         _log.warning(

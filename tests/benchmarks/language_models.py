@@ -2,6 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.language_models --out FOLDER
     python -m tests.benchmarks.language_models --out FOLDER --table     # what is there, as Markdown
+    python -m tests.benchmarks.language_models --out FOLDER --methods wanda flap    # these rows only
     python -m tests.benchmarks.language_models --out FOLDER --device cuda --hidden 512 --layers 12
 
 The model, its text and its training are those of `examples/language_model.py`. Every row is pruned
@@ -18,7 +19,7 @@ import json
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
@@ -195,11 +196,11 @@ class Experiment:
         row = {**sizes_of(model), "bits": self.bits(model), "s": taken, "steps": steps}
         return {**row, **self.speeds(model)}
 
-    def run(self) -> None:
-        """All rows that are not known yet."""
+    def run(self, methods: Collection[str] = (*METHODS, "")) -> None:
+        """All rows of some methods ("" is a model that was trained as small) not known yet."""
         known = {(r["tool"], r["method"], r["removed"], r["uniform"]) for r in self.rows}
         for key, make in self.plan():
-            if key not in known:
+            if key[1] in methods and key not in known:
                 names = ("tool", "method", "removed", "uniform")
                 self.add({**dict(zip(names, key, strict=True)), **make()})
 
@@ -260,6 +261,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--methods", nargs="*", default=[*METHODS, ""], choices=METHODS)
     parser.add_argument("--quick", action="store_true", help="a tiny model and a few steps")
     parser.add_argument("--table", action="store_true", help="print the rows that are there")
     options = parser.parse_args()
@@ -274,7 +276,7 @@ def main() -> None:
     runs, count = (1, 8) if options.quick else (5, 128)
     setting = setting.quick() if options.quick else setting
     experiment = Experiment(setting, options.out, runs, count)
-    experiment.run()
+    experiment.run(options.methods)
     print(table(experiment.rows))
 
 

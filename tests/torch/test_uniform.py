@@ -239,7 +239,7 @@ def test_every_number_of_a_configuration_follows():
     halves = {
         group.name: [index < group.size // 2 for index in range(group.size)]
         for group in fxprune.groups(gated)
-        if not group.pin and group.kind != "branch"
+        if not group.pin and group.size > 1
     }
     fxprune.set_keep_set(gated, halves)
     config = fxprune.fold(gated).config
@@ -360,9 +360,15 @@ def test_without_it_they_do_not():
     assert len({layer["up"].out_features for layer in folded.layers}) > 1
 
 
-def test_branches_of_uniform_blocks_stay():
-    gated = fxprune.prepare(Blocks(), torch.randn(2, 5), uniform=True)
-    assert not [group for group in fxprune.groups(gated) if group.kind == "branch"]
+def test_branches_of_uniform_blocks_close_together():
+    gated = fxprune.prepare(llama(), {"input_ids": tokens()}, uniform=True)
+    whole = [group for group in fxprune.groups(gated) if group.kind in ("branch", "layer")]
+    assert [(group.label, group.name) for group in whole] == [
+        (f"model.layers.{number}: layer", f"model.layers.{number}") for number in range(2)
+    ]
+    fxprune.set_keep_set(gated, {"model.layers.0: layer": [False]})
+    with torch.no_grad():
+        gated.model.layers[0] = Nothing()
 
 
 def test_a_pattern_that_matches_nothing_is_refused_with_the_places():

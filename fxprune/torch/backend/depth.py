@@ -7,16 +7,26 @@ configuration with an entry for each layer, and how many layers it says there ar
 is recorded and compared with the longer one, line for line.
 """
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import replace
+from typing import Any
 
 from torch import fx, nn
 
 from fxprune.errors import FxpruneError
-from fxprune.torch.backend.configuration import follow_depth
+from fxprune.torch.backend.constructor import (
+    Constructor,
+    is_configuration,
+    set_number,
+    shapes_of,
+    whole_numbers,
+)
 from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.backend.elimination import Name
 from fxprune.torch.backend.generated import graph_run_by
 from fxprune.torch.backend.outline import Recording
-from fxprune.torch.backend.places import joined, numbered_in
+from fxprune.torch.backend.places import joined, lengths_of_uneven_lists, numbered_in
 from fxprune.torch.backend.proof import first_difference, normal_form
 from fxprune.torch.frontend.nests import leaves_of
 
@@ -98,6 +108,82 @@ def _number_by_layer(short: nn.Module, full: nn.Module, parent: str, gone: Itera
             layer = inside.partition(".")[0]
             if numbered.layers == parent and not numbered.is_uniform and layer in now:
                 short.get_submodule(path).__dict__[numbered.attribute] = int(now[layer])
+
+
+# What the configuration says -------------------------------------------------------------------
+
+
+def follow_depth(model: nn.Module, path: str, gone: Sequence[bool]) -> None:
+    """Let the configuration of a model say how many layers the list at `path` has, if it does.
+
+    What it says of each layer in a list of its own goes with the layers that are `gone`.
+    """
+    oracle = Constructor.named_by(model)
+    found = None if oracle is None else _with_fewer_layers(oracle, path, gone)
+    if oracle is None or found is None:
+        return
+    name, made = found
+    if _names_in(model, path) <= _names_in(made, path):
+        set_number(oracle.config, name, len(gone) - sum(gone))
+        _shorten(oracle.config, gone)
+
+
+def sayable_layers(model: nn.Module, layers: Iterable[str]) -> set[str]:
+    """Those of some layers without each of which a configuration can say a model of the others.
+
+    All of them if there is no configuration. Where layers are of one kind, one is tried for all.
+    """
+    oracle = Constructor.named_by(model)
+    if oracle is None:
+        return set(layers)
+    found: set[str] = set()
+    for path, names in _by_list(layers).items():
+        entries = dict(model.get_submodule(path).named_children())
+        shapes = [shapes_of(layer) for layer in entries.values()]
+        uneven = len(entries) in lengths_of_uneven_lists(model)
+        alike = not uneven and all(each == shapes[0] for each in shapes)
+        for name in names[:1] if alike else names:
+            gone = [entry == name for entry in entries]
+            made = _with_fewer_layers(oracle, path, gone)
+            left = [own for own, goes in zip(shapes, gone, strict=True) if not goes]
+            if made and left == [shapes_of(each) for each in made[1].get_submodule(path).children()]:
+                found.update(joined(path, each) for each in (names if alike else [name]))
+    return found
+
+
+def _with_fewer_layers(
+    oracle: Constructor, path: str, gone: Sequence[bool]
+) -> tuple[Name, nn.Module] | None:
+    """The number of a configuration that counts the layers of a list, and a model of fewer."""
+    left = len(gone) - sum(gone)
+    for name, value in whole_numbers(oracle.config):
+        if value != len(gone):
+            continue
+        config = copy.deepcopy(oracle.config)
+        set_number(config, name, left)
+        _shorten(config, gone)
+        made = replace(oracle, config=config).made({})
+        layers = dict(made.named_modules()).get(path) if made is not None else None
+        if made is not None and isinstance(layers, Sized) and len(layers) == left:
+            return name, made
+    return None
+
+
+def _shorten(config: Any, gone: Sequence[bool]) -> None:
+    """Leave out what lists say of some layers, in a configuration and those inside of it."""
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list | tuple) and len(value) == len(gone):
+            left = [item for item, goes in zip(value, gone, strict=True) if not goes]
+            setattr(config, name, type(value)(left))
+        elif is_configuration(value):
+            _shorten(value, gone)
+
+
+def _names_in(model: nn.Module, path: str) -> set[str]:
+    return {name for name, _ in model.get_submodule(path).named_parameters()}
+
+
+# Whether they compute the same -----------------------------------------------------------------
 
 
 def _hands_on(layer: nn.Module) -> bool:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from fxprune.errors import FxpruneError
-from fxprune.ir import ValueKind
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Space, concat, interpret, product, spaces
-from fxprune.passes.branches import Branch, find_branches
+from fxprune.passes.branches import Branch, find_branches, parameters_of
+from fxprune.passes.depth import joined_branch
 from fxprune.passes.facts import Types
 from fxprune.passes.fold import FoldPlan, KeepSet, plan_fold
 from fxprune.passes.gate import GatePlan, plan_gates
@@ -146,14 +146,24 @@ def _axes(whole: Whole, path: str, program: Program, given: list[Given]) -> _Axe
 
 def _known_branches(whole: Whole, path: str, program: Program) -> Iterator[Branch]:
     """The branches of a part that have the parameters of one of the whole, by its name."""
-    first = _first_names(whole.program)
-    names = {_parameters_of(whole.program, b): b.name for b in whole.analysis.branches}
-    names.pop(frozenset(), None)
-    for branch in find_branches(program.ir):
-        own = (first.get(f"{path}.{name}", name) for name in _parameters_of(program, branch))
-        name = names.get(frozenset(own))
-        if name is not None:
-            yield replace(branch, name=name)
+    first, found = _first_names(whole.program), find_branches(program.ir)
+    read = {
+        branch.name: frozenset(
+            first.get(f"{path}.{name}", name) for name in parameters_of(program.ir, branch.nodes)
+        )
+        for branch in found
+    }
+    names: dict[frozenset[str], str] = {}
+    for known in whole.analysis.branches:
+        own = parameters_of(whole.program.ir, known.nodes)
+        inside = [branch for branch in found if read[branch.name] and read[branch.name] <= own]
+        if not known.joins:
+            names[own] = known.name
+        elif own == frozenset().union(*(read[branch.name] for branch in inside)):
+            yield joined_branch(known, inside)
+    for branch in found:
+        if read[branch.name] and read[branch.name] in names:
+            yield replace(branch, name=names[read[branch.name]])
 
 
 def _pairs(given: _Axes, found: Mapping[str, tuple[Axis, ...]]) -> Iterator[tuple[Space, Space]]:
@@ -166,14 +176,3 @@ def _pairs(given: _Axes, found: Mapping[str, tuple[Axis, ...]]) -> Iterator[tupl
 def _first_names(program: Program) -> dict[str, str]:
     """For every name of a parameter the one that the graph knows it by."""
     return {alias: name for name, names in program.aliases.items() for alias in names}
-
-
-def _parameters_of(program: Program, branch: Branch) -> frozenset[str]:
-    inside = set(branch.nodes)
-    return frozenset(
-        value.name
-        for node in program.ir.nodes
-        if node.name in inside
-        for value in node.inputs
-        if value is not None and value.kind is ValueKind.PARAMETER
-    )

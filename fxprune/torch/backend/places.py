@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from fxprune.torch.backend.configuration import is_configuration
+from fxprune.torch.backend.constructor import is_configuration
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Numbered:
 
 def numbered_in(model: nn.Module) -> Iterator[Numbered]:
     """All such modules of a model, by list, place and attribute."""
-    uneven = _lengths_of_uneven_lists(model)
+    uneven = lengths_of_uneven_lists(model)
     for path, layers in model.named_modules():
         if isinstance(layers, nn.ModuleList | nn.Sequential) and len(layers) > 1:
             for (place, attribute), found in _numbers(list(layers)).items():
@@ -66,13 +66,17 @@ def first_ones(model: nn.Module) -> list[str]:
     return [numbered.paths[0] for numbered in numbered_in(model) if not numbered.is_uniform]
 
 
-def count_on(full: nn.Module, small: nn.Module) -> None:
-    """Number anew what is left in `small` of the numbered modules of `full`."""
-    for numbered in numbered_in(full):
+def count_on(full: nn.Module, small: nn.Module, numbering: nn.Module | None = None) -> None:
+    """Number anew what is left in `small` of the numbered modules of `full`.
+
+    The numbers are written into `numbering` instead, if that is given.
+    """
+    for numbered in list(numbered_in(full)):
         left = [path for path in numbered.paths if is_left(full, small, path)]
         if numbered.is_uniform:
             for number, path in enumerate(left):
-                small.get_submodule(path).__dict__[numbered.attribute] = number
+                module = (numbering or small).get_submodule(path)
+                module.__dict__[numbered.attribute] = number
 
 
 def is_left(full: nn.Module, small: nn.Module, path: str) -> bool:
@@ -99,7 +103,7 @@ def _numbers(layers: Sequence[nn.Module]) -> dict[tuple[str, str], dict[int, int
     return {key: numbers for key, numbers in found.items() if 0 in numbers}
 
 
-def _lengths_of_uneven_lists(model: nn.Module) -> set[int]:
+def lengths_of_uneven_lists(model: nn.Module) -> set[int]:
     """The lengths of lists in configurations that do not say the same of all layers."""
     held = (value for module in model.modules() for value in module.__dict__.values())
     said = (value for item in held if is_configuration(item) for value in vars(item).values())

@@ -1,0 +1,139 @@
+"""Which branches together are all that a layer of a list does?
+
+    model.layers.3: layer       model.layers.3: attention and MLP
+
+If they close together, nothing of the layer is left, and the list can be shorter. A layer is whole
+if all its weights are in its branches, and if that is so at the same place in other blocks. Of
+lists inside of one another the outermost counts.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from fxprune.errors import KeepSetError
+from fxprune.ir import Graph
+from fxprune.passes.analyse import Analysis
+from fxprune.passes.branches import Branch, parameters_of
+from fxprune.passes.cost import homes_of_parameters, lies_in
+from fxprune.passes.roles import Kind
+from fxprune.passes.ties import place_in_block
+
+T = TypeVar("T")
+
+
+def whole_layers(analysis: Analysis) -> tuple[Branch, ...]:
+    """A branch for every layer that can go whole.
+
+    Ensures: no two of them share nodes; each joins branches of `analysis`.
+    """
+    weights = _weights_by_entry(analysis.graph)
+    read = {b.name: parameters_of(analysis.graph, b.nodes) for b in analysis.branches}
+    by_place: dict[str, list[Branch]] = {}
+    for path, own in sorted(weights.items(), key=lambda item: item[0].count(".")):
+        layer = _layer_of(analysis, path, own, read)
+        if layer is not None:
+            by_place.setdefault(place_in_block(f"{path}."), []).append(layer)
+    found: list[Branch] = []
+    for layers in by_place.values():
+        if len(layers) > 1:
+            around = [each.place for each in found]
+            found += [x for x in layers if not any(lies_in(x.place, path) for path in around)]
+    return tuple(found)
+
+
+def with_layers(analysis: Analysis, layers: Iterable[Branch]) -> Analysis:
+    """The same facts where each layer is one branch, instead of those that it joins."""
+    layers = tuple(layers)
+    joined = {name for layer in layers for name in layer.joins}
+    others = (branch for branch in analysis.branches if branch.name not in joined)
+    return analysis.branching((*others, *layers)) if layers else analysis
+
+
+def layers_again(analysis: Analysis, former: Analysis) -> Analysis:
+    """Facts about what is left of a model, where what were layers are layers again.
+
+    Requires: parameters are called as they were.
+    """
+    read = {b.name: parameters_of(analysis.graph, b.nodes) for b in analysis.branches}
+    found = []
+    for layer in former.branches:
+        if layer.kind is Kind.LAYER:
+            own = parameters_of(former.graph, layer.nodes)
+            inside = [b for b in analysis.branches if read[b.name] and read[b.name] <= own]
+            if inside:
+                found.append(joined_branch(layer, inside))
+    return with_layers(analysis, found)
+
+
+def joined_branch(called: Branch, branches: Sequence[Branch]) -> Branch:
+    """Some branches as one that is called as another; additions inside of it go with it."""
+    nodes = dict.fromkeys(node for branch in branches for node in branch.nodes)
+    places = dict.fromkeys(place for branch in branches for place in branch.places)
+    return replace(
+        called,
+        places=tuple(place for place in places if place[0] not in nodes),
+        nodes=tuple(nodes),
+        joins=tuple(branch.name for branch in branches),
+    )
+
+
+def taken_apart(found: Mapping[str, T], branches: Iterable[Branch]) -> dict[str, T]:
+    """What is said of groups and branches by name, where layers are the branches that they join."""
+    joins = {branch.name: branch.joins for branch in branches if branch.joins}
+    return {own: said for name, said in found.items() for own in joins.get(name, (name,))}
+
+
+def put_together(found: Mapping[str, T], branches: Iterable[Branch]) -> dict[str, T]:
+    """The same with layers again."""
+    layer = {own: branch.name for branch in branches for own in branch.joins}
+    return {layer.get(name, name): said for name, said in found.items()}
+
+
+def lists_of_layers(analysis: Analysis) -> dict[str, tuple[str, ...]]:
+    """By list the names of its layers, where all of its entries are such: one has to stay."""
+    found: dict[str, list[str]] = {}
+    for branch in analysis.branches:
+        if branch.kind is Kind.LAYER:
+            found.setdefault(_list_of(branch.place), []).append(branch.name)
+    entries = [_list_of(path) for path in _weights_by_entry(analysis.graph)] if found else []
+    return {path: tuple(own) for path, own in found.items() if entries.count(path) == len(own)}
+
+
+def check_layers(keep: Mapping[str, Sequence[bool]], analysis: Analysis) -> None:
+    """Raise KeepSetError unless every list keeps a layer; `keep` has all of them."""
+    for path, names in lists_of_layers(analysis).items():
+        if not any(keep[name][0] for name in names):
+            raise KeepSetError(f"{path} keeps none of {len(names)} layers: keep at least one")
+
+
+def _layer_of(
+    analysis: Analysis, path: str, own: frozenset[str], read: Mapping[str, frozenset[str]]
+) -> Branch | None:
+    """The branches inside of an entry of a list as one, if its `own` weights are all in them."""
+    others = {value.name for value in analysis.graph.parameters if value.trained} - own
+    inside = [b for b in analysis.branches if read[b.name] & own and not read[b.name] & others]
+    nodes = {node for branch in inside for node in branch.nodes}
+    readers = (n for n in analysis.graph.nodes if any(v and v.name in own for v in n.inputs))
+    if not inside or any(node.name not in nodes for node in readers):
+        return None
+    taken = {item.name for item in analysis.items}
+    name = path if path not in taken else f"{path}: {Kind.LAYER}"
+    called = Branch(name, (), (), path, f"{path}: {Kind.LAYER}", Kind.LAYER)
+    return joined_branch(called, inside)
+
+
+def _weights_by_entry(graph: Graph) -> dict[str, frozenset[str]]:
+    """The trained parameters in each entry of a list that has some."""
+    homes = homes_of_parameters(graph)
+    found: dict[str, set[str]] = {}
+    for parameter in graph.parameters:
+        parts = homes[parameter.name].split(".") if parameter.trained else []
+        for end, part in enumerate(parts):
+            if part.isdigit():
+                found.setdefault(".".join(parts[: end + 1]), set()).add(parameter.name)
+    return {path: frozenset(own) for path, own in found.items()}
+
+
+def _list_of(path: str) -> str:
+    return path.rpartition(".")[0]

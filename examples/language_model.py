@@ -153,9 +153,14 @@ def train(
 def pruned(model: nn.Module, text: Tensor, setting: Setting, **options: Any) -> Any:
     """What `fxprune.prune` leaves; data for criteria that look at some is from the same text."""
     batches = [tokens[:, :-1] for tokens in islice(samples(text, setting, seed=1), 16)]
-    data = [{"input_ids": tokens, "labels": tokens} for tokens in batches]
-    example = {"input_ids": batches[0], "use_cache": False}
-    return fxprune.prune(model, example, data=data, **options).eval()
+    data = [{"input_ids": tokens, "use_cache": False} for tokens in batches]
+    return fxprune.prune(model, data[0], data=data, loss=of_the_next_byte, **options).eval()
+
+
+def of_the_next_byte(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """The loss that taylor takes gradients of."""
+    tokens = batch["input_ids"]
+    return F.cross_entropy(logits(model, tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
 # Measures -------------------------------------------------------------------------------------

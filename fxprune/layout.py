@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Space, Sum, evaluate
-from fxprune.passes.depth import lists_of_layers
 from fxprune.passes.facts import Numbers
 from fxprune.passes.polynomials import Polynomial
 from fxprune.passes.ties import steps_of
+from fxprune.passes.whole_layers import lists_of_layers
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from fxprune.passes.branches import Branch
 from fxprune.passes.groups import Group
 from fxprune.passes.roles import Kind
 from fxprune.passes.ties import is_at, place_in_block
+from fxprune.passes.whole_layers import whole_layers
 
 KINDS = tuple(str(kind) for kind in Kind)
 _COVERED = {Kind.HEADS.value: (Kind.HEADS, Kind.KV_HEADS)}
@@ -117,6 +118,8 @@ class Ignored:
         wanted: set[str] = set()
         for selector in self.others:
             found = {item.name for item in analysis.items if selector.fits(item)}
+            if selector.kind == Kind.LAYER:
+                found.update(*(x.joins for x in whole_layers(analysis) if selector.fits(x)))
             if not found:
                 raise unknown("ignore", selector.text, analysis, paths)
             wanted |= found

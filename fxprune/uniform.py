@@ -8,9 +8,9 @@ from fxprune.errors import InputError
 from fxprune.layout import closing_with
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.branches import Branch
-from fxprune.passes.depth import whole_layers, with_layers
 from fxprune.passes.roles import Kind
 from fxprune.passes.ties import Tie, place_in_block, uniform_ties
+from fxprune.passes.whole_layers import whole_layers, with_layers
 from fxprune.selectors import Selector, selector_of
 
 Uniform = bool | str | Iterable[str]
@@ -54,8 +54,10 @@ def made_uniform(analysis: Analysis, patterns: Iterable[str]) -> Analysis:
         branch.name
         for branch in analysis.branches
         if branch.kind is Kind.LAYER
-        or tied.isdisjoint(inside[branch.name])
-        and not (_is_in_block(branch) and any(selector.fits(branch) for selector in wanted))
+        or (
+            tied.isdisjoint(inside[branch.name])
+            and not (_is_in_block(branch) and any(selector.fits(branch) for selector in wanted))
+        )
     ]
     names_left = [*(group.name for group in analysis.groups), *kept]
     return analysis.tying(ties).only(names_left, "")

@@ -59,14 +59,16 @@ def cases(draw) -> Case:
     sizes += draw(st.lists(st.integers(2, 9), min_size=1, max_size=3))
     if draw(st.booleans()):  # a group of its own, in steps
         places.append((len(sizes) - 1,))
-    branches = draw(st.integers(0, 2))
+    branches = draw(st.integers(0, 3))
     subsets = st.sets(st.integers(0, len(sizes) - 1)).map(sorted).map(tuple)
     inside = (*(() for _ in sizes), *(draw(subsets) for _ in range(branches)))
     names = tuple("abcdefghijklm"[: len(sizes) + branches])
     most = (steps_of(sizes[place] for place in tie) for tie in places)
     parts = tuple(draw(st.sampled_from([n for n in range(1, m + 1) if m % n == 0])) for m in most)
     every, fan_out = (*sizes, *(1,) * branches), (1,) * len(names)
-    layout = Layout(names, every, len(sizes), inside, fan_out, tuple(places), parts)
+    layers = tuple(range(len(sizes), len(names)))
+    lists = (layers,) if len(layers) > 1 and draw(st.booleans()) else ()
+    layout = Layout(names, every, len(sizes), inside, fan_out, tuple(places), parts, lists=lists)
     pairs = st.lists(st.sampled_from(names), min_size=2, max_size=2, unique=True).map(sorted)
     products = draw(st.lists(pairs.map(tuple), max_size=4)) if len(names) > 1 else []
     terms = [(draw(st.integers(1, 5)), own) for own in (*((name,) for name in names), *products)]
@@ -121,6 +123,17 @@ def test_no_step_that_fits_stays_closed(case):
         added, width = case.step(places)
         more = np.minimum(counts + added * width, sizes)
         assert np.array_equal(more, counts) or case.cost(more) > limit["cost"] * (1 + 1e-12)
+
+
+@settings(max_examples=300)
+@given(cases())
+def test_the_best_layer_of_a_list_stays(case):
+    flags = case.filling().choose(case.rank, {"cost": 0.0})
+    starts = np.cumsum([0, *case.layout.sizes])
+    for layers in case.layout.lists:
+        positions = starts[list(layers)]
+        assert flags[positions].sum() == 1
+        assert case.rank[positions][flags[positions]] == case.rank[positions].max()
 
 
 @settings(max_examples=300)

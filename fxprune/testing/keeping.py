@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 @st.composite
 def keep_sets(draw: DrawFn, gated: "nn.Module | Analysis") -> dict[str, list[bool]]:
-    """Random keep-sets: no group is empty, tied ones keep equal shares, a layer of every list stays,
-    everything may be open.
+    """Random keep-sets: no group is empty, tied ones keep equal shares, everything may be open.
+
+    A layer of every list stays.
 
     They shrink towards everything open.
 

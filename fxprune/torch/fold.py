@@ -12,8 +12,8 @@ from fxprune.arguments import flag
 from fxprune.errors import InputError, KeepSetError
 from fxprune.garbage import collected_later
 from fxprune.passes.analyse import analyse
-from fxprune.passes.depth import taken_apart
 from fxprune.passes.fold import FoldPlan, KeepSet, plan_fold
+from fxprune.passes.whole_layers import taken_apart
 from fxprune.torch.backend.configuration import configure, follow, is_configured, lowers
 from fxprune.torch.backend.consuming import Promises
 from fxprune.torch.backend.copying import copy_module

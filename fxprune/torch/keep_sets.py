@@ -12,9 +12,9 @@ from fxprune.arguments import near, refusal, shown
 from fxprune.errors import InputError
 from fxprune.keep_sets import by_name, flags_of
 from fxprune.layout import Layout
-from fxprune.passes.depth import check_layers
 from fxprune.passes.fold import check_keep_set
 from fxprune.passes.ties import check_ties, steps_of
+from fxprune.passes.whole_layers import check_layers
 from fxprune.ranking import completed, group_norm
 from fxprune.torch.criteria import weight_of
 from fxprune.torch.gates.module import PREFIX
@@ -27,11 +27,11 @@ class GroupInfo:
     """One line of `groups`: `label` says place and kind; `pin` is empty for what is free.
 
     `kind` is "hidden", "heads", "kv heads", "head dimension", "MLP width", "experts", "vocabulary",
-    "channel", "branch" or "layer"; `place` is the module that it belongs to, "" for the model. `tied` names
-    the groups of which it keeps the same share, because the model's code computes one size from the
-    other: half of the heads with half of the channels. It keeps a multiple of `unit`. What does not
-    keep all keeps `least` positions or more, in a multiple of `multiple`: as many experts as a
-    router chooses.
+    "channel", "branch" or "layer"; `place` is the module that it belongs to, "" for the model.
+    `tied` names the groups of which it keeps the same share, because the model's code computes one
+    size from the other: half of the heads with half of the channels. It keeps a multiple of `unit`.
+    What does not keep all keeps `least` positions or more, in a multiple of `multiple`: as many
+    experts as a router chooses.
     """
 
     name: str

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fxprune.errors import InputError
-from fxprune.passes.depth import put_together
+from fxprune.passes.whole_layers import put_together
 from fxprune.reports import Report, costs_at, describe
 from fxprune.timing import median_ms
 from fxprune.torch.backend.configuration import is_configured

@@ -19,8 +19,8 @@ from fxprune.errors import InputError
 from fxprune.layout import layout_of
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.carry import Origin, carried, carried_ties
-from fxprune.passes.depth import layers_again
 from fxprune.passes.fold import Slice
+from fxprune.passes.whole_layers import layers_again
 from fxprune.torch.backend.configuration import carried_rules
 from fxprune.torch.backend.fold import by_parameter, sliced
 from fxprune.torch.backend.generated import is_generated

@@ -20,7 +20,14 @@ from fxprune.passes.ties import is_at, place_in_block, uniform_ties
 from fxprune.testing import keep_sets
 from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.record import record_of
-from tests.torch.test_language_models import generated, gpt2, llama, tokens
+from tests.torch.test_language_models import (
+    assert_goes_on,
+    generated,
+    gpt2,
+    llama,
+    telling,
+    tokens,
+)
 
 ROOT = Path(__file__).parents[2]
 COMMON = {"vocab_size": 50, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -360,15 +367,103 @@ def test_without_it_they_do_not():
     assert len({layer["up"].out_features for layer in folded.layers}) > 1
 
 
-def test_branches_of_uniform_blocks_close_together():
-    gated = fxprune.prepare(llama(), {"input_ids": tokens()}, uniform=True)
-    whole = [group for group in fxprune.groups(gated) if group.kind in ("branch", "layer")]
-    assert [(group.label, group.name) for group in whole] == [
-        (f"model.layers.{number}: layer", f"model.layers.{number}") for number in range(2)
-    ]
-    fxprune.set_keep_set(gated, {"model.layers.0: layer": [False]})
+def whole(gated: Any) -> list[str]:
+    """The labels of what is there or not."""
+    return [group.label for group in fxprune.groups(gated) if group.kind in ("branch", "layer")]
+
+
+def deeper(name: str) -> Any:
+    """A decoder of three layers."""
+    torch.manual_seed(0)
+    more: dict[str, Any] = {"num_hidden_layers": 3}
+    if name == "gpt2":
+        more = {"n_layer": 3}
+    if name == "gpt_neo":
+        more = {"num_layers": 3, "attention_types": [[["global"], 3]]}
+    config = transformers.AutoConfig.for_model(name, **{**DECODERS[name], **more})
+    return telling(transformers.AutoModelForCausalLM.from_config(config))
+
+
+def without_a_layer(gated: Any, number: int) -> Any:
+    """Folded without a layer, and with half of all else where equal shares allow that."""
+    keep = {group.label: [False] for group in fxprune.groups(gated) if group.kind == "layer"}
+    keep = {label: [not label.endswith(f".{number}: layer")] for label in keep}
+    for group in fxprune.groups(gated):
+        if not group.pin and not group.tied and group.unit == group.multiple == 1 < group.size:
+            keep[group.label] = [index < group.size // 2 for index in range(group.size)]
+    fxprune.set_keep_set(gated, keep)
+    return fxprune.fold(gated).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("llama", 0),
+        pytest.param("llama", 2, marks=pytest.mark.slow),
+        *(pytest.param(n, 1, marks=pytest.mark.slow) for n in DECODERS if n != "llama"),
+    ],
+)
+def test_a_decoder_of_fewer_layers_comes_back_from_its_configuration(name, number, tmp_path):
+    model = deeper(name)
+    gated = fxprune.prepare(model, {"input_ids": tokens()}, target=1.0, uniform=True).eval()
+    if (name, number) not in STAYING:
+        assert any(label.endswith(f".{number}: layer") for label in whole(gated))
+    folded = without_a_layer(gated, number)
+    assert generated_code(folded) == {}
+    assert fxprune.report(folded, latency=False).configured
+    assert (logits(gated, tokens()) - logits(folded, tokens())).abs().max() < 1e-5
+    for length in (5, 9):
+        assert_goes_on(folded, length)
+    loaded: Any = fxprune.load(fxprune.save(folded, tmp_path / "own"), deeper(name)).eval()
+    assert loaded.config.to_dict() == folded.config.to_dict()
+    folded.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    said = generated(folded, tokens(9), use_cache=True)
+    assert torch.equal(said, generated(folded, tokens(9), use_cache=False))
+    for other in (loaded, again):
+        assert torch.equal(logits(folded, tokens()), logits(other, tokens()))
+        assert torch.equal(said, generated(other, tokens(9), use_cache=True))
+
+
+STAYING: set[tuple[str, int]] = set()
+"""Layers that stay."""
+
+
+def test_layers_go_by_their_influence_and_widths_with_them():
+    model = deeper("llama")
     with torch.no_grad():
-        gated.model.layers[0] = Nothing()
+        model.model.layers[1].mlp.down_proj.weight.mul_(1e-3)
+        model.model.layers[1].self_attn.o_proj.weight.mul_(1e-3)
+    data = [{"input_ids": tokens()}]
+    folded = uniform(model, 0.5, method="block_influence", data=data)
+    assert folded.config.num_hidden_layers == len(folded.model.layers) < 3
+    assert folded.config.intermediate_size < 24 or folded.config.num_hidden_layers == 1
+    kept = fxprune.report(folded, latency=False)
+    assert [row.kept for row in kept.rows if row.title == "model.layers.1: layer"] == [0]
+    assert kept.after["params"] <= 0.5 * kept.before["params"]
+
+
+def test_layers_are_named_like_other_kinds():
+    options: dict[str, Any] = {"target": 1.0}
+    layers = [f"layers.{number}: layer" for number in range(3)]
+    both = ["layers.*.up", "*: layer"]
+    assert whole(fxprune.prepare(Blocks(), torch.randn(2, 5), uniform=both, **options)) == layers
+    depth = fxprune.prepare(Blocks(), torch.randn(2, 5), uniform="*: layer", **options)
+    assert whole(depth) == layers
+    assert all(not group.tied for group in fxprune.groups(depth))
+    options |= {"uniform": True, "ignore": ["*: layer"]}
+    assert whole(fxprune.prepare(Blocks(), torch.randn(2, 5), **options)) == []
+
+
+def test_a_list_keeps_one_of_its_layers():
+    gated = fxprune.prepare(Blocks(), torch.randn(2, 5), target=1.0, uniform=True)
+    with pytest.raises(fxprune.KeepSetError, match="layers keeps none of 3 layers"):
+        fxprune.set_keep_set(gated, {label: [False] for label in whole(gated)})
+    small = fxprune.prepare(Blocks(), torch.randn(2, 5), target=0.2, uniform=True)
+    ranks = {f"layers.{number}": [float(number)] for number in range(3)}
+    fxprune.reach_target(small, ranks)
+    kept = [fxprune.keep_set(small)[name].item() for name in ranks]
+    assert kept == [False, False, True]
 
 
 def test_a_pattern_that_matches_nothing_is_refused_with_the_places():

@@ -146,7 +146,8 @@ def sayable_layers(model: nn.Module, layers: Iterable[str]) -> set[str]:
             gone = [entry == name for entry in entries]
             made = _with_fewer_layers(oracle, path, gone)
             left = [own for own, goes in zip(shapes, gone, strict=True) if not goes]
-            if made and left == [shapes_of(each) for each in made[1].get_submodule(path).children()]:
+            others = made[1].get_submodule(path).children() if made else ()
+            if left == [shapes_of(layer) for layer in others]:
                 found.update(joined(path, each) for each in (names if alike else [name]))
     return found
 

@@ -15,12 +15,12 @@ from fxprune.errors import FxpruneError
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Space, concat, interpret, product, spaces
 from fxprune.passes.branches import Branch, find_branches, parameters_of
-from fxprune.passes.depth import joined_branch
 from fxprune.passes.facts import Types
 from fxprune.passes.fold import FoldPlan, KeepSet, plan_fold
 from fxprune.passes.gate import GatePlan, plan_gates
 from fxprune.passes.groups import Group
 from fxprune.passes.infer import infer
+from fxprune.passes.whole_layers import joined_branch
 from fxprune.torch.backend.outline import Recording
 from fxprune.torch.frontend.forward import Use
 from fxprune.torch.frontend.module_calls import Given, forms_of, hands_more, inputs_of

@@ -28,10 +28,10 @@ def whole_layers(analysis: Analysis) -> tuple[Branch, ...]:
     Ensures: no two of them share nodes; each joins branches of `analysis`.
     """
     weights = _weights_by_entry(analysis.graph)
-    read = {b.name: parameters_of(analysis.graph, b.nodes) for b in analysis.branches}
+    entries = _Entries(analysis)
     by_place: dict[str, list[Branch]] = {}
     for path, own in sorted(weights.items(), key=lambda item: item[0].count(".")):
-        layer = _layer_of(analysis, path, own, read)
+        layer = entries.layer_of(path, own)
         if layer is not None:
             by_place.setdefault(place_in_block(f"{path}."), []).append(layer)
     found: list[Branch] = []
@@ -107,20 +107,28 @@ def check_layers(keep: Mapping[str, Sequence[bool]], analysis: Analysis) -> None
             raise KeepSetError(f"{path} keeps none of {len(names)} layers: keep at least one")
 
 
-def _layer_of(
-    analysis: Analysis, path: str, own: frozenset[str], read: Mapping[str, frozenset[str]]
-) -> Branch | None:
-    """The branches inside of an entry of a list as one, if its `own` weights are all in them."""
-    others = {value.name for value in analysis.graph.parameters if value.trained} - own
-    inside = [b for b in analysis.branches if read[b.name] & own and not read[b.name] & others]
-    nodes = {node for branch in inside for node in branch.nodes}
-    readers = (n for n in analysis.graph.nodes if any(v and v.name in own for v in n.inputs))
-    if not inside or any(node.name not in nodes for node in readers):
-        return None
-    taken = {item.name for item in analysis.items}
-    name = path if path not in taken else f"{path}: {Kind.LAYER}"
-    called = Branch(name, (), (), path, f"{path}: {Kind.LAYER}", Kind.LAYER)
-    return joined_branch(called, inside)
+class _Entries:
+    """Which branches and nodes read which parameters, computed once."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self._analysis = analysis
+        self._users = analysis.graph.users()
+        trained = {value.name for value in analysis.graph.parameters if value.trained}
+        branches, graph = analysis.branches, analysis.graph
+        self._read = {b.name: parameters_of(graph, b.nodes) & trained for b in branches}
+        self._taken = {item.name for item in analysis.items}
+
+    def layer_of(self, path: str, own: frozenset[str]) -> Branch | None:
+        """The branches in an entry of a list as one, if its `own` weights are all in them."""
+        read = self._read
+        inside = [b for b in self._analysis.branches if read[b.name] and read[b.name] <= own]
+        nodes = {node for branch in inside for node in branch.nodes}
+        readers = {user.name for name in own for user in self._users.get(name, ())}
+        if not inside or not readers <= nodes:
+            return None
+        label = f"{path}: {Kind.LAYER}"
+        name = path if path not in self._taken else label
+        return joined_branch(Branch(name, (), (), path, label, Kind.LAYER), inside)
 
 
 def _weights_by_entry(graph: Graph) -> dict[str, frozenset[str]]:

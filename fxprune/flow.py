@@ -6,18 +6,17 @@ depend on how it is cut into batches.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from fxprune.errors import InputError
-from fxprune.ir import Node, Value, ValueKind
+from fxprune.ir import Value, ValueKind
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import spaces
-from fxprune.passes.branches import Branch
+from fxprune.passes.branches import ends_of
 from fxprune.passes.facts import Reader
-from fxprune.passes.kinds import PARTIAL_ADDITIONS
 from fxprune.ranking import WeightOf, along, finite, measured, parts_of, readers
 
 
@@ -239,26 +238,8 @@ def _sums(analysis: Analysis) -> Iterator[_Sum]:
         return max((occurring[s] for s in spaces(analysis.types.axes[value.name][dim])), default=0)
 
     for branch in analysis.branches:
-        for whole, others in _ends(branch, nodes):
+        for whole, others in ends_of(branch, nodes):
             dims = range(min(1, len(whole.shape) - 1), len(whole.shape))
             if others and dims:
                 dim = max(dims, key=lambda dim: channels(whole, dim))
                 yield _Sum(branch.name, whole, others, dim)
-
-
-def _ends(branch: Branch, nodes: Mapping[str, Node]) -> Iterable[tuple[Value, tuple[Value, ...]]]:
-    """The sums that a branch ends in, with what they are without it.
-
-    A layer adds to its own sum: what it ends in is without it what it begins with.
-    """
-    ends: dict[str, tuple[Value, tuple[Value, ...]]] = {}
-    for addition, operand in branch.places:
-        node = nodes[addition]
-        summands = node.inputs[:1] if node.op in PARTIAL_ADDITIONS else node.inputs
-        others: list[Value] = []
-        for place, value in enumerate(summands):
-            if value is not None and place != operand:
-                others += ends.pop(value.name, (value, (value,)))[1]
-        whole = node.outputs[0]
-        ends[whole.name] = whole, tuple(others)
-    return ends.values()

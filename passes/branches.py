@@ -8,7 +8,7 @@ Every addition keeps the operand with the fewest exclusive producers: its skip.
 """
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import networkx as nx
@@ -69,6 +69,27 @@ def parameters_of(graph: Graph, nodes: Collection[str]) -> frozenset[str]:
     """The parameters that some nodes read, by their names."""
     inside = set(nodes)
     return frozenset(name for n in graph.nodes if n.name in inside for name in _parameters(n))
+
+
+def ends_of(
+    branch: Branch, nodes: Mapping[str, Node]
+) -> tuple[tuple[Value, tuple[Value, ...]], ...]:
+    """The sums that a branch ends in, each with what it is without the branch.
+
+    What adds to its own sum, as a layer does, ends where it has added all; without it that is what
+    it begins with.
+    """
+    ends: dict[str, tuple[Value, tuple[Value, ...]]] = {}
+    for addition, operand in branch.places:
+        node = nodes[addition]
+        summands = node.inputs[:1] if node.op in PARTIAL_ADDITIONS else node.inputs
+        others: list[Value] = []
+        for place, value in enumerate(summands):
+            if value is not None and place != operand:
+                others += ends.pop(value.name, (value, (value,)))[1]
+        whole = node.outputs[0]
+        ends[whole.name] = whole, tuple(others)
+    return tuple(ends.values())
 
 
 def find_branches(graph: Graph) -> tuple[Branch, ...]:

@@ -3,8 +3,8 @@
     model.layers.3: layer       model.layers.3: attention and MLP
 
 If they close together, nothing of the layer is left, and the list can be shorter. A layer is whole
-if all its weights are in its branches, and if that is so at the same place in other blocks. Of
-lists inside of one another the outermost counts.
+if all its weights are in its branches, each of which adds to the sum of the one before, and if it
+is so at the same place in other blocks. Of lists inside of one another the outermost counts.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import TypeVar
 from fxprune.errors import KeepSetError
 from fxprune.ir import Graph
 from fxprune.passes.analyse import Analysis
-from fxprune.passes.branches import Branch, parameters_of
+from fxprune.passes.branches import Branch, ends_of, parameters_of
 from fxprune.passes.cost import homes_of_parameters, lies_in
 from fxprune.passes.roles import Kind
 from fxprune.passes.ties import place_in_block
@@ -112,6 +112,7 @@ class _Entries:
 
     def __init__(self, analysis: Analysis) -> None:
         self._analysis = analysis
+        self._nodes = {node.name: node for node in analysis.graph.nodes}
         self._users = analysis.graph.users()
         trained = {value.name for value in analysis.graph.parameters if value.trained}
         branches, graph = analysis.branches, analysis.graph
@@ -128,7 +129,9 @@ class _Entries:
             return None
         label = f"{path}: {Kind.LAYER}"
         name = path if path not in self._taken else label
-        return joined_branch(Branch(name, (), (), path, label, Kind.LAYER), inside)
+        layer = joined_branch(Branch(name, (), (), path, label, Kind.LAYER), inside)
+        ways = min(len(branch.places) for branch in inside)
+        return layer if len(ends_of(layer, self._nodes)) == ways else None
 
 
 def _weights_by_entry(graph: Graph) -> dict[str, frozenset[str]]:

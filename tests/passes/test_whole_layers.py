@@ -61,6 +61,12 @@ def test_what_keeps_weights_elsewhere_is_no_whole_layer():
     assert paths(stack(*((NORMED, path) for _, path in THREE))) == []
 
 
+def test_branches_that_add_to_something_else_than_one_another_are_no_layer():
+    turned = LAYER.replace("linear(s{n},", "linear(r{n},").replace("add(s{n}, m", "add(r{n}, m")
+    turned = turned.replace("    u{n}", "    r{n}[2, 4] = elementwise(s{n})\n    u{n}")
+    assert paths(stack(*((turned, path) for _, path in THREE))) == []
+
+
 def test_one_block_alone_is_no_layer_of_a_list():
     assert paths(stack((LAYER, "layers.0"))) == []
     assert paths(stack((LAYER, "first"), (LAYER, "second"))) == []

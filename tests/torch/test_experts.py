@@ -167,6 +167,17 @@ def test_norms_tell_what_experts_are_worth():
     assert int(worth[EXPERTS].argmin()) == 2
 
 
+def test_what_is_left_of_experts_returns_its_scores_and_their_loss():
+    gated = prepared("mixtral")
+    fxprune.set_keep_set(gated, {EXPERTS: [True, True, False, True]})
+    folded = fxprune.fold(gated).train()
+    told = folded(tokens(), labels=tokens(), output_router_logits=True)
+    assert told.router_logits[1].shape[-1] == 3
+    assert told.aux_loss > 0
+    told.loss.backward()
+    assert folded.model.layers[1].mlp.gate.weight.grad.abs().sum() > 0
+
+
 def test_scores_that_the_model_returns_pin_experts():
     model = mixture("mixtral", output_router_logits=True)
     groups = fxprune.groups(fxprune.prepare(model, {"input_ids": tokens()}))

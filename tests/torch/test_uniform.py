@@ -1,5 +1,6 @@
 """Equal numbers at equal places in repeated blocks, and configurations that follow."""
 
+import functools
 import json
 import logging
 import subprocess
@@ -49,6 +50,7 @@ MIXTURES = {
     "qwen3_moe": {**EXPERTS, "head_dim": 4},
     "olmoe": EXPERTS,
     "deepseek_v3": {**EXPERTS, **LATENT, "n_routed_experts": 8, "n_group": 2, "topk_group": 1},
+    "phimoe": {**LLAMA, "num_local_experts": 4},
 }
 """Decoders whose experts are stacked; a router chooses two of them for each token."""
 DECODERS = {
@@ -141,6 +143,65 @@ def encoder_decoder(name: str) -> tuple[Any, dict[str, Tensor]]:
         model = transformers.WhisperForConditionalGeneration(config)
         return model.eval(), {"input_features": torch.randn(2, 8, 20)}
     return transformers.AutoModelForSeq2SeqLM.from_config(config).eval(), {"input_ids": tokens(9)}
+
+
+def telling_nothing_of_its_encoder(model: Any) -> Any:
+    """The same model by a class that returns no states of the encoder."""
+    kind: Any = type(model)
+
+    class Quiet(kind):
+        @functools.wraps(kind.forward)
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            told = super().forward(*args, **kwargs)
+            return type(told)({k: v for k, v in told.items() if k != "encoder_last_hidden_state"})
+
+    model.__class__ = Quiet
+    return model
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of Whisper's generate, about its own arguments
+@pytest.mark.parametrize(
+    ("name", "follows"), [("mt5", True), ("pegasus", True), ("whisper", True), ("marian", False)]
+)
+def test_the_stream_of_an_encoder_decoder_goes_where_nobody_is_told_of_it(name, follows, tmp_path):
+    model, source = encoder_decoder(name)
+    kind = type(model)
+    example = {**source, "decoder_input_ids": tokens()}
+    kept = fxprune.groups(fxprune.prepare(model, example, target=1.0, uniform=True))
+    assert "network output" in {group.pin for group in kept if group.kind == "hidden"}
+    gated = fxprune.prepare(
+        telling_nothing_of_its_encoder(model), example, target=1.0, uniform=True
+    )
+    free = [g for g in fxprune.groups(gated) if g.kind == "hidden" and not g.pin]
+    assert bool(free) == follows  # what Marian's tables of positions are filled by is no checkpoint
+    halves = {
+        group.name: [index < group.size // 2 for index in range(group.size)]
+        for group in fxprune.groups(gated)
+        if not group.pin and group.size > 1
+    }
+    fxprune.set_keep_set(gated, halves)
+    folded = fxprune.fold(gated).eval()
+    assert generated_code(folded) == {}
+    assert folded.config.d_model == (8 if follows else 16)
+    folded.save_pretrained(tmp_path)
+    again = kind.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(folded(**example).logits, again(**example).logits)
+    said = answers(folded, source, 5, use_cache=True)
+    assert torch.equal(said, answers(again, source, 5, use_cache=False))
+
+
+def test_tables_that_no_checkpoint_holds_keep_their_size(tmp_path):
+    config = transformers.XGLMConfig(
+        vocab_size=50, d_model=16, ffn_dim=24, num_layers=2, attention_heads=4, pad_token_id=0
+    )
+    model = telling(transformers.XGLMForCausalLM(config))
+    folded = uniform(model, 0.9)
+    assert (folded.config.d_model, folded.config.ffn_dim < 24) == (16, True)
+    folded.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(folded, tokens()), logits(again, tokens()))
 
 
 def answers(model: Any, source: dict[str, Tensor], length: int, use_cache: bool) -> Tensor:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TypeVar
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, Prod, Sum, spaces
@@ -31,6 +31,7 @@ from fxprune.torch.backend.constructor import (
     open_numbers,
     set_number,
     shapes_of,
+    unsaved_tensors,
     whole_numbers,
 )
 from fxprune.torch.backend.elimination import Elimination, Name, Place
@@ -298,10 +299,14 @@ def _power(before: float, after: float) -> Fraction | None:
 def _places(model: nn.Module, program: Program, analysis: Analysis) -> list[Place]:
     """Axes of parameters and attributes of modules, by what they are the products of.
 
-    What the graph does not have, and fractions, such as scales, must stay.
+    What the graph does not have, and fractions, such as scales, must stay; so must tables that are
+    not saved, since the constructor fills them by their size.
     """
     places: dict[Place, None] = {}
     axes = analysis.types.axes
+    for name in unsaved_tensors(model):
+        for dim in range(len(axes.get(name, ()))):
+            places[name, dim, (f"{name}:{dim}",)] = None
     others = {name for names in program.aliases.values() for name in names[1:]}
     for name, tensor in model.state_dict(keep_vars=True).items():
         for dim, size in enumerate(tensor.shape):
@@ -331,7 +336,7 @@ def _sizes(model: nn.Module | None, places: Iterable[Place]) -> dict[Place, floa
     """The sizes (and fractions) at places that a model has."""
     if model is None:
         return {}
-    tensors = model.state_dict(keep_vars=True)
+    tensors: dict[str, Tensor] = {**dict(model.named_buffers()), **model.state_dict(keep_vars=True)}
     modules = dict(model.named_modules())
     found: dict[Place, float] = {}
     for place in places:

@@ -125,3 +125,12 @@ def numbers_kept_by(module: nn.Module) -> dict[str, Any]:
 def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
     """The shapes of all tensors in a model's state, by name."""
     return {name: tensor.shape for name, tensor in model.state_dict(keep_vars=True).items()}
+
+
+def unsaved_tensors(model: nn.Module) -> list[str]:
+    """The tensors that are in no checkpoint: buffers that are not persistent, and what classes of
+    transformers leave out."""
+    patterns = getattr(model, "_keys_to_ignore_on_save", None) or ()
+    saved = {name for name in model.state_dict() if not any(re.search(p, name) for p in patterns)}
+    tensors = (*model.named_parameters(), *model.named_buffers())
+    return [name for name, _ in tensors if name not in saved]

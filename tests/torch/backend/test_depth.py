@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 import fxprune
-from fxprune.torch.backend.depth import moved_up, renamed
+from fxprune.torch.backend.depth import moved_up, renamed, sayable_layers
 from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.precision import relative_error
@@ -149,3 +150,14 @@ def test_what_a_checkpoint_takes_out_has_to_be_there(tmp_path):
     fxprune.save(folded, tmp_path / "folded")
     with pytest.raises(fxprune.CheckpointError, match="nothing to take out"):
         fxprune.load(tmp_path / "folded", ByNumber(Activated))
+
+
+def test_layers_that_no_number_leaves_out_are_told_from_those_that_one_does():
+    config = DeepseekV3Config(
+        vocab_size=50, hidden_size=16, num_hidden_layers=3, first_k_dense_replace=1
+    )
+    with torch.device("meta"):
+        model = DeepseekV3ForCausalLM(config)
+    layers = [f"model.layers.{number}" for number in range(3)]  # the first has no experts
+    assert sayable_layers(model, layers) == {"model.layers.1", "model.layers.2"}
+    assert sayable_layers(Network(), ["layers.0", "layers.1"]) == {"layers.0", "layers.1"}

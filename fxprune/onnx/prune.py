@@ -121,7 +121,7 @@ def prune_onnx(
         least: the share of its positions that every group keeps at least, or shares by the
             beginning of its name, a pattern, or a kind, as for `prepare`.
         uniform: whether groups of one size at one place in repeated blocks keep the same number, or
-            patterns or kinds of those that do; whole branches of such blocks then stay.
+            patterns or kinds of those that do; of such blocks whole layers close, no other branch.
         ignore: initialisers to leave alone, by name, beginning or pattern, or groups by kind, as
             for `prepare`.
         shapes: shapes of inputs by name, where what the file leaves open matters.

@@ -118,9 +118,10 @@ def prepare(
             False these are pruned as well; `fold` then generates code for the modules concerned.
         uniform: whether groups of one size at the same place in repeated blocks, such as the MLPs
             of all layers, keep the same number of positions; or patterns or kinds, `"*.mlp"` or
-            `"*: heads"`, of those that do. Whole branches of such blocks then stay. What `fold`
-            returns has a `config`, if the model has one, from which its class makes a model of
-            these sizes.
+            `"*: heads"`, of those that do. Of such blocks whole layers close, all their branches
+            together, and nothing else that is a branch; `ignore=["*: layer"]` keeps them all. What
+            `fold` returns has a `config`, if the model has one, from which its class makes a model
+            of these sizes.
         method: how gates learn: "static", "consensus", "autobot" or "hard_concrete", or one of
             `Static`, `Consensus`, `AutoBot`, `HardConcrete` with settings.
         shrink_every: after this many steps, again and again until the target is reached, closed

@@ -170,7 +170,7 @@ def test_norms_tell_what_experts_are_worth():
 def test_what_is_left_of_experts_returns_its_scores_and_their_loss():
     gated = prepared("mixtral", uniform=True)
     experts = [group.name for group in fxprune.groups(gated) if group.kind == "experts"]
-    fxprune.set_keep_set(gated, dict.fromkeys(experts, [True, True, False, True]))
+    fxprune.set_keep_set(gated, {name: [True, True, False, True] for name in experts})
     folded = fxprune.fold(gated).train()
     assert folded.config.num_local_experts == 3
     told = folded(tokens(), labels=tokens(), output_router_logits=True)

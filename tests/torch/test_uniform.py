@@ -322,6 +322,27 @@ def test_numbers_that_a_configuration_leaves_open_are_written():
     assert gpt2().config.n_inner is None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DECODERS)
+def test_no_decoder_has_layers_of_numbers_of_their_own(name):
+    """Where one has, configurations could follow without `uniform`."""
+    known = transformers.AutoConfig.for_model(name, **DECODERS[name])
+    for attribute, value in list(vars(known).items()):
+        if type(value) is not int or value < 4 or attribute.startswith("_"):
+            continue
+        config = transformers.AutoConfig.for_model(name, **DECODERS[name])
+        try:
+            config.per_layer_config = {1: {attribute: value // 2}}
+            with torch.device("meta"):
+                model = transformers.AutoModelForCausalLM.from_config(config)
+        except Exception:  # they refuse it, each in its own way
+            continue
+        layers = next(m for m in model.modules() if isinstance(m, nn.ModuleList))
+        named = [dict(layer.named_parameters()) for layer in layers]
+        same = named[0].keys() & named[1].keys()
+        assert all(named[0][n].shape == named[1][n].shape for n in same), attribute
+
+
 def test_words_of_a_configuration_are_not_its_sizes():
     model = llama()
     model.config.name_or_path = "somebody/llama"  # which its modules keep as it was

@@ -224,6 +224,23 @@ def test_layers_behind_one_that_is_gone_move_up(shard, tmp_path):
     assert_same(expected, fxprune.load(out, model))
 
 
+@pytest.mark.slow
+def test_whole_layers_and_widths_go_together(tmp_path):
+    config = transformers.AutoConfig.for_model("llama", **DECODERS["llama"])
+    config.num_hidden_layers = 3
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    dense = saved(model, tmp_path / "dense", "6KB")
+    gated = fxprune.prepare(model.eval(), model.dummy_inputs, target=1.0, uniform=True)
+    keep = {g.name: [True, False] * 12 for g in fxprune.groups(gated) if g.kind == "MLP width"}
+    keep["model.layers.1"] = [False]
+    fxprune.set_keep_set(gated, keep)
+    out = fxprune.prune_checkpoint(dense, tmp_path / "out", keep_set=keep)
+    got = type(model).from_pretrained(out)
+    assert (got.config.num_hidden_layers, got.config.intermediate_size) == (2, 12)
+    assert_same(fxprune.fold(gated), got)
+    assert_same(got, fxprune.load(out, model))
+
+
 # Sizes that no configuration says -------------------------------------------------------------
 
 

@@ -411,6 +411,26 @@ def test_shrinking_keeps_the_configuration_true(tmp_path):
     assert torch.equal(logits(folded, tokens()), logits(again, tokens()))
 
 
+@pytest.mark.slow
+def test_shrinking_takes_whole_layers_along(tmp_path):
+    options: dict[str, Any] = {"target": {"params": 0.9}, "steps": 5, "uniform": True}
+    gated = fxprune.prepare(deeper("llama"), {"input_ids": tokens()}, **options)
+    optimizer = torch.optim.SGD(gated.parameters(), lr=0.01)
+    gated(input_ids=tokens(), labels=tokens()).loss.backward()
+    optimizer.step()
+    fxprune.set_keep_set(gated.eval(), {"model.layers.1": [False]})
+    before = logits(gated, tokens())
+    assert fxprune.shrink(gated, optimizer)
+    assert whole(gated) == ["model.layers.0: layer", "model.layers.2: layer"]
+    folded = fxprune.fold(gated).eval()
+    assert folded.config.num_hidden_layers == 2
+    for model in (gated, folded):
+        assert (logits(model, tokens()) - before).abs().max() < 1e-5
+    folded.save_pretrained(tmp_path)
+    again = type(folded).from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(again, tokens()), logits(folded, tokens()))
+
+
 class Blocks(nn.Module):
     """Three blocks of one kind, without a configuration."""
 
@@ -593,3 +613,14 @@ def test_files_keep_equal_numbers_too(uniform, tmp_path):
         numbers.append({sum(flags) for name, flags in keep.items() if ".up" in name})
     assert len(numbers[0]) > 1
     assert len(numbers[1]) == 1
+
+
+def test_files_lose_whole_layers_too(tmp_path):
+    torch.manual_seed(0)
+    file = fxprune.export_onnx(Blocks().eval(), tmp_path / "blocks.onnx", torch.randn(2, 5))
+    data = [torch.randn(8, 5).numpy()]
+    options: dict[str, Any] = {"uniform": True, "method": "block_influence", "data": data}
+    found = fxprune.prune_onnx(file, target=0.6, **options)
+    layers = {name: flags[0] for name, flags in found.keep_set.items() if name[:-1] == "layers."}
+    assert sorted(layers) == ["layers.0", "layers.1", "layers.2"]
+    assert 0 < sum(layers.values()) < 3

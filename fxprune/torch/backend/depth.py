@@ -131,9 +131,10 @@ def follow_depth(model: nn.Module, path: str, gone: Sequence[bool]) -> None:
 def sayable_layers(model: nn.Module, layers: Iterable[str]) -> set[str]:
     """Those of some layers without each of which a configuration can say a model of the others.
 
-    All of them if there is no configuration. Where layers are of one kind, one is tried for all.
+    All of them if no configuration makes the model. Where layers are of one kind, one is tried for
+    all.
     """
-    oracle = Constructor.named_by(model)
+    oracle = Constructor.of(model)
     if oracle is None:
         return set(layers)
     found: set[str] = set()

@@ -45,6 +45,7 @@ from examples.language_model import (
     train,
 )
 from examples.language_model import corpus as whole_corpus
+from fxprune.criteria import ON_FLOW
 from fxprune.torch.criteria import METHODS
 
 REMOVED = (0.2, 0.5)
@@ -53,6 +54,9 @@ PEERS = {
     "magnitude": tp.importance.GroupMagnitudeImportance,
     "taylor": tp.importance.GroupTaylorImportance,
 }
+RANKING_DEPTH = (*ON_FLOW, "saliency", "taylor")
+"""What ranks layers among channels."""
+WIDTH_ALONE = "fxprune, layers stay,"
 Row = dict[str, Any]
 
 
@@ -133,9 +137,9 @@ class Experiment:
         row["s"] = taken + self.seconds(lambda: learn(teacher=self.dense))
         return {**row, "bits": self.bits(model)}
 
-    def ours(self, method: str, removed: float, uniform: bool) -> Any:
-        """Pruned by fxprune."""
-        options = {"method": method, "uniform": uniform}
+    def ours(self, method: str, removed: float, uniform: bool, kept: tuple[str, ...] = ()) -> Any:
+        """Pruned by fxprune, but for what is kept."""
+        options = {"method": method, "uniform": uniform, "ignore": kept}
         target = {"params": 1 - removed}
         return pruned(self.dense, self.text, self.setting, target=target, **options)
 
@@ -213,6 +217,9 @@ class Experiment:
                 for uniform in (True, False):
                     make = partial(self.ours, method, removed, uniform)
                     yield ("fxprune", method, removed, uniform), partial(self.measured, make)
+                if method in RANKING_DEPTH:
+                    make = partial(self.ours, method, removed, True, ("*: layer",))
+                    yield (WIDTH_ALONE, method, removed, True), partial(self.measured, make)
             for method in PEERS:
                 make = partial(self.theirs, method, removed)
                 yield ("Torch-Pruning", method, removed, True), partial(self.measured, make)

@@ -65,6 +65,7 @@ FILES = (
     "tests/torch/backend/test_masked_forms.py",
     "tests/torch/backend/test_owned.py",
     "tests/torch/backend/test_places.py",
+    "tests/torch/backend/test_constructor.py",
     "tests/torch/backend/test_depth.py",
     "tests/torch/backend/test_proof.py",
     *(f"tests/torch/backend/test_ties.py::{test}" for test in quick_tests(test_ties)),
@@ -84,7 +85,6 @@ FILES = (
             "test_every_number_of_a_configuration_follows",
             "test_a_stream_keeps_multiples_of_heads_where_the_configuration_wants_them",
             "test_a_decoder_of_fewer_layers_comes_back_from_its_configuration[llama-0]",
-            "test_tables_that_no_checkpoint_holds_keep_their_size",
         )
     ),
     "tests/torch/test_consuming.py",

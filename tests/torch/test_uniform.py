@@ -192,19 +192,6 @@ def test_the_stream_of_an_encoder_decoder_goes_where_nobody_is_told_of_it(name, 
     assert torch.equal(said, answers(again, source, 5, use_cache=False))
 
 
-def test_tables_that_no_checkpoint_holds_keep_their_size(tmp_path):
-    config = transformers.XGLMConfig(
-        **{"vocab_size": 50, "d_model": 16, "ffn_dim": 24, "num_layers": 2, "attention_heads": 4},
-        **{"pad_token_id": 0, "scale_embedding": False},
-    )
-    model = telling(transformers.XGLMForCausalLM(config))
-    folded = uniform(model, 0.8)
-    assert (folded.config.d_model, folded.config.ffn_dim < 24) == (16, True)
-    folded.save_pretrained(tmp_path)
-    again = type(model).from_pretrained(tmp_path).eval()
-    assert torch.equal(logits(folded, tokens()), logits(again, tokens()))
-
-
 def answers(model: Any, source: dict[str, Tensor], length: int, use_cache: bool) -> Tensor:
     """Six tokens after the first ones of an answer, by greedy decoding."""
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False, "pad_token_id": 0}

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fxprune.torch.criteria import importance
     from fxprune.torch.distillation import FeatureDistillation, distillation_loss
     from fxprune.torch.export import export_onnx
+    from fxprune.torch.factorise import Factorised, factorise, factors, merge
     from fxprune.torch.fold import fold
     from fxprune.torch.footprint import TrainingCost, training_cost
     from fxprune.torch.gates.consensus import Consensus
@@ -79,6 +80,7 @@ _HOMES = {
     "fxprune.torch.criteria": "importance",
     "fxprune.torch.distillation": "FeatureDistillation distillation_loss",
     "fxprune.torch.export": "export_onnx",
+    "fxprune.torch.factorise": "Factorised factorise factors merge",
     "fxprune.torch.fold": "fold",
     "fxprune.torch.footprint": "TrainingCost training_cost",
     "fxprune.torch.gates.consensus": "Consensus",
@@ -100,6 +102,7 @@ __all__ = [
     "AutoBot",
     "CheckpointError",
     "Consensus",
+    "Factorised",
     "FeatureDistillation",
     "FxpruneError",
     "GroupInfo",
@@ -121,6 +124,8 @@ __all__ = [
     "VerificationError",
     "distillation_loss",
     "export_onnx",
+    "factorise",
+    "factors",
     "fold",
     "fold_onnx",
     "groups",
@@ -128,6 +133,7 @@ __all__ = [
     "inspect_onnx",
     "keep_set",
     "load",
+    "merge",
     "parameter_groups",
     "prepare",
     "prune",

@@ -1,0 +1,240 @@
+"""Layers written as two with the rank between them, exactly; and pairs that do not pay made one.
+
+The rank is a group like any other: gates learn it, criteria rank it, folding makes it physical.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from fxprune.arguments import near
+from fxprune.errors import InputError, NothingToPruneError
+from fxprune.passes.factorisation import FORMS, Form, form_of
+from fxprune.progress import track
+from fxprune.selectors import patterns_of_places, selectors
+from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.checks import check_finite, check_model
+from fxprune.torch.frontend.nests import leaves_of
+from fxprune.torch.pairs import LAYERS, Pair, layer_of, pairs_of, rank_of
+from fxprune.torch.record import is_gated
+from fxprune.torch.splitting import one_layer, two_layers
+from fxprune.torch.turning import turn
+from fxprune.torch.wrapping import check_module
+
+
+@dataclass(frozen=True, slots=True)
+class Factorised:
+    """One line of `factors`: a layer, the form it has or "", its rank, or why it is whole."""
+
+    name: str
+    form: str = ""
+    rank: int = 0
+    reason: str = ""
+
+
+def factorise(
+    model: nn.Module,
+    layers: Iterable[str] | None = None,
+    form: str = "low_rank",
+    *,
+    data: Iterable[Any] | None = None,
+) -> Any:
+    """A model of which layers are two with their rank between them; it computes the same.
+
+    Nothing is smaller yet: at its full rank a pair costs more than its layer. What closes positions
+    of the rank makes it pay, as channels: `prepare` and training, or `prune`; then `merge`.
+
+    >>> import torch, fxprune
+    >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
+    >>> pairs = fxprune.factorise(model, ["0"])
+    >>> pairs[0].first, pairs[0].second
+    (Linear(in_features=8, out_features=8, bias=False), Linear(in_features=8, out_features=32, bias=True))
+
+    Args:
+        model: any module; it is copied and stays as it is.
+        layers: names of layers or of modules that hold some, or patterns, `"*.mlp"`. If missing,
+            all that can be two.
+        form: "low_rank" (a layer of the same kernel with fewer channels, then a pointwise one; of
+            linear layers and embeddings, too), "separable" (a depthwise layer with a multiplier,
+            then a pointwise one) or "spatial" (a layer along the first axis of the kernel, then one
+            along the others).
+        data: batches: an input, perhaps with labels behind, or a mapping of arguments. With them
+            the positions of a rank are the principal components of what the layer returns on
+            them, so that closing the last ones loses least there (Wang et al. 2024); without, those
+            of its weights. Either way the model computes the same.
+
+    Returns:
+        A module of the class of `model`. `factors` says which layers are two, and why others are
+        not: grouped convolutions, shared weights, layers with hooks, subclasses with code of their
+        own.
+
+    Raises:
+        InputError: an argument does not fit, or what is named in `layers` cannot be two.
+        NothingToPruneError: no layer of the model can be.
+    """
+    check_model(model, empty=data is None)
+    check_finite(model)
+    chosen = _chosen(model, layers, form_of(form))
+    return with_pairs(model, dict.fromkeys(chosen, form), data)[0]
+
+
+def merge(model: nn.Module) -> Any:
+    """A model in which every pair that does not do less than its one layer is that layer again.
+
+    Args:
+        model: what `factorise` returned, perhaps pruned and folded since; it stays as it is.
+
+    Raises:
+        InputError: the model is gated: fold it first.
+    """
+    check_module("model", model)
+    if is_gated(model):
+        raise InputError("merge takes what is not gated: fold the gated module first")
+    merged = copy_module(model)
+    for path, pair in pairs_of(merged).items():
+        if not FORMS[pair.form].pays(layer_of(pair), rank_of(pair)):
+            _replace(merged, pair, one_layer(pair))
+    return merged
+
+
+def factors(model: nn.Module) -> list[Factorised]:
+    """Every layer that could be two: its form and rank if it is, else why it is whole."""
+    check_module("model", model)
+    pairs = pairs_of(model)
+    found = [Factorised(path, pair.form, rank_of(pair)) for path, pair in pairs.items()]
+    for path, layer in _candidates(model):
+        reasons = _refusals(model, path, layer, FORMS.values())
+        found.append(Factorised(path, reason=reasons or "nobody asked for it"))
+    order = {path: place for place, (path, _) in enumerate(model.named_modules())}
+    return sorted(found, key=lambda item: order[item.name])
+
+
+# Which layers
+
+
+def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Layers of the classes that can be two, and those of subclasses; not what is in pairs."""
+    inside = tuple(f"{path}." for path in pairs_of(model))
+    for path, module in model.named_modules():
+        if path and isinstance(module, LAYERS) and not path.startswith(inside or ("\0",)):
+            yield path, module
+
+
+def _chosen(model: nn.Module, layers: Any, form: Form) -> list[str]:
+    """The layers that are meant and can have a form."""
+    known = dict(_candidates(model))
+    whole = {path: refusal_of(model, path, layer, form) for path, layer in known.items()}
+    free = [path for path, reason in whole.items() if not reason]
+    if layers is None:
+        if not free:
+            reasons = "\n".join(f"  {path}: {reason}" for path, reason in list(whole.items())[:10])
+            raise NothingToPruneError(
+                f"no layer of this {type(model).__name__} can be {form.name}; what was found:\n"
+                f"{reasons or '  no linear layer, convolution or embedding'}"
+            )
+        return free
+    found: dict[str, None] = {}
+    for selector in selectors("layers", layers):
+        meant = [path for path in known if selector.fits_path(path)]
+        if not meant:
+            raise InputError(
+                f"layers: the model has no layer {selector.text!r} that could be two"
+                f"{near(selector.text, [*known, *patterns_of_places(known)])}"
+            )
+        if not any(path in free for path in meant):
+            raise InputError(f"layers: {meant[0]} cannot be {form.name}: {whole[meant[0]]}")
+        found.update((path, None) for path in meant if path in free)
+    return list(found)
+
+
+def _refusals(model: nn.Module, path: str, layer: nn.Module, forms: Iterable[Form]) -> str:
+    """Why a layer has none of some forms, "" where it has one."""
+    reasons = dict.fromkeys(refusal_of(model, path, layer, form) for form in forms)
+    return "" if "" in reasons else next(iter(reasons), "")
+
+
+def refusal_of(model: nn.Module, path: str, layer: nn.Module, form: Form) -> str:
+    """Why a layer of a model cannot have a form, "" where it can."""
+    if type(layer) not in LAYERS:
+        return f"it is a {type(layer).__name__}, a subclass that may have code of its own"
+    if "forward" in vars(layer) or any(getattr(layer, name, None) for name in _HOOKS):
+        return "it has hooks, or a forward of its own, which expect the layer itself"
+    if not layer.weight.is_floating_point():
+        return f"its weights are {layer.weight.dtype}"
+    if others := [name for name in _names_of(model, layer.weight) if name != f"{path}.weight"]:
+        return f"its weights are those of {others[0]}, too"
+    if holder := _holder_of(model, layer):
+        return f"{holder} holds it in an attribute, beside its modules"
+    if isinstance(layer, nn.Embedding):
+        if form.name != "low_rank":
+            return f"an embedding has no kernel to be {form.name}"
+        if layer.max_norm is not None:
+            return "it limits the norms of its vectors, max_norm"
+    return form.refusal(layer_of(layer))
+
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+def _names_of(model: nn.Module, weight: Any) -> list[str]:
+    """The names that a parameter has by way of different modules."""
+    return [
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name, parameter in module._parameters.items()
+        if parameter is weight
+    ]
+
+
+def _holder_of(model: nn.Module, layer: nn.Module) -> str:
+    """The module that has a layer in a plain attribute, which would go on calling it."""
+    for path, module in model.named_modules():
+        own = {k: v for k, v in vars(module).items() if k not in _OWN_OF_TORCH}
+        if any(leaf is layer for leaf in leaves_of(own)):
+            return path or type(model).__name__
+    return ""
+
+
+_OWN_OF_TORCH = ("_parameters", "_buffers", "_modules")
+
+
+# From one to two and back
+
+
+def with_pairs(
+    model: nn.Module, forms: Mapping[str, str], data: Iterable[Any] | None = None
+) -> tuple[nn.Module, dict[str, np.ndarray]]:
+    """A copy of a model of which some layers, by path, are two of some forms.
+
+    And by path the energies of the positions between them, on data if there is some.
+    """
+    pairs = copy_module(model)
+    energies: dict[str, np.ndarray] = {}
+    for path, form in track(list(forms.items()), "layers factorised"):
+        layer = pairs.get_submodule(path)
+        pair, energies[path] = two_layers(layer, FORMS[form])
+        _replace(pairs, layer, pair)
+    if data is not None:
+        energies |= turn(pairs, data)
+    return pairs, energies
+
+
+def _replace(model: nn.Module, module: nn.Module, other: nn.Module) -> None:
+    """Put a module wherever another one is."""
+    other.train(module.training)
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is module:
+                parent._modules[name] = other

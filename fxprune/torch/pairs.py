@@ -1,0 +1,147 @@
+"""One layer as two with the rank between them.
+
+A pair still answers for the layer it was: what reads the weight or a size of the layer gets those of the product, so code that does more with
+a layer than call it computes what it did.
+"""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fxprune.passes.factorisation import FORMS, Layer
+
+CONVOLUTIONS: Mapping[type[nn.Module], int] = MappingProxyType(
+    {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
+)
+"""Axes of images by class."""
+LAYERS = (nn.Linear, nn.Embedding, *CONVOLUTIONS)
+"""The layers that can be two."""
+
+
+class Pair(nn.Sequential):
+    """Two layers that are one: `first`, and `second`, which has the bias.
+
+    `form` says how (`fxprune/passes/factorisation.py`). `weight` is the product, computed when it
+    is asked for, and sizes are those of the one layer.
+    """
+
+    form: str
+    first: Any
+    second: Any
+
+    @classmethod
+    def of(cls, first: nn.Module, second: nn.Module, form: str) -> "Pair":
+        """Two layers as one."""
+        pair = cls(OrderedDict(first=first, second=second))
+        pair.form = form
+        return pair
+
+    def __getattr__(self, name: str) -> Any:
+        """What the one layer has and the two do not."""
+        modules = self.__dict__.get("_modules", {})
+        if "second" in modules and name in _ANSWERS.get(type(modules["first"]), {}):
+            return _ANSWERS[type(modules["first"])][name](self)
+        return super().__getattr__(name)
+
+    def extra_repr(self) -> str:
+        """The form."""
+        return f"form={self.form}"
+
+
+def layer_of(module: nn.Module) -> Layer:
+    """What passes know of a layer, or of the one that a pair was.
+
+    Requires: it is one of `LAYERS`, or a pair.
+    """
+    if isinstance(module, Pair):
+        return _layer_of_pair(module)
+    if isinstance(module, nn.Embedding):
+        return Layer(module.embedding_dim, module.num_embeddings)
+    if isinstance(module, nn.Linear):
+        return Layer(module.out_features, module.in_features)
+    kernel, strides = (tuple(getattr(module, name)) for name in ("kernel_size", "stride"))
+    conv: Any = module
+    return Layer(conv.out_channels, conv.in_channels, kernel, strides, conv.groups)
+
+
+def _layer_of_pair(pair: Pair) -> Layer:
+    first, second = layer_of(pair.first), layer_of(pair.second)
+    return Layer(second.outputs, first.inputs, _both(pair, "kernel_size"), _both(pair, "stride"))
+
+
+def pairs_of(model: nn.Module) -> dict[str, Pair]:
+    """The layers of a model that are two, by path."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, Pair)}
+
+
+def rank_of(pair: Pair) -> int:
+    """The size of the axis between the two layers, for each matrix."""
+    first = layer_of(pair.first)
+    return first.outputs // first.groups
+
+
+def _both(pair: Pair, name: str) -> tuple[Any, ...]:
+    """A setting along every axis of the kernel, from the layer that has this axis."""
+    if not hasattr(pair.first, name):
+        return ()
+    first, second = (tuple(getattr(layer, name)) for layer in (pair.first, pair.second))
+    own = FORMS[pair.form].in_first
+    return first if own is None else (*first[:own], *second[own:])
+
+
+def _padding(pair: Pair) -> Any:
+    padding: Any = pair.first.padding
+    return padding if isinstance(padding, str) else _both(pair, "padding")
+
+
+def weight_of(pair: Pair, precision: torch.dtype | None = None) -> Tensor:
+    """The weights of the one layer, by operators of torch: they can be differentiated."""
+    first, second = pair.first.weight, pair.second.weight
+    if precision is not None:
+        first, second = first.to(precision), second.to(precision)
+    if isinstance(pair.first, nn.Embedding):
+        return first @ second.T
+    form, layer = FORMS[pair.form], layer_of(pair)
+    count, rank = form.matrices(layer), rank_of(pair)
+    left = second.reshape(layer.outputs, count, rank, -1)
+    right = first.reshape(count, rank, layer.inputs // count, -1)
+    product = torch.einsum("onrb,nria->oniab", left, right)
+    return product.reshape(layer.outputs, layer.inputs, *layer.kernel)
+
+
+_ANSWERS: Mapping[type[nn.Module], Mapping[str, Any]] = MappingProxyType(
+    {
+        nn.Linear: {
+            "weight": weight_of,
+            "bias": lambda pair: pair.second.bias,
+            "in_features": lambda pair: pair.first.in_features,
+            "out_features": lambda pair: pair.second.out_features,
+        },
+        nn.Embedding: {
+            "weight": weight_of,
+            "num_embeddings": lambda pair: pair.first.num_embeddings,
+            "embedding_dim": lambda pair: pair.second.out_features,
+            "padding_idx": lambda pair: pair.first.padding_idx,
+        },
+        **dict.fromkeys(
+            CONVOLUTIONS,
+            {
+                "weight": weight_of,
+                "bias": lambda pair: pair.second.bias,
+                "in_channels": lambda pair: pair.first.in_channels,
+                "out_channels": lambda pair: pair.second.out_channels,
+                "kernel_size": lambda pair: _both(pair, "kernel_size"),
+                "stride": lambda pair: _both(pair, "stride"),
+                "padding": _padding,
+                "dilation": lambda pair: _both(pair, "dilation"),
+                "padding_mode": lambda pair: pair.first.padding_mode,
+                "groups": lambda pair: 1,
+            },
+        ),
+    }
+)
+"""What a pair says of the layer it was, by the class of that."""

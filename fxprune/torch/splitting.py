@@ -1,0 +1,126 @@
+"""One layer made two, with values or on the meta device, and two made one."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxprune.matrices import Factors, factors_of, first_weight, matrices_of, second_weight
+from fxprune.passes.factorisation import FORMS, Form
+from fxprune.torch.pairs import CONVOLUTIONS, Pair, layer_of, weight_of
+
+
+def two_layers(layer: Any, form: Form) -> tuple[Pair, np.ndarray]:
+    """A layer as two, with the energies of the positions between them; its bias is the same object.
+
+    On the meta device there are no values, and all energies are one.
+    """
+    pair = _empty_pair(layer, form)
+    energies = np.ones(form.full_rank(layer_of(layer)))
+    if not layer.weight.is_meta:
+        values = doubles(layer.weight)
+        found = factors_of(matrices_of(values.T if isinstance(layer, nn.Embedding) else values, form))
+        set_factors(pair, found, layer.weight)
+        energies = found.energies
+    for module in (pair.first, pair.second):
+        module.weight.requires_grad_(layer.weight.requires_grad)
+    if getattr(layer, "bias", None) is not None:
+        pair.second.register_parameter("bias", layer.bias)
+    return pair, energies
+
+
+def doubles(tensor: Tensor) -> np.ndarray:
+    """The numbers of a tensor."""
+    array: np.ndarray = tensor.detach().cpu().double().numpy()
+    return array
+
+
+def set_factors(pair: Pair, factors: Factors, like: Tensor) -> None:
+    """Give both layers new weights, of the precision and on the device of a tensor."""
+    layer, form = layer_of(pair), FORMS[pair.form]
+    first = first_weight(factors.first, form, layer.kernel)
+    second = second_weight(factors.second, form, layer.outputs, layer.kernel)
+    if isinstance(pair.first, nn.Embedding):
+        first = first.T
+    for module, array in ((pair.first, first), (pair.second, second)):
+        values = torch.from_numpy(np.ascontiguousarray(array)).to(like)
+        module.weight = nn.Parameter(values, requires_grad=like.requires_grad)
+
+
+def factors_in(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
+    """The weights of both layers as matrices, as `Factors` has them."""
+    layer, form = layer_of(pair), FORMS[pair.form]
+    first, second = doubles(pair.first.weight), doubles(pair.second.weight)
+    if isinstance(pair.first, nn.Embedding):
+        first = first.T
+    count = form.matrices(layer)
+    rank = len(first) // count
+    columns = first.reshape(count, rank, -1)
+    rows = second.reshape(layer.outputs, count, rank, -1).transpose(1, 0, 3, 2)
+    return columns, rows.reshape(count, -1, rank)
+
+
+def _empty_pair(layer: Any, form: Form) -> Pair:
+    """Two layers of full rank, without values or a bias."""
+    shape = layer_of(layer)
+    groups = form.matrices(shape)
+    width = groups * form.full_rank(shape)
+    options: dict[str, Any] = {"device": "meta", "dtype": layer.weight.dtype}
+    first: nn.Module
+    second: nn.Module
+    if isinstance(layer, nn.Embedding):
+        own = {name: getattr(layer, name) for name in _OF_LOOKUP}
+        first = nn.Embedding(shape.inputs, width, **own, **options)
+        second = nn.Linear(width, shape.outputs, bias=False, **options)
+    elif isinstance(layer, nn.Linear):
+        first = nn.Linear(shape.inputs, width, bias=False, **options)
+        second = nn.Linear(width, shape.outputs, bias=False, **options)
+    else:
+        kind: Any = type(layer)
+        options |= {"bias": False, "padding_mode": layer.padding_mode}
+        own, others = _shared_out(layer, form)
+        first = kind(shape.inputs, width, groups=groups, **own, **options)
+        second = kind(width, shape.outputs, **others, **options)
+    return Pair.of(first, second, form.name)
+
+
+_OF_LOOKUP = ("padding_idx", "scale_grad_by_freq", "sparse")
+
+
+def _shared_out(layer: Any, form: Form) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a convolution along each axis, for whichever of two layers has this axis."""
+    own = len(layer.kernel_size[: form.in_first])
+    first: dict[str, Any] = {}
+    second: dict[str, Any] = {}
+    for name, nothing in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
+        value = getattr(layer, name)
+        if isinstance(value, str):  # padding by name goes by the kernel of each
+            first[name] = second[name] = value
+            continue
+        others = len(value) - own
+        first[name] = (*value[:own], *[nothing] * others)
+        second[name] = (*[nothing] * own, *value[own:])
+    return first, second
+
+
+def one_layer(pair: Pair) -> nn.Module:
+    """The layer that computes what two do, with the very bias of the second one."""
+    like, layer = pair.first.weight, layer_of(pair)
+    options: dict[str, Any] = {"device": "meta", "dtype": like.dtype}
+    kind: Any = type(pair.first)
+    if isinstance(pair.first, nn.Embedding):
+        own = {name: getattr(pair.first, name) for name in _OF_LOOKUP}
+        module = kind(layer.inputs, layer.outputs, **own, **options)
+    elif kind not in CONVOLUTIONS:
+        module = kind(layer.inputs, layer.outputs, bias=False, **options)
+    else:
+        settings = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+        own = {name: getattr(pair, name) for name in settings}
+        module = kind(layer.inputs, layer.outputs, bias=False, **own, **options)
+    values = weight_of(pair, torch.float64).detach().to(like.dtype)
+    module.weight = nn.Parameter(values, requires_grad=like.requires_grad)
+    if getattr(pair.second, "bias", None) is not None:
+        module.register_parameter("bias", pair.second.bias)
+    module.train(pair.training)
+    return module

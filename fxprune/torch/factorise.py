@@ -4,7 +4,7 @@ The rank is a group like any other: gates learn it, criteria rank it, folding ma
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,15 +12,17 @@ from torch import nn
 
 from fxprune.arguments import near
 from fxprune.errors import InputError, NothingToPruneError
+from fxprune.passes.analyse import analyse
 from fxprune.passes.factorisation import FORMS, Form, form_of
 from fxprune.progress import track
 from fxprune.selectors import patterns_of_places, selectors
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.checks import check_finite, check_model
 from fxprune.torch.frontend.nests import leaves_of
-from fxprune.torch.pairs import LAYERS, Pair, layer_of, pairs_of, rank_of
-from fxprune.torch.record import is_gated
-from fxprune.torch.splitting import one_layer, two_layers
+from fxprune.torch.pairs import LAYERS, forms_of, layer_of, pairs_of, rank_of
+from fxprune.torch.record import FoldStep, attach, is_gated, record_of
+from fxprune.torch.recorded import recorded_program
+from fxprune.torch.splitting import one_layer, put, two_layers
 from fxprune.torch.turning import turn
 from fxprune.torch.wrapping import check_module
 
@@ -78,7 +80,7 @@ def factorise(
     check_model(model, empty=data is None)
     check_finite(model)
     chosen = _chosen(model, layers, form_of(form))
-    return with_pairs(model, dict.fromkeys(chosen, form), data)[0]
+    return as_pairs(model, dict.fromkeys(chosen, form), data)[0]
 
 
 def merge(model: nn.Module) -> Any:
@@ -96,7 +98,8 @@ def merge(model: nn.Module) -> Any:
     merged = copy_module(model)
     for path, pair in pairs_of(merged).items():
         if not FORMS[pair.form].pays(layer_of(pair), rank_of(pair)):
-            _replace(merged, pair, one_layer(pair))
+            put(merged, pair, one_layer(pair))
+    renew(merged)
     return merged
 
 
@@ -213,7 +216,7 @@ _OWN_OF_TORCH = ("_parameters", "_buffers", "_modules")
 # From one to two and back
 
 
-def with_pairs(
+def as_pairs(
     model: nn.Module, forms: Mapping[str, str], data: Iterable[Any] | None = None
 ) -> tuple[nn.Module, dict[str, np.ndarray]]:
     """A copy of a model of which some layers, by path, are two of some forms.
@@ -225,16 +228,22 @@ def with_pairs(
     for path, form in track(list(forms.items()), "layers factorised"):
         layer = pairs.get_submodule(path)
         pair, energies[path] = two_layers(layer, FORMS[form])
-        _replace(pairs, layer, pair)
+        put(pairs, layer, pair)
     if data is not None:
         energies |= turn(pairs, data)
+    renew(pairs)
     return pairs, energies
 
 
-def _replace(model: nn.Module, module: nn.Module, other: nn.Module) -> None:
-    """Put a module wherever another one is."""
-    other.train(module.training)
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is module:
-                parent._modules[name] = other
+def renew(model: nn.Module) -> None:
+    """Let a folded model whose pairs have changed know what it is now: as a fold of nothing."""
+    record = record_of(model)
+    if record is None or record.pairs == forms_of(model):
+        return
+    program, leaves = recorded_program(model, record)
+    analysis = analyse(program.ir, record.ignored, record.scatter)
+    everything = {name: tuple(range(size)) for name, size in analysis.costs.full.items()}
+    pairs = forms_of(model)
+    step = FoldStep(everything, record.ignored, leaves, record.scatter, pairs=pairs)
+    now = replace(record, program=program, analysis=analysis, leaves=leaves, pairs=pairs)
+    attach(model, replace(now, history=(*record.history, step)))

@@ -36,6 +36,7 @@ from fxprune.torch.gating import program_to_run, without_gates
 from fxprune.torch.keep_sets import reach_target
 from fxprune.torch.precision import agree
 from fxprune.torch.record import FoldStep, Record, attach, gated_record, record_of, traced_part
+from fxprune.torch.splitting import with_pairs
 from fxprune.torch.wrapping import GATHER, check_whole, unwrapped
 
 _log = logging.getLogger("fxprune")
@@ -147,6 +148,7 @@ def apply_step(
     Raises:
         KeepSetError: the model has no such groups.
     """
+    model = with_pairs(model, step.pairs)
     program = read_model(model, examples, frozenset(step.leaves))
     analysis = analyse(program.ir, step.ignored, step.scatter)
     previous = record_of(model)
@@ -160,6 +162,7 @@ def apply_step(
         step.scatter,
         previous.history if previous else (),
         previous.costs_before if previous else None,
+        pairs=step.pairs,
     )
     full = analysis.costs.full
     keep: dict[str, list[bool]] = {}
@@ -199,7 +202,9 @@ def _finish(folded: nn.Module, record: Record, keep: KeepSet) -> None:
             record,
             history=(
                 *record.history,
-                FoldStep(kept, record.ignored, record.leaves, record.scatter),
+                FoldStep(
+                    kept, record.ignored, record.leaves, record.scatter, pairs=record.pairs
+                ),
             ),
             costs_before=record.costs_before or costs.at(costs.full),
         ),

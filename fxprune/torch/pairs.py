@@ -78,6 +78,11 @@ def pairs_of(model: nn.Module) -> dict[str, Pair]:
     return {path: module for path, module in model.named_modules() if isinstance(module, Pair)}
 
 
+def forms_of(model: nn.Module) -> dict[str, str]:
+    """By path the forms of those."""
+    return {path: pair.form for path, pair in pairs_of(model).items()}
+
+
 def rank_of(pair: Pair) -> int:
     """The size of the axis between the two layers, for each matrix."""
     first = layer_of(pair.first)

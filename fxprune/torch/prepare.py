@@ -36,6 +36,7 @@ from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.gates.method import Settings
 from fxprune.torch.gates.methods import settings_of
 from fxprune.torch.gating import method_for, with_gates
+from fxprune.torch.pairs import forms_of
 from fxprune.torch.precision import agree
 from fxprune.torch.record import Record, attach, record_of
 from fxprune.torch.shrink import shrink_on_steps
@@ -203,6 +204,7 @@ def prepare(
         costs_before=previous.costs_before if previous else None,
         targets=wanted,
         configuration=rules,
+        pairs=forms_of(model),
     )
     attach(gated, record)
     if shrink_every:

@@ -23,7 +23,7 @@ class FoldStep:
     """One fold: the keep-set as tuples of kept indices, and how the groups were found.
 
     `taken` are the layers that were taken out of lists after it; `configuration` are the numbers,
-    by dotted name, that the model's has since.
+    by dotted name, that the model's has since. `pairs` are the layers that were two, with the form.
     """
 
     kept: Mapping[str, tuple[int, ...]]
@@ -32,6 +32,7 @@ class FoldStep:
     scatter: bool = False
     taken: tuple[str, ...] = ()
     configuration: Mapping[str, int] = field(default_factory=dict)
+    pairs: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Record:
 
     `history` lists the folds since the original constructor; `costs_before` are those of the
     module before the first fold. `reached` says, of a folded module, what it costs by the names of
-    `targets`; `configuration` how that of the model follows.
+    `targets`; `configuration` how that of the model follows. `pairs` are the layers that are two.
     """
 
     source: str
@@ -55,6 +56,7 @@ class Record:
     targets: Mapping[str, float] | None = None
     reached: Mapping[str, float] | None = None
     configuration: tuple[ConfigurationRule, ...] = ()
+    pairs: Mapping[str, str] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Record":
         return self  # nothing in it changes

@@ -32,6 +32,7 @@ from fxprune.torch.fold import fold_in_kind, plan_of
 from fxprune.torch.gates.method import Method, is_distributed
 from fxprune.torch.gates.module import PREFIX, Gates
 from fxprune.torch.gating import method_for, with_gates
+from fxprune.torch.pairs import forms_of
 from fxprune.torch.record import attach, gated_record, gates_of, record_of, traced_part
 from fxprune.torch.recorded import recorded_program
 
@@ -93,6 +94,7 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     at_once = program.told and is_generated(part)
     become(part, with_gates(whole, method, at_once=at_once))
     now = replace(smaller, program=program, analysis=analysis, ignored=ignored, leaves=leaves)
+    now = replace(now, pairs=forms_of(folded))
     now = replace(now, configuration=carried_rules(record.configuration, origins))
     attach(part, now)
     part.train(mode)

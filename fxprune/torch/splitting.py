@@ -1,14 +1,26 @@
 """One layer made two, with values or on the meta device, and two made one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxprune.errors import InputError
 from fxprune.matrices import Factors, factors_of, first_weight, matrices_of, second_weight
 from fxprune.passes.factorisation import FORMS, Form
-from fxprune.torch.pairs import CONVOLUTIONS, Pair, layer_of, weight_of
+from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.pairs import (
+    CONVOLUTIONS,
+    LAYERS,
+    Pair,
+    forms_of,
+    layer_of,
+    pairs_of,
+    rank_of,
+    weight_of,
+)
 
 
 def two_layers(layer: Any, form: Form) -> tuple[Pair, np.ndarray]:
@@ -16,18 +28,43 @@ def two_layers(layer: Any, form: Form) -> tuple[Pair, np.ndarray]:
 
     On the meta device there are no values, and all energies are one.
     """
-    pair = _empty_pair(layer, form)
-    energies = np.ones(form.full_rank(layer_of(layer)))
-    if not layer.weight.is_meta:
-        values = doubles(layer.weight)
-        found = factors_of(matrices_of(values.T if isinstance(layer, nn.Embedding) else values, form))
-        set_factors(pair, found, layer.weight)
-        energies = found.energies
-    for module in (pair.first, pair.second):
-        module.weight.requires_grad_(layer.weight.requires_grad)
-    if getattr(layer, "bias", None) is not None:
-        pair.second.register_parameter("bias", layer.bias)
-    return pair, energies
+    pair = empty_pair(layer, form)
+    if layer.weight.is_meta:
+        return pair, np.ones(rank_of(pair))
+    values = doubles(layer.weight)
+    found = factors_of(matrices_of(values.T if isinstance(layer, nn.Embedding) else values, form))
+    set_factors(pair, found, layer.weight)
+    return pair, found.energies
+
+
+def with_pairs(model: nn.Module, forms: Mapping[str, str]) -> nn.Module:
+    """A model whose layers that are two are these, by path, with their forms; new ones are zero.
+
+    Raises:
+        InputError: the model has no layer there that could have the form.
+    """
+    present = forms_of(model)
+    if present == dict(forms):
+        return model
+    changed = copy_module(model)
+    for path, pair in pairs_of(changed).items():
+        if path not in forms:
+            put(changed, pair, one_layer(pair))
+    for path in forms.keys() - present.keys():
+        layer = dict(changed.named_modules()).get(path)
+        if type(layer) not in LAYERS or FORMS[forms[path]].refusal(layer_of(layer)):
+            raise InputError(f"the model has no layer {path} that could be {forms[path]}")
+        put(changed, layer, empty_pair(layer, FORMS[forms[path]]))
+    return changed
+
+
+def put(model: nn.Module, module: nn.Module, other: nn.Module) -> None:
+    """Put another module wherever one is."""
+    other.train(module.training)
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is module:
+                parent._modules[name] = other
 
 
 def doubles(tensor: Tensor) -> np.ndarray:
@@ -61,14 +98,14 @@ def factors_in(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     return columns, rows.reshape(count, -1, rank)
 
 
-def _empty_pair(layer: Any, form: Form) -> Pair:
-    """Two layers of full rank, without values or a bias."""
+def empty_pair(layer: Any, form: Form) -> Pair:
+    """Two layers of full rank, all zeros (on the meta device nothing); the bias is that of one."""
     shape = layer_of(layer)
     groups = form.matrices(shape)
     width = groups * form.full_rank(shape)
     options: dict[str, Any] = {"device": "meta", "dtype": layer.weight.dtype}
-    first: nn.Module
-    second: nn.Module
+    first: Any
+    second: Any
     if isinstance(layer, nn.Embedding):
         own = {name: getattr(layer, name) for name in _OF_LOOKUP}
         first = nn.Embedding(shape.inputs, width, **own, **options)
@@ -82,6 +119,11 @@ def _empty_pair(layer: Any, form: Form) -> Pair:
         own, others = _shared_out(layer, form)
         first = kind(shape.inputs, width, groups=groups, **own, **options)
         second = kind(width, shape.outputs, **others, **options)
+    for module in (first, second):
+        values = torch.zeros_like(module.weight, device=layer.weight.device)
+        module.weight = nn.Parameter(values, requires_grad=layer.weight.requires_grad)
+    if getattr(layer, "bias", None) is not None:
+        second.register_parameter("bias", layer.bias)
     return Pair.of(first, second, form.name)
 
 
@@ -122,5 +164,4 @@ def one_layer(pair: Pair) -> nn.Module:
     module.weight = nn.Parameter(values, requires_grad=like.requires_grad)
     if getattr(pair.second, "bias", None) is not None:
         module.register_parameter("bias", pair.second.bias)
-    module.train(pair.training)
     return module

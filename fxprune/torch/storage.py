@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from fxprune.arguments import flag
 from fxprune.errors import CheckpointError, InputError, KeepSetError
 from fxprune.files import check_folder, check_output, draft_of, made_folder
+from fxprune.passes.factorisation import form_of
 from fxprune.torch.checks import check_model, check_weights
 from fxprune.torch.fold import apply_step
 from fxprune.torch.frontend.trace import Arguments
@@ -205,6 +206,7 @@ def description_of(folded: nn.Module, record: Record, aliases: Mapping[str, str]
                 "taken": list(step.taken),
                 "kept": {k: list(v) for k, v in step.kept.items()},
                 "configuration": dict(step.configuration),
+                "pairs": dict(step.pairs),
             }
             for step in record.history
         ],
@@ -246,8 +248,9 @@ def _step(item: Any) -> FoldStep:
         ignored, leaves = (tuple(map(str, item[name])) for name in ("ignored", "leaves"))
         numbers = {str(k): int(v) for k, v in item.get("configuration", {}).items()}
         taken = tuple(map(str, item["taken"]))
-        return FoldStep(kept, ignored, leaves, bool(item["scatter"]), taken, numbers)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        pairs = {str(k): form_of(v).name for k, v in item.get("pairs", {}).items()}
+        return FoldStep(kept, ignored, leaves, bool(item["scatter"]), taken, numbers, pairs)
+    except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:
         raise CheckpointError(f"malformed keep-set in the checkpoint: {error}") from error
 
 

@@ -7,6 +7,7 @@
     head dimension   what they sum over, or mix
     hidden           what residual additions carry: x + f(x)
     MLP width        what is made from hidden, and read to make hidden, position by position
+    rank             what weights make and other weights sum over, with nothing between the two
     branch           an operand of an addition that can be removed whole
     layer            all branches of an entry of a list, which go together
     channel          anything else
@@ -16,6 +17,7 @@ attention is one operator, or two products of activations (queries with keys, an
 values), whatever stands between them.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,6 +39,7 @@ class Kind(StrEnum):
     KV_HEADS = "kv heads"
     HEAD_DIMENSION = "head dimension"
     MLP_WIDTH = "MLP width"
+    RANK = "rank"
     VOCABULARY = "vocabulary"
     EXPERTS = "experts"
     CHANNEL = "channel"
@@ -275,6 +278,26 @@ _ADDED: Mapping[str, Callable[[Node], Iterable[int]]] = {
 """The operands that are added up, or from which what is added is computed, by operator."""
 
 
+def _between_weights(model: _Model, known: _Known) -> Iterator[Space]:
+    """Made by weights, or looked up in them, and summed over by one product with other weights."""
+    weighing = {p.node.name: p for p in model.products if p.parameters}
+    users = model.graph.users()
+    occurring = Counter(
+        space for node in model.graph.nodes for space in spaces_of(model.types, node.outputs)
+    )
+    for node, result in ((node, value) for node in model.graph.nodes for value in node.outputs[:1]):
+        readers = [weighing.get(user.name) for user in users.get(result.name, ())]
+        made = weighing[node.name].made if node.name in weighing else _entries(model, node)
+        if len(readers) == 1 and readers[0]:
+            yield from (s for s in made & readers[0].summed if occurring[s] == 1)
+
+
+def _entries(model: _Model, node: Node) -> frozenset[Space]:
+    """What the vectors of a table are made of."""
+    table = node.inputs[1] if node.op == "embedding" else None
+    return frozenset(spaces(model.types.axes[table.name][-1])) if table else frozenset()
+
+
 def _between_streams(model: _Model, known: _Known) -> Iterator[Space]:
     """Made by products that sum over a stream alone, read by products that make one."""
     hidden = {space for space, kind in known.items() if kind is Kind.HIDDEN}
@@ -300,5 +323,6 @@ _RULES: tuple[tuple[Kind, Callable[[_Model, _Known], Iterable[Space]]], ...] = (
     (Kind.HEAD_DIMENSION, _inside_heads),
     (Kind.HIDDEN, _streams),
     (Kind.MLP_WIDTH, _between_streams),
+    (Kind.RANK, _between_weights),
 )
 """In order: the first that names a space decides."""

@@ -26,8 +26,9 @@ from fxprune.torch.wrapping import check_module
 class GroupInfo:
     """One line of `groups`: `label` says place and kind; `pin` is empty for what is free.
 
-    `kind` is "hidden", "heads", "kv heads", "head dimension", "MLP width", "experts", "vocabulary",
-    "channel", "branch" or "layer"; `place` is the module that it belongs to, "" for the model.
+    `kind` is "hidden", "heads", "kv heads", "head dimension", "MLP width", "rank", "experts",
+    "vocabulary", "channel", "branch" or "layer"; `place` is the module that it belongs to, "" for
+    the model.
     `tied` names the groups of which it keeps the same share, because the model's code computes one
     size from the other: half of the heads with half of the channels. It keeps a multiple of `unit`.
     What does not keep all keeps `least` positions or more, in a multiple of `multiple`: as many

@@ -172,7 +172,7 @@ def test_an_activation_that_adds_to_its_argument_is_no_stream():
     assert kinds(text) == {"e": "hidden", "u": "MLP width"}
 
 
-@pytest.mark.parametrize(("kernel", "kind"), [(1, "MLP width"), (3, "channel")])
+@pytest.mark.parametrize(("kernel", "kind"), [(1, "MLP width"), (3, "rank")])
 def test_a_width_is_made_and_read_position_by_position(kernel, kind):
     shape = f"{kernel}, {kernel}"
     text = f"""

@@ -153,6 +153,12 @@ def _chosen(model: nn.Module, layers: Any, form: Form) -> list[str]:
     return list(found)
 
 
+def can_be(model: nn.Module, form: Form) -> dict[str, str]:
+    """The layers of a model that can have a form, by path, with its name."""
+    paths = [path for path, layer in _candidates(model) if not refusal_of(model, path, layer, form)]
+    return dict.fromkeys(paths, form.name)
+
+
 def _refusals(model: nn.Module, path: str, layer: nn.Module, forms: Iterable[Form]) -> str:
     """Why a layer has none of some forms, "" where it has one."""
     reasons = dict.fromkeys(refusal_of(model, path, layer, form) for form in forms)

@@ -43,9 +43,9 @@ class Pair(nn.Sequential):
     def __getattr__(self, name: str) -> Any:
         """What the one layer has and the two do not."""
         modules = self.__dict__.get("_modules", {})
-        if "second" in modules and name in _ANSWERS.get(type(modules["first"]), {}):
-            return _ANSWERS[type(modules["first"])][name](self)
-        return super().__getattr__(name)
+        kinds = type(modules["first"]).__mro__ if "second" in modules else ()
+        answer = next((_ANSWERS[kind].get(name) for kind in kinds if kind in _ANSWERS), None)
+        return super().__getattr__(name) if answer is None else answer(self)
 
     def extra_repr(self) -> str:
         """The form."""
@@ -74,8 +74,12 @@ def _layer_of_pair(pair: Pair) -> Layer:
 
 
 def pairs_of(model: nn.Module) -> dict[str, Pair]:
-    """The layers of a model that are two, by path."""
-    return {path: module for path, module in model.named_modules() if isinstance(module, Pair)}
+    """The layers of a model that are two, by path; of one in a removed branch nothing is left."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, Pair) and len(module) == 2
+    }
 
 
 def forms_of(model: nn.Module) -> dict[str, str]:

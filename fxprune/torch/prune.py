@@ -15,6 +15,7 @@ from fxprune.torch.criteria import Loss, check_method, importance
 from fxprune.torch.fold import fold
 from fxprune.torch.gating import ungated_on_failure
 from fxprune.torch.keep_sets import reach_target
+from fxprune.torch.mixture import forms_named, mixed
 from fxprune.torch.prepare import prepare
 from fxprune.torch.refit import refit
 from fxprune.torch.wrapping import check_module
@@ -38,6 +39,7 @@ def prune(
     scatter: bool = False,
     in_kind: bool = True,
     uniform: Uniform = False,
+    factorise: str | Iterable[str] = (),
     copy: bool = True,
 ) -> Any:
     """A smaller model at once, without training; it can be trained further or prepared again.
@@ -57,6 +59,11 @@ def prune(
         data: batches, for criteria that look at some and for `correct`.
         loss: for "taylor", see `importance`.
         correct: whether to solve the weights behind closed positions anew on `data`, see `refit`.
+        factorise: forms that layers may have as two ("low_rank", "separable", "spatial", see
+            `fxprune.factorise`). Then every layer loses channels, or a part of its rank, or
+            neither, whichever loses least of the energy of what layers return (Zhang et al. 2015),
+            on `data` if there is some; `method` is not asked. Costs are shares of the model as it
+            is, and targets are met by what comes out.
         copy: whether `model` stays as it is. With False it becomes the smaller model itself, which
             takes about the memory that it has: see `fold` with `consume`. What fails before its
             weights are sliced leaves it as it was, but for weights that `correct` has solved.
@@ -74,8 +81,10 @@ def prune(
     data = None if data is None else repeatable(data)
     if not flag("copy", copy):
         check_module("model", model)
-    with nullcontext() if copy else ungated_on_failure(model):
-        gated = prepare(
+
+
+    def gates(model: nn.Module, target: Target) -> Any:
+        return prepare(
             model,
             example_inputs,
             target=target,
@@ -89,7 +98,14 @@ def prune(
             uniform=uniform,
             copy=copy,
         )
-        reach_target(gated, importance(gated, method, data, loss))
+
+    forms = forms_named(factorise, scope, copy=copy)
+    with nullcontext() if copy else ungated_on_failure(model):
+        if forms:
+            gated = mixed(model, target, forms, gates, data)
+        else:
+            gated = gates(model, target)
+            reach_target(gated, importance(gated, method, data, loss))
         if correct and data is not None:
             refit(gated, data)
         return fold(gated, consume=not copy)

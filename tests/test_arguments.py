@@ -49,6 +49,8 @@ RIGHT: dict[str, Callable[[World], Call]] = {
         "path": w.place("new.onnx"),
         "example_inputs": X,
     },
+    "factorise": lambda w: {"model": w.model, "layers": ["0"], "data": [(X, Y)]},
+    "factors": lambda w: {"model": w.model},
     "fold": lambda w: {"gated": w.gated},
     "fold_onnx": lambda w: {"source": w.proto, "keep_set": {GROUP: [True, False] * 4}},
     "groups": lambda w: {"gated": w.gated},
@@ -59,6 +61,7 @@ RIGHT: dict[str, Callable[[World], Call]] = {
         "folder": fxprune.save(w.folded, w.place("saved"), overwrite=True),
         "model": w.model,
     },
+    "merge": lambda w: {"model": w.model},
     "parameter_groups": lambda w: {"model": w.gated},
     "prepare": lambda w: {"model": w.model, "example_inputs": X},
     "prune": lambda w: {
@@ -97,6 +100,7 @@ RIGHT: dict[str, Callable[[World], Call]] = {
     },
 }
 RESULTS = {
+    "Factorised",
     "GroupInfo",
     "GroupView",
     "OnnxResult",
@@ -180,7 +184,9 @@ WRONG: dict[str, list[Any]] = {
             [None],
         ),
     ],
+    "factorise": [3, "low", ["spatial", "x"], b"spatial", {"form": "spatial"}, object()],
     "folded": MODULES,
+    "form": [None, 3, "low", b"spatial", [], object()],
     "folder": [None, *FILES, "text"],
     "frozen": NOT_FLAGS,
     "gated": [*MODULES, plain()],

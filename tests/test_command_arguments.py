@@ -43,6 +43,7 @@ WRONG: dict[str, list[str]] = {
     "calibration": DATA,
     "checkpoint": ["missing", "there.onnx", ""],
     "data": DATA,
+    "factorise": ["", "low", "Spatial"],
     "figures": ["there.onnx", "there.onnx/figures"],
     "first": SOURCES,
     "folder": ["", "missing", "there.onnx", "empty.onnx"],

@@ -87,6 +87,12 @@ Uniform = Annotated[
         help="What keeps equal numbers in repeated blocks: '*', '*.mlp', '*: heads'; repeatable."
     ),
 ]
+Factorise = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Forms that layers may have as two: low_rank, separable, spatial; repeatable; torch."
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", "--force", help="Replace what is there; never what is read."),
@@ -147,6 +153,7 @@ def prune(
     round_to: RoundTo = 1,
     least: Least = None,
     uniform: Uniform = None,
+    factorise: Factorise = None,
     ignore: Ignore = None,
     shape: Shape = None,
     overwrite: Overwrite = False,
@@ -157,7 +164,8 @@ def prune(
 
     def job(announce: Announce) -> Answer:
         model = _source(source, shape, ignore)
-        ranking = Ranking(_limits(target, round_to, least, uniform), method, data, correct)
+        limits = _limits(target, round_to, least, uniform)
+        ranking = Ranking(limits, method, data, correct, tuple(factorise or ()))
         place = Destination(out, overwrite, (source, data))
         pruned: Pruned = _route(model).prune(model, ranking, place, announce, latency=False)
         return pruned.answer()

@@ -42,6 +42,7 @@ class Ranking:
     method: str
     data: str | None = None
     correct: bool = False
+    factorise: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,8 @@ def prune(
     source: Source, ranking: Ranking, out: Destination, announce: Announce, *, latency: bool
 ) -> Pruned:
     """Rank positions, close them, fold, verify and write."""
+    if ranking.factorise:
+        raise InputError("--factorise takes torch models, module:factory: export what it writes")
     check_out(out)
     announce("pruning and verifying", 0.1)
     options = {field.name: getattr(ranking.limits, field.name) for field in fields(Limits)}

@@ -30,6 +30,7 @@ from fxprune.torch.exported import compare_onnx
 from fxprune.torch.frontend.examples import check_examples, inputs_like
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.program import read_model
+from fxprune.torch.mixture import forms_named, mixed
 from fxprune.torch.precision import outputs_of
 from fxprune.torch.prepare import ignored_in
 from fxprune.torch.prune_checkpoint import plan_checkpoint, write_checkpoint
@@ -63,9 +64,14 @@ def prune(
     data = None if ranking.data is None else _data(ranking.data)
     check_method(ranking.method, data, None)
     announce("finding groups", 0)
-    gated = _gated(source, ranking.limits)
-    announce("ranking", 0.4)
-    _close(gated, ranking, data)
+    if ranking.factorise:
+        gated = _mixed(source, ranking, data)
+    else:
+        gated = _gated(source, ranking.limits)
+        announce("ranking", 0.4)
+        fxprune.reach_target(gated, fxprune.importance(gated, ranking.method, data))
+    if ranking.correct and data is not None:
+        fxprune.refit(gated, data)
     return _finished(gated, out, announce, latency)
 
 
@@ -156,12 +162,6 @@ def _folder(path: Path) -> Path:
     return path.parent if path.suffix else path
 
 
-def _close(gated: nn.Module, ranking: Ranking, data: list[Any] | None) -> None:
-    fxprune.reach_target(gated, fxprune.importance(gated, ranking.method, data))
-    if ranking.correct and data is not None:
-        fxprune.refit(gated, data)
-
-
 def _shape(value: Any) -> Any:
     return tuple(value.shape) if isinstance(value, Tensor) else value
 
@@ -194,6 +194,18 @@ def _gated(source: Source, limits: Limits) -> Any:
     model, examples = _model(source)
     options = {field.name: getattr(limits, field.name) for field in fields(Limits)}
     return fxprune.prepare(model, examples, ignore=source.ignore, **options)
+
+
+def _mixed(source: Source, ranking: Ranking, data: list[Any] | None) -> Any:
+    model, examples = _model(source)
+    forms = forms_named(ranking.factorise, "", copy=True)
+    options = {field.name: getattr(ranking.limits, field.name) for field in fields(Limits)}
+    options["ignore"], target = source.ignore, options.pop("target")
+
+    def gates(module: nn.Module, target: Any) -> Any:
+        return fxprune.prepare(module, examples, target=target, **options)
+
+    return mixed(model, target, forms, gates, data)
 
 
 def _model(source: Source) -> tuple[nn.Module, Any]:

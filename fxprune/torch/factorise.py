@@ -39,7 +39,7 @@ class Factorised:
 
 def factorise(
     model: nn.Module,
-    layers: Iterable[str] | None = None,
+    layers: Iterable[str] = ("*",),
     form: str = "low_rank",
     *,
     data: Iterable[Any] | None = None,
@@ -57,7 +57,7 @@ def factorise(
 
     Args:
         model: any module; it is copied and stays as it is.
-        layers: names of layers or of modules that hold some, or patterns, `"*.mlp"`. If missing,
+        layers: names of layers or of modules that hold some, or patterns, `"*.mlp"`. By default
             all that can be two.
         form: "low_rank" (a layer of the same kernel with fewer channels, then a pointwise one; of
             linear layers and embeddings, too), "separable" (a depthwise layer with a multiplier,
@@ -119,10 +119,14 @@ def factors(model: nn.Module) -> list[Factorised]:
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Layers of the classes that can be two, and those of subclasses; not what is in pairs."""
+    """Layers of the classes that can be two, and those of subclasses; not what is in pairs.
+
+    Layers in removed branches have no weights left.
+    """
     inside = tuple(f"{path}." for path in pairs_of(model))
     for path, module in model.named_modules():
-        if path and isinstance(module, LAYERS) and not path.startswith(inside or ("\0",)):
+        has_weights = isinstance(module, LAYERS) and getattr(module, "weight", None) is not None
+        if path and has_weights and not path.startswith(inside):
             yield path, module
 
 
@@ -131,7 +135,10 @@ def _chosen(model: nn.Module, layers: Any, form: Form) -> list[str]:
     known = dict(_candidates(model))
     whole = {path: refusal_of(model, path, layer, form) for path, layer in known.items()}
     free = [path for path, reason in whole.items() if not reason]
-    if layers is None:
+    wanted = selectors("layers", layers)
+    if not wanted:
+        raise InputError("layers is empty: name some, or leave it out for all that can be two")
+    if all(selector.text == "*" for selector in wanted):
         if not free:
             reasons = "\n".join(f"  {path}: {reason}" for path, reason in list(whole.items())[:10])
             raise NothingToPruneError(
@@ -140,7 +147,7 @@ def _chosen(model: nn.Module, layers: Any, form: Form) -> list[str]:
             )
         return free
     found: dict[str, None] = {}
-    for selector in selectors("layers", layers):
+    for selector in wanted:
         meant = [path for path in known if selector.fits_path(path)]
         if not meant:
             raise InputError(

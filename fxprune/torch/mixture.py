@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from fxprune.arguments import names
+from fxprune.arguments import choice, names
 from fxprune.errors import InputError
 from fxprune.flow import Flow
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import evaluate
-from fxprune.passes.factorisation import FORMS, Form, Layer, form_of
+from fxprune.passes.factorisation import FORMS, Form, Layer
 from fxprune.passes.groups import Group
 from fxprune.ranking import WeightOf, spread
 from fxprune.torch.backend.copying import copy_module
@@ -77,7 +77,8 @@ def forms_named(factorise: Any, scope: str, *, copy: bool) -> tuple[Form, ...]:
         InputError: an unknown form, or another argument that does not go with any.
     """
     wanted = f"forms that layers may have, of {', '.join(FORMS)}"
-    forms = tuple(dict.fromkeys(form_of(name) for name in names("factorise", factorise, wanted)))
+    chosen = names("factorise", factorise, wanted)
+    forms = tuple(FORMS[choice("factorise", name, tuple(FORMS))] for name in dict.fromkeys(chosen))
     if forms and (scope or not copy):
         reason = "scope" if scope else "copy=False"
         raise InputError(f"factorise makes other layers of a whole model: leave out {reason}")

@@ -54,6 +54,8 @@ class Report:
     their schedule are "done", and how many there are in "all". `generated` says of a torch
     model which modules run generated code instead of their own, and why; "" is the model itself.
     `configured` says whether its class makes one of these sizes from the model's `config`.
+    `pairs` are the layers that are two, with form and rank, and `whole`, where there are any, why
+    others are not.
     """
 
     source: str
@@ -69,6 +71,8 @@ class Report:
     schedule: Mapping[str, int] = field(default_factory=dict)
     generated: Mapping[str, str] | None = None
     configured: bool = False
+    pairs: Mapping[str, str] = field(default_factory=dict)
+    whole: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, float]:
         """Every number under a flat name."""
@@ -82,6 +86,8 @@ class Report:
         result.update({f"schedule_{name}": value for name, value in self.schedule.items()})
         if self.generated is not None:
             result["generated_modules"] = len(self.generated)
+        if self.pairs:
+            result["pairs"] = len(self.pairs)
         return {**result, **self.figures}
 
     def progress(self) -> tuple[str, ...]:
@@ -106,8 +112,20 @@ class Report:
     def summary(self) -> str:
         """What is kept of every cost as a table, targets, and what the method says of itself."""
         figures = (f"{name}: {value:.3g}" for name, value in self.figures.items())
-        parts = (_text(self._costs()), *self.kept(), *self.progress(), *figures, *self.code())
-        return "\n".join(parts)
+        facts = (*self.kept(), *self.two(), *self.progress(), *figures, *self.code())
+        return "\n".join((_text(self._costs()), *facts))
+
+    def two(self) -> tuple[str, ...]:
+        """Which layers are two, and why others are not, by reason."""
+        if not self.pairs:
+            return ()
+        why: dict[str, list[str]] = {}
+        for path, reason in self.whole.items():
+            why.setdefault(reason, []).append(path)
+        return (
+            f"as two layers: {', '.join(f'{path} ({how})' for path, how in self.pairs.items())}",
+            *(f"whole: {', '.join(paths)}: {reason}" for reason, paths in why.items()),
+        )
 
     def kept(self) -> tuple[str, ...]:
         """How many positions all free groups of each kind keep."""

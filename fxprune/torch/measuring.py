@@ -15,6 +15,7 @@ from fxprune.timing import median_ms
 from fxprune.torch.backend.configuration import is_configured
 from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.checks import check_weights
+from fxprune.torch.factorise import factors
 from fxprune.torch.fold import fold_as
 from fxprune.torch.frontend.examples import random_inputs
 from fxprune.torch.frontend.modes import in_evaluation
@@ -41,6 +42,7 @@ def report_module(module: nn.Module, *, latency: bool) -> Report:
     gated = is_gated(part)
     described = describe(record.source, record.analysis, sizes_of(part, record))
     gates = gates_of(part) if gated else None
+    layers = factors(part) if record.pairs else []
     return replace(
         described,
         before=record.costs_before or described.before,
@@ -52,6 +54,8 @@ def report_module(module: nn.Module, *, latency: bool) -> Report:
         schedule=gates.method.progress() if gates else {},
         generated=generated_code(part),
         configured=_is_followed(record) and is_configured(part),
+        pairs={one.name: f"{one.form}, rank {one.rank}" for one in layers if one.form},
+        whole={one.name: one.reason for one in layers if not one.form},
     )
 
 

@@ -162,18 +162,22 @@ def _scores(
 
 def _savings(analysis: Analysis, bounds: Mapping[str, float]) -> dict[str, float]:
     """What a position of every group saves of all that is limited, as shares."""
-    saved: dict[str, float] = {}
+    limited = []
+    for key in bounds:
+        cost, _, inside = key.partition(" of ")
+        costs = analysis.costs_inside(inside) if inside else analysis.costs
+        limited.append(costs.polynomials[cost if cost in costs.polynomials else "macs"])
     full = analysis.costs.full
+    saved: dict[str, float] = {}
     for group in analysis.free_groups:
         fewer = {**full, group.name: group.size - 1}
-        total = 0.0
-        for key in bounds:
-            cost, _, inside = key.partition(" of ")
-            costs = analysis.costs_inside(inside) if inside else analysis.costs
-            of = costs.polynomials[cost if cost in costs.polynomials else "macs"]
-            total += (of(full) - of(fewer)) / max(of(full), 1)
-        saved[group.name] = max(total, 1e-12)
+        shares = ((cost(full) - cost(fewer)) / max(cost(full), 1) for cost in limited)
+        saved[group.name] = max(sum(shares), _LEAST_SAVING)
     return saved
+
+
+_LEAST_SAVING = 1e-12
+"""What closing a position of a group saves at least, so that losses can be divided by it."""
 
 
 def _parts(

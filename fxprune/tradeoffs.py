@@ -11,6 +11,7 @@ its positions have one rank (the lower convex hull of losses over costs).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def _hull(
         while len(kept) > 1 and _rate(kept[-2], kept[-1]) >= _rate(kept[-1], point):
             kept.pop()
         kept.append(point)
-    return list(zip(kept, kept[1:], strict=False))
+    return list(pairwise(kept))
 
 
 def _rate(left: tuple[float, float, int], right: tuple[float, float, int]) -> float:
@@ -102,9 +103,7 @@ def steps(parts: Sequence[np.ndarray], totals: Sequence[float]) -> np.ndarray:
     return np.maximum(result, 0.0)
 
 
-def chosen_forms(
-    curves: Mapping[str, Mapping[str, Curve]], limit: float
-) -> dict[str, str]:
+def chosen_forms(curves: Mapping[str, Mapping[str, Curve]], limit: float) -> dict[str, str]:
     """For every layer the form in which it loses least, for a limit on the costs of all together.
 
     Layers that are better whole are left out. At one price for all of cost, each is at its least of

@@ -285,8 +285,8 @@ def _between_weights(model: _Model, known: _Known) -> Iterator[Space]:
     occurring = Counter(
         space for node in model.graph.nodes for space in spaces_of(model.types, node.outputs)
     )
-    for node, result in ((node, value) for node in model.graph.nodes for value in node.outputs[:1]):
-        readers = [weighing.get(user.name) for user in users.get(result.name, ())]
+    for node in model.graph.nodes:
+        readers = [weighing.get(u.name) for v in node.outputs[:1] for u in users.get(v.name, ())]
         made = weighing[node.name].made if node.name in weighing else _entries(model, node)
         if len(readers) == 1 and readers[0]:
             yield from (s for s in made & readers[0].summed if occurring[s] == 1)

@@ -86,6 +86,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 WRITTEN = {
     "model.onnx": ["gated == folded", "folded == onnxruntime"],
     "": [],
+    "pairs.onnx": ["kept: "],
     "smaller.onnx": [],
     "small.onnx": ["macs:", "masked == folded"],
     "report.html": [],

@@ -32,7 +32,7 @@ LAYERS = (
     "ir timing progress garbage files agreement shelf",
     "passes",
     "layout selectors uniform",
-    "targets keep_sets filling reports",
+    "targets keep_sets filling reports matrices tradeoffs",
     "ranking",
     "flow",
     "criteria",

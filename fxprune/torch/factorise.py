@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import fx, nn
 
 from fxprune.arguments import near
 from fxprune.errors import InputError, NothingToPruneError
@@ -17,6 +17,7 @@ from fxprune.passes.factorisation import FORMS, Form, form_of
 from fxprune.progress import track
 from fxprune.selectors import patterns_of_places, selectors
 from fxprune.torch.backend.copying import copy_module
+from fxprune.torch.backend.generated import graph_run_by
 from fxprune.torch.checks import check_finite, check_model
 from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.pairs import LAYERS, forms_of, layer_of, pairs_of, rank_of
@@ -52,8 +53,10 @@ def factorise(
     >>> import torch, fxprune
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
     >>> pairs = fxprune.factorise(model, ["0"])
-    >>> pairs[0].first, pairs[0].second
-    (Linear(in_features=8, out_features=8, bias=False), Linear(in_features=8, out_features=32, bias=True))
+    >>> pairs[0].first
+    Linear(in_features=8, out_features=8, bias=False)
+    >>> pairs[0].second
+    Linear(in_features=8, out_features=32, bias=True)
 
     Args:
         model: any module; it is copied and stays as it is.
@@ -86,6 +89,8 @@ def factorise(
 def merge(model: nn.Module) -> Any:
     """A model in which every pair that does not do less than its one layer is that layer again.
 
+    Pairs whose layers generated code calls one by one stay (see `report` for such code).
+
     Args:
         model: what `factorise` returned, perhaps pruned and folded since; it stays as it is.
 
@@ -96,11 +101,27 @@ def merge(model: nn.Module) -> Any:
     if is_gated(model):
         raise InputError("merge takes what is not gated: fold the gated module first")
     merged = copy_module(model)
+    called = _called_apart(merged)
     for path, pair in pairs_of(merged).items():
-        if not FORMS[pair.form].pays(layer_of(pair), rank_of(pair)):
+        pays = FORMS[pair.form].pays(layer_of(pair), rank_of(pair))
+        if not pays and not any(target.startswith(f"{path}.") for target in called):
             put(merged, pair, one_layer(pair))
     renew(merged)
     return merged
+
+
+def _called_apart(model: nn.Module) -> set[str]:
+    """What generated code of modules calls or reads by itself, by path."""
+    return {
+        f"{path}.{node.target}" if path else str(node.target)
+        for path, module in model.named_modules()
+        for node in getattr(_graph_of(module), "nodes", ())
+        if node.op in ("call_module", "get_attr")
+    }
+
+
+def _graph_of(module: nn.Module) -> fx.Graph | None:
+    return module._graph if isinstance(module, fx.GraphModule) else graph_run_by(module)
 
 
 def factors(model: nn.Module) -> list[Factorised]:
@@ -178,9 +199,10 @@ def refusal_of(model: nn.Module, path: str, layer: nn.Module, form: Form) -> str
         return f"it is a {type(layer).__name__}, a subclass that may have code of its own"
     if "forward" in vars(layer) or any(getattr(layer, name, None) for name in _HOOKS):
         return "it has hooks, or a forward of its own, which expect the layer itself"
-    if not layer.weight.is_floating_point():
-        return f"its weights are {layer.weight.dtype}"
-    if others := [name for name in _names_of(model, layer.weight) if name != f"{path}.weight"]:
+    weight: Any = layer.weight
+    if not weight.is_floating_point():
+        return f"its weights are {weight.dtype}"
+    if others := [name for name in _names_of(model, weight) if name != f"{path}.weight"]:
         return f"its weights are those of {others[0]}, too"
     if holder := _holder_of(model, layer):
         return f"{holder} holds it in an attribute, beside its modules"

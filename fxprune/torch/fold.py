@@ -202,9 +202,7 @@ def _finish(folded: nn.Module, record: Record, keep: KeepSet) -> None:
             record,
             history=(
                 *record.history,
-                FoldStep(
-                    kept, record.ignored, record.leaves, record.scatter, pairs=record.pairs
-                ),
+                FoldStep(kept, record.ignored, record.leaves, record.scatter, pairs=record.pairs),
             ),
             costs_before=record.costs_before or costs.at(costs.full),
         ),

@@ -17,7 +17,7 @@ from fxprune.arguments import choice, names
 from fxprune.errors import InputError
 from fxprune.flow import Flow
 from fxprune.passes.analyse import Analysis
-from fxprune.passes.axes import evaluate
+from fxprune.passes.axes import Axis, evaluate
 from fxprune.passes.factorisation import FORMS, Form, Layer
 from fxprune.passes.groups import Group
 from fxprune.ranking import WeightOf, spread
@@ -54,12 +54,11 @@ def mixed(
     whole = prepare(model, target)
     analysis, bounds = gated_record(whole)[1].analysis, gated_record(whole)[1].targets or {}
     absolute = _absolute(bounds)
-    found = {form.name: as_pairs(model, can_be(model, form), data) for form in forms}
-    energies = {name: own for name, (_, own) in found.items()}
+    energies = {form.name: as_pairs(model, can_be(model, form), data)[1] for form in forms}
     chosen = _chosen(model, analysis, bounds, energies)
     pairs, _ = as_pairs(model, chosen, data)
     while True:
-        gated = prepare(pairs, absolute)
+        gated: nn.Module = prepare(pairs, absolute)
         reach_target(gated, _scores(gated, chosen, energies, data))
         idle = [path for path in chosen if not _pays(gated, path)]
         if not idle:
@@ -225,10 +224,14 @@ def _kept(analysis: Analysis, path: str, pair: Pair, kept: Mapping[str, int]) ->
     """The one layer that a pair was, with the channels that are open."""
     size = {group.space: kept[group.name] for group in analysis.free_groups}
     first, second = (analysis.types.axes[f"{path}.{name}.weight"] for name in ("first", "second"))
-    of = lambda axis: evaluate(axis, lambda space: size.get(space, space.size))  # noqa: E731
+
+    def of(axis: Axis) -> int:
+        found: int = evaluate(axis, lambda space: size.get(space, space.size))
+        return found
+
     group, is_lookup = _rank_of(analysis, path), isinstance(pair.first, nn.Embedding)
-    if FORMS[pair.form].by_input:
-        inputs = of(first[0]) // kept[group.name] if group else 1
+    if FORMS[pair.form].by_input and group is not None:
+        inputs = of(first[0]) // kept[group.name]
     else:
         inputs = of(first[0 if is_lookup else 1])
     return replace(layer_of(pair), outputs=of(second[0]), inputs=inputs)

@@ -1,11 +1,11 @@
 """One layer as two with the rank between them.
 
-A pair still answers for the layer it was: what reads the weight or a size of the layer gets those of the product, so code that does more with
-a layer than call it computes what it did.
+A pair still answers for the layer it was: what reads its weight or a size gets those of the
+product, so code that does more with a layer than call it computes what it did.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -14,10 +14,7 @@ from torch import Tensor, nn
 
 from fxprune.passes.factorisation import FORMS, Layer
 
-CONVOLUTIONS: Mapping[type[nn.Module], int] = MappingProxyType(
-    {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
-)
-"""Axes of images by class."""
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LAYERS = (nn.Linear, nn.Embedding, *CONVOLUTIONS)
 """The layers that can be two."""
 
@@ -69,8 +66,14 @@ def layer_of(module: nn.Module) -> Layer:
 
 
 def _layer_of_pair(pair: Pair) -> Layer:
-    first, second = layer_of(pair.first), layer_of(pair.second)
-    return Layer(second.outputs, first.inputs, _both(pair, "kernel_size"), _both(pair, "stride"))
+    """By the shapes of the weights: folding tells layers their sizes where these are called."""
+    shape = pair.first.weight.shape
+    if FORMS[pair.form].by_input:
+        inputs = pair.first.groups
+    else:
+        inputs = shape[0 if isinstance(pair.first, nn.Embedding) else 1]
+    outputs = pair.second.weight.shape[0]
+    return Layer(outputs, inputs, _both(pair, "kernel_size"), _both(pair, "stride"))
 
 
 def pairs_of(model: nn.Module) -> dict[str, Pair]:
@@ -79,6 +82,7 @@ def pairs_of(model: nn.Module) -> dict[str, Pair]:
         path: module
         for path, module in model.named_modules()
         if isinstance(module, Pair) and len(module) == 2
+        if all(layer._parameters.get("weight") is not None for layer in module)
     }
 
 
@@ -89,8 +93,9 @@ def forms_of(model: nn.Module) -> dict[str, str]:
 
 def rank_of(pair: Pair) -> int:
     """The size of the axis between the two layers, for each matrix."""
-    first = layer_of(pair.first)
-    return first.outputs // first.groups
+    if isinstance(pair.first, nn.Embedding):
+        return int(pair.first.weight.shape[1])
+    return int(pair.first.weight.shape[0]) // FORMS[pair.form].matrices(layer_of(pair))
 
 
 def _both(pair: Pair, name: str) -> tuple[Any, ...]:
@@ -109,7 +114,8 @@ def _padding(pair: Pair) -> Any:
 
 def weight_of(pair: Pair, precision: torch.dtype | None = None) -> Tensor:
     """The weights of the one layer, by operators of torch: they can be differentiated."""
-    first, second = pair.first.weight, pair.second.weight
+    first: Tensor = pair.first.weight
+    second: Tensor = pair.second.weight
     if precision is not None:
         first, second = first.to(precision), second.to(precision)
     if isinstance(pair.first, nn.Embedding):
@@ -122,7 +128,21 @@ def weight_of(pair: Pair, precision: torch.dtype | None = None) -> Tensor:
     return product.reshape(layer.outputs, layer.inputs, *layer.kernel)
 
 
-_ANSWERS: Mapping[type[nn.Module], Mapping[str, Any]] = MappingProxyType(
+_OF_CONVOLUTIONS: Mapping[str, Callable[[Pair], Any]] = MappingProxyType(
+    {
+        "weight": weight_of,
+        "bias": lambda pair: pair.second.bias,
+        "in_channels": lambda pair: pair.first.in_channels,
+        "out_channels": lambda pair: pair.second.out_channels,
+        "kernel_size": lambda pair: _both(pair, "kernel_size"),
+        "stride": lambda pair: _both(pair, "stride"),
+        "padding": _padding,
+        "dilation": lambda pair: _both(pair, "dilation"),
+        "padding_mode": lambda pair: pair.first.padding_mode,
+        "groups": lambda pair: 1,
+    }
+)
+_ANSWERS: Mapping[type[nn.Module], Mapping[str, Callable[[Pair], Any]]] = MappingProxyType(
     {
         nn.Linear: {
             "weight": weight_of,
@@ -136,21 +156,7 @@ _ANSWERS: Mapping[type[nn.Module], Mapping[str, Any]] = MappingProxyType(
             "embedding_dim": lambda pair: pair.second.out_features,
             "padding_idx": lambda pair: pair.first.padding_idx,
         },
-        **dict.fromkeys(
-            CONVOLUTIONS,
-            {
-                "weight": weight_of,
-                "bias": lambda pair: pair.second.bias,
-                "in_channels": lambda pair: pair.first.in_channels,
-                "out_channels": lambda pair: pair.second.out_channels,
-                "kernel_size": lambda pair: _both(pair, "kernel_size"),
-                "stride": lambda pair: _both(pair, "stride"),
-                "padding": _padding,
-                "dilation": lambda pair: _both(pair, "dilation"),
-                "padding_mode": lambda pair: pair.first.padding_mode,
-                "groups": lambda pair: 1,
-            },
-        ),
+        **dict.fromkeys(CONVOLUTIONS, _OF_CONVOLUTIONS),
     }
 )
 """What a pair says of the layer it was, by the class of that."""

@@ -82,7 +82,6 @@ def prune(
     if not flag("copy", copy):
         check_module("model", model)
 
-
     def gates(model: nn.Module, target: Target) -> Any:
         return prepare(
             model,

@@ -51,7 +51,7 @@ def with_pairs(model: nn.Module, forms: Mapping[str, str]) -> nn.Module:
         if path not in forms:
             put(changed, pair, one_layer(pair))
     for path in forms.keys() - present.keys():
-        layer = dict(changed.named_modules()).get(path)
+        layer: Any = dict(changed.named_modules()).get(path)
         if type(layer) not in LAYERS or FORMS[forms[path]].refusal(layer_of(layer)):
             raise InputError(f"the model has no layer {path} that could be {forms[path]}")
         put(changed, layer, empty_pair(layer, FORMS[forms[path]]))
@@ -151,6 +151,7 @@ def one_layer(pair: Pair) -> nn.Module:
     like, layer = pair.first.weight, layer_of(pair)
     options: dict[str, Any] = {"device": "meta", "dtype": like.dtype}
     kind: Any = type(pair.first)
+    module: nn.Module
     if isinstance(pair.first, nn.Embedding):
         own = {name: getattr(pair.first, name) for name in _OF_LOOKUP}
         module = kind(layer.inputs, layer.outputs, **own, **options)

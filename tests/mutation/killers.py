@@ -29,7 +29,7 @@ from tests.forking import fork
 from tests.mutation.table import Sabotage
 from tests.onnx import test_criteria, test_fold, test_prune, test_refit
 from tests.onnx.frontend.test_spellings import SAMPLES, test_masked_and_folded_models_agree
-from tests.torch import test_criteria_on_data, test_ranking
+from tests.torch import test_criteria_on_data, test_factorise, test_ranking
 from tests.torch import test_laws as laws
 from tests.torch import test_refit as test_torch_refit
 from tests.torch.backend import test_ties
@@ -87,6 +87,13 @@ FILES = (
             "test_a_decoder_of_fewer_layers_comes_back_from_its_configuration[llama-0]",
         )
     ),
+    *(
+        f"tests/torch/test_factorise.py::{test}"
+        for test in quick_tests(test_factorise)
+        if not test.startswith("test_random")
+    ),
+    "tests/torch/test_mixture.py",
+    "tests/test_tradeoffs.py",
     "tests/torch/test_consuming.py",
     "tests/torch/test_hankel.py",
     "tests/torch/test_prune_checkpoint.py",

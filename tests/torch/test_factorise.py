@@ -14,6 +14,7 @@ import fxprune
 from fxprune.errors import InputError, NothingToPruneError
 from fxprune.passes.factorisation import FORMS
 from fxprune.testing import assert_rewrite_equivalent, assert_unchanged, keep_sets, randomise
+from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.pairs import Pair, layer_of, rank_of
 from tests.torch.test_laws import drawn, examples
 
@@ -169,7 +170,10 @@ def hooked():
 
 
 LEFT = {
-    "grouped": (lambda: nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3)), "2 groups"),
+    "grouped": (
+        lambda: nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(4, 4, 3)),
+        "2 groups",
+    ),
     "subclass": (lambda: nn.Sequential(Odd(4, 4), nn.Linear(4, 4)), "a Odd, a subclass"),
     "parametrised": (
         lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4)), nn.Linear(4, 4)),
@@ -178,8 +182,14 @@ LEFT = {
     "hooked": (hooked, "it has hooks"),
     "tied": (tied, "its weights are those of 1.weight, too"),
     "held": (Holder, "Holder holds it in an attribute"),
-    "normed": (lambda: nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), nn.Linear(4, 4)), "max_norm"),
-    "thin": (lambda: nn.Sequential(nn.Linear(4, 1), nn.Linear(1, 4), nn.Linear(4, 4)), "rank is one"),
+    "normed": (
+        lambda: nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), nn.Linear(4, 4)),
+        "max_norm",
+    ),
+    "thin": (
+        lambda: nn.Sequential(nn.Linear(4, 1), nn.Linear(1, 4), nn.Linear(4, 4)),
+        "rank is one",
+    ),
 }
 
 
@@ -220,7 +230,7 @@ def test_patterns_choose_layers_and_what_means_none_is_told():
         ("2.0", "low_rank"),
     ]
     assert found[1].reason == "nobody asked for it"
-    with pytest.raises(InputError, match="no layer '1.1' that could be two"):
+    with pytest.raises(InputError, match=r"no layer '1\.1' that could be two"):
         fxprune.factorise(model, ["1.1"])
 
 
@@ -262,7 +272,9 @@ def test_code_that_reads_weights_and_sizes_computes_the_same():
     assert pairs.again is pairs.down
     assert_rewrite_equivalent(model, pairs, inputs=[x], rtol=EXACT)
     gated = fxprune.prepare(pairs, x, target=1.0)
-    ranks = {g.name: [i % 2 == 0 for i in range(g.size)] for g in fxprune.groups(gated) if not g.pin}
+    ranks = {
+        g.name: [i % 2 == 0 for i in range(g.size)] for g in fxprune.groups(gated) if not g.pin
+    }
     fxprune.set_keep_set(gated, ranks)
     assert_rewrite_equivalent(gated, fxprune.fold(gated), inputs=[x], rtol=EXACT)
 
@@ -318,7 +330,8 @@ def test_merge_keeps_what_pays():
     gated = fxprune.prepare(fxprune.factorise(model), x, target=1.0)
     ranks = [g for g in fxprune.groups(gated) if g.kind == "rank"]
     fxprune.set_keep_set(
-        gated, {g.name: [i < kept for i in range(10)] for g, kept in zip(ranks, (4, 5), strict=True)}
+        gated,
+        {g.name: [i < kept for i in range(10)] for g, kept in zip(ranks, (4, 5), strict=True)},
     )
     merged = fxprune.merge(fxprune.fold(gated))
     assert [item.form for item in fxprune.factors(merged)] == ["low_rank", ""]  # 5 (10 + 10) = 100
@@ -343,9 +356,21 @@ def test_half_precision_stays_what_it_is():
 # Laws
 
 
-@examples(12)
+@examples(5)
 @given(st.data())
 def test_random_networks_compute_the_same_as_pairs_gated_folded_and_merged(data):
+    check_laws(data)
+
+
+@pytest.mark.slow
+@examples(60)
+@given(st.data())
+def test_many_random_networks_compute_the_same_as_pairs_gated_folded_and_merged(data):
+    check_laws(data)
+
+
+def check_laws(data):
+    """All open is the network, gated is folded, merged is unmerged, and what is left pays."""
     network = data.draw(drawn())
     form = data.draw(st.sampled_from([*FORMS]), "form")
     try:
@@ -360,6 +385,6 @@ def test_random_networks_compute_the_same_as_pairs_gated_folded_and_merged(data)
     merged = fxprune.merge(folded)
     assert_rewrite_equivalent(folded, merged, inputs=network.inputs)
     for item in fxprune.factors(merged):
-        if item.form:
+        if item.form and not generated_code(merged):
             pair = merged.get_submodule(item.name)
             assert FORMS[item.form].pays(layer_of(pair), rank_of(pair))

@@ -17,7 +17,6 @@ attention is one operator, or two products of activations (queries with keys, an
 values), whatever stands between them.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -282,14 +281,15 @@ def _between_weights(model: _Model, known: _Known) -> Iterator[Space]:
     """Made by weights, or looked up in them, and summed over by one product with other weights."""
     weighing = {p.node.name: p for p in model.products if p.parameters}
     users = model.graph.users()
-    occurring = Counter(
-        space for node in model.graph.nodes for space in spaces_of(model.types, node.outputs)
-    )
+    between: set[Space] = set()
+    other: set[Space] = set()
     for node in model.graph.nodes:
         readers = [weighing.get(u.name) for v in node.outputs[:1] for u in users.get(v.name, ())]
         made = weighing[node.name].made if node.name in weighing else _entries(model, node)
-        if len(readers) == 1 and readers[0]:
-            yield from (s for s in made & readers[0].summed if occurring[s] == 1)
+        ranks = made & readers[0].summed if len(readers) == 1 and readers[0] else frozenset()
+        between |= ranks
+        other |= spaces_of(model.types, node.outputs) - ranks
+    yield from between - other
 
 
 def _entries(model: _Model, node: Node) -> frozenset[Space]:

@@ -7,7 +7,7 @@ product, so code that does more with a layer than call it computes what it did.
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +26,10 @@ class Pair(nn.Sequential):
     is asked for, and sizes are those of the one layer.
     """
 
-    form: str
-    first: Any
-    second: Any
+    form = ""
+    if TYPE_CHECKING:
+        first: Any
+        second: Any
 
     @classmethod
     def of(cls, first: nn.Module, second: nn.Module, form: str) -> "Pair":

@@ -220,3 +220,18 @@ def test_every_group_has_one_kind_and_one_label():
         items = [*analysis.groups, *analysis.branches]
         assert all(isinstance(item.kind, Kind) for item in items)
         assert len({item.label for item in items}) == len(items)
+
+
+def test_what_weights_make_and_other_weights_sum_over_is_a_rank():
+    text = """
+        a[2, 8] = linear(x[2, 6], a.weight[8, 6])
+        b[2, 8] = elementwise(a)
+        r[2, 4] = linear(b, r.weight[4, 8])
+        s[2, 9] = linear(r, s.weight[9, 4])
+        t[2, 9] = elementwise(s)
+        u[2, 5] = linear(t, u.weight[5, 9])
+        v[2, 3] = linear(u, v.weight[3, 5])
+        w[2, 3] = linear(u, w.weight[3, 5])
+        y[2, 3] = add(v, w)
+    """
+    assert kinds(text) == {"a": "channel", "r": "rank", "s": "channel", "u": "channel"}

@@ -338,6 +338,24 @@ def test_merge_keeps_what_pays():
     assert_rewrite_equivalent(gated, merged, inputs=[x], rtol=EXACT)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_gates_learn_ranks_while_the_model_trains_and_shrinks(form):
+    model, x = small_model()
+    gated = fxprune.prepare(
+        fxprune.factorise(model, form=form), x, target=0.5, steps=4, shrink_every=2
+    )
+    optimizer = torch.optim.SGD(gated.parameters(), lr=1e-3)
+    for _ in range(6):
+        optimizer.zero_grad()
+        gated(x).square().mean().backward()
+        optimizer.step()
+    report = fxprune.report(gated, latency=False)
+    assert report.reached["macs"] <= report.targets["macs"]
+    folded = fxprune.fold(gated)
+    assert_rewrite_equivalent(gated.eval(), folded.eval(), inputs=[x], rtol=EXACT)
+    assert {item.name for item in fxprune.factors(folded) if item.form} == {"0", "3"}
+
+
 def test_models_without_values_become_pairs_without_values():
     with torch.device("meta"):
         model = nn.Sequential(nn.Linear(8, 6), nn.Conv2d(3, 4, 3))

@@ -18,6 +18,7 @@ from fxprune.errors import InputError
 from fxprune.flow import Flow
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Axis, evaluate
+from fxprune.passes.cost import lies_in
 from fxprune.passes.factorisation import FORMS, Form, Layer
 from fxprune.passes.groups import Group
 from fxprune.ranking import WeightOf, spread
@@ -51,11 +52,13 @@ def mixed(
         prepare: gates a model for a target.
         data: batches, for what channels and ranks do on them.
     """
-    whole = prepare(model, target)
-    analysis, bounds = gated_record(whole)[1].analysis, gated_record(whole)[1].targets or {}
+    gates, record = gated_record(prepare(model, target))
+    bounds = record.targets or {}
     absolute = _absolute(bounds)
     energies = {form.name: as_pairs(model, can_be(model, form), data)[1] for form in forms}
-    chosen = _chosen(model, analysis, bounds, energies)
+    key, bound = next(iter(bounds.items()))
+    share = min(bound / gates.reached()[key], 1.0)
+    chosen = _chosen(model, record.analysis, key, share, energies)
     pairs, _ = as_pairs(model, chosen, data)
     while True:
         gated: nn.Module = prepare(pairs, absolute)
@@ -100,18 +103,20 @@ def _absolute(bounds: Mapping[str, float]) -> dict[str, Any]:
 def _chosen(
     model: nn.Module,
     analysis: Analysis,
-    bounds: Mapping[str, float],
+    key: str,
+    share: float,
     energies: Mapping[str, Mapping[str, np.ndarray]],
 ) -> dict[str, str]:
-    """The forms of layers that are better as two at the first limit, as if no channel closed."""
-    key, bound = next(iter(bounds.items()))
-    cost, _, inside = key.partition(" of ")
-    cost = cost if cost in ("macs", "params", "flops") else "macs"
+    """The forms of layers that are better as two at the first limit, as if no channel closed.
+
+    What has no simple cost by layers, such as latency, is taken for as large a share of the MACs.
+    """
+    name, _, inside = key.partition(" of ")
+    cost = name if name in ("macs", "params", "flops") else "macs"
     full = analysis.costs_inside(inside).at(analysis.costs.full)[cost]
-    share = min(bound / full, 1.0) if key.startswith(cost) else 1.0
     curves: dict[str, dict[str, Curve]] = {}
     for form, own in energies.items():
-        for path, parts in own.items():
+        for path, parts in ((path, own[path]) for path in own if lies_in(path, inside)):
             layer = layer_of(model.get_submodule(path))
             price = analysis.costs_inside(path).at(analysis.costs.full)[cost] / layer.weights
             work = [FORMS[form].work(layer, rank) for rank in range(1, len(parts) + 1)]

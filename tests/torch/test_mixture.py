@@ -37,7 +37,9 @@ def gates(module, target):
 
 
 @pytest.mark.parametrize("data", [None, [X]], ids=["weights", "data"])
-@pytest.mark.parametrize("target", [0.3, {"params": 0.5}, {"macs": 0.6, "3": {"macs": 0.5}}])
+@pytest.mark.parametrize(
+    "target", [0.3, {"params": 0.5}, {"memory": 0.9}, {"3": {"macs": 0.5}, "macs": 0.6}]
+)
 def test_targets_are_met_to_one_position_and_pairs_pay(target, data):
     whole = model()
     gated = mixed(whole, target, ALL, gates, data)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         KeepSetError,
         MissingExtraError,
         NothingToPruneError,
+        SearchError,
         TargetError,
         TraceError,
         VerificationError,
@@ -57,16 +58,18 @@ if TYPE_CHECKING:
     from fxprune.torch.prune import prune
     from fxprune.torch.prune_checkpoint import prune_checkpoint
     from fxprune.torch.refit import refit
+    from fxprune.torch.search import search
     from fxprune.torch.shrink import shrink
     from fxprune.torch.storage import load, save
     from fxprune.torch.verify import verify
+    from fxprune.torch.zero_cost import score
 
 _HOMES = {
     "fxprune.agreement": "Verdict",
     "fxprune.criteria": "GroupView",
     "fxprune.errors": (
         "CheckpointError FxpruneError InputError InternalError KeepSetError MissingExtraError "
-        "NothingToPruneError TargetError TraceError VerificationError"
+        "NothingToPruneError SearchError TargetError TraceError VerificationError"
     ),
     "fxprune.onnx.prune": "OnnxResult fold_onnx inspect_onnx prune_onnx",
     "fxprune.onnx.quantize": "Quantization quantize",
@@ -93,9 +96,11 @@ _HOMES = {
     "fxprune.torch.prune": "prune",
     "fxprune.torch.prune_checkpoint": "prune_checkpoint",
     "fxprune.torch.refit": "refit",
+    "fxprune.torch.search": "search",
     "fxprune.torch.shrink": "shrink",
     "fxprune.torch.storage": "load save",
     "fxprune.torch.verify": "verify",
+    "fxprune.torch.zero_cost": "score",
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = [
@@ -116,6 +121,7 @@ __all__ = [
     "OnnxResult",
     "Quantization",
     "Report",
+    "SearchError",
     "Static",
     "TargetError",
     "TraceError",
@@ -145,6 +151,8 @@ __all__ = [
     "register_operator",
     "report",
     "save",
+    "score",
+    "search",
     "set_keep_set",
     "shrink",
     "training_cost",
@@ -159,6 +167,7 @@ __all__ = [
 _EXTRAS = {
     "torch": ("torch", "safetensors"),
     "onnx": ("onnx", "onnx_ir", "onnxruntime"),
+    "search": ("optuna", "scipy"),
 }
 """By extra the libraries that only it installs."""
 

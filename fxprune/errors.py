@@ -8,9 +8,12 @@ FxpruneError
 ├── NothingToPruneError   every channel is pinned; the message lists the reasons
 ├── CheckpointError       a file is damaged, foreign, or belongs to another model
 ├── MissingExtraError     this needs a library that is not installed; also an ImportError
+├── SearchError           a score fails on a configuration; has what was found before
 ├── VerificationError     two models that must agree do not; names the first differing layer
 └── InternalError         fxprune broke an invariant of its own: please report it
 """
+
+from typing import Any
 
 
 class FxpruneError(Exception):
@@ -43,6 +46,14 @@ class CheckpointError(FxpruneError):
 
 class MissingExtraError(FxpruneError, ImportError):
     """This needs a library that an extra of fxprune installs."""
+
+
+class SearchError(FxpruneError):
+    """A score fails on a configuration; `found` holds the trials that are done."""
+
+    def __init__(self, message: str, found: Any) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 class VerificationError(FxpruneError):

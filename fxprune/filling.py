@@ -131,11 +131,11 @@ class Filling:
         self.least[: layout.groups] = least or 1
         for place, numbers in enumerate(layout.numbers):
             self.least[place] = min(max(self.least[place], numbers.least), layout.sizes[place])
-        self._steps = _Steps(layout, self.least, round_to)
+        self.steps = Steps(layout, self.least, round_to)
 
     def check_reachable(self, costs: Costs, limit: Mapping[str, float]) -> None:
         """Raise TargetError if the costs exceed a limit with every group at its smallest."""
-        smallest = self._steps.on_gates(self._steps.smallest)
+        smallest = self.steps.on_gates(self.steps.smallest)
         closed = dict(zip(self.layout.names, map(int, smallest), strict=True))
         for name, most in limit.items():
             least, full = costs.polynomials[name](closed), costs.polynomials[name](costs.full)
@@ -157,7 +157,7 @@ class Filling:
         units = self._units(self._levelled(rank.astype(float)))
         order = units.worst_first()
         removable = int((units.rank < math.inf).sum())
-        everything = self._steps.numbers
+        everything = self.steps.numbers
 
         def within(kept: int) -> bool:
             return self._fit(units.counts(everything, order[: removable - kept], -1), limit)
@@ -166,7 +166,7 @@ class Filling:
         is_open = np.ones(len(order), dtype=bool)
         is_open[closed] = False
         self._open_more(units, is_open, order, limit)
-        branches = closed[self._steps.first[units.owner[closed]] >= self.layout.groups]
+        branches = closed[self.steps.first[units.owner[closed]] >= self.layout.groups]
         for branch in branches[::-1]:
             if not is_open[branch] and self._open_thin(units, branch, is_open, order, limit):
                 self._open_more(units, is_open, order, limit)
@@ -177,7 +177,7 @@ class Filling:
     ) -> None:
         """Open what fits of the closed units `among` some, which come worst first."""
         waiting = among[~is_open[among]][::-1]
-        nothing = np.zeros(len(self._steps.numbers))
+        nothing = np.zeros(len(self.steps.numbers))
         counts = units.counts(nothing, np.flatnonzero(is_open), 1)
         is_open[self._fill(units, waiting, counts, limit)] = True
 
@@ -193,11 +193,11 @@ class Filling:
 
         While a branch is closed all inside of it is free, so it may be too wide to be opened whole.
         """
-        places = self.layout.inside[self._steps.first[units.owner[branch]]]
-        inside = np.isin(units.owner, self._steps.all_in(places)) & (units.rank < math.inf)
+        places = self.layout.inside[self.steps.first[units.owner[branch]]]
+        inside = np.isin(units.owner, self.steps.all_in(places)) & (units.rank < math.inf)
         thin = is_open & ~inside
         thin[branch] = True
-        counts = units.counts(np.zeros(len(self._steps.numbers)), np.flatnonzero(thin), 1)
+        counts = units.counts(np.zeros(len(self.steps.numbers)), np.flatnonzero(thin), 1)
         if not self._fit(counts, limit):
             return False
         within = is_open & inside
@@ -218,7 +218,7 @@ class Filling:
             more = np.where(best < len(waiting), units.size[waiting[best % len(waiting)]], 0.0)
             fits = np.ones(len(counts), dtype=bool)
             for name, cost in self._costs.items():
-                fits &= self._steps.after(cost, counts, more) <= limit[name] * (1 + ROUNDING)
+                fits &= self.steps.after(cost, counts, more) <= limit[name] * (1 + ROUNDING)
             waiting = waiting[fits[units.owner[waiting]]]
 
             def within(number: int) -> bool:
@@ -235,7 +235,7 @@ class Filling:
         return all(cost(counts) <= limit[n] * (1 + ROUNDING) for n, cost in self._costs.items())
 
     def _fit(self, counts: np.ndarray, limit: Mapping[str, float]) -> bool:
-        return self.fits(self._steps.on_gates(counts), limit)
+        return self.fits(self.steps.on_gates(counts), limit)
 
     def _levelled(self, rank: np.ndarray) -> np.ndarray:
         """Ranks, with those of all other groups, spread alike, for a group that has none."""
@@ -259,7 +259,7 @@ class Filling:
 
         The rank of a unit is the mean over its groups of the mean of what is in it.
         """
-        steps = self._steps
+        steps = self.steps
         positions = np.lexsort((-rank, self.owners))
         place = np.arange(len(positions)) - self._starts[self.owners]  # owners are sorted
         part = place // (steps.width * steps.positions)[self.owners]
@@ -278,7 +278,7 @@ class Filling:
         return _Units(np.where(protected, math.inf, mean), left, owner, size, positions, unit)
 
 
-class _Steps:
+class Steps:
     """In what steps gates open: those that are tied to each other in steps of one owner.
 
     By owner: the `first` gate, how many steps there are (`numbers`), how many of these open

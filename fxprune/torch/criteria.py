@@ -20,7 +20,7 @@ from fxprune.torch.checks import check_weights
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.observing import observed
-from fxprune.torch.record import gated_record, traced_part
+from fxprune.torch.record import gated_record, gates_of, traced_part
 from fxprune.torch.saliency import saliency
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -91,7 +91,7 @@ def importance(
         check_weights(traced_part(gated)[1])
     if method == "taylor":
         assert data is not None
-        rank = _taylor(gated, gates, data, loss or _usual_loss)
+        rank = _taylor(gated, gates, data, loss or usual_loss)
     else:
         rank = _ranked(gated, gates, record.analysis, method, data)
     parts = torch.split(rank, list(gates.layout.sizes))
@@ -151,9 +151,24 @@ def _chance(analysis: Analysis, gates: Gates) -> Sums:
 
 def _taylor(gated: nn.Module, gates: Gates, data: Iterable[Any], loss: Loss) -> Tensor:
     """Gate gradients in evaluation mode, ranked as `static` ranks them."""
+    effects = gate_effects(gated, data, loss)
+    return gates.method.budget.effect_per_price(effects, torch.ones(gates.layout.total))
+
+
+def gate_effects(gated: nn.Module, data: Iterable[Any], loss: Loss | None = None) -> Tensor:
+    """For every position the mean over batches of the squared gradient of its gate, all open.
+
+    That is to first order the squared change of the loss if it closes (Molchanov et al. 2019,
+    equation 8).
+
+    Raises:
+        InputError: the data is empty, or does not fit.
+    """
+    gates = gates_of(gated)
+    loss = loss or usual_loss
     trained = [p for p in gated.parameters() if p.requires_grad and p is not gates.method.scores]
     total, count = torch.zeros(gates.layout.total), 0
-    also = "" if loss is _usual_loss else ", or loss fails on it"
+    also = "" if loss is usual_loss else ", or loss fails on it"
     try:
         for parameter in trained:
             parameter.requires_grad_(False)
@@ -170,10 +185,10 @@ def _taylor(gated: nn.Module, gates: Gates, data: Iterable[Any], loss: Loss) -> 
             parameter.requires_grad_()
     if not count:
         raise InputError('method="taylor" got no batch: the data is empty (or used up)')
-    return gates.method.budget.effect_per_price(total / count, torch.ones(gates.layout.total))
+    return total / count
 
 
-def _usual_loss(model: nn.Module, batch: Any) -> Tensor:
+def usual_loss(model: nn.Module, batch: Any) -> Tensor:
     """Cross entropy of the output and the label, or what the model says itself."""
     if isinstance(batch, Mapping):
         own: Tensor | None = getattr(model(**batch), "loss", None)

@@ -130,22 +130,38 @@ def reach_target(gated: nn.Module, importance: Mapping[str, Any] | None = None) 
     gates.method.settle(torch.from_numpy(rank))
 
 
-def _given(layout: Layout, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def positions_of(layout: Layout, values: Any, argument: str = "importance") -> np.ndarray:
+    """Numbers by group and branch in one flat vector; zeros for what is left out.
+
+    Raises:
+        InputError: they are none, or of something else.
+    """
+    given = _given(layout, values, argument)
+    pairs = zip(layout.names, layout.sizes, strict=True)
+    return np.concatenate([given.get(name, np.zeros(size)) for name, size in pairs])
+
+
+def _given(
+    layout: Layout, values: Mapping[str, Any], argument: str = "importance"
+) -> dict[str, np.ndarray]:
     """Values by name as arrays."""
     if not isinstance(values, Mapping) or not values:
-        raise refusal("importance", values, "numbers by group and branch, as importance(gated)")
+        raise refusal(argument, values, "numbers by group and branch, as importance(gated)")
     sizes = dict(zip(layout.names, layout.sizes, strict=True))
     for name in values:
         if name not in sizes:
             raise InputError(
-                f"importance names {shown(name)}, which is no free group and no branch"
+                f"{argument} names {shown(name)}, which is no free group and no branch"
                 f"{near(name, layout.names)}"
             )
-    return {name: _numbers(name, value, sizes[name]).numpy() for name, value in values.items()}
+    return {
+        name: _numbers(name, value, sizes[name], argument).numpy()
+        for name, value in values.items()
+    }
 
 
-def _numbers(name: str, value: Any, size: int) -> Tensor:
-    refused = InputError(f"importance of {name} must be {size} numbers, got {shown(value)}")
+def _numbers(name: str, value: Any, size: int, argument: str) -> Tensor:
+    refused = InputError(f"{argument} of {name} must be {size} numbers, got {shown(value)}")
     try:
         given = torch.as_tensor(value).detach().reshape(-1).cpu()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:

@@ -108,6 +108,11 @@ class Budget:
         self._owners = torch.from_numpy(self._filling.owners)
         self._fan_out = torch.tensor(layout.fan_out)[self._owners]
 
+    @property
+    def least(self) -> tuple[int, ...]:
+        """How many positions each group keeps at least."""
+        return tuple(self._filling.least[: self.layout.groups].tolist())
+
     def relative(self, share: float) -> dict[str, float]:
         """The limits on the way: `share` = 0 is the full cost, 1 is the target."""
         return {

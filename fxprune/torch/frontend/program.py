@@ -81,19 +81,21 @@ def read_model(
     batch: int | None = None,
     *,
     use: Use = Use.ANALYSIS,
+    both: bool = True,
     told: bool = False,
     known: Mapping[str, Any] | None = None,
 ) -> Program:
     """Trace a model and translate it; the model is as it was afterwards.
 
     Modules at the paths `leaves` stay whole; what goes in and out of them is pinned. `extras`,
-    `batch`, `use`, `told` and `known` are as in `trace`.
+    `batch`, `use`, `both`, `told` and `known` are as in `trace`.
 
     Raises:
         TraceError: the model's Python cannot be traced.
         InputError: the model does not accept the example inputs.
     """
-    graph = trace(model, examples, leaves, extras, batch, use=use, told=told, known=known)
+    options: Any = {"use": use, "both": both, "told": told, "known": known}
+    graph = trace(model, examples, leaves, extras, batch, **options)
     translation = _Translation(model, graph)
     ir = translation.graph()
     calls = translation.calls()

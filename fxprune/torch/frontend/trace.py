@@ -50,6 +50,7 @@ def trace(
     batch: int | None = None,
     *,
     use: Use = Use.ANALYSIS,
+    both: bool = True,
     told: bool = False,
     known: Mapping[str, Any] | None = None,
 ) -> OwnedGraph:
@@ -61,16 +62,16 @@ def trace(
     part of a model has `extras`, arguments for its `**kwargs`, one mapping for each example; inputs
     that are one object are one. `batch` stands in for the batch size of the inputs: 0 for none,
     None for one that occurs nowhere in the model. `use` says what the graph is for: what follows
-    types and batches that Python has read costs further runs of forward. Libraries are told of the
-    trace at once with `told`, else where need be. `known` has what some of `leaves` return, so that
-    they need not run.
+    types and batches that Python has read costs further runs of forward. Without `both` it is that
+    of the mode the model is in. Libraries are told of the trace at once with `told`, else where
+    need be. `known` has what some of `leaves` return, so that they need not run.
 
     Raises:
         InputError: the model does not accept the inputs.
         TraceError: the model's Python cannot be traced.
     """
     arguments = (model, examples, leaves, extras, batch)
-    return merge(trace_ways(*arguments, use=use, told=told, known=known))
+    return merge(trace_ways(*arguments, use=use, both=both, told=told, known=known))
 
 
 def trace_ways(
@@ -81,6 +82,7 @@ def trace_ways(
     batch: int | None = None,
     *,
     use: Use = Use.ANALYSIS,
+    both: bool = True,
     told: bool = False,
     known: Mapping[str, Any] | None = None,
 ) -> list[tuple[Way, OwnedGraph]]:
@@ -97,13 +99,13 @@ def trace_ways(
         if stand_in := _stand_in(subjects) if batch is None else batch:
             try:
                 resized = (subject.with_batch(stand_in) for subject in subjects)
-                found = _trace([replace(each, batch_is_alone=True) for each in resized])
+                found = _trace([replace(each, batch_is_alone=True) for each in resized], both)
                 for _, graph in found:
                     graph.batch = stand_in
                 return found
             except (InputError, TraceError):
                 pass  # a model for so many samples
-        return _trace(subjects)
+        return _trace(subjects, both)
 
 
 _ONE_AT_A_TIME = threading.RLock()
@@ -125,17 +127,17 @@ def _stand_in(subjects: Sequence[Subject]) -> int:
     return next((size for size in _BATCHES if size not in taken), 0)
 
 
-def _trace(subjects: Sequence[Subject]) -> list[tuple[Way, OwnedGraph]]:
-    """All ways of all examples; training comes before evaluation."""
+def _trace(subjects: Sequence[Subject], both: bool) -> list[tuple[Way, OwnedGraph]]:
+    """All ways of all examples, in `both` modes; training comes before evaluation."""
     runs: list[tuple[Way, OwnedGraph]] = []
     for number, subject in enumerate(subjects):
         graph, branched = _trace_mode(subject)
-        if not branched:
+        if not (branched and both):
             runs.append((Way(number), graph))
             continue
         other, _ = _trace_mode(replace(subject, mode=not subject.mode))
-        both = {subject.mode: graph, not subject.mode: other}
-        runs += [(Way(number, mode), both[mode]) for mode in (True, False)]
+        by_mode = {subject.mode: graph, not subject.mode: other}
+        runs += [(Way(number, mode), by_mode[mode]) for mode in (True, False)]
     return runs
 
 

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from fxprune.torch.prune_checkpoint import prune_checkpoint
     from fxprune.torch.refit import refit
     from fxprune.torch.search import search
+    from fxprune.torch.sensitivity import sensitivity
     from fxprune.torch.shrink import shrink
     from fxprune.torch.storage import load, save
     from fxprune.torch.verify import verify
@@ -97,6 +98,7 @@ _HOMES = {
     "fxprune.torch.prune_checkpoint": "prune_checkpoint",
     "fxprune.torch.refit": "refit",
     "fxprune.torch.search": "search",
+    "fxprune.torch.sensitivity": "sensitivity",
     "fxprune.torch.shrink": "shrink",
     "fxprune.torch.storage": "load save",
     "fxprune.torch.verify": "verify",
@@ -153,6 +155,7 @@ __all__ = [
     "save",
     "score",
     "search",
+    "sensitivity",
     "set_keep_set",
     "shrink",
     "training_cost",

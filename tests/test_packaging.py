@@ -33,8 +33,8 @@ LAYERS = (
     "passes",
     "layout selectors uniform",
     "targets keep_sets filling reports matrices tradeoffs",
-    "ranking",
-    "flow",
+    "ranking searching",
+    "flow sensitivities",
     "criteria",
     "onnx.frontend torch.frontend",
     "onnx.backend torch.budget",
@@ -42,8 +42,8 @@ LAYERS = (
     "torch.backend",
     "onnx",
     "torch",
-    "reporting",
-    "pages __init__",
+    "reporting scores",
+    "environments pages __init__",
     "cli commands testing integrations",
 )
 HEIGHT = {area: height for height, areas in enumerate(LAYERS) for area in areas.split()}

@@ -73,7 +73,11 @@ class Configurations:
         low, high = 0, len(shares) - 1  # the largest share that fits is the first of the shares
         while low < high:
             middle = (low + high) // 2
-            low, high = (low, middle) if self._fits(self._scaled(picks, shares[middle])) else (middle + 1, high)
+            low, high = (
+                (low, middle)
+                if self._fits(self._scaled(picks, shares[middle]))
+                else (middle + 1, high)
+            )
         return self._scaled(picks, shares[low] if shares else 0.0)
 
     def _ordered(self, picks: Picks) -> list[tuple[Dimension, int]]:
@@ -108,9 +112,7 @@ class Configurations:
         for name, most in self.limits.items():
             costs = self.costs(smallest)
             if name not in costs:
-                raise TargetError(
-                    f"target names {shown(name)}; known costs are {', '.join(costs)}"
-                )
+                raise TargetError(f"target names {shown(name)}; known costs are {', '.join(costs)}")
             if costs[name] > most * (1 + ROUNDING):
                 config = shown(config_of(self.dimensions, smallest))
                 raise TargetError(

@@ -99,9 +99,7 @@ class Found:
         return "\n".join(lines)
 
 
-def front_of(
-    trials: tuple[Trial, ...], objectives: tuple[Objective, ...]
-) -> tuple[Trial, ...]:
+def front_of(trials: tuple[Trial, ...], objectives: tuple[Objective, ...]) -> tuple[Trial, ...]:
     """The trials that no other dominates; of those with equal scores the first."""
 
     def values(trial: Trial) -> tuple[float, ...]:

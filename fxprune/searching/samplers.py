@@ -184,9 +184,7 @@ def check_sampler(sampler: Any, objectives: Sequence[Objective]) -> str:
     return sampler
 
 
-def sampler_for(
-    sampler: str | SamplerOf, dimensions: Sequence[Dimension], seed: int
-) -> OneTrial:
+def sampler_for(sampler: str | SamplerOf, dimensions: Sequence[Dimension], seed: int) -> OneTrial:
     """The sampler of the next trial."""
     if sampler == "qmc":
         return OneTrial(lambda index: Listed(dimensions, _sobol(dimensions, seed, index)))

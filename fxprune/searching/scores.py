@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
+from fxprune.layout import Layout
 from fxprune.searching.found import Objective
 from fxprune.searching.spaces import Point
 
@@ -39,3 +42,22 @@ class Score:
     def name(self) -> str:
         """What it is called."""
         return self.objective.name
+
+
+def loss_of(
+    layout: Layout,
+    effects: Mapping[str, np.ndarray],
+    keep_set: Mapping[str, tuple[bool, ...]],
+) -> float:
+    """What the closed positions of a keep-set lose together."""
+    gone = {
+        place
+        for branch in range(layout.groups, len(layout.names))
+        if not keep_set[layout.names[branch]][0]
+        for place in layout.inside[branch]
+    }
+    total = 0.0
+    for place, name in enumerate(layout.names):
+        if place not in gone:
+            total += float(effects[name][~np.array(keep_set[name])].sum())
+    return total

@@ -132,7 +132,9 @@ class _Search:
             kept = f"{len(found)} finished trials are kept, as `found` of this error"
             if self._plan.storage is not None:
                 kept += ", and the search goes on from them if it is called again"
-            raise SearchError(f"no score for {shown(dict(point.config))}: {reason}; {kept}", found) from error
+            raise SearchError(
+                f"no score for {shown(dict(point.config))}: {reason}; {kept}", found
+            ) from error
         return scores
 
     def found(self) -> Found:
@@ -163,7 +165,7 @@ def _study(plan: Plan, identity: dict[str, Any]) -> Any:
         InputError: there is one of another search, or no storage can be there.
     """
     storage = _storage(plan.storage)
-    directions = ["maximize" if each.maximise else "minimize" for each in plan.objectives]
+    directions: Any = ["maximize" if o.maximise else "minimize" for o in plan.objectives]
     try:
         study = optuna.create_study(
             storage=storage, study_name="fxprune", directions=directions, load_if_exists=True

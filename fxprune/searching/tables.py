@@ -100,7 +100,9 @@ class Table:
         Console(file=file, width=160, markup=False, emoji=False, highlight=False).print(drawn)
         lines = list(map(str.rstrip, file.getvalue().rstrip().splitlines()))
         rest = len(self.rows) - _MOST_ROWS, len(self.columns) - len(shown)
-        more = [f"{n} {what} more" for n, what in zip(rest, ("rows", "columns"), strict=True) if n > 0]
+        more = [
+            f"{n} {what} more" for n, what in zip(rest, ("rows", "columns"), strict=True) if n > 0
+        ]
         return "\n".join([*lines, *([", ".join(more)] if more else [])])
 
 

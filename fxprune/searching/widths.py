@@ -39,7 +39,7 @@ class KeepSets:
             InputError: no group has a choice.
         """
         self.limits = dict(limits)
-        self._layout, self._filling, self._costs = layout, filling, costs
+        self.layout, self._filling, self.costs = layout, filling, costs
         self._widen = widen and bool(limits)
         steps = filling.steps
         self._least = -(-steps.smallest.astype(int) // steps.widths)
@@ -55,7 +55,7 @@ class KeepSets:
         """For every position the place of its unit in its gate, from 0 on, best first."""
         owners, steps = self._filling.owners, self._filling.steps
         order = np.lexsort((-importance, owners))
-        starts = np.cumsum([0, *self._layout.sizes])[:-1]
+        starts = np.cumsum([0, *self.layout.sizes])[:-1]
         unit = np.empty(len(owners), dtype=int)
         place = np.arange(len(owners)) - starts[owners]
         unit[order] = place // (steps.width * steps.positions)[owners]
@@ -64,18 +64,37 @@ class KeepSets:
     @property
     def dimensions(self) -> tuple[Dimension, ...]:
         """How many positions the first gate of every owner keeps."""
+        firsts = self._filling.steps.first[self._searched]
+        return tuple(Dimension(self.layout.names[place], self._kept(place)) for place in firsts)
+
+    def values_by_name(self) -> dict[str, tuple[int, tuple[int, ...]]]:
+        """By gate that has a choice its dimension, and how many positions it keeps by pick."""
+        steps, found = self._filling.steps, {}
+        for place, name in enumerate(self.layout.names):
+            for dimension in np.flatnonzero(self._searched == steps.owner[place]):
+                found[name] = int(dimension), self._kept(place)
+        return found
+
+    def _kept(self, place: int) -> tuple[int, ...]:
+        """How many positions of a gate each of its numbers of units are."""
         steps = self._filling.steps
-        return tuple(
-            Dimension(
-                self._layout.names[steps.first[owner]],
-                tuple(
-                    int(min(units * steps.widths[owner], steps.numbers[owner]))
-                    * int(steps.positions[steps.first[owner]])
-                    for units in range(self._least[owner], self._most[owner] + 1)
-                ),
-            )
-            for owner in self._searched
-        )
+        owner = steps.owner[place]
+        units = np.arange(self._least[owner], self._most[owner] + 1)
+        kept = np.minimum(units * steps.widths[owner], steps.numbers[owner])
+        return tuple((kept * steps.positions[place]).astype(int).tolist())
+
+    def fixed(self, name: str) -> int:
+        """How many positions a gate keeps that has no choice."""
+        return self._kept(self.layout.names.index(name))[-1]
+
+    def lost(self, name: str, effects: np.ndarray) -> np.ndarray:
+        """By pick the sum of the effects of the positions of a gate that close."""
+        place = self.layout.names.index(name)
+        unit = self._unit[self._filling.owners == place]
+        order = np.argsort(unit, kind="stable")
+        kept = np.cumsum([0.0, *effects[order]])
+        lost: np.ndarray = kept[-1] - kept[list(self._kept(place))]
+        return lost
 
     def repaired(self, picks: Picks) -> Picks:
         """As a proposal says where that fits; else narrowed in proportion, and filled."""
@@ -90,19 +109,19 @@ class KeepSets:
         gates = units[self._filling.steps.owner]
         owners = self._filling.owners
         rank: np.ndarray = gates[owners] / (self._unit + 1)
-        branch = owners >= self._layout.groups
+        branch = owners >= self.layout.groups
         rank[branch] = np.where(gates[owners][branch] > 0, _OPEN, _CLOSED)
         return rank
 
     def point(self, picks: Picks) -> Point:
         """The keep-set, and its exact costs."""
         units = self._units_of(picks)
-        names, owner = self._layout.names, self._filling.steps.owner
+        names, owner = self.layout.names, self._filling.steps.owner
         flags = self._unit < units[owner][self._filling.owners]
-        parts = np.split(flags, np.cumsum(self._layout.sizes)[:-1])
+        parts = np.split(flags, np.cumsum(self.layout.sizes)[:-1])
         keep = {name: tuple(part.tolist()) for name, part in zip(names, parts, strict=True)}
         sizes = {name: sum(part) for name, part in keep.items()}
-        costs = self._costs.at({**self._costs.full, **sizes})
+        costs = self.costs.at({**self.costs.full, **sizes})
         return Point(sizes, costs, keep)
 
     def _units_of(self, picks: Picks) -> np.ndarray:
@@ -113,7 +132,7 @@ class KeepSets:
 
     def _picks_of(self, flags: np.ndarray) -> Picks:
         steps = self._filling.steps
-        counts = np.bincount(self._filling.owners[flags], minlength=len(self._layout.sizes))
+        counts = np.bincount(self._filling.owners[flags], minlength=len(self.layout.sizes))
         units = -(-counts[steps.first] // (steps.widths * steps.positions[steps.first]))
         return tuple(map(int, (units - self._least)[self._searched]))
 

@@ -25,7 +25,7 @@ from fxprune.torch.record import gated_record, is_gated, record_of, traced_part
 
 _CHUNK = 1 << 18
 """How many units are compared at once."""
-_FUNCTIONS = frozenset("relu relu_ relu6 leaky_relu leaky_relu_ prelu rrelu".split())
+_FUNCTIONS = frozenset(["relu", "relu_", "relu6", "leaky_relu", "leaky_relu_", "prelu", "rrelu"])
 
 
 def codes_of(model: nn.Module, batch: Any) -> list[Tensor]:
@@ -126,4 +126,4 @@ def kernel(codes: Iterable[Tensor]) -> np.ndarray:
 
 def _pieces(codes: Iterable[Tensor]) -> Iterator[Tensor]:
     for code in codes:
-        yield from code.split(_CHUNK, dim=1)
+        yield from torch.split(code, _CHUNK, dim=1)

@@ -119,15 +119,18 @@ def reach_target(gated: nn.Module, importance: Mapping[str, Any] | None = None) 
         InputError: `importance` names no group and no branch, or something else, or has values of a
             wrong size or that are no numbers.
     """
+    gates = gates_of(gated)
+    rank = None if importance is None else torch.from_numpy(ranked(gated, importance))
+    gates.method.settle(rank)
+
+
+def ranked(gated: nn.Module, importance: Mapping[str, Any]) -> np.ndarray:
+    """Importance as a rank of every position, completed where it leaves something out."""
     gates, record = gated_record(gated)
-    if importance is None:
-        gates.method.settle(None)
-        return
     given = _given(gates.layout, importance)
     weights = weight_of(traced_part(gated)[1])
     by_weights = lambda: group_norm(record.analysis, weights)  # noqa: E731
-    rank = completed(record.analysis, gates.layout, given, by_weights)
-    gates.method.settle(torch.from_numpy(rank))
+    return completed(record.analysis, gates.layout, given, by_weights)
 
 
 def positions_of(layout: Layout, values: Any, argument: str = "importance") -> np.ndarray:
@@ -155,8 +158,7 @@ def _given(
                 f"{near(name, layout.names)}"
             )
     return {
-        name: _numbers(name, value, sizes[name], argument).numpy()
-        for name, value in values.items()
+        name: _numbers(name, value, sizes[name], argument).numpy() for name, value in values.items()
     }
 
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from fxprune.arguments import batches, near, refusal, shown
 from fxprune.errors import InputError
 from fxprune.layout import Layout
-from fxprune.searching.additive import loss_of
 from fxprune.searching.found import Objective
-from fxprune.searching.scores import Candidate, Score
+from fxprune.searching.scores import Candidate, Score, loss_of
 from fxprune.torch.batches import repeatable
 from fxprune.torch.criteria import gate_effects
 from fxprune.torch.keep_sets import positions_of
@@ -109,6 +108,9 @@ def _importances(name: str, values: Mapping[str, Any], gated: nn.Module | None) 
 def _adding_up(name: str, layout: Layout, effects: np.ndarray) -> Score:
     parts = np.split(effects, np.cumsum(layout.sizes)[:-1])
     by_name = dict(zip(layout.names, parts, strict=True))
-    return Score(
-        Objective(name), lambda c: -loss_of(layout, by_name, c.point.keep_set), by_name
-    )
+    return Score(Objective(name), lambda c: -loss_of(layout, by_name, c.point.keep_set), by_name)
+
+
+def some_cost_is_to_be_small(scores: Sequence[Score], costs: Sequence[str]) -> bool:
+    """Whether larger is worse by some score, so that what fits must not be widened."""
+    return any(s.name in costs and not s.objective.maximise for s in scores)

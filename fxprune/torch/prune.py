@@ -14,6 +14,7 @@ from fxprune.torch.batches import repeatable
 from fxprune.torch.criteria import Loss, check_method, importance
 from fxprune.torch.fold import fold
 from fxprune.torch.gating import ungated_on_failure
+from fxprune.torch.guard import check_least_score, guarded_score, reach_score
 from fxprune.torch.keep_sets import reach_target
 from fxprune.torch.mixture import forms_named, mixed
 from fxprune.torch.prepare import prepare
@@ -40,6 +41,8 @@ def prune(
     in_kind: bool = True,
     uniform: Uniform = False,
     factorise: str | Iterable[str] = (),
+    score: Any = None,
+    least_score: float | None = None,
     copy: bool = True,
 ) -> Any:
     """A smaller model at once, without training; it can be trained further or prepared again.
@@ -64,6 +67,10 @@ def prune(
             neither, whichever loses least of the energy of what layers return (Zhang et al. 2015),
             on `data` if there is some; `method` is not asked. Costs are shares of the model as it
             is, and targets are met by what comes out.
+        score: what the smaller model must keep, one of those that `search` takes, for instance
+            `fxprune.scores.accuracy(loader)`. The smallest model that does, and that is not smaller
+            than `target`, is then found by bisection, every step measured.
+        least_score: the worst score to accept; of what is to be small, such as a loss, the largest.
         copy: whether `model` stays as it is. With False it becomes the smaller model itself, which
             takes about the memory that it has: see `fold` with `consume`. What fails before its
             weights are sliced leaves it as it was, but for weights that `correct` has solved.
@@ -78,6 +85,7 @@ def prune(
     check_method(method, data, loss)
     if flag("correct", correct) and data is None:
         raise InputError("correct=True needs data: some hundred samples")
+    worst = check_least_score(least_score, score)
     data = None if data is None else repeatable(data)
     if not flag("copy", copy):
         check_module("model", model)
@@ -99,12 +107,19 @@ def prune(
         )
 
     forms = forms_named(factorise, scope, copy=copy)
+    if forms and worst is not None:
+        raise InputError("factorise= and least_score= do not go together: factorise first")
     with nullcontext() if copy else ungated_on_failure(model):
         if forms:
             gated = mixed(model, target, forms, gates, data)
         else:
             gated = gates(model, target)
-            reach_target(gated, importance(gated, method, data, loss))
+            found = importance(gated, method, data, loss)
+            if worst is None:
+                reach_target(gated, found)
+            else:
+                wanted = guarded_score(score, gated, data)
+                reach_score(gated, found, wanted, worst, data if correct else None)
         if correct and data is not None:
             refit(gated, data)
         return fold(gated, consume=not copy)

@@ -1,38 +1,29 @@
 """The verb: search over the keep-sets of a gated model, or over the configurations of a builder."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from fxprune.arguments import is_number, near, refusal, shown, whole
 from fxprune.arguments import seed as check_seed
 from fxprune.errors import FxpruneError, InputError, TargetError
-from fxprune.filling import Filling
-from fxprune.layout import Layout
-from fxprune.passes.cost import COSTS, Costs
+from fxprune.searching.additive import best_picks
 from fxprune.searching.configurations import Configurations, dimensions_of
-from fxprune.searching.found import Found
+from fxprune.searching.found import Found, Trial
 from fxprune.searching.samplers import SamplerOf, check_sampler
-from fxprune.searching.scores import Candidate, Score
+from fxprune.searching.scores import Score
 from fxprune.searching.spaces import Point, Space, config_of
 from fxprune.searching.study import Plan, run
 from fxprune.searching.widths import KeepSets
-from fxprune.targets import Limits, Target
-from fxprune.torch.backend.copying import copy_module
-from fxprune.torch.budget.budget import on_arrays
-from fxprune.torch.budget.latency import measure_latency
-from fxprune.torch.candidates import Built, Pruned
-from fxprune.torch.checks import has_weights
-from fxprune.torch.criteria import importance as importance_of
-from fxprune.torch.keep_sets import positions_of
-from fxprune.torch.objectives import scores_of
-from fxprune.torch.record import gated_record, traced_part
+from fxprune.targets import Target
+from fxprune.torch.candidates import Built
+from fxprune.torch.keep_set_space import CandidateOf, keep_set_space
+from fxprune.torch.objectives import scores_of, some_cost_is_to_be_small
 from fxprune.torch.recorded_costs import recorded_costs
 from fxprune.torch.wrapping import check_module
 
@@ -109,7 +100,8 @@ def search(
     whole("trials", trials, "how many configurations to look at, such as 100")
     seed = check_seed(seed)
     if isinstance(gated, nn.Module):
-        asked = _of_gated(gated, score, target, importance, data)
+        check_module("gated", gated)
+        asked = _Asked(*keep_set_space(gated, score, target, importance, data))
         for name, given in (("ranges", ranges), ("costs", costs)):
             if given is not None:
                 raise InputError(f"{name} is for builders: a gated model has groups and costs")
@@ -119,7 +111,7 @@ def search(
         asked = _of_builder(gated, score, target, ranges, costs, data, seed)
     plan = Plan(tuple(each.objective for each in asked.scores), trials, sampler, seed, storage)
     if sampler == "milp":
-        return asked.solved(plan)
+        return asked.solved()
     check_sampler(sampler, plan.objectives)
     return run(asked.space, asked.scored, plan)
 
@@ -130,53 +122,27 @@ class _Asked:
 
     space: Space
     scores: tuple[Score, ...]
-    candidate: Callable[[Point], Candidate]
+    candidate: CandidateOf
 
     def scored(self, point: Point) -> dict[str, float]:
         """The scores of a point by name."""
         candidate = self.candidate(point)
         return {score.name: score.of(candidate) for score in self.scores}
 
-
-def _of_gated(
-    gated: nn.Module, score: Any, target: Target | None, importance: Any, data: Any
-) -> _Asked:
-    check_module("gated", gated)
-    gates, record = gated_record(gated)
-    _, part = traced_part(gated)
-    layout, budget = gates.layout, gates.method.budget
-    scores = scores_of(score, COSTS, data, gated)
-    limited, limits = budget.costs, budget.limit
-    if target is not None:
-        modules = [path for path, _ in part.named_modules() if path]
-        latency = cache(lambda: measure_latency(part, record.analysis, budget.round_to))
-        limited, limits = Limits(target).on(
-            record.analysis, modules, lambda path: latency().inside(path)
-        )
-    index = {name: place for place, name in enumerate(layout.names)}
-    arrays = {name: on_arrays(limited.polynomials[name], index) for name in limits}
-    filling = Filling(arrays, layout, budget.round_to, budget.least)
-    filling.check_reachable(limited, limits)
-    all_costs = {**record.analysis.costs.polynomials, **limited.polynomials}
-    space = KeepSets(
-        layout,
-        filling,
-        Costs(all_costs, record.analysis.costs.full),
-        limits,
-        _order(gated, layout, importance),
-        widen=not _some_cost_is_to_be_small(scores, COSTS),
-    )
-    working = copy_module(gated)
-    return _Asked(space, scores, lambda point: Pruned(point, working))
-
-
-def _order(gated: nn.Module, layout: Layout, importance: Any) -> np.ndarray:
-    """What orders the positions of each group."""
-    if importance is not None:
-        return positions_of(layout, importance)
-    if not has_weights(traced_part(gated)[1]):
-        return np.zeros(layout.total)
-    return positions_of(layout, importance_of(gated))
+    def solved(self) -> Found:
+        """The best point of a score that adds up."""
+        score, *others = self.scores
+        if score.effects is None or others or not isinstance(self.space, KeepSets):
+            raise InputError(
+                'sampler="milp" is for one score that adds up over the positions of a gated model: '
+                'importances, or "taylor"'
+            )
+        if not self.space.limits:
+            raise InputError('sampler="milp" needs a target: all open is best without')
+        picks = best_picks(self.space, score.effects, self.space.costs.polynomials)
+        point = self.space.point(picks)
+        trial = Trial(0, point.config, self.scored(point), point.costs, point.keep_set)
+        return Found((score.objective,), (trial,))
 
 
 def _of_builder(
@@ -188,7 +154,7 @@ def _of_builder(
     data: Any,
     seed: int,
 ) -> _Asked:
-    if not callable(builder) or isinstance(builder, type) and issubclass(builder, nn.Module):
+    if not callable(builder) or (isinstance(builder, type) and issubclass(builder, nn.Module)):
         raise refusal("gated", builder, "what prepare returned, or a builder with ranges")
     if costs is not None and not callable(costs):
         raise refusal("costs", costs, "a function from a configuration to numbers by name")
@@ -196,7 +162,7 @@ def _of_builder(
     dimensions = dimensions_of(ranges)
     known = tuple(costs_of(config_of(dimensions, tuple(0 for _ in dimensions))))
     scores = scores_of(score, known, data, None)
-    widen = not _some_cost_is_to_be_small(scores, known)
+    widen = not some_cost_is_to_be_small(scores, known)
     space = Configurations(ranges, costs_of, _numbers(target, known), widen=widen)
     return _Asked(space, scores, lambda point: Built(point, builder, seed))
 
@@ -230,8 +196,3 @@ def _numbers(target: Any, known: Sequence[str]) -> dict[str, float]:
         if not is_number(most) or not 0 < most < math.inf:
             raise TargetError(f"target of {name} is {shown(most)}: give {wanted}")
     return {name: float(most) for name, most in target.items()}
-
-
-def _some_cost_is_to_be_small(scores: Sequence[Score], costs: Sequence[str]) -> bool:
-    """Whether larger is worse by some score, so that what fits must not be widened."""
-    return any(s.name in costs and not s.objective.maximise for s in scores)

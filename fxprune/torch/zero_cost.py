@@ -43,9 +43,9 @@ def score(
       running means (Tanaka et al. 2020, equation 2). Only the shapes of data matter
     - "snip": the sum of |w * dL/dw| over the same weights, with gradients averaged over batches
       (Lee et al. 2019, equation 6, before it is divided by the sum)
-    - "zico": the sum over weights W of log(sum over w in W of mean |dL/dw| / std |dL/dw|), mean
-      and standard deviation over batches, of which there are two at least (Li et al. 2023,
-      equation 16)
+    - "zico": the sum over weights W of log(sum over w in W of mean |dL/dw| / std dL/dw), mean and
+      standard deviation over batches, of which there are two at least (Li et al. 2023, section 3.3,
+      and its published code)
 
     Norms use the statistics of the batch, as in the published code, and dropout is off; "synflow"
     uses running variances. The model stays as it was.
@@ -131,7 +131,7 @@ def _synflow(model: nn.Module, batch: Any, number: int) -> float:
         total = torch.stack([out.sum() for out in _arrays(result) if _floats(out)]).sum()
         found = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
     pairs = zip(weights.values(), found, strict=True)
-    return float(sum((w * g).sum() for w, g in pairs if g is not None))
+    return float(sum((w.detach() * g).sum() for w, g in pairs if g is not None))
 
 
 def _positive(name: str, tensor: Tensor) -> Tensor:
@@ -156,8 +156,8 @@ def _zico(gradients: list["_Gradients"]) -> float:
     for each in gradients:
         if len(each.by_batch) < 2:
             raise InputError('method="zico" compares batches of data: give two or more')
-        absolute = torch.stack(each.by_batch).abs()
-        mean, spread = absolute.mean(dim=0), absolute.std(dim=0, correction=0)
+        gradient = torch.stack(each.by_batch)
+        mean, spread = gradient.abs().mean(dim=0), gradient.std(dim=0, correction=0)
         ratio = torch.where(spread > 0, mean / spread, 0.0).sum()
         total += math.log(ratio) if ratio > 0 else 0.0
     return total

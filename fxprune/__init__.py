@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from fxprune.passes.operators import register_operator
     from fxprune.reporting import report
     from fxprune.reports import Report
+    from fxprune.searching.found import Found
+    from fxprune.sensitivities import Sensitivity
     from fxprune.torch.criteria import importance
     from fxprune.torch.distillation import FeatureDistillation, distillation_loss
     from fxprune.torch.export import export_onnx
@@ -81,6 +83,8 @@ _HOMES = {
     "fxprune.passes.operators": "register_operator",
     "fxprune.reporting": "report",
     "fxprune.reports": "Report",
+    "fxprune.searching.found": "Found",
+    "fxprune.sensitivities": "Sensitivity",
     "fxprune.torch.criteria": "importance",
     "fxprune.torch.distillation": "FeatureDistillation distillation_loss",
     "fxprune.torch.export": "export_onnx",
@@ -111,6 +115,7 @@ __all__ = [
     "Consensus",
     "Factorised",
     "FeatureDistillation",
+    "Found",
     "FxpruneError",
     "GroupInfo",
     "GroupView",
@@ -124,6 +129,7 @@ __all__ = [
     "Quantization",
     "Report",
     "SearchError",
+    "Sensitivity",
     "Static",
     "TargetError",
     "TraceError",

@@ -49,6 +49,8 @@ SAMPLERS = (*_SAMPLERS, "qmc", "exhaustive")
 """The names of samplers."""
 
 _ONE_SCORE = ("cmaes",)
+_NUMBERED = ("cmaes",)
+"""What adds the number of a trial to its seed."""
 
 
 def distributions(dimensions: Sequence[Dimension]) -> dict[str, BaseDistribution]:
@@ -75,11 +77,11 @@ def picks_of(dimensions: Sequence[Dimension], drawn: Mapping[str, Any]) -> Picks
 
 
 class OneTrial(BaseSampler):
-    """The sampler of one trial: what `make` makes for its seed, asked as if none had failed."""
+    """The sampler of one trial: what `make` makes for its index."""
 
-    def __init__(self, make: Callable[[int], BaseSampler]) -> None:
-        """`make` gives a sampler for the index of a trial."""
-        self._make = make
+    def __init__(self, make: Callable[[int], BaseSampler], *, renumber: bool = False) -> None:
+        """With `renumber` the sampler is told of the trial as if none had failed before it."""
+        self._make, self._renumber = make, renumber
         self._index = 0
         self._sampler: BaseSampler
 
@@ -89,19 +91,19 @@ class OneTrial(BaseSampler):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._sampler = self._make(self._index)
-        self._sampler.before_trial(study, self._renumbered(trial))
+        self._sampler.before_trial(study, self._told(trial))
 
     def infer_relative_search_space(
         self, study: Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """As the sampler does."""
-        return self._sampler.infer_relative_search_space(study, self._renumbered(trial))
+        return self._sampler.infer_relative_search_space(study, self._told(trial))
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """As the sampler does."""
-        return self._sampler.sample_relative(study, self._renumbered(trial), search_space)
+        return self._sampler.sample_relative(study, self._told(trial), search_space)
 
     def sample_independent(
         self,
@@ -111,7 +113,7 @@ class OneTrial(BaseSampler):
         param_distribution: BaseDistribution,
     ) -> Any:
         """As the sampler does."""
-        trial = self._renumbered(trial)
+        trial = self._told(trial)
         return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
@@ -121,11 +123,13 @@ class OneTrial(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
-        """As the sampler does."""
+        """As the sampler does; it hears nothing of trials that fail."""
         if state == TrialState.COMPLETE:
-            self._sampler.after_trial(study, self._renumbered(trial), state, values)
+            self._sampler.after_trial(study, self._told(trial), state, values)
 
-    def _renumbered(self, trial: FrozenTrial) -> FrozenTrial:
+    def _told(self, trial: FrozenTrial) -> FrozenTrial:
+        if not self._renumber:
+            return trial
         twin = copy.copy(trial)
         twin.number = self._index
         return twin
@@ -198,7 +202,7 @@ def sampler_for(sampler: str | SamplerOf, dimensions: Sequence[Dimension], seed:
             raise refusal("sampler", found, "a function that makes a sampler of optuna")
         return found
 
-    return OneTrial(made)
+    return OneTrial(made, renumber=sampler in _NUMBERED)
 
 
 def mixed(seed: int, index: int) -> int:

@@ -90,6 +90,7 @@ class _Search:
         self._study.sampler = sampler_for(
             self._plan.sampler, self._space.dimensions, self._plan.seed
         )
+        self._study.enqueue_trial({}, user_attrs={_OWNER: _PROCESS})  # from its beginning
         trial = self._study.ask(self._space_of_optuna)
         trial.set_user_attr(_OWNER, _PROCESS)
         try:
@@ -170,8 +171,10 @@ def _study(plan: Plan, identity: dict[str, Any]) -> Any:
         study = optuna.create_study(
             storage=storage, study_name="fxprune", directions=directions, load_if_exists=True
         )
-    except (ValueError, KeyError) as error:
-        raise InputError(f"storage holds another search: {error}") from error
+    except Exception as error:  # whatever the file or the database is
+        raise InputError(
+            f"storage: {shown(plan.storage)} holds no search, or another score: {error}"
+        ) from error
     known = study.user_attrs.get(_IDENTITY)
     if known is None:
         study.set_user_attr(_IDENTITY, identity)

@@ -36,6 +36,7 @@ def keep_set_space(
     data: Any,
     *,
     bounded: bool = True,
+    widen: bool = True,
 ) -> tuple[KeepSets, tuple[Score, ...], CandidateOf]:
     """What `search` and `sensitivity` look at.
 
@@ -47,6 +48,7 @@ def keep_set_space(
             says of them, else norms of weights.
         data: batches for scores that are names.
         bounded: whether there is a target at all.
+        widen: whether proposals that cost too little grow, if no cost is to be small.
 
     Raises:
         InputError: an argument does not fit; TargetError for the target.
@@ -73,7 +75,7 @@ def keep_set_space(
         Costs(all_costs, record.analysis.costs.full),
         limits,
         _order(gated, layout, importance, scores),
-        widen=not some_cost_is_to_be_small(scores, COSTS),
+        widen=widen and not some_cost_is_to_be_small(scores, COSTS),
     )
     working = copy_module(gated)
     return space, scores, lambda point: Pruned(point, working)

@@ -99,16 +99,17 @@ def search(
     """
     whole("trials", trials, "how many configurations to look at, such as 100")
     seed = check_seed(seed)
+    widen = sampler != "exhaustive"  # which looks at every point as it is, if it fits
     if isinstance(gated, nn.Module):
         check_module("gated", gated)
-        asked = _Asked(*keep_set_space(gated, score, target, importance, data))
+        asked = _Asked(*keep_set_space(gated, score, target, importance, data, widen=widen))
         for name, given in (("ranges", ranges), ("costs", costs)):
             if given is not None:
                 raise InputError(f"{name} is for builders: a gated model has groups and costs")
     else:
         if importance is not None:
             raise InputError("importance is for gated models: a builder has no positions")
-        asked = _of_builder(gated, score, target, ranges, costs, data, seed)
+        asked = _of_builder(gated, score, target, ranges, costs, data, seed, widen)
     plan = Plan(tuple(each.objective for each in asked.scores), trials, sampler, seed, storage)
     if sampler == "milp":
         return asked.solved()
@@ -153,6 +154,7 @@ def _of_builder(
     costs: Any,
     data: Any,
     seed: int,
+    widen: bool,
 ) -> _Asked:
     if not callable(builder) or (isinstance(builder, type) and issubclass(builder, nn.Module)):
         raise refusal("gated", builder, "what prepare returned, or a builder with ranges")
@@ -162,7 +164,7 @@ def _of_builder(
     dimensions = dimensions_of(ranges)
     known = tuple(costs_of(config_of(dimensions, tuple(0 for _ in dimensions))))
     scores = scores_of(score, known, data, None)
-    widen = not some_cost_is_to_be_small(scores, known)
+    widen = widen and not some_cost_is_to_be_small(scores, known)
     space = Configurations(ranges, costs_of, _numbers(target, known), widen=widen)
     return _Asked(space, scores, lambda point: Built(point, builder, seed))
 

@@ -1,11 +1,14 @@
 """What a search maximises or minimises: a name, a direction, and what computes it."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from fxprune.arguments import is_number, shown
+from fxprune.errors import FxpruneError, InputError
 from fxprune.layout import Layout
 from fxprune.searching.found import Objective
 from fxprune.searching.spaces import Point
@@ -42,6 +45,33 @@ class Score:
     def name(self) -> str:
         """What it is called."""
         return self.objective.name
+
+
+def measured(score: Score, candidate: Candidate) -> float:
+    """The score of a candidate.
+
+    Raises:
+        InputError: it fails, or is no number.
+    """
+    try:
+        value = score.of(candidate)
+    except FxpruneError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"the score {score.name} fails: {reason}") from error
+    return check_score(score.name, value)
+
+
+def check_score(name: str, value: Any) -> float:
+    """A score that is a number, perhaps an endless one.
+
+    Raises:
+        InputError: it is none.
+    """
+    if not is_number(value) or math.isnan(value):
+        raise InputError(f"the score {name} is {shown(value)}: it must be a number")
+    return float(value)
 
 
 def loss_of(

@@ -7,7 +7,6 @@ again.
 
 import contextlib
 import json
-import math
 import os
 import platform
 import uuid
@@ -21,7 +20,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from fxprune.arguments import is_number, refusal, shown
+from fxprune.arguments import refusal, shown
 from fxprune.errors import InputError, SearchError
 from fxprune.files import path_of
 from fxprune.progress import track
@@ -35,6 +34,7 @@ from fxprune.searching.samplers import (
     picks_of,
     sampler_for,
 )
+from fxprune.searching.scores import check_score
 from fxprune.searching.spaces import Picks, Point, Space
 
 Evaluate = Callable[[Point], Mapping[str, float]]
@@ -123,10 +123,7 @@ class _Search:
 
     def _scores(self, point: Point) -> Mapping[str, float]:
         try:
-            scores = self._evaluate(point)
-            for name, value in scores.items():
-                if not is_number(value) or math.isnan(value):
-                    raise InputError(f"the score {name} is {shown(value)}: it must be a number")
+            return {name: check_score(name, v) for name, v in self._evaluate(point).items()}
         except Exception as error:
             found = self.found()
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -136,7 +133,6 @@ class _Search:
             raise SearchError(
                 f"no score for {shown(dict(point.config))}: {reason}; {kept}", found
             ) from error
-        return scores
 
     def found(self) -> Found:
         """What is done."""
@@ -198,10 +194,21 @@ def _storage(place: Any) -> Any:
     path = path_of("storage", place)
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"storage: cannot write {path}: name a file in a folder that is there")
+    _check_journal(path)
     try:
         return JournalStorage(JournalFileBackend(str(path)))
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"storage: {path} holds no search: {error}") from error
+
+
+def _check_journal(path: Path) -> None:
+    """Raise InputError if a file is there that is something else: trials would be added to it."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        first = file.readline(1 << 20)
+    if first and not (first.startswith(b"{") and b'"op_code"' in first):
+        raise InputError(f"storage: {path} holds no search: name another file")
 
 
 def _identity(space: Space, plan: Plan, sampler: str) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from fxprune.errors import InputError, TargetError
 from fxprune.layout import Layout
 from fxprune.passes.cost import COSTS
 from fxprune.progress import stage
-from fxprune.searching.scores import Score
+from fxprune.searching.scores import Score, measured
 from fxprune.searching.spaces import Point
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.candidates import Pruned
 from fxprune.torch.keep_sets import ranked, set_keep_set
 from fxprune.torch.objectives import scores_of
-from fxprune.torch.record import gates_of
+from fxprune.torch.record import gated_record
 from fxprune.torch.refit import refit
 
 _log = logging.getLogger("fxprune")
@@ -64,7 +64,7 @@ def reach_score(
     Raises:
         TargetError: the model itself has a worse score.
     """
-    gates = gates_of(gated)
+    gates, record = gated_record(gated)
     rank = torch.from_numpy(ranked(gated, importance))
     sign, budget = score.objective.sign(), gates.method.budget
 
@@ -74,9 +74,14 @@ def reach_score(
         )
         return _by_name(gates.layout, flags)
 
+    def point_at(keep: dict[str, tuple[bool, ...]]) -> Point:
+        sizes = {name: sum(flags) for name, flags in keep.items()}
+        costs = record.analysis.costs
+        return Point(sizes, costs.at({**costs.full, **sizes}), keep)
+
     def holds(step: int) -> bool:
         keep = keep_at(step)
-        value = float(score.of(Pruned(Point({}, {}, keep), _corrected(gated, keep, correct))))
+        value = measured(score, Pruned(point_at(keep), _corrected(gated, keep, correct)))
         _log.info("%.3f of the way to the target: %s %g", step / _STEPS, score.name, value)
         stage(f"{score.name} {value:.4g} at {step / _STEPS:.0%} of the way")
         best.setdefault(step, value)

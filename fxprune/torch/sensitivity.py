@@ -8,6 +8,7 @@ from torch import nn
 from fxprune.arguments import listed, number
 from fxprune.errors import InputError
 from fxprune.progress import track
+from fxprune.searching.scores import measured
 from fxprune.searching.spaces import Dimension
 from fxprune.sensitivities import Cut, Sensitivity
 from fxprune.torch.keep_set_space import keep_set_space
@@ -65,7 +66,7 @@ def sensitivity(
     (wanted_score,) = scores
     labels = {item.name: item.label for item in gated_record(gated)[1].analysis.items}
     whole = tuple(each.last for each in space.dimensions)
-    full = float(wanted_score.of(candidate(space.point(whole))))
+    full = measured(wanted_score, candidate(space.point(whole)))
     cuts = []
     for place, each in enumerate(track(space.dimensions, "cutting one group after the other")):
         chosen = {_pick(each, share): share for share in sorted(asked)}
@@ -78,7 +79,7 @@ def sensitivity(
             each.values[-1],
             tuple(0.0 if not each.values[pick] else chosen[pick] for pick in picks),
             tuple(each.values[pick] for pick in picks),
-            tuple(float(wanted_score.of(candidate(point))) for point in points),
+            tuple(measured(wanted_score, candidate(point)) for point in points),
         )
         cuts.append(cut)
     return Sensitivity(wanted_score.objective, full, tuple(cut for cut in cuts if cut.kept))

@@ -123,15 +123,19 @@ def _synflow(model: nn.Module, batch: Any, number: int) -> float:
         if _counts(name, parameter)
     }
     args, kwargs = arguments_of(batch, _taken(model))
-    ones = lambda x: torch.ones_like(x[:1], dtype=torch.double) if _floats(x) else x  # noqa: E731
     with in_evaluation(model), torch.enable_grad(), running_on(f"batch {number} of data"):
         result = functional_call(
-            model, absolute, tuple(map(ones, args)), {k: ones(v) for k, v in kwargs.items()}
+            model, absolute, tuple(map(_ones, args)), {k: _ones(v) for k, v in kwargs.items()}
         )
         total = torch.stack([out.sum() for out in _arrays(result) if _floats(out)]).sum()
-        found = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+        found = torch.autograd.grad(total, tuple(weights.values()), allow_unused=True)
     pairs = zip(weights.values(), found, strict=True)
     return float(sum((w.detach() * g).sum() for w, g in pairs if g is not None))
+
+
+def _ones(value: Any) -> Any:
+    """One sample of ones of the shape of an input; whole numbers stay."""
+    return torch.ones_like(value[:1], dtype=torch.double) if _floats(value) else value
 
 
 def _positive(name: str, tensor: Tensor) -> Tensor:

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from fxprune.torch.prune import prune
     from fxprune.torch.prune_checkpoint import prune_checkpoint
     from fxprune.torch.refit import refit
+    from fxprune.torch.resize import resize
     from fxprune.torch.search import search
     from fxprune.torch.sensitivity import sensitivity
     from fxprune.torch.shrink import shrink
@@ -101,6 +102,7 @@ _HOMES = {
     "fxprune.torch.prune": "prune",
     "fxprune.torch.prune_checkpoint": "prune_checkpoint",
     "fxprune.torch.refit": "refit",
+    "fxprune.torch.resize": "resize",
     "fxprune.torch.search": "search",
     "fxprune.torch.sensitivity": "sensitivity",
     "fxprune.torch.shrink": "shrink",
@@ -158,6 +160,7 @@ __all__ = [
     "refit",
     "register_operator",
     "report",
+    "resize",
     "save",
     "score",
     "search",

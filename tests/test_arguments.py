@@ -33,6 +33,14 @@ SHAPE = (1, 3, 8, 8)
 
 Call = Mapping[str, Any]
 
+
+def rubik(resolution: float, depth: float, width: float) -> tuple[nn.Module, torch.Tensor]:
+    """A network of three sizes."""
+    wide, size = max(1, round(16 * width)), int(16 * resolution)
+    layers = [nn.Conv2d(wide, wide, 3, padding=1) for _ in range(round(4 * depth))]
+    return nn.Sequential(nn.Conv2d(3, wide, 1), *layers), torch.zeros(1, 3, size, size)
+
+
 RIGHT: dict[str, Callable[[World], Call]] = {
     "AutoBot": lambda w: {},
     "Consensus": lambda w: {},
@@ -82,6 +90,7 @@ RIGHT: dict[str, Callable[[World], Call]] = {
     "refit": lambda w: {"gated": w.gated, "data": [X]},
     "register_operator": lambda w: {"name": "my.op", "pattern": "b c -> b c", "macs": "b c"},
     "report": lambda w: {"subject": w.gated, "latency": False},
+    "resize": lambda w: {"builder": rubik, "macs": 0.5},
     "save": lambda w: {"folded": w.folded, "folder": w.place("saved")},
     "score": lambda w: {"model": w.gated, "data": [(X, Y)], "method": "snip"},
     "search": lambda w: {
@@ -177,6 +186,7 @@ WRONG: dict[str, list[Any]] = {
     "before": MODELS,
     "binary_weight": [-1, math.inf, *NOT_NUMBERS],
     "branches": NOT_FLAGS,
+    "builder": [None, 3, "x", [], nn.ReLU(), len, lambda **config: 3],
     "calibration": [*BATCHES, lambda: 3, len, lambda: 1 / 0, [X.numpy() * math.nan]],
     "consensus_weight": [-1, math.inf, *NOT_NUMBERS],
     "consume": NOT_FLAGS,
@@ -262,6 +272,8 @@ WRONG: dict[str, list[Any]] = {
     "ridge": [0, -1, math.inf, *NOT_NUMBERS],
     "round_to": [0, -1, *NOT_WHOLE],
     "rounding": [-0.1, 1.1, *NOT_NUMBERS],
+    "depth": [0, -1, math.inf, *NOT_NUMBERS[:2], True, math.nan, [1.0]],
+    "resolution": [0, -1, math.inf, *NOT_NUMBERS[:2], True, math.nan, [1.0]],
     "dynamic": [3, "x", [1], {"nowhere": {1: "n"}}, {3: {1: "n"}}, {"nowhere": 3}, object()],
     "in_kind": NOT_FLAGS,
     "sampler": [None, 3, "", "best", "tpee", [], {}, b"tpe", object(), lambda seed: 3],
@@ -319,6 +331,7 @@ WRONG: dict[str, list[Any]] = {
 }
 ALSO_WRONG: dict[tuple[str, str], list[Any]] = {
     ("quantize", "output"): [None],
+    ("resize", "macs"): [0, -1, math.inf, 1e30, math.nan, True],
     ("fold_onnx", "keep_set"): [None],
     ("set_keep_set", "keep"): [None],
     **{(verb, "data"): [None] for verb in ("importance", "prune", "prune_onnx", "refit")},

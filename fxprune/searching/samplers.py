@@ -33,7 +33,7 @@ SamplerOf = Callable[[int], BaseSampler]
 
 _POPULATION = 20
 """Of NSGA-II: small, since searches have some hundred trials."""
-_MOST_POINTS = 100_000
+MOST_POINTS = 100_000
 _SHORT = 8
 """Ranges of more values are drawn from as if they were continuous: a Gaussian process is slow on
 long lists."""
@@ -224,9 +224,9 @@ def check_exhaustive(dimensions: Sequence[Dimension]) -> int:
         InputError: too many.
     """
     number = size_of(dimensions)
-    if number > _MOST_POINTS:
+    if number > MOST_POINTS:
         raise InputError(
-            f'sampler="exhaustive" would look at {number:,} points, more than {_MOST_POINTS:,}: '
+            f'sampler="exhaustive" would look at {number:,} points, more than {MOST_POINTS:,}: '
             "take another sampler, or fewer values (a larger round_to, coarser ranges)"
         )
     return number

@@ -14,10 +14,11 @@ from fxprune.arguments import seed as check_seed
 from fxprune.errors import FxpruneError, InputError, TargetError
 from fxprune.searching.additive import best_picks
 from fxprune.searching.configurations import Configurations, dimensions_of
+from fxprune.searching.exhaustive import best_of_all
 from fxprune.searching.found import Found, Trial
-from fxprune.searching.samplers import SamplerOf, check_sampler
+from fxprune.searching.samplers import MOST_POINTS, SamplerOf, check_sampler
 from fxprune.searching.scores import Score
-from fxprune.searching.spaces import Point, Space, config_of
+from fxprune.searching.spaces import Point, Space, config_of, size_of
 from fxprune.searching.study import Plan, run
 from fxprune.searching.widths import KeepSets
 from fxprune.targets import Target
@@ -76,7 +77,8 @@ def search(
             a builder, numbers by cost: `{"params": 750_000}`.
         trials: how many configurations are looked at, in all.
         sampler: how they are proposed: "random", "tpe", "gp", "nsga2", "cmaes" (by optuna), "qmc"
-            (a Sobol sequence), "exhaustive" (all of them, whatever `trials` says), "milp" (the
+            (a Sobol sequence), "exhaustive" (all of them, whatever `trials` says; if these are more
+            than 100,000, `costs` gets arrays, and the best `trials` are returned), "milp" (the
             best, by linear programming; for importances and "taylor"); or a function from a seed
             to a sampler of optuna.
         seed: of the sampler, and of what builders draw. Same seed, same trials.
@@ -114,6 +116,8 @@ def search(
     if sampler == "milp":
         return asked.solved()
     check_sampler(sampler, plan.objectives)
+    if sampler == "exhaustive" and costs and size_of(asked.space.dimensions) > MOST_POINTS:
+        return asked.best_of_all(costs, trials)
     return run(asked.space, asked.scored, plan)
 
 
@@ -144,6 +148,27 @@ class _Asked:
         point = self.space.point(picks)
         trial = Trial(0, point.config, self.scored(point), point.costs, point.keep_set)
         return Found((score.objective,), (trial,))
+
+    def best_of_all(self, costs: Any, number: int) -> Found:
+        """The best points by a cost that the user's function says of arrays."""
+        score, *others = self.scores
+        known = costs_at(self.space)
+        if others or score.name not in known:
+            raise InputError(
+                f'sampler="exhaustive" looks at {size_of(self.space.dimensions):,} points for one '
+                f"score that is among the costs ({', '.join(known)}): take another sampler"
+            )
+        trials = []
+        for place, picks in enumerate(best_of_all(self.space, costs, score.objective, number)):
+            point = self.space.point(picks)
+            value = self.scored(point)
+            trials.append(Trial(place, point.config, value, point.costs))
+        return Found((score.objective,), tuple(trials))
+
+
+def costs_at(space: Space) -> tuple[str, ...]:
+    """The names of the costs of a space."""
+    return tuple(space.point(tuple(0 for _ in space.dimensions)).costs)
 
 
 def _of_builder(

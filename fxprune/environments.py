@@ -1,8 +1,9 @@
 """Pruning as a game for agents: how much of every group to keep, for a reward.
 
-The space is that of `fxprune.search`: an action is a point of it, costs are exact, and what costs
-more than the target is narrowed until it fits. One step is one episode, as in ArchGym (Krishnan et
-al. 2023), whose reward is taken over, and every step is logged as a trial.
+The space is that of `fxprune.search`: an action is a point of it, costs are exact, what costs more
+than the target is narrowed until it fits, and what costs less stays as it is. One step is one
+episode, as in ArchGym (Krishnan et al. 2023), whose reward is taken over, and every step is logged
+as a trial.
 
     env = fxprune.environments.PruningEnv(gated, "params", target=0.5, aim=100_000)
     observation, information = env.reset(seed=0)
@@ -70,7 +71,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             number("aim", aim, lambda x: x != 0 and math.isfinite(x), "a score to come near, not 0")
         number("levels", levels, lambda x: x >= 2 and x == int(x), "a whole number from 2 on")
         self._space, scores, self._candidate = keep_set_space(
-            gated, score, target, importance, data
+            gated, score, target, importance, data, widen=False
         )
         if len(scores) > 1:
             raise InputError("score: an agent is rewarded for one score: give it alone")
@@ -104,11 +105,12 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         )
         self._trials.append(trial)
         shares = [point.costs[name] / full for name, full in zip(COSTS, self._full, strict=True)]
-        reward = self._reward(value)
+        reward = self.reward_of(value)
         keep_set = {name: np.array(flags) for name, flags in point.keep_set.items()}
         return np.array([*shares, value]), reward, True, False, {"keep_set": keep_set}
 
-    def _reward(self, value: float) -> float:
+    def reward_of(self, value: float) -> float:
+        """The reward of a score."""
         if self._aim is None:
             return self._score.objective.sign() * value
         return min(abs(self._aim) / max(abs(self._aim - value), 1e-12), 1e6)

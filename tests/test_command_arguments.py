@@ -28,6 +28,7 @@ RIGHT: dict[str, dict[str, Any]] = {
     "inspect": {"source": [TORCH, FILE]},
     "prune": {"source": [TORCH, FILE], "out": "new.onnx"},
     "prune_checkpoint": {"folder": "weights", "out": "pruned", "model": TORCH},
+    "search": {"source": [TORCH]},
     "fold": {"source": [TORCH, FILE], "keep_set": "keep.json", "out": "new.onnx"},
     "verify": {"first": [TORCH, FILE], "second": FILE},
     "export": {"source": [TORCH], "out": "new.onnx"},
@@ -63,10 +64,15 @@ WRONG: dict[str, list[str]] = {
     "points": ["missing.csv", "text", "empty.onnx", "bytes.csv", "nan.csv", ""],
     "uniform": ["", "nowhere.*", "*: heads"],
     "round_to": ["", "0", "-1", "2.5", "x", "nan"],
+    "sampler": ["", "best", "TPE", "milp"],
+    "score": ["", "accuracy", "naswot", "nowhere:score", f"{HERE}:text", f"{HERE}:failing", ":x"],
     "second": SOURCES,
     "seed": ["", "-1", "x", "2.5", str(2**64)],
     "shape": ["", "3x8", "0,3,8,8", "-1,3,8,8", "1,3", "z=1,3,8,8", "x=", "1,3,8,8,"],
     "source": SOURCES,
+    "storage": ["", ".", "missing/study.log", "text"],
+    "table": ["", "a.txt", "missing/a.csv", "there.onnx"],
+    "trials": ["", "0", "-1", "x", "2.5"],
     "target": [
         *("", "half", "0", "-1", "nan", "inf", "energy=.5", "macs=x", "nowhere:macs=.5"),
         *("nowhere.*:macs=.5", "*: channel:macs=.5"),
@@ -189,6 +195,8 @@ def test_wrong_words_are_told_in_one_line(command, source, name, folder):
         ["prune", TORCH, "a.onnx", "--data", "uneven.npz"],
         ["export", FILE, "a.onnx"],
         ["quantize", TORCH, "a.onnx"],
+        ["search", FILE],
+        ["search", TORCH, "--score", "macs", "--score", "macs"],
     ],
 )
 def test_words_that_do_not_go_together_are_told_in_one_line(words, folder):
@@ -202,6 +210,19 @@ def test_words_that_do_not_go_together_are_told_in_one_line(words, folder):
 def test_a_command_that_is_accepted_or_says_more_is_found(words, folder):
     with pytest.raises(AssertionError):
         check_refused(words, folder)
+
+
+def test_what_was_searched_is_folded(folder):
+    words = ["search", TORCH, "--target", ".5", "--trials", "5", "--table", "trials.csv"]
+    found = run([*words, "--storage", "study.log", "--json"])
+    assert found.exit_code == 0, found.output
+    Path("found.json").write_text(found.stdout)
+    keep = json.loads(found.stdout)["keep_set"][GROUP]
+    assert 0 < sum(keep) < len(keep)
+    assert len(Path("trials.csv").read_text().splitlines()) == 6
+    assert run([*words[:-2], "--storage", "study.log", "--json"]).stdout.count("keep_set") == 1
+    folded = run(["fold", TORCH, "found.json", "small.onnx", "--json"])
+    assert json.loads(folded.stdout)["keep_set"][GROUP] == keep
 
 
 def test_least_is_kept_on_both_routes(folder):

@@ -214,6 +214,55 @@ def prune_checkpoint(
 
 
 @app.command(epilog=EXIT_CODES)
+def search(
+    source: Model,
+    score: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What is to be large: params, macs, -macs (small), naswot, synflow, snip, zico, "
+            "taylor, or module:function of a model; repeatable."
+        ),
+    ] = None,
+    target: Target = None,
+    trials: Annotated[int, typer.Option(help="How many configurations are looked at.")] = 100,
+    sampler: Annotated[
+        str, typer.Option(help="random, tpe, gp, nsga2, cmaes, qmc, exhaustive or milp.")
+    ] = "tpe",
+    seed: Annotated[int, typer.Option(help="Seeds the sampler: same seed, same trials.")] = 0,
+    data: Data = None,
+    storage: Annotated[
+        Path | None, typer.Option(help="File of trials: the search goes on from it, or shares it.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Write all trials as NAME.parquet or NAME.csv.")
+    ] = None,
+    round_to: RoundTo = 1,
+    least: Least = None,
+    ignore: Ignore = None,
+    shape: Shape = None,
+    overwrite: Overwrite = False,
+    json: Json = False,
+    traceback: Traceback = False,
+) -> None:
+    """Search the keep-sets of a torch model; --json prints the best for `fold`."""
+
+    def job(announce: Announce) -> Answer:
+        model = _source(source, shape, ignore)
+        if model.is_onnx:
+            raise InputError(f"{source} is ONNX: only torch models are searched; prune ranks files")
+        limits = _limits(target, round_to, least, None)
+        if table is not None:
+            check_output("table", table, overwrite=overwrite, suffixes=(".parquet", ".csv"))
+        route = importlib.import_module("fxprune.commands.searching")
+        options = {"trials": trials, "sampler": sampler, "seed": seed, "storage": storage}
+        asked = route.Asked(tuple(score or ("params",)), data, table, overwrite, options)
+        answered: Answer = route.search(model, limits, asked, announce)
+        return answered
+
+    answer(job, as_json=json, show_traceback=traceback)
+
+
+@app.command(epilog=EXIT_CODES)
 def fold(
     source: Model,
     keep_set: Annotated[

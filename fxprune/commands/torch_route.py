@@ -61,17 +61,17 @@ def prune(
     if ranking.correct and ranking.data is None:
         raise InputError("--correct needs --data: some hundred samples")
     check_out(out)
-    data = None if ranking.data is None else _data(ranking.data)
+    data = None if ranking.data is None else data_of(ranking.data)
     check_method(ranking.method, data, None)
     announce("finding groups", 0)
     if ranking.factorise:
         gated = _mixed(source, ranking, data)
+        if ranking.correct and data is not None:
+            fxprune.refit(gated, data)
     else:
-        gated = _gated(source, ranking.limits)
+        gated = gated_of(source, ranking.limits)
         announce("ranking", 0.4)
-        fxprune.reach_target(gated, fxprune.importance(gated, ranking.method, data))
-    if ranking.correct and data is not None:
-        fxprune.refit(gated, data)
+        _close(gated, ranking, data)
     return _finished(gated, out, announce, latency)
 
 
@@ -103,7 +103,7 @@ def fold(source: Source, keep_set: KeepSet, out: Destination, announce: Announce
     """Fold under a keep-set, verify and write."""
     check_out(out)
     announce("finding groups", 0)
-    gated = _gated(source, Limits(1.0))
+    gated = gated_of(source, Limits(1.0))
     fxprune.set_keep_set(gated, keep_set)
     return _finished(gated, out, announce, latency=False)
 
@@ -190,7 +190,7 @@ def _written(
     return verdict.joined(compare_onnx(folded, path, batches)), path
 
 
-def _gated(source: Source, limits: Limits) -> Any:
+def gated_of(source: Source, limits: Limits) -> Any:
     model, examples = _model(source)
     options = {field.name: getattr(limits, field.name) for field in fields(Limits)}
     return fxprune.prepare(model, examples, ignore=source.ignore, **options)
@@ -232,7 +232,7 @@ def _examples(source: Source) -> Any:
     return tuple(arrays.values()) if all(map(str.isdigit, arrays)) else arrays
 
 
-def _data(text: str) -> list[Any]:
+def data_of(text: str) -> list[Any]:
     """Batches from an .npz file of inputs (and labels), or from `module:name`."""
     if not text.endswith(".npz"):
         return _made_data(text, imported(text))

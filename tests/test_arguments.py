@@ -294,6 +294,7 @@ WRONG: dict[str, list[Any]] = {
         ),
         *(["macs", "macs"], lambda model: math.nan, lambda model: "x", lambda: 0, lambda m: 1 / 0),
     ],
+    "sensitivity": [3, "x", [], {}, object()],
     "settle": NOT_FLAGS,
     "scope": [3, None, [], "nowhere", b"0", True, {}],
     "seed": [-1, 2**64, *NOT_WHOLE],

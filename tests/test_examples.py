@@ -88,6 +88,7 @@ WRITTEN = {
     "": [],
     "smaller.onnx": [],
     "pairs.onnx": ["kept: "],
+    "trials.csv": ["trial", "macs"],
     "small.onnx": ["macs:", "masked == folded"],
     "report.html": [],
 }

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fxprune
-from examples import archgym, compressor, tinynet
+from examples import archgym, compressor, nas_without_training, tinynet
 from fxprune.torch.recorded_costs import recorded_costs
 from tests import vision  # noqa: F401
 
@@ -77,3 +77,12 @@ def test_a_proxy_of_all_agents_is_off_by_a_percent_at_most():
     error, seconds = archgym.proxy(env.found)
     assert error < 0.01
     assert archgym.measured(env.found) > 100 * seconds
+
+
+@pytest.mark.slow
+def test_scores_before_training_stand_beside_what_training_comes_to():
+    found = nas_without_training.compared(trials=4)
+    macs = [trial.costs["macs"] for trial in found]
+    assert min(macs) > 0.95 * max(macs)
+    assert all(0.1 < trial.scores["trained"] <= 1 for trial in found)
+    assert set(found.table.columns) >= {*nas_without_training.SCORES, "trained"}

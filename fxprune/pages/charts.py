@@ -8,9 +8,14 @@ from typing import Any
 from fxprune.arguments import listed, shown
 from fxprune.errors import InputError
 from fxprune.passes.layers import LayerSizes
+from fxprune.searching.found import Found
 
-Points = Iterable[Sequence[Any]]
-"""What was reached: (target, accuracy), or (target, accuracy, label)."""
+Points = Iterable[Sequence[Any]] | Found
+"""What was reached: (target, accuracy), or (target, accuracy, label); or what a search has found,
+by the MACs and the first score of its trials."""
+
+
+_MOST_LISTED = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +89,17 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Scatter:
-    """Points by target, in ranges with some air around."""
+    """Points by target, in ranges with some air around; `titles` are those of both axes."""
 
     points: tuple[Point, ...]
     x: tuple[float, float]
     y: tuple[float, float]
+    titles: tuple[str, str] = ("target", "accuracy")
+
+    @property
+    def listed(self) -> tuple[Point, ...]:
+        """The points that are told in numbers: of many those on the front."""
+        return self.points if len(self.points) <= _MOST_LISTED else self.front
 
     @property
     def front(self) -> tuple[Point, ...]:
@@ -105,7 +116,8 @@ class Scatter:
 
     def __str__(self) -> str:
         best = "; ".join(map(str, self.front))
-        return f"Accuracy over target, {len(self.points)} points; none exceeds {best}"
+        x, y = self.titles
+        return f"{y.capitalize()} over {x}, {len(self.points)} points; none exceeds {best}"
 
 
 def scatter(points: Points) -> Scatter | None:
@@ -114,6 +126,12 @@ def scatter(points: Points) -> Scatter | None:
     Raises:
         InputError: something is no pair of finite numbers, with or without a label.
     """
+    titles = ("target", "accuracy")
+    if isinstance(points, Found):
+        first = points.objectives[0]
+        titles = ("macs", "-" * (not first.maximise) + first.name)
+        placed = {(x, first.sign() * y): label for x, y, label in reversed(points.points())}
+        points = [(*place, label) for place, label in placed.items()]  # the first of equal ones
     wanted = "a list of (target, accuracy) or (target, accuracy, label)"
     read = sorted(map(_read, listed("points", points, wanted)))
     if not read:
@@ -122,9 +140,8 @@ def scatter(points: Points) -> Scatter | None:
         Point(target, accuracy, label, _is_best(target, accuracy, read))
         for target, accuracy, label in read
     )
-    return Scatter(
-        marked, _range([point.target for point in marked]), _range([p.accuracy for p in marked])
-    )
+    x, y = (_range([getattr(p, axis) for p in marked]) for axis in ("target", "accuracy"))
+    return Scatter(marked, x, y, titles)
 
 
 def _read(point: Sequence[Any]) -> tuple[float, float, str]:

@@ -9,19 +9,26 @@ from fxprune.arguments import flag
 from fxprune.errors import MissingExtraError
 from fxprune.files import check_folder, check_output, draft_of, made_folder
 from fxprune.pages.charts import Points, Profile, Scatter, costs, scatter, widths
-from fxprune.pages.writing import described
+from fxprune.pages.writing import check_sensitivity, described
+from fxprune.sensitivities import Sensitivity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _BEFORE, _AFTER, _REMOVED = "#b4bcc9", "#1f5fd0", "#8a4b08"
+_SENSITIVITY = "sensitivity.png"
 _MOST_NAMES = 60
 """How many layers are named on an axis; more would not be legible."""
 
 
 def write_figures(
-    subject: Any, folder: str | Path, *, points: Points = (), overwrite: bool = False
+    subject: Any,
+    folder: str | Path,
+    *,
+    points: Points = (),
+    sensitivity: Sensitivity | None = None,
+    overwrite: bool = False,
 ) -> tuple[Path, ...]:
     """Write the figures of `write_report` as PNG: widths, cost, and accuracy over target.
 
@@ -29,6 +36,7 @@ def write_figures(
         subject: what `report` describes, or the `Report` itself.
         folder: where to write; it is made if it does not exist.
         points: as for `write_report`; without any there is no accuracy.png.
+        sensitivity: as for `write_report`; without it there is no sensitivity.png.
         overwrite: whether figures that are there already may be replaced.
 
     Returns:
@@ -45,6 +53,7 @@ def write_figures(
             'figures need matplotlib: pip install "fxprune[figures]"'
         ) from error
     front = scatter(points)
+    check_sensitivity(sensitivity)
     folder = check_figures(folder, front is not None, overwrite=overwrite)
     found = described(subject, latency=False)
     made_folder(folder)
@@ -54,6 +63,9 @@ def write_figures(
     }
     if front is not None:
         figures[_NAMES[2]] = _scatter(Figure(figsize=(6, 4)), front)
+    if sensitivity is not None:
+        check_output("folder", folder / _SENSITIVITY, overwrite=overwrite)
+        figures[_SENSITIVITY] = _cuts(Figure(figsize=(10, 4)), sensitivity)
     for name, figure in figures.items():
         with draft_of(folder / name, overwrite=overwrite) as draft:
             figure.savefig(draft, dpi=150, bbox_inches="tight")
@@ -107,6 +119,8 @@ def _scatter(figure: Figure, shown: Scatter) -> Figure:
     for point in shown.points:
         fill = _AFTER if point.best else "none"
         axes.scatter(point.target, point.accuracy, facecolors=fill, edgecolors=_AFTER, zorder=3)
+        if point not in shown.listed:
+            continue
         place = (point.target, point.accuracy)
         axes.annotate(
             point.label,
@@ -117,8 +131,29 @@ def _scatter(figure: Figure, shown: Scatter) -> Figure:
             parse_math=False,
         )
     axes.set(xlim=shown.x, ylim=shown.y)
-    axes.set_xlabel("target")
-    axes.set_ylabel("accuracy")
+    axes.set_xlabel(shown.titles[0], parse_math=False)
+    axes.set_ylabel(shown.titles[1], parse_math=False)
+    return _plain(figure, axes)
+
+
+def _cuts(figure: Figure, found: Sensitivity) -> Figure:
+    """The score by group, a line for each share that is kept; branches are points of their own."""
+    axes: Axes = figure.add_subplot()
+    shares = sorted({share for cut in found.cuts for share in cut.shares}, reverse=True)
+    for share in shares:
+        placed = [
+            (place, cut.scores[cut.shares.index(share)])
+            for place, cut in enumerate(found.cuts)
+            if share in cut.shares
+        ]
+        line = "o-" if share else "o"
+        axes.plot(*zip(*placed, strict=True), line, label=f"{share:.0%} kept", markersize=4)
+    axes.axhline(found.full, ls="--", c=_BEFORE, label="everything open")
+    axes.set_ylabel(found.objective.name, parse_math=False)
+    if len(found.cuts) <= _MOST_NAMES:
+        names = [cut.label or cut.name for cut in found.cuts]
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
+    axes.legend(frameon=False)
     return _plain(figure, axes)
 
 

@@ -18,6 +18,7 @@ from fxprune.pages.environment import environment
 from fxprune.passes.roles import WHOLE
 from fxprune.reporting import report
 from fxprune.reports import Report, Row
+from fxprune.sensitivities import Sensitivity
 
 
 def write_report(
@@ -25,6 +26,7 @@ def write_report(
     path: str | Path,
     *,
     points: Points = (),
+    sensitivity: Sensitivity | None = None,
     verdict: Verdict | None = None,
     latency: bool = True,
     overwrite: bool = False,
@@ -41,7 +43,9 @@ def write_report(
     Args:
         subject: what `report` describes, or the `Report` itself.
         path: the file to write; its folder must exist.
-        points: what was reached, as (target, accuracy) or (target, accuracy, label).
+        points: what was reached, as (target, accuracy) or (target, accuracy, label); or what
+            `search` has found: its trials by MACs and first score, with their front.
+        sensitivity: what `sensitivity` returned.
         verdict: what `verify` returned.
         latency: whether to measure, which takes about two seconds.
         overwrite: whether a file that is there already may be replaced.
@@ -54,6 +58,7 @@ def write_report(
     front = scatter(points)
     if verdict is not None and not isinstance(verdict, Verdict):
         raise refusal("verdict", verdict, "what verify returned")
+    check_sensitivity(sensitivity)
     found = described(subject, latency)
     text = (
         _templates()
@@ -65,6 +70,7 @@ def write_report(
             widths=widths(found.layers),
             macs=costs(found.layers),
             scatter=front,
+            sensitivity=sensitivity,
             verdict=verdict,
             blocks=[row for row in found.rows if row.kind in WHOLE and not row.kept],
             free=[row for row in found.rows if not row.pin],
@@ -75,6 +81,12 @@ def write_report(
     with draft_of(path, overwrite=overwrite) as draft:
         draft.write_text(text, encoding="utf-8")
     return path
+
+
+def check_sensitivity(value: Any) -> None:
+    """Raise InputError unless this is what `sensitivity` returned, or None."""
+    if value is not None and not isinstance(value, Sensitivity):
+        raise refusal("sensitivity", value, "what sensitivity returned")
 
 
 def described(subject: Any, latency: bool) -> Report:

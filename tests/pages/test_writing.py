@@ -161,3 +161,33 @@ def test_environment_names_versions_and_processor():
     found = environment()
     assert found["torch"] == __import__("torch").__version__
     assert "logical cores" in found["processor"] and "unknown" not in found["processor"]
+
+
+def test_trials_and_cuts_are_shown(tmp_path):
+    gated = fxprune.prepare(randomise(Residual()), images())
+    found = fxprune.search(gated, "params", trials=45, sampler="random", target=0.6)
+    cut = fxprune.sensitivity(gated, "params", shares=[0.5])
+    options = {"points": found, "sensitivity": cut}
+    page = fxprune.write_report(gated, tmp_path / "a.html", latency=False, **options).read_text()
+    assert "Params over macs" in page and page.count("<circle") == len(
+        {(t.costs["macs"], t.scores["params"]) for t in found}
+    )
+    assert page.count(">yes</td>") == len({t.costs["macs"] for t in front_by_macs(found)})
+    assert "What each group is worth" in page and "4 of 8" in page
+    files = fxprune.write_figures(gated, tmp_path / "figures", **options)
+    assert [file.name for file in files][-1] == "sensitivity.png"
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
+def front_by_macs(found):
+    """The trials that no other exceeds in parameters with as few MACs."""
+    return [
+        t
+        for t in found
+        if not any(
+            o.costs["macs"] <= t.costs["macs"]
+            and o.scores["params"] >= t.scores["params"]
+            and (o.costs["macs"], o.scores["params"]) != (t.costs["macs"], t.scores["params"])
+            for o in found
+        )
+    ]

@@ -18,6 +18,7 @@ from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.batches import arguments_of
 from fxprune.torch.frontend.examples import check_examples
+from fxprune.torch.frontend.forward import Use
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.frontend.spellings import bare_name
 from fxprune.torch.gating import gated_graph_of
@@ -71,7 +72,7 @@ def _of_gated(gated: nn.Module) -> tuple[TracedModule, Flags, frozenset[str]]:
 def _of_any(model: nn.Module, args: tuple[Any, ...], kwargs: Any) -> TracedModule:
     """The graph of a model that was not prepared, on the inputs that it is given."""
     examples = check_examples(model, dict(kwargs) if kwargs else args)
-    program = read_model(model, examples)
+    program = read_model(model, examples, use=Use.RUN)
     return TracedModule(copy_module(model, share_tensors=True), program.graph)
 
 

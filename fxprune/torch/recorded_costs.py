@@ -12,6 +12,7 @@ from fxprune.garbage import collected_later
 from fxprune.passes.cost import cost_polynomials
 from fxprune.passes.infer import infer
 from fxprune.torch.frontend.examples import check_examples
+from fxprune.torch.frontend.forward import Use
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.program import read_model
 
@@ -29,7 +30,7 @@ def recorded_costs(builder: Builder, config: Mapping[str, Any]) -> dict[str, flo
     with torch.device("meta"):
         model, examples = built(builder, config)
     with in_evaluation(model):
-        program = read_model(model, check_examples(model, examples), runs=False, both=False)
+        program = read_model(model, check_examples(model, examples), use=Use.LOOK, both=False)
     graph = program.ir
     costs = cost_polynomials(graph, infer(graph), (), ())
     return {name: int(value) for name, value in costs.at(costs.full).items()}

@@ -90,13 +90,17 @@ class _Coder(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Compute a node; before that, look at what goes in: the node may write on it."""
-        if n.name not in self._gone and _is_relu(n, self._modules):
+        if self._is_seen(n):
             ((x, *_), _) = self.fetch_args_kwargs_from_env(n)
             self.codes.append(self._code(n, x))
         result = super().run_node(n)
         if n.op == "placeholder" and isinstance(result, Tensor) and not self._samples:
             self._samples = len(result)
         return result
+
+    def _is_seen(self, node: fx.Node) -> bool:
+        """Whether a node is a ReLU that the folded model has as well."""
+        return node.name not in self._gone and _is_relu(node, self._modules)
 
     def _code(self, node: fx.Node, x: Tensor) -> Tensor:
         above = x > 0

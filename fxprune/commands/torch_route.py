@@ -66,12 +66,12 @@ def prune(
     announce("finding groups", 0)
     if ranking.factorise:
         gated = _mixed(source, ranking, data)
-        if ranking.correct and data is not None:
-            fxprune.refit(gated, data)
     else:
         gated = gated_of(source, ranking.limits)
         announce("ranking", 0.4)
-        _close(gated, ranking, data)
+        fxprune.reach_target(gated, fxprune.importance(gated, ranking.method, data))
+    if ranking.correct and data is not None:
+        fxprune.refit(gated, data)
     return _finished(gated, out, announce, latency)
 
 

@@ -69,8 +69,8 @@ def source(request) -> str:
 
 def test_verbs_are_those_of_the_readme():
     assert [
-        *("inspect", "prune", "prune-checkpoint", "fold", "verify", "export", "report"),
-        *("quantize", "demo"),
+        *("inspect", "prune", "prune-checkpoint", "search", "fold", "verify", "export"),
+        *("report", "quantize", "demo"),
     ] == VERBS
 
 
@@ -89,7 +89,8 @@ def test_options_have_the_names_of_arguments():
         for name in inspect.signature(verb).parameters
     }
     also_known = inspect.signature(fxprune.prune_onnx).parameters
-    assert set(commands["prune"].parameters) - OURS - {"shape"} <= set(also_known)
+    of_torch = {"shape", "factorise"}
+    assert set(commands["prune"].parameters) - OURS - of_torch <= set(also_known)
     assert set(commands["prune"].parameters) - OURS - {"shape"} <= set(known)
     written = inspect.signature(fxprune.write_report).parameters
     report = set(commands["report"].parameters) - OURS - {"shape", "figures"}

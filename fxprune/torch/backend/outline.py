@@ -23,7 +23,7 @@ from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.owners import OWNER, Handed, OwnedGraph
 from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.frontend.spellings import bare_name
-from fxprune.torch.frontend.trace import Arguments, trace_ways
+from fxprune.torch.frontend.trace import Arguments, trace
 from fxprune.torch.frontend.ways import Way, select, selected, ways_of
 
 _log = logging.getLogger("fxprune")
@@ -43,7 +43,7 @@ class Recording:
         """A model that was made from this one recorded in the same way, to be compared with it."""
         batch, told = self.program.batch, self.program.told
         arguments = (model, self.examples, self.leaves)
-        return dict(trace_ways(*arguments, batch=batch, use=Use.LOOK, told=told))
+        return dict(trace(*arguments, batch=batch, use=Use.LOOK, told=told))
 
     def to_run(self) -> "Recording":
         """The same, with a program that also runs on inputs of other types and sizes.

@@ -26,7 +26,7 @@ from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.spellings import NAMES, Call, Spelling, bare_name, spatial_rank
 from fxprune.torch.frontend.trace import Arguments, trace
 from fxprune.torch.frontend.values import CONSTANT
-from fxprune.torch.frontend.ways import EXAMPLE, WAYS, Way, ways_of
+from fxprune.torch.frontend.ways import EXAMPLE, WAYS, Way, merge, ways_of
 
 _log = logging.getLogger("fxprune")
 
@@ -95,7 +95,7 @@ def read_model(
         InputError: the model does not accept the example inputs.
     """
     options: Any = {"use": use, "both": both, "told": told, "known": known}
-    graph = trace(model, examples, leaves, extras, batch, **options)
+    graph = merge(trace(model, examples, leaves, extras, batch, **options))
     translation = _Translation(model, graph)
     ir = translation.graph()
     calls = translation.calls()

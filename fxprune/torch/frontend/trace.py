@@ -30,7 +30,7 @@ from fxprune.torch.frontend.recorder import Recorder
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 from fxprune.torch.frontend.values import UndecidedError
 from fxprune.torch.frontend.watch import told_of_trace
-from fxprune.torch.frontend.ways import Way, merge
+from fxprune.torch.frontend.ways import Way
 
 _LIBRARIES = tuple(os.path.dirname(str(library.__file__)) + os.sep for library in (torch, errors))
 """Whose lines are not the model's."""
@@ -53,12 +53,12 @@ def trace(
     both: bool = True,
     told: bool = False,
     known: Mapping[str, Any] | None = None,
-) -> OwnedGraph:
-    """The torch.fx graph of a model on example inputs, one per argument of its forward.
+) -> list[tuple[Way, OwnedGraph]]:
+    """The torch.fx graphs of a model on example inputs, one per argument of its forward.
 
     Every node has `meta["value"]`: a meta tensor, a container of them, or a Python value. A model
-    that branches on `self.training`, or has several examples, gets one graph that returns the
-    results of all these ways (`frontend/ways.py`). Modules at the paths `leaves` are not entered. A
+    that branches on `self.training`, or has several examples, gets a graph for every way; `merge`
+    makes one of them (`frontend/ways.py`). Modules at the paths `leaves` are not entered. A
     part of a model has `extras`, arguments for its `**kwargs`, one mapping for each example; inputs
     that are one object are one. `batch` stands in for the batch size of the inputs: 0 for none,
     None for one that occurs nowhere in the model. `use` says what the graph is for: what follows
@@ -70,23 +70,6 @@ def trace(
         InputError: the model does not accept the inputs.
         TraceError: the model's Python cannot be traced.
     """
-    arguments = (model, examples, leaves, extras, batch)
-    return merge(trace_ways(*arguments, use=use, both=both, told=told, known=known))
-
-
-def trace_ways(
-    model: nn.Module,
-    examples: Sequence[Arguments],
-    leaves: frozenset[str] = frozenset(),
-    extras: Sequence[Mapping[str, Any]] | None = None,
-    batch: int | None = None,
-    *,
-    use: Use = Use.ANALYSIS,
-    both: bool = True,
-    told: bool = False,
-    known: Mapping[str, Any] | None = None,
-) -> list[tuple[Way, OwnedGraph]]:
-    """The same as `trace`, a graph for every way."""
     alike = extras is not None
     own: Sequence[Mapping[str, Any]] = extras or [{}] * len(examples)
     code = OwnCode(model)

@@ -50,7 +50,6 @@ MIXTURES = {
     "qwen3_moe": {**EXPERTS, "head_dim": 4},
     "olmoe": EXPERTS,
     "deepseek_v3": {**EXPERTS, **LATENT, "n_routed_experts": 8, "n_group": 2, "topk_group": 1},
-    "phimoe": {**LLAMA, "num_local_experts": 4},
 }
 """Decoders whose experts are stacked; a router chooses two of them for each token."""
 DECODERS = {
@@ -72,6 +71,7 @@ DECODERS = {
     "falcon": {**LLAMA, "new_decoder_architecture": False},
     **MIXTURES,
     "deepseek_v2": {**EXPERTS, **LATENT, "n_routed_experts": 4, "topk_method": "greedy"},
+    "phimoe": {**LLAMA, "num_local_experts": 4},
     "gpt_oss": {**LLAMA, "head_dim": 4, "num_local_experts": 4, "num_experts_per_tok": 2},
     "granitemoe": {**LLAMA, "num_local_experts": 4},
     "glm4_moe": {**EXPERTS, "head_dim": 4, "n_routed_experts": 4, "first_k_dense_replace": 1},

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fxprune.flow import Flow
 from fxprune.ir import Graph
@@ -17,6 +17,7 @@ from fxprune.progress import track
 from fxprune.torch.backend.module import TracedModule, copy_graph
 from fxprune.torch.batches import arguments_of, running_on
 from fxprune.torch.frontend.modes import in_evaluation
+from fxprune.torch.frontend.nests import tensors_in
 from fxprune.torch.gating import program_to_run, without_gates
 from fxprune.torch.precision import arrays_of
 from fxprune.torch.record import gated_record, traced_part
@@ -76,16 +77,7 @@ class _Observer(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Compute a node and show what it returns; the last of our nodes for it returns that."""
         result = super().run_node(n)
-        for name, array in zip(self._names.get(n.name, ()), _arrays(result), strict=False):
+        for name, array in zip(self._names.get(n.name, ()), tensors_in(result), strict=False):
             if name in self._flow.names:
                 self._flow.add(name, arrays_of(array))
         return result
-
-
-def _arrays(result: Any) -> Iterator[Tensor]:
-    """The tensors in a nest."""
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, Mapping | list | tuple):
-        for item in result.values() if isinstance(result, Mapping) else result:
-            yield from _arrays(item)

@@ -21,6 +21,7 @@ from fxprune.torch.checks import check_weights
 from fxprune.torch.codes import codes_of, kernel
 from fxprune.torch.criteria import Loss, usual_loss
 from fxprune.torch.frontend.modes import in_evaluation
+from fxprune.torch.frontend.nests import tensors_in
 from fxprune.torch.gates.module import PREFIX, Gates
 from fxprune.torch.record import record_of, traced_part
 from fxprune.torch.wrapping import check_module
@@ -127,7 +128,7 @@ def _synflow(model: nn.Module, batch: Any, number: int) -> float:
         result = functional_call(
             model, absolute, tuple(map(_ones, args)), {k: _ones(v) for k, v in kwargs.items()}
         )
-        total = torch.stack([out.sum() for out in _arrays(result) if _floats(out)]).sum()
+        total = torch.stack([out.sum() for out in tensors_in(result) if _floats(out)]).sum()
         found = torch.autograd.grad(total, tuple(weights.values()), allow_unused=True)
     pairs = zip(weights.values(), found, strict=True)
     return float(sum((w.detach() * g).sum() for w, g in pairs if g is not None))
@@ -211,14 +212,6 @@ def _taken(model: nn.Module) -> int:
 
 def _floats(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
-
-
-def _arrays(result: Any) -> Iterator[Tensor]:
-    if isinstance(result, Tensor):
-        yield result
-    elif isinstance(result, dict | list | tuple):
-        for item in result.values() if isinstance(result, dict) else result:
-            yield from _arrays(item)
 
 
 _BY_BATCH: dict[str, Callable[[nn.Module, Any, int], float]] = {

@@ -8,14 +8,7 @@ from torch.utils._device import _device_constructors
 
 from fxprune.torch.backend.module import copy_graph
 from fxprune.torch.frontend.formulas import by_formula
-from fxprune.torch.frontend.meta import (
-    GROUPED,
-    RECURRENCES,
-    MetaModules,
-    in_groups,
-    in_one_step,
-    shaped_by_trial,
-)
+from fxprune.torch.frontend.meta import MetaModules, shaped_by_trial
 from fxprune.torch.frontend.nests import mapped
 from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.values import CONSTANT
@@ -60,10 +53,6 @@ class _Run:
                 return self._fresh(self.modules.call(self._own[str(node.target)], args, kwargs))
             of_class = node.op == "call_method"
             function: Any = getattr(type(args[0]), str(node.target)) if of_class else node.target
-            if function in GROUPED:
-                return in_groups(args, kwargs)
-            if function in RECURRENCES and not kwargs:
-                return in_one_step(function, args)
             if (result := by_formula(function, args, kwargs)) is not None:
                 return result
             try:

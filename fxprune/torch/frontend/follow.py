@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from fxprune.torch.frontend.decisions import FEW, larger
 from fxprune.torch.frontend.forward import Subject, Use, record
 from fxprune.torch.frontend.nests import leaves_of
-from fxprune.torch.frontend.recorder import FEW, Recorder, larger
+from fxprune.torch.frontend.recorder import Recorder
 
 _log = logging.getLogger("fxprune")
 _STAND_IN = torch.float64
@@ -24,12 +25,12 @@ def record_and_follow(subject: Subject) -> Recorder:
     if subject.use is Use.LOOK:
         return recorder
     nodes = list(recorder.graph.nodes)  # before any of them is added for what follows
-    runs = subject.use is Use.RUN
+    runs, decisions = subject.use is Use.RUN, recorder.decisions
     follows_types = recorder.reads_types and recorder.writes_types
-    recorder.graph.forgets = bool(follows_types or recorder.loses_numbers) and not runs
+    recorder.graph.forgets = bool(follows_types or decisions.lose_numbers) and not runs
     if follows_types and runs:
         _follow_types(recorder, nodes, subject)
-    if recorder.loses_batch or (runs and recorder.loses_numbers):
+    if decisions.lose_batch or (runs and decisions.lose_numbers):
         _follow_batch(recorder, nodes, subject)
     return recorder
 

@@ -8,17 +8,18 @@ too; torch answers for all else, and for what is wrong.
 
 import operator
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Formula = Callable[..., Tensor | None]
+Formula = Callable[..., Any]
 """The result for the same arguments; None where torch itself has to say."""
 
 
-def by_formula(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
+def by_formula(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """What `function` returns for tensors on the meta device, None where no formula tells it."""
     formula = _formula_of(function)
     if formula is None:
@@ -203,8 +204,31 @@ def _layer_norm(
     return _made(x, x.shape)
 
 
+def _in_one_step(recurrence: Any, *args: Any) -> Any:
+    """What a recurrence returns: without data it would take all its steps one by one, in Python."""
+    if args[0].dim() != 3:
+        return recurrence(*args)  # packed: the second operand says how long each sequence is
+    x, time = args[0], 1 if args[-1] else 0  # batch_first
+    outputs, *states = recurrence(x[:, :1] if time else x[:1], *args[1:])
+    shape = list(outputs.shape)
+    shape[time] = x.shape[time]
+    return outputs.new_empty(shape), *states
+
+
+def _in_groups(rows: Any, matrices: Any, *args: Any, **kwargs: Any) -> Any:
+    """A product of runs of rows with a stack of matrices, whatever its type of data.
+
+    Torch's own rule for shapes knows one type of data only.
+    """
+    if (rows.dim(), matrices.dim()) != (2, 3):
+        return torch._grouped_mm(rows, matrices, *args, **kwargs)
+    dtype = kwargs.get("out_dtype") or rows.dtype
+    return rows.new_empty((rows.shape[0], matrices.shape[-1]), dtype=dtype)
+
+
 _UNARY = ("neg", "rsqrt", "sqrt", "exp", "sin", "cos", "tanh", "sigmoid", "erf", "abs", "square")
 _BINARY = ("mul", "sub", "add", "div")
+_RECURRENCES = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 _OPERATORS: dict[Any, Formula] = {
     operator.mul: _of_two,
     operator.add: _of_two,
@@ -236,4 +260,6 @@ FORMULAS: dict[Any, Formula] = {
     torch.layer_norm: _layer_norm,
     **dict.fromkeys((torch.matmul, Tensor.matmul, operator.matmul), _product),
     functional.scaled_dot_product_attention: _attention,
+    torch._grouped_mm: _in_groups,
+    **{recurrence: partial(_in_one_step, recurrence) for recurrence in _RECURRENCES},
 }

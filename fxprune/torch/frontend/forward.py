@@ -76,7 +76,8 @@ def _resized(value: Any, batch: int) -> Any:
 def record(subject: Subject, floats: torch.dtype | None = None) -> Recorder:
     """Run forward once; `floats` stands in for the type of the model's parameters."""
     recorder = Recorder(subject.model, subject.mode, floats)
-    recorder.batch, recorder.batch_is_alone = subject.batch, subject.batch_is_alone
+    decisions = recorder.decisions
+    decisions.batch, decisions.is_alone = subject.batch, subject.batch_is_alone
     recorder.known_results = subject.known
     try:
         args, kwargs = _placeholders(recorder, subject)
@@ -88,6 +89,7 @@ def record(subject: Subject, floats: torch.dtype | None = None) -> Recorder:
         with watched(recorder, subject.model, subject.own.namespaces(), subject.leaves):
             result = subject.model.forward(*args, **kwargs)
         recorder.graph.output(_returned(recorder, result))
+        recorder.graph.knows_single = decisions.know_single
     finally:
         recorder.let_go()
     return recorder

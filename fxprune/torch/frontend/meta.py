@@ -84,34 +84,6 @@ class MetaModules:
         return value
 
 
-RECURRENCES = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
-
-
-def in_one_step(recurrence: Any, args: tuple[Any, ...]) -> Any:
-    """What one of them returns: without data it would take all its steps one by one, in Python."""
-    if args[0].dim() != 3:
-        return recurrence(*args)  # packed: the second operand says how long each sequence is
-    x, time = args[0], 1 if args[-1] else 0  # batch_first
-    outputs, *states = recurrence(x[:, :1] if time else x[:1], *args[1:])
-    shape = list(outputs.shape)
-    shape[time] = x.shape[time]
-    return outputs.new_empty(shape), *states
-
-
-GROUPED = (torch._grouped_mm,)
-
-
-def in_groups(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """What a product of runs of rows with a stack of matrices returns, whatever its type of data.
-
-    Torch's own rule for shapes knows one type of data only.
-    """
-    rows, matrices, dtype = *args[:2], kwargs.get("out_dtype")
-    if (rows.dim(), matrices.dim()) != (2, 3):
-        return torch._grouped_mm(*args, **kwargs)
-    return rows.new_empty((rows.shape[0], matrices.shape[-1]), dtype=dtype or rows.dtype)
-
-
 _LARGEST = 2**24
 """The largest array, in elements, that an operator is tried on."""
 

@@ -38,18 +38,11 @@ from fxprune.torch.frontend.calls import (
     target_name,
     types_in,
 )
+from fxprune.torch.frontend.decisions import Decisions
 from fxprune.torch.frontend.flags import TrainingFlag, own_training
 from fxprune.torch.frontend.formulas import by_formula
 from fxprune.torch.frontend.in_place import set_item, works_in_place
-from fxprune.torch.frontend.meta import (
-    GROUPED,
-    RECURRENCES,
-    MetaModules,
-    device_of,
-    in_groups,
-    in_one_step,
-    shaped_by_trial,
-)
+from fxprune.torch.frontend.meta import MetaModules, device_of, shaped_by_trial
 from fxprune.torch.frontend.nests import leaves_of, mapped, rebuilt
 from fxprune.torch.frontend.numbers import TracedNumber, plain_number
 from fxprune.torch.frontend.origins import OwnFloat, OwnInt, origins_in
@@ -58,14 +51,6 @@ from fxprune.torch.frontend.regions import Regions
 from fxprune.torch.frontend.sizes import Sizes
 from fxprune.torch.frontend.spellings import NAMES, bare_name_of
 from fxprune.torch.frontend.values import CONSTANT, KnownValues, UndecidedError
-
-FEW = 2
-"""A batch that is small and has several samples."""
-
-
-def larger(batch: int) -> int:
-    """A batch of another size, as it may be later."""
-    return 4 * batch + 1
 
 
 class Recorder(TorchFunctionMode):
@@ -83,7 +68,7 @@ class Recorder(TorchFunctionMode):
         self.known_results: Mapping[str, Any] = {}
         self._silent = False
         self._thread = threading.get_ident()
-        self.batch = 0
+        self.decisions = Decisions()
         self.device = device_of(root)
         self._modules = dict(root.named_modules())
         self._paths = {id(module): name for name, module in self._modules.items()}
@@ -93,9 +78,6 @@ class Recorder(TorchFunctionMode):
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []  # a tensor that is gone could lend its id to another
         self._attributes: dict[str, fx.Node] = {}
-        self.loses_numbers = False
-        self.loses_batch = False
-        self.batch_is_alone = False  # no other size is that of the batch
         self._views: dict[int, tuple[Tensor, Any]] = {}  # x[index] of which array, and where
         self.regions = Regions(self)
         self.sizes = Sizes(self)
@@ -177,28 +159,13 @@ class Recorder(TorchFunctionMode):
             self.graph.owner = before
 
     def number_lost(self, *numbers: Any) -> None:
-        """Python has made a number of its own out of some of the trace.
-
-        Where no other size is that of the batch, only its multiples can come from it: those of
-        other sizes stay what they are in the example.
-        """
-        self.loses_numbers = True
-        plain = [plain_number(number) for number in leaves_of(numbers)]
-        self.loses_batch |= not self.batch_is_alone or any(
-            not isinstance(n, int) or n % self.batch == 0 for n in plain
-        )
+        """Python has made numbers of its own out of some of the trace."""
+        self.decisions.number_lost(*numbers)
 
     def size_compared(self, compare: Callable[[int, Any], Any], size: int, to: Any) -> None:
-        """Python has compared a size, which may be that of the batch or a multiple of it."""
-        if self.paused or not self.batch or plain_number(size) % self.batch:
-            return
-
-        def at(number: Any, batch: int) -> Any:
-            plain = plain_number(number)
-            follows = isinstance(number, TracedNumber) and plain % self.batch == 0
-            return plain // self.batch * batch if follows else plain
-
-        self._note_decision(lambda batch: compare(at(size, batch), at(to, batch)))
+        """Python has compared a size."""
+        if not self.paused:
+            self.decisions.size_compared(compare, size, to)
 
     def _branch(self) -> None:
         self.branched_on_mode = True
@@ -292,8 +259,8 @@ class Recorder(TorchFunctionMode):
         if not any(isinstance(item, Tensor) for item in leaves_of(result)):
             self.graph.erase_node(node)
             return result
-        if isinstance(result, list | tuple) and len(result) == self.batch:
-            self.number_lost(self.batch)  # perhaps it took the batch apart
+        if isinstance(result, list | tuple) and len(result) == self.decisions.batch:
+            self.number_lost(self.decisions.batch)  # perhaps it took the batch apart
         result = self._introduce(node, self._apart(result, (args, kwargs)))
         if func is operator.getitem and not holds_arrays(args[1]):
             self._views[id(result)] = args
@@ -368,10 +335,6 @@ class Recorder(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ("cpu", "cuda", "xpu", "pin_memory") and isinstance(arguments[0], Tensor):
             return arguments[0].detach()
-        if func in RECURRENCES and not keywords:
-            return in_one_step(func, arguments)
-        if func in GROUPED:
-            return in_groups(arguments, keywords)
         try:
             return func(*arguments, **keywords)
         except (RuntimeError, NotImplementedError) as error:
@@ -438,30 +401,15 @@ class Recorder(TorchFunctionMode):
         nodes = [x for x in given if isinstance(x, fx.Node)]
 
         def answer(batch: int) -> Any:
-            sizes = (max(self.batch, 1), max(batch, 1))
+            sizes = (max(self.decisions.batch, 1), max(batch, 1))
             real = (known.of(x, sizes) if isinstance(x, fx.Node) else x for x in given)
             return func(*real, **kwargs)
 
         with self.pause():
-            result = answer(self.batch)
+            result = answer(self.decisions.batch)
             if any(map(known.depends_on_size, nodes)):
-                self.loses_numbers = True
-                self._note_decision(answer)
+                self.decisions.value_asked(answer)
         return result
-
-    def _note_decision(self, answer: Callable[[int], Any]) -> None:
-        """Python decides by what may depend on the size of the batch: by the answer for each."""
-        if not self.batch_is_alone:
-            self.loses_batch = True
-            return
-        try:
-            batches = (1, FEW, self.batch, larger(self.batch))
-            single, *several = [repr(_plain(answer(batch))) for batch in batches]
-        except Exception:  # what is asked does not exist for such a batch
-            self.loses_batch = True
-            return
-        self.loses_batch |= len(set(several)) > 1
-        self.graph.knows_single |= single != several[0]
 
     # Arguments --------------------------------------------------------------------------------
 
@@ -497,8 +445,3 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, tuple):
             return tuple(map(self.to_nodes, value))
         return mapped(value, self.to_nodes)
-
-
-def _plain(answer: Any) -> Any:
-    """An answer without arrays, which do not show all that they hold."""
-    return answer.tolist() if hasattr(answer, "tolist") else answer

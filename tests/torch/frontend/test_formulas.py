@@ -128,15 +128,41 @@ def test_attention(data):
     )
 
 
+def recurrent(kind, states):
+    """What a recurrence of torch is called with: two steps of three samples."""
+    layer = kind(4, 5, device="meta")
+    x, state = torch.empty(2, 3, 4, device="meta"), torch.empty(1, 3, 5, device="meta")
+    start = (state, state) if states == 2 else state
+    return x, start, list(layer._flat_weights), True, 1, 0.0, False, False, False
+
+
+OF_OTHER_ARGUMENTS = {
+    F.scaled_dot_product_attention: (torch.empty(2, 4, 3, 5, device="meta"),) * 3,
+    torch._grouped_mm: (torch.empty(4, 8, device="meta"), torch.empty(2, 8, 8, device="meta")),
+    torch.lstm: recurrent(nn.LSTM, 2),
+    torch.gru: recurrent(nn.GRU, 1),
+    torch.rnn_tanh: recurrent(nn.RNN, 1),
+    torch.rnn_relu: recurrent(nn.RNN, 1),
+}
+
+
 def test_formulas_say_something():
     x, y = torch.empty(2, 3, device="meta"), torch.empty(3, device="meta")
+    usual = (
+        (x,),
+        (x, y),
+        (x, 2),
+        (x, (1,)),
+        ((x, x),),
+        (x, x),
+        (y, x, x.T @ x),
+        (x, x.T),
+        (x, (3,)),
+    )
     for function in FORMULAS:
         name = getattr(function, "__name__", "")
-        assert "attention" in name or any(
-            by_formula(function, args, {}) is not None
-            for args in ((x,), (x, y), (x, 2), (x, (1,)), ((x, x),), (x, x), (y, x, x.T @ x),
-                         (x, x.T), (x, (3,)))
-        ), name  # fmt: skip
+        tried = (OF_OTHER_ARGUMENTS[function],) if function in OF_OTHER_ARGUMENTS else usual
+        assert any(by_formula(function, args, {}) is not None for args in tried), name
 
 
 MODULES = {

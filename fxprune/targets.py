@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from fxprune.arguments import is_number, near, number, refusal, shown, whole
@@ -54,6 +54,10 @@ class Limits:
         whole("round_to", self.round_to, "a positive integer such as 8")
         for share in self._shares().values():
             number("least", share, lambda x: 0 <= x <= 1, "a share in [0, 1], or shares by module")
+
+    def arguments(self) -> dict[str, Any]:
+        """The same as arguments of verbs."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def made_uniform(self, analysis: Analysis) -> Analysis:
         """The facts about a model, with ties of what is to keep equal numbers."""

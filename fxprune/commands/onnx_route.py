@@ -1,7 +1,7 @@
 """The verbs for ONNX files; nothing here needs torch."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.onnx.prune import OnnxResult
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.fold import KeepSet
-from fxprune.targets import Limits
 
 
 def inspect(source: Source) -> tuple[str, Analysis]:
@@ -34,7 +33,7 @@ def prune(
         raise InputError("--factorise takes torch models, module:factory: export what it writes")
     check_out(out)
     announce("pruning and verifying", 0.1)
-    options = {field.name: getattr(ranking.limits, field.name) for field in fields(Limits)}
+    options = ranking.limits.arguments()
     result = fxprune.prune_onnx(
         source.text,
         out.path,

@@ -1,7 +1,6 @@
 """The verbs for models that Python makes with torch: SOURCE is `module:factory`."""
 
 import zipfile
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ def prune_checkpoint(
     place = check_new_folder("OUT", out.path)
     announce("finding groups", 0)
     model, examples = _model(source) if source.text else (None, _examples(source) or None)
-    options = {field.name: getattr(ranking.limits, field.name) for field in fields(Limits)}
+    options = ranking.limits.arguments()
     options |= {"ignore": source.ignore}
     plan = plan_checkpoint(folder, examples, model, keep_set, ranking.method, **options)
     announce("writing", 0.5)
@@ -192,14 +191,14 @@ def _written(
 
 def gated_of(source: Source, limits: Limits) -> Any:
     model, examples = _model(source)
-    options = {field.name: getattr(limits, field.name) for field in fields(Limits)}
+    options = limits.arguments()
     return fxprune.prepare(model, examples, ignore=source.ignore, **options)
 
 
 def _mixed(source: Source, ranking: Ranking, data: list[Any] | None) -> Any:
     model, examples = _model(source)
     forms = forms_named(ranking.factorise, "", copy=True)
-    options = {field.name: getattr(ranking.limits, field.name) for field in fields(Limits)}
+    options = ranking.limits.arguments()
     options["ignore"], target = source.ignore, options.pop("target")
 
     def gates(module: nn.Module, target: Any) -> Any:

@@ -22,7 +22,7 @@ from fxprune.torch.frontend.forward import Use
 from fxprune.torch.frontend.program import read_model
 from fxprune.torch.frontend.spellings import bare_name
 from fxprune.torch.gating import gated_graph_of
-from fxprune.torch.record import gated_record, is_gated, record_of, traced_part
+from fxprune.torch.record import gated_record, inputs_taken, is_gated, traced_part
 
 _CHUNK = 1 << 18
 """How many units are compared at once."""
@@ -34,8 +34,7 @@ def codes_of(model: nn.Module, batch: Any) -> list[Tensor]:
     _, part = traced_part(model)
     if part is not model:
         raise InputError("only a part of the model was prepared: pass that submodule")
-    record = record_of(model)
-    args, kwargs = arguments_of(batch, len(record.examples[0]) if record else 1)
+    args, kwargs = arguments_of(batch, inputs_taken(model))
     if is_gated(model):
         traced, axes, gone = _of_gated(model)
     else:

@@ -116,13 +116,19 @@ def _chosen(
     full = analysis.costs_inside(inside).at(analysis.costs.full)[cost]
     curves: dict[str, dict[str, Curve]] = {}
     for form, own in energies.items():
-        for path, parts in ((path, own[path]) for path in own if lies_in(path, inside)):
+        for path, parts in own.items():
+            if not lies_in(path, inside):
+                continue
             layer = layer_of(model.get_submodule(path))
             price = analysis.costs_inside(path).at(analysis.costs.full)[cost] / layer.weights
-            work = [FORMS[form].work(layer, rank) for rank in range(1, len(parts) + 1)]
-            curve = Curve(price * layer.weights, price * np.array(work), losses(parts))
-            curves.setdefault(path, {})[form] = curve
+            curves.setdefault(path, {})[form] = _curve(FORMS[form], layer, parts, price)
     return chosen_forms(curves, share * full - (full - _sum(curves)))
+
+
+def _curve(form: Form, layer: Layer, energies: np.ndarray, price: float) -> Curve:
+    """What a layer loses and costs by rank; a multiply-accumulate of it costs `price`."""
+    work = [form.work(layer, rank) for rank in range(1, len(energies) + 1)]
+    return Curve(price * layer.weights, price * np.array(work, float), losses(energies))
 
 
 def _sum(curves: Mapping[str, Mapping[str, Curve]]) -> float:
@@ -151,11 +157,8 @@ def _scores(
             path = ranks[group.name]
             form = FORMS[chosen[path]]
             layer = layer_of(gated.get_submodule(path))
-            own = energies[form.name][path]
-            unit = saved[group.name] / form.work(layer, 1)
-            work = [form.work(layer, rank) for rank in range(1, len(own) + 1)]
-            curve = Curve(unit * layer.weights, unit * np.array(work, float), losses(own))
-            rates = curve.rates()
+            price = saved[group.name] / form.work(layer, 1)
+            rates = _curve(form, layer, energies[form.name][path], price).rates()
         else:
             readers = parts.get(group.name, [])
             rates = steps([own for own, _ in readers], [total for _, total in readers])
@@ -222,11 +225,12 @@ def _pays(gated: nn.Module, path: str) -> bool:
         return False
     kept = {name: int(flags.sum()) for name, flags in keep_set(gated).items()}
     pair = pairs_of(gated)[path]
-    return FORMS[pair.form].pays(_kept(record.analysis, path, pair, kept), kept[group.name])
+    rank = kept[group.name]
+    return FORMS[pair.form].pays(_kept(record.analysis, path, pair, kept, rank), rank)
 
 
-def _kept(analysis: Analysis, path: str, pair: Pair, kept: Mapping[str, int]) -> Layer:
-    """The one layer that a pair was, with the channels that are open."""
+def _kept(analysis: Analysis, path: str, pair: Pair, kept: Mapping[str, int], rank: int) -> Layer:
+    """The one layer that a pair was, with the channels that are open, at an open rank."""
     size = {group.space: kept[group.name] for group in analysis.free_groups}
     first, second = (analysis.types.axes[f"{path}.{name}.weight"] for name in ("first", "second"))
 
@@ -234,9 +238,8 @@ def _kept(analysis: Analysis, path: str, pair: Pair, kept: Mapping[str, int]) ->
         found: int = evaluate(axis, lambda space: size.get(space, space.size))
         return found
 
-    group, is_lookup = _rank_of(analysis, path), isinstance(pair.first, nn.Embedding)
-    if FORMS[pair.form].by_input and group is not None:
-        inputs = of(first[0]) // kept[group.name]
+    if FORMS[pair.form].by_input:
+        inputs = of(first[0]) // rank
     else:
-        inputs = of(first[0 if is_lookup else 1])
+        inputs = of(first[0 if isinstance(pair.first, nn.Embedding) else 1])
     return replace(layer_of(pair), outputs=of(second[0]), inputs=inputs)

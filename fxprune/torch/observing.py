@@ -20,7 +20,7 @@ from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.nests import tensors_in
 from fxprune.torch.gating import program_to_run, without_gates
 from fxprune.torch.precision import arrays_of
-from fxprune.torch.record import gated_record, traced_part
+from fxprune.torch.record import gated_record, inputs_taken, traced_part
 
 
 def observed(gated: nn.Module, data: Iterable[Any]) -> Flow:
@@ -31,7 +31,7 @@ def observed(gated: nn.Module, data: Iterable[Any]) -> Flow:
     model = without_gates(part)
     program = program_to_run(model, record)
     traced = TracedModule(model, copy_graph(program.graph)[0]).eval()
-    taken = len(record.examples[0]) if part is gated else 1
+    taken = inputs_taken(gated)
     everything = torch.ones_like(gates.method.is_open)
 
     def see(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:

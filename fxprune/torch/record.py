@@ -83,6 +83,12 @@ def record_of(module: nn.Module) -> Record | None:
     return record if isinstance(record, Record) else None
 
 
+def inputs_taken(module: nn.Module) -> int:
+    """How many of the items of a batch a module takes: as many as its examples have, else one."""
+    record = record_of(module)
+    return len(record.examples[0]) if record else 1
+
+
 def traced_part(module: nn.Module) -> tuple[str, nn.Module]:
     """The gated or folded module in `module`, and its path: itself, or the one that `scope` named.
 

@@ -21,7 +21,7 @@ from fxprune.torch.batches import arguments_of, running_on
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.precision import arrays_of
-from fxprune.torch.record import gated_record, traced_part
+from fxprune.torch.record import gated_record, inputs_taken
 
 _log = logging.getLogger("fxprune")
 Call = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -41,8 +41,7 @@ def saliency(gated: nn.Module, data: Iterable[Any], *, samples: int = 8) -> Scor
         InputError: no output is of floating point, or there is no data.
     """
     gates, record = gated_record(gated)
-    taken = len(record.examples[0]) if traced_part(gated)[1] is gated else 1
-    calls = _some([arguments_of(batch, taken) for batch in data], samples)
+    calls = _some([arguments_of(batch, inputs_taken(gated)) for batch in data], samples)
     everything = torch.ones_like(gates.method.is_open)
     found = np.zeros(gates.layout.total)
     _log.info("saliency takes %d runs of the model", (len(found) + 1) * len(calls))

@@ -23,7 +23,7 @@ from fxprune.torch.criteria import Loss, usual_loss
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.nests import tensors_in
 from fxprune.torch.gates.module import PREFIX, Gates
-from fxprune.torch.record import record_of, traced_part
+from fxprune.torch.record import inputs_taken, traced_part
 from fxprune.torch.wrapping import check_module
 
 METHODS = ("naswot", "synflow", "snip", "zico")
@@ -123,7 +123,7 @@ def _synflow(model: nn.Module, batch: Any, number: int) -> float:
         for name, parameter in model.named_parameters()
         if _counts(name, parameter)
     }
-    args, kwargs = arguments_of(batch, _taken(model))
+    args, kwargs = arguments_of(batch, inputs_taken(model))
     with in_evaluation(model), torch.enable_grad(), running_on(f"batch {number} of data"):
         result = functional_call(
             model, absolute, tuple(map(_ones, args)), {k: _ones(v) for k, v in kwargs.items()}
@@ -203,11 +203,6 @@ def _counts(name: str, parameter: Tensor) -> bool:
     """Whether a parameter is a weight of a layer that multiplies."""
     own = PREFIX not in name.split(".")
     return own and parameter.dim() > 1 and parameter.is_floating_point()
-
-
-def _taken(model: nn.Module) -> int:
-    record = record_of(model)
-    return len(record.examples[0]) if record else 1
 
 
 def _floats(value: Any) -> bool:

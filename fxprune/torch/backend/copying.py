@@ -44,7 +44,7 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     clone: nn.Module = type(module).__new__(type(module))
     memo[id(module)] = clone
     clone.__dict__ = {
-        name: _copied_attribute(name, value, memo)
+        name: value if type(value) in _PLAIN else _copied_attribute(name, value, memo)
         for name, value in module.__dict__.items()
         if name != "_compiled_call_impl"  # module.compile() left it, and it calls the original
     }
@@ -54,9 +54,7 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _copied_attribute(name: str, value: Any, memo: dict[int, Any]) -> Any:
-    if type(value) in _PLAIN:
-        return value
-    if isinstance(value, dict | set) and not value:
+    if isinstance(value, (dict, set)) and not value:
         return type(value)()
     if isinstance(value, (*_IMMUTABLE, torch.jit.ScriptFunction)):
         return value

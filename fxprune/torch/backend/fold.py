@@ -4,6 +4,7 @@ import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, fx, nn
 
@@ -274,8 +275,8 @@ def sliced(tensor: Tensor, slices: Iterable[Slice]) -> Tensor:
     with torch.no_grad():
         result = tensor.detach()
         for item in slices:
-            index = torch.tensor(item.kept, device=tensor.device)
-            result = result.index_select(item.dim, index)
+            index = torch.from_numpy(numpy.array(item.kept, dtype=numpy.int64))
+            result = result.index_select(item.dim, index.to(tensor.device))
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(result, requires_grad=tensor.requires_grad)
     return result

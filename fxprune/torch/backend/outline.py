@@ -8,6 +8,7 @@ import logging
 import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -24,7 +25,7 @@ from fxprune.torch.frontend.owners import OWNER, Handed, OwnedGraph
 from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.frontend.spellings import bare_name
 from fxprune.torch.frontend.trace import Arguments, trace
-from fxprune.torch.frontend.ways import Way, select, selected, ways_of
+from fxprune.torch.frontend.ways import Way, selected, ways_of
 
 _log = logging.getLogger("fxprune")
 
@@ -227,12 +228,13 @@ class _Module:
         whole, path = self._whole.program, self._path
         return Outline(program, _names_in_calls(whole, path, program, self._children, forms))
 
+    def _is_twin(self, path: str) -> bool:
+        return _are_twins(self._whole.module.get_submodule(path), self.module, self._inner)
+
     def _recorded(self, handed: Places) -> Program | None:
         called, whole = self._called, self._whole
         for (path, places), (like, program) in self._all.items():
-            if (places, like) == (handed, called) and (
-                path == self._path or _are_twins(whole.module.get_submodule(path), self.module)
-            ):
+            if (places, like) == (handed, called) and (path == self._path or self._is_twin(path)):
                 return program
         given = [
             tuple(_handed(value) if i in handed else value for i, value in enumerate(each))
@@ -259,15 +261,23 @@ class _Module:
         return found
 
 
-def _are_twins(one: nn.Module, other: nn.Module) -> bool:
+def _are_twins(one: nn.Module, other: nn.Module, whole: Collection[str]) -> bool:
+    """Whether code does the same in both. What is called `whole` may differ in rates and the like,
+    which change no shape."""
     ours, theirs = (dict(each.named_modules()) for each in (one, other))
+
+    @cache
+    def is_whole(path: str) -> bool:
+        return any(lies_in(path, child) for child in whole)
+
     return ours.keys() == theirs.keys() and all(
-        type(module) is type(theirs[path]) and _held_by(module) == _held_by(theirs[path])
+        type(module) is type(theirs[path])
+        and _held_by(module, is_whole(path)) == _held_by(theirs[path], is_whole(path))
         for path, module in ours.items()
     )
 
 
-def _held_by(module: nn.Module) -> dict[str, Any]:
+def _held_by(module: nn.Module, but_rates: bool) -> dict[str, Any]:
     """What a module has: shapes of tensors, plain values, and which objects."""
     tensors = {**module._parameters, **module._buffers}
     held: dict[str, Any] = {
@@ -276,15 +286,17 @@ def _held_by(module: nn.Module) -> dict[str, Any]:
     }
     for name, value in module.__dict__.items():
         if name not in ("_parameters", "_buffers", "_modules"):
-            held[f"own {name}"] = value if _is_plain(value) else id(value)
+            if type(value) is float and but_rates:
+                value = float
+            held[f"own {name}"] = (type(value), value if _is_plain(value) else id(value))
     return held
 
 
 def _is_plain(value: Any) -> bool:
     """Whether equal values are as good as one."""
-    if isinstance(value, tuple | set | frozenset):
+    if isinstance(value, tuple | list | set | frozenset):
         return all(map(_is_plain, value))
-    return isinstance(value, _PLAIN) or (isinstance(value, dict | list) and not value)
+    return isinstance(value, _PLAIN) or (isinstance(value, dict) and not value)
 
 
 _PLAIN = (bool, int, float, str, type(None), torch.dtype)
@@ -343,7 +355,9 @@ def _names_in_calls(
         like = [own for own in ways_of(program.graph) if own.training in (None, way.training)]
         if not like:
             return {}
-        found = matched(selected(whole.graph, way), path, select(program.graph, like[0]), children)
+        found = matched(
+            selected(whole.graph, way), path, selected(program.graph, like[0]), children
+        )
         if any(names.get(old, new) != new for old, new in found.items()):
             return {}
         names |= found

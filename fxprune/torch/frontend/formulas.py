@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 Formula = Callable[..., Any]
 """The result for the same arguments; None where torch itself has to say."""
@@ -28,6 +29,16 @@ def by_formula(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         return formula(*args, **kwargs)
     except TypeError:  # arguments that the formula does not have
         return None
+
+
+class ByFormula(TorchFunctionMode):
+    """While it is entered torch's functions answer by formula where there is one."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = by_formula(func, args, kwargs or {})
+        return func(*args, **(kwargs or {})) if result is None else result
 
 
 def _formula_of(function: Any) -> Formula | None:
@@ -193,15 +204,16 @@ def _product(one: Any, other: Any) -> Tensor | None:
 def _layer_norm(
     x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, *rest: Any
 ) -> Tensor | None:
-    if not _is_plain(x) or not isinstance(normalized_shape, list | tuple):
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        return None
+    if not isinstance(normalized_shape, list | tuple):
         return None
     own = tuple(normalized_shape)
     if not own or tuple(x.shape[-len(own) :]) != own:
         return None
     given = [each for each in (weight, bias) if each is not None]
-    if not all(each.dtype == x.dtype and tuple(each.shape) == own for each in given):
-        return None
-    return _made(x, x.shape)
+    fits = all(each.dtype == x.dtype and tuple(each.shape) == own for each in given)
+    return _made(x, x.shape) if fits else None
 
 
 def _in_one_step(recurrence: Any, *args: Any) -> Any:

@@ -3,6 +3,8 @@
 Every other module is entered, so that no leaf hides parameters that inference cannot see.
 """
 
+from collections.abc import Collection
+from functools import cache
 from typing import Any
 
 import torch
@@ -46,13 +48,20 @@ def torch_base(cls: type) -> type | None:
 
 def _computes_like(cls: type, base: type) -> bool:
     """Whether a subclass leaves the forward of its base, and what that calls, as they are."""
-    methods = {
+    return cls is base or all(
+        getattr(cls, name) is getattr(base, name) for name in _methods_of(base)
+    )
+
+
+@cache
+def _methods_of(base: type) -> Collection[str]:
+    """The methods of a class of torch.nn that say what it computes."""
+    return {
         name
         for ancestor in base.__mro__[: base.__mro__.index(nn.Module)]
         for name, value in vars(ancestor).items()
         if callable(value) and name not in _HARMLESS
     }
-    return all(getattr(cls, name) is getattr(base, name) for name in methods)
 
 
 _HARMLESS = ("__init__", "__new__", "__repr__", "__setstate__", "extra_repr", "reset_parameters")

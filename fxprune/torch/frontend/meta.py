@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from fxprune.torch.frontend.formulas import ByFormula
 from fxprune.torch.frontend.module_spellings import module_spelling
 from fxprune.torch.frontend.nests import leaves_of
 
@@ -39,10 +40,11 @@ class MetaModules:
             return self._for_real(module, args, kwargs)
         tensors = itertools.chain(module.named_parameters(), module.named_buffers())
         state = {name: self.twin(tensor) for name, tensor in tensors}
-        if not state:
-            return module(*args, **kwargs)
         try:
-            return torch.func.functional_call(module, state, args, dict(kwargs))
+            with ByFormula():
+                if not state:
+                    return module(*args, **kwargs)
+                return torch.func.functional_call(module, state, args, dict(kwargs))
         except (RuntimeError, NotImplementedError):
             if module_spelling(type(module)) is not None:
                 raise

@@ -5,7 +5,7 @@ model's code only what is of a trace is taken out again: other news may be there
 """
 
 import copy
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import is_
@@ -30,13 +30,16 @@ def restored_state(model: nn.Module, namespaces: Sequence[Namespace]) -> Iterato
 
     What is handed out has in the end the attributes in which forward keeps arrays.
     """
-    held = [(item, item.copy()) for item in _containers(m.__dict__ for m in model.modules())]
-    known = {id(item) for item, _ in held}
+    containers = _containers(m.__dict__ for m in model.modules())
+    held = [(item, item.copy()) for item in containers if item]
+    empty = [item for item in containers if not item]  # most are, and stay so
+    known = set(map(id, containers))
     kept = [(item, item.copy()) for item in _globals(namespaces) if id(item) not in known]
     found: Kept = {}
     try:
         yield found
     finally:
+        held += [(item, _emptied(item)) for item in empty if item]
         found |= _kept_arrays(model, {id(item): before for item, before in held})
         for container, before in held:
             _refill(container, before)
@@ -48,16 +51,16 @@ def _kept_arrays(model: nn.Module, before: Mapping[int, Any]) -> Kept:
     """The attributes of modules in which there are other arrays, or buffers of other shapes."""
     found: Kept = {}
     for path, module in model.named_modules():
-        old, buffers = before.get(id(module.__dict__)), before.get(id(module._buffers))
-        if old is None or buffers is None:
+        old, buffers = before.get(id(module.__dict__)), before.get(id(module._buffers), {})
+        if old is None or not isinstance(module._buffers, dict):
             continue  # new, or a scripted module, which keeps things elsewhere
         for name, value in module.__dict__.items():
             same = value is old.get(name)
-            if name in _OF_TORCH or (same and not isinstance(value, _CONTAINERS)):
+            if same and not (isinstance(value, _CONTAINERS) and (value or id(value) in before)):
+                continue  # no container, or one that was empty and is
+            if name in _OF_TORCH:
                 continue
             held = (before.get(id(old[name]), old[name]),) if name in old else ()
-            if same and not value and not any(held):
-                continue  # empty then and now, as most containers are
             if list(map(id, _arrays(value))) != list(map(id, _arrays(held))):
                 found[path, name] = held
         for name, tensor in module._buffers.items():
@@ -94,12 +97,27 @@ def _containers(roots: Iterable[_Container]) -> list[_Container]:
             continue
         if isinstance(item, _CONTAINERS):
             found[id(item)] = item
-        pending.extend(x for x in _held_by(item) if type(x) not in _USUAL_ENDS)
+        for inner in _held_by(item):
+            kind = type(inner)
+            if kind in _USUAL_ENDS:
+                continue
+            if kind in _USUAL_CONTAINERS and not inner:
+                found[id(inner)] = inner
+            else:
+                pending.append(inner)
     return list(found.values())
 
 
 _ENDS = (bool, int, float, str, bytes, type(None), Tensor, type)
 _USUAL_ENDS = frozenset((*_ENDS, nn.Parameter))
+_USUAL_CONTAINERS = frozenset((*_CONTAINERS, OrderedDict))
+
+
+def _emptied(container: _Container) -> _Container:
+    """What a container was before it was filled."""
+    before = container.copy()
+    before.clear()
+    return before
 
 
 def _held_by(item: Any) -> Iterable[Any]:

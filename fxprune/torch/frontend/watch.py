@@ -219,8 +219,11 @@ def _whole_functions() -> list[Any]:
 def _whole(recorder: Recorder, functions: Sequence[Any]) -> Iterator[StandIn]:
     """A recording stand-in wherever a module has imported one of `functions`."""
     stand_ins = [(f.__name__, f, _stand_in(recorder, f)) for f in functions]
+    names = {function.__name__ for function in functions}
     for module in list(sys.modules.values()):
         namespace = getattr(module, "__dict__", {})
+        if namespace.keys().isdisjoint(names):
+            continue
         for name, function, stand_in in stand_ins:
             if namespace.get(name) is function:
                 yield StandIn(namespace, name, stand_in)

@@ -23,6 +23,9 @@ _DEEPEST = 64
 """What lies in so many branches is in no further one: a sum of thousands of terms, written one
 after the other, would else have as many branches inside of one another."""
 
+_FEW = 32
+"""The steps of a norm that is written out, and more."""
+
 
 Summand = tuple[str, int]
 """An addition and the number of one of its operands."""
@@ -169,7 +172,7 @@ class _Names:
         return name
 
 
-def _readers(user: Node) -> tuple[str, ...]:
+def readers_through(user: Node) -> tuple[str, ...]:
     """Who reads a value through `user`: those that a size feeds stand for the question itself."""
     feeds = user.attributes.get("feeds", ()) if user.op == "size" else (user.name,)
     assert isinstance(feeds, tuple)
@@ -184,7 +187,9 @@ class _Search:
         self._additions = [n for n in graph.nodes if n.op in _SUMS and n.name in running]
         self._producers = graph.producers()
         self._readers: dict[str, set[str]] = {
-            name: {reader for user in users for reader in _readers(user) if reader in running}
+            name: {
+                reader for user in users for reader in readers_through(user) if reader in running
+            }
             for name, users in graph.users().items()
         }
         for value in graph.outputs:
@@ -230,7 +235,7 @@ class _Search:
         if addition.op in PARTIAL_ADDITIONS:  # what is added to positions of a whole is the branch
             skip = 0
         else:
-            skip = min(cones, key=lambda index: (index not in deep, len(cones[index])))
+            skip = min(cones, key=lambda i: (i not in deep, *_length(operands[i], cones[i])))
         around = {operands[skip].name} | self._entries(cones[skip])
         return [
             _Candidate((addition.name, index), tuple(cone))
@@ -290,9 +295,26 @@ class _Search:
         return True
 
     def _goes_around(self, cone: list[Node], around: set[str]) -> bool:
-        """Whether a cone starts where the skip does, beside masks and the like, or at one value."""
+        """Whether a cone starts where the skip does, or at one value, or behind a norm of the skip
+        that others read as well; beside masks and the like."""
         entries = self._entries(cone)
-        return len(entries) == 1 or not entries.isdisjoint(around)
+        return len(entries) == 1 or any(self._is_made_of(name, around) for name in entries)
+
+    def _is_made_of(self, name: str, sources: set[str]) -> bool:
+        """Whether a value is one of `sources`, or is soon computed from these alone."""
+        pending, seen, is_made = [name], {name}, False
+        while pending:
+            name = pending.pop()
+            producer = self._producers.get(name)
+            if name in sources:
+                is_made = True
+            elif producer is None or len(seen) > _FEW:
+                return False
+            else:
+                read = (v for v in producer.inputs if v and v.kind is not ValueKind.PARAMETER)
+                pending += (v.name for v in read if v.name not in seen)
+                seen.update(pending)
+        return is_made
 
     def _entries(self, cone: list[Node]) -> set[str]:
         """The values from outside that a cone reads, parameters aside."""
@@ -305,6 +327,18 @@ class _Search:
             and value.kind is not ValueKind.PARAMETER
             and getattr(self._producers.get(value.name), "name", None) not in inside
         }
+
+
+def _length(value: Value, cone: list[Node]) -> tuple[int, bool, int]:
+    """How long the way to a value through its cone is: the nodes of the shortest, whether the value
+    is no sum itself, all nodes."""
+    inside = {output.name: node for node in cone for output in node.outputs}
+    steps, reached = 0, {value.name}
+    while reached and reached <= inside.keys():
+        steps += 1
+        read = (v for name in reached for v in inside[name].inputs if v is not None)
+        reached = {v.name for v in read if v.kind is not ValueKind.PARAMETER}
+    return steps, not cone or cone[0].op not in _SUMS, len(cone)
 
 
 def _common_prefix(paths: list[list[str]]) -> list[str]:

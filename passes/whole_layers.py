@@ -14,7 +14,7 @@ from typing import TypeVar
 from fxprune.errors import KeepSetError
 from fxprune.ir import Graph
 from fxprune.passes.analyse import Analysis
-from fxprune.passes.branches import Branch, ends_of, parameters_of
+from fxprune.passes.branches import Branch, ends_of, parameters_of, readers_through
 from fxprune.passes.cost import homes_of_parameters, lies_in
 from fxprune.passes.roles import Kind
 from fxprune.passes.ties import place_in_block
@@ -114,6 +114,7 @@ class _Entries:
         self._analysis = analysis
         self._nodes = {node.name: node for node in analysis.graph.nodes}
         self._users = analysis.graph.users()
+        self._returned = {value.name for value in analysis.graph.outputs}
         trained = {value.name for value in analysis.graph.parameters if value.trained}
         branches, graph = analysis.branches, analysis.graph
         self._read = {b.name: parameters_of(graph, b.nodes) & trained for b in branches}
@@ -123,15 +124,28 @@ class _Entries:
         """The branches in an entry of a list as one, if its `own` weights are all in them."""
         read = self._read
         inside = [b for b in self._analysis.branches if read[b.name] and read[b.name] <= own]
-        nodes = {node for branch in inside for node in branch.nodes}
+        nodes = self._with_what_only_serves({node for b in inside for node in b.nodes})
         readers = {user.name for name in own for user in self._users.get(name, ())}
         if not inside or not readers <= nodes:
             return None
         label = f"{path}: {Kind.LAYER}"
         name = path if path not in self._taken else label
         layer = joined_branch(Branch(name, (), (), path, label, Kind.LAYER), inside)
+        in_order = tuple(n.name for n in self._analysis.graph.nodes if n.name in nodes)
+        layer = replace(layer, nodes=in_order)
         ways = min(len(branch.places) for branch in inside)
         return layer if len(ends_of(layer, self._nodes)) == ways else None
+
+    def _with_what_only_serves(self, nodes: set[str]) -> set[str]:
+        """These nodes and all whose every user is one of them: a norm that two branches share."""
+        found = set(nodes)
+        for node in reversed(self._analysis.graph.nodes):
+            names = {value.name for value in node.outputs}
+            users = [user for name in names for user in self._users.get(name, ())]
+            readers = {reader for user in users for reader in readers_through(user)}
+            if readers and readers <= found and self._returned.isdisjoint(names):
+                found.add(node.name)
+        return found
 
 
 def _weights_by_entry(graph: Graph) -> dict[str, frozenset[str]]:

@@ -48,6 +48,17 @@ CASES = {
         """,
         [],
     ),
+    "branches behind a norm that they share": (
+        """
+        n[2, 4] = layer_norm(x[2, 4], m.n.weight[4], m.n.bias[4]) {'rank': 1}
+        a[2, 4] = linear(n, m.a.weight[4, 4])
+        z[2, 4] = elementwise(a, y[2, 4])
+        b[2, 4] = linear(n, m.b.weight[4, 4])
+        c[2, 4] = add(x, z)
+        d[2, 4] = add(c, b)
+        """,
+        ["m+: operand 1 of c, 2 nodes", "m++: operand 1 of d, 1 nodes"],
+    ),
     "what starts where the skip does may take a mask in": (
         """
         a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])

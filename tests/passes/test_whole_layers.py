@@ -61,6 +61,18 @@ def test_what_keeps_weights_elsewhere_is_no_whole_layer():
     assert paths(stack(*((NORMED, path) for _, path in THREE))) == []
 
 
+def test_a_norm_that_all_branches_of_a_layer_share_goes_with_them():
+    shared = """
+        n{n}[2, 4] = layer_norm(h{n}, {path}.norm.weight[4], {path}.norm.bias[4]) {{'rank': 1}}
+        a{n}[2, 4] = linear(n{n}, {path}.attn.weight[4, 4])
+        s{n}[2, 4] = add(h{n}, a{n})
+        m{n}[2, 4] = linear(n{n}, {path}.down.weight[4, 4])
+        h{next}[2, 4] = add(s{n}, m{n})
+    """
+    layers = whole_layers(stack(*((shared, path) for _, path in THREE)))
+    assert [set(layer.nodes) for layer in layers] == [{f"{x}{n}" for x in "nam"} for n in range(3)]
+
+
 def test_branches_that_add_to_something_else_than_one_another_are_no_layer():
     turned = LAYER.replace("linear(s{n},", "linear(r{n},").replace("add(s{n}, m", "add(r{n}, m")
     turned = turned.replace("    u{n}", "    r{n}[2, 4] = elementwise(s{n})\n    u{n}")

@@ -464,7 +464,7 @@ def whole(gated: Any) -> list[str]:
 
 OF_OTHER_LAYERS = (
     *("gpt2", "gemma2", "falcon", "olmo2", "phi3"),
-    *("gpt_neo", "opt", "deepseek_v3", "gpt_oss", "qwen2_moe"),
+    *("cohere", "gpt_neo", "opt", "deepseek_v3", "gpt_oss", "qwen2_moe"),
 )
 """Decoders whose layers are made, named and numbered in other ways than those of a Llama."""
 

@@ -32,7 +32,7 @@ from tests.cli_models import residual
 from tests.torch.models import images
 from tests.torch.test_language_models import llama
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "examples" / "docs" / "reference" / "command_line.md"
 HERE = "tests.cli_models"
 VERBS = [command.callback.__name__.replace("_", "-") for command in app.registered_commands]
 OURS = {"source", "out", "json", "traceback"}
@@ -330,9 +330,9 @@ def test_inspect_shows_models_in_which_nothing_is_free():
     }
 
 
-def test_session_in_the_readme_is_what_happens(tmp_path, monkeypatch):
+def test_session_of_the_documentation_is_what_happens(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    session = re.findall(r"```console\n(.*?)```", README.read_text(), re.DOTALL)[0]
+    session = re.findall(r"```console\n(.*?)```", PAGE.read_text(), re.DOTALL)[0]
     for part in filter(None, session.split("$ fxprune ")):
         words, _, expected = part.partition("\n")
         assert bare(run(*words.split()).stdout) == bare(expected)

@@ -1,23 +1,28 @@
-"""What documentation shows runs: doctests, the examples, the Python of the README."""
+"""What documentation shows runs: doctests, the examples, the Python of README and site."""
 
+import contextlib
 import doctest
 import importlib
+import io
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 import fxprune
+from tests import vision as vision  # before pages import torchvision or transformers
 from tests.test_packaging import ROOT, modules_on_disk
-from tests.torch.decoders import decoder, tokens
-from tests.torch.models import Residual, images, randomise
 
-README = (ROOT / "README.md").read_text()
+DOCS = ROOT / "examples" / "docs"
+PAGES = {page.relative_to(DOCS).as_posix(): page for page in sorted(DOCS.rglob("*.md"))}
+SLOW: dict[str, str] = {}
+"""Pages that take more than a few seconds, with the reason."""
+NEEDED = {"tasks/detectors.md": "ultralytics"}
+"""Libraries without which a page does not run."""
 MODULES = sorted(name.removesuffix(".__init__") for name in modules_on_disk())
 
 
@@ -80,40 +85,89 @@ def test_quickstart_halves_a_network_and_keeps_its_accuracy(tmp_path):
     assert 0.48 < share <= 0.5
 
 
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)[^)]*\)|<img src=\"([^\"]+)\"")
 
 
-WRITTEN = {
-    "model.onnx": ["gated == folded", "folded == onnxruntime"],
-    "": [],
-    "smaller.onnx": [],
-    "pairs.onnx": ["kept: "],
-    "trials.csv": ["trial", "macs"],
-    "small.onnx": ["macs:", "masked == folded"],
-    "report.html": [],
-}
-"""By block of the README the file that it writes, if any, and what it prints."""
+def blocks_of(text: str) -> list[tuple[str, str]]:
+    """The Python blocks of a page in order, each with the text right behind it, if any."""
+    found: list[tuple[str, str]] = []
+    end = -1
+    for match in FENCE.finditer(text):
+        kind, content = match.groups()
+        if kind == "python":
+            found.append((content, ""))
+        elif found and not text[end : match.start()].strip():
+            found[-1] = (found[-1][0], content)
+        end = match.end()
+    return found
 
 
-def test_readme_shows_python():
-    assert len(BLOCKS) == len(WRITTEN)
+def check_block(code: str, text: str, names: dict[str, Any]) -> str:
+    """Python runs and prints the text, in which `...` stands for anything; what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(code, "page", "exec"), names)
+    output = printed.getvalue()
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    assert not text or doctest.OutputChecker().check_output(text, output, flags), output
+    return output
 
 
-@pytest.mark.parametrize(("code", "file"), list(zip(BLOCKS, WRITTEN, strict=True)), ids=WRITTEN)
-def test_python_of_the_readme_runs(code, file, tmp_path, monkeypatch, capsys):
-    def train(gated: torch.nn.Module) -> None:
-        optimizer = torch.optim.SGD(gated.parameters(), lr=0.01)
-        gated(images(2)).square().sum().backward()
-        optimizer.step()
+def check_page(text: str) -> None:
+    """The blocks of a page run one after the other, as somebody who reads it would paste them."""
+    names: dict[str, Any] = {"__name__": "page"}
+    for code, output in blocks_of(text):
+        check_block(code, output, names)
 
+
+def speed_of(page: str) -> Any:
+    return pytest.param(page, marks=[pytest.mark.slow] if page in SLOW else [])
+
+
+@pytest.mark.parametrize(
+    "page", [speed_of(name) for name, path in PAGES.items() if blocks_of(path.read_text())]
+)
+def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    if page in NEEDED:
+        pytest.importorskip(NEEDED[page])
     monkeypatch.chdir(tmp_path)
-    model = randomise(Residual()) if file else decoder()
-    model.pretrained_cfg = {"input_size": images().shape[1:]}
-    given = ["model.onnx", "samples.npz"] if file == "small.onnx" else []
-    if given:
-        fxprune.export_onnx(model, "model.onnx", images(2))
-        np.savez("samples.npz", images(8).numpy())
-    exec(code, {"model": model, "train": train, "token_ids": tokens()})
-    output = capsys.readouterr().out
-    assert all(words in output for words in WRITTEN[file])
-    assert {path.name for path in tmp_path.iterdir()} == {file, *given} - {""}
+    monkeypatch.syspath_prepend(str(ROOT))
+    check_page(PAGES[page].read_text())
+
+
+def test_list_of_slow_pages_is_of_pages_with_python():
+    assert all(blocks_of(PAGES[page].read_text()) for page in [*SLOW, *NEEDED])
+
+
+@pytest.mark.parametrize(
+    ("page", "error"),
+    [
+        ("```python\nprint(1)\n```\n\n```text\n2\n```", AssertionError),
+        ("```python\nx = 1\n```\nand\n```python\nx / 0\n```", ZeroDivisionError),
+    ],
+)
+def test_check_of_a_page_finds_what_is_wrong(page, error):
+    check_page("```python\nprint(1, 2)\n```\n```text\n1 ...\n```")
+    with pytest.raises(error):
+        check_page(page)
+
+
+def test_blocks_of_the_readme_run_as_pasted_and_meet_their_targets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module, file = (code for code, _ in blocks_of((ROOT / "README.md").read_text()))
+    names: dict[str, Any] = {}
+    printed = check_block(module, "", names)
+    assert "gated == folded" in printed and "folded == onnxruntime" in printed
+    report = fxprune.report(names["folded"], latency=False)
+    assert 0.45 < report.after["macs"] / report.before["macs"] <= 0.5
+    names = {}
+    assert "masked == folded" in check_block(file, "", names)
+    result = names["result"]
+    assert 0.48 < result.costs_after["macs"] / result.costs_before["macs"] <= 0.5
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "network.onnx", "small.onnx"}
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"])
+def test_links_between_files_lead_somewhere(page):
+    links = ["".join(found) for found in LINK.findall((ROOT / page).read_text())]
+    assert not [link for link in links if not (ROOT / link).exists()]

@@ -1,4 +1,4 @@
-"""The examples of the README's table of training recipes run, prune, and are all there are."""
+"""The examples of the table of training recipes run, prune, and are all there are."""
 
 import re
 import runpy
@@ -13,10 +13,11 @@ FOLDER = ROOT / "examples" / "recipes"
 RECIPES = sorted(file.name for file in FOLDER.glob("*.py"))
 TOGETHER = ("distributed.py", "accelerate_fsdp.py")
 """Those that several processes run: see `test_distributed.py`."""
-LISTED = re.findall(r"^\| `examples/recipes/(\w+\.py)`", (ROOT / "README.md").read_text(), re.M)
+PAGE = ROOT / "examples" / "docs" / "tasks" / "train.md"
+LISTED = re.findall(r"^\| `examples/recipes/(\w+\.py)`", PAGE.read_text(), re.M)
 
 
-def test_readme_lists_the_recipes():
+def test_documentation_lists_the_recipes():
     assert sorted(LISTED) == RECIPES
 
 

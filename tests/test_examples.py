@@ -164,7 +164,11 @@ def test_blocks_of_the_readme_run_as_pasted_and_meet_their_targets(tmp_path, mon
     assert "masked == folded" in check_block(file, "", names)
     result = names["result"]
     assert 0.48 < result.costs_after["macs"] / result.costs_before["macs"] <= 0.5
-    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "network.onnx", "small.onnx"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "model.onnx",
+        "network.onnx",
+        "small.onnx",
+    }
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"])

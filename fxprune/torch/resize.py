@@ -52,7 +52,7 @@ def resize(
     resolution: float | None = None,
     depth: float | None = None,
 ) -> Resized:
-    """Multipliers of a base network with which it has a number of MACs.
+    """Multipliers of a base network with which it has a number of MACs::
 
         def builder(resolution, depth, width):  # (1, 1, 1) is the base network
             size = int(224 * resolution)

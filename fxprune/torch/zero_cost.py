@@ -35,18 +35,18 @@ def score(
 ) -> float:
     """How good a model promises to be, before it is trained: the more, the better.
 
-    - "naswot": log |det K| where K[i, j] is the number of units behind ReLUs minus the Hamming
+    - "naswot": `log |det K|` where `K[i, j]` is the number of units behind ReLUs minus the Hamming
       distance of the codes of samples i and j: which units are above 0 (Mellor et al. 2021,
       section 3). Minus infinity where two samples have one code. Layers called ReLU (ReLU6,
       LeakyReLU, ... too) and the functions are seen
-    - "synflow": the sum of w * dR/dw over weights of two or more axes, where R is the sum of the
+    - "synflow": the sum of `w * dR/dw` over weights of two or more axes, where R is the sum of the
       outputs for an input of ones, with absolute weights and factors of norms, without biases and
       running means (Tanaka et al. 2020, equation 2). Only the shapes of data matter
-    - "snip": the sum of |w * dL/dw| over the same weights, with gradients averaged over batches
+    - "snip": the sum of `|w * dL/dw|` over the same weights, with gradients averaged over batches
       (Lee et al. 2019, equation 6, before it is divided by the sum)
-    - "zico": the sum over weights W of log(sum over w in W of mean |dL/dw| / std dL/dw), mean and
-      standard deviation over batches, of which there are two at least (Li et al. 2023, section 3.3,
-      and its published code)
+    - "zico": the sum over weights W of `log(sum over w in W of mean |dL/dw| / std dL/dw)`, mean
+      and standard deviation over batches, of which there are two at least (Li et al. 2023, section
+      3.3, and its published code)
 
     Norms use the statistics of the batch, as in the published code, and dropout is off; "synflow"
     uses running variances. The model stays as it was.

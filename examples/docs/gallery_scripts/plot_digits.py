@@ -2,4 +2,5 @@
 Digits: half of the network, all of the accuracy
 ================================================
 """
+
 print(1)

@@ -246,7 +246,7 @@ def onnx_models(
         max_nodes: how many steps follow one another, nested ones not counted; a step is one node
             or several.
         inputs: how many arrays they are given.
-        dims: 1 to 3 for models on (batch, channels, *size) with as many axes of size,
+        dims: 1 to 3 for models on `(batch, channels, *size)` with as many axes of size,
             `"sequence"` for models on tokens (batch, length) or features (batch, length,
             channels).
     """

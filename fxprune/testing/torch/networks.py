@@ -88,7 +88,7 @@ def networks(
         ops: what they are made of, names of `OPS[dims]`; all if none are given.
         max_nodes: how many steps follow one another, nested ones not counted.
         inputs: how many arrays they are given.
-        dims: 1 to 3 for networks on (batch, channels, *size) with as many axes of size,
+        dims: 1 to 3 for networks on `(batch, channels, *size)` with as many axes of size,
             `"sequence"` for networks on tokens (batch, length) or features (batch, length,
             channels).
     """

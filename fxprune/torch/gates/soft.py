@@ -23,8 +23,8 @@ _SHARPENING_START = 0.6
 class AutoBot:
     """Sigmoid gates learned with frozen weights (Castells & Yeom, arXiv 2111.09635).
 
-    loss + `cost_weight` * (excess of the soft cost over the target)
-         + `binary_weight` * (mean over groups of the mean of |gate - round(gate)|)
+    To the loss are added `cost_weight` times the excess of the soft cost over the target, and
+    `binary_weight` times the mean over groups of the mean of `|gate - round(gate)|`.
 
     The model's parameters and its normalisation statistics stay as they are, bit for bit, unless
     `frozen` is False. Give `prepare` as many `steps` as the gates shall learn: 200 batches of 64

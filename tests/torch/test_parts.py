@@ -72,6 +72,17 @@ def test_leaf_is_kept_whole(model, leaf):
     assert folded.router.left.weight.shape == model.router.left.weight.shape
 
 
+def test_leaf_may_decide_on_values_without_weights_of_its_own():
+    class Doubled(nn.Module):
+        def forward(self, x):
+            return 2 * x if x.sum() > 0 else x
+
+    model = nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1), Doubled(), nn.Conv2d(4, 2, 1))
+    gated = fxprune.prepare(model.eval(), images(2), leaf=["2"])
+    assert [group.size for group in fxprune.groups(gated) if not group.pin] == [6]
+    assert torch.equal(gated(images(3)), model(images(3)))
+
+
 def test_leaf_survives_saving(model, tmp_path):
     gated = fxprune.prepare(model, images(2), leaf=["router"])
     fxprune.set_keep_set(gated, half(gated))

@@ -19,9 +19,20 @@ from tests.test_packaging import ROOT, modules_on_disk
 
 DOCS = ROOT / "examples" / "docs"
 PAGES = {page.relative_to(DOCS).as_posix(): page for page in sorted(DOCS.rglob("*.md"))}
-SLOW: dict[str, str] = {}
-"""Pages that take more than a few seconds, with the reason."""
-NEEDED = {"tasks/detectors.md": "ultralytics"}
+SLOW = (
+    "coming_from.md",
+    "first_steps.md",
+    "tasks/deploy.md",
+    "tasks/detectors.md",
+    "tasks/how_much.md",
+    "tasks/keep_layers.md",
+    "tasks/language_models.md",
+    "tasks/onnx_files.md",
+    "tasks/own_scores.md",
+    "tasks/train.md",
+)
+"""Pages that take more than a few seconds."""
+NEEDED = {"tasks/detectors.md": "ultralytics", "coming_from.md": "torch_pruning"}
 """Libraries without which a page does not run."""
 MODULES = sorted(name.removesuffix(".__init__") for name in modules_on_disk())
 

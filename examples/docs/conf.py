@@ -6,8 +6,12 @@ from pathlib import Path
 DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent.parent))  # the examples, and fxprune where it is not installed
 
+import torch  # noqa: E402
+
 import fxprune  # noqa: E402
 import tests.vision  # noqa: E402, F401  (before a trainer imports torchvision)
+
+torch.set_num_threads(1)  # the gallery's networks are small
 
 project = "fxprune"
 release = fxprune.__version__

@@ -1,6 +1,0 @@
-"""
-Digits: half of the network, all of the accuracy
-================================================
-"""
-
-print(1)

@@ -8,6 +8,7 @@ import pytest
 
 import fxprune
 import fxprune.testing
+from examples.docs import tables
 from tests.test_packaging import ROOT
 
 DOCS = ROOT / "examples" / "docs"
@@ -37,6 +38,17 @@ def test_front_page_links_the_page_of_every_task():
 
 def test_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
+
+
+def test_measured_tables_are_those_of_the_results():
+    pages = {page.name: page.read_text() for page in tables.PAGES.glob("*.md")}
+    marked = {name: text for name, text in pages.items() if tables.MARKED.search(text)}
+    assert {each[1] for text in marked.values() for each in tables.MARKED.findall(text)} == set(
+        tables.TABLES
+    )
+    assert marked == {name: tables.filled(text) for name, text in marked.items()}
+    wrong = marked["exactness.md"].replace("resnet18", "resnet19")
+    assert tables.filled(wrong) == marked["exactness.md"]
 
 
 # Reasons of pins

@@ -29,7 +29,6 @@ SLOW = (
     "tasks/language_models.md",
     "tasks/onnx_files.md",
     "tasks/own_scores.md",
-    "tasks/train.md",
 )
 """Pages that take more than a few seconds."""
 NEEDED = {"tasks/detectors.md": "ultralytics", "coming_from.md": "torch_pruning"}

@@ -29,6 +29,7 @@ html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
+html_show_copyright = False
 html_copy_source = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]

@@ -527,7 +527,7 @@ def test_a_decoder_of_fewer_layers_comes_back_from_its_configuration(name, numbe
 
 
 STAYING = {("opt", 1)}
-"""Layers that stay (README says why)."""
+"""Layers that stay (limits.md of the site says why)."""
 
 
 def test_layers_go_by_their_influence_and_widths_with_them():

@@ -17,8 +17,8 @@ model = trained()
 some = list(images[:500].split(50))
 
 # %%
-# Singular values of a trained convolution, as (out, in x 3 x 3): most of the energy is in few of
-# them.
+# How much of the energy of a trained convolution's weight, as a matrix (out, in x 3 x 3), the first
+# singular values keep.
 
 weight = model.get_submodule("5.conv1").weight.detach().flatten(1)
 values = torch.linalg.svdvals(weight)
@@ -29,7 +29,7 @@ figure.tight_layout()
 
 # %%
 
-TARGETS = (0.5, 0.3)
+TARGETS = (0.5, 0.3, 0.15)
 options = {"channels": (), "channels or ranks": ("spatial", "low_rank")}
 figure, axes = plt.subplots()
 for (name, forms), colour in zip(options.items(), (MUTED, OURS), strict=True):

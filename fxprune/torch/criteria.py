@@ -62,7 +62,7 @@ def importance(
       that is a sum over readers, or over what a branch holds, counts for its terms
 
     A function of your own is given one group after the other as a `GroupView`, and returns numbers
-    of shape (size,), or None where it has nothing to say of a group:
+    of shape (size,), or None where it has nothing to say of a group::
 
         def mean_square(group):
             return sum(reader.flow.square for reader in group.readers)

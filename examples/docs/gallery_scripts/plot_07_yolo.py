@@ -20,7 +20,7 @@ os.environ.setdefault("YOLO_OFFLINE", "1")
 there = importlib.util.find_spec("ultralytics") is not None
 
 # %%
-# It stays a ``DetectionModel``, which ultralytics trains, evaluates and exports as before.
+# It stays a ``DetectionModel``, which ultralytics trains, evaluates and saves as before.
 
 if there:
     from ultralytics.nn.tasks import DetectionModel

@@ -52,5 +52,6 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "write_computation_times": False,
     "image_scrapers": ("matplotlib",),
+    "reset_modules": ("matplotlib", "examples.docs.digits.restyle"),
     "within_subsection_order": "FileNameSortKey",
 }

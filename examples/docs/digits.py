@@ -1,5 +1,7 @@
 """What scripts of the gallery have in common: handwritten digits, a small network, a short loop."""
 
+from typing import Any
+
 import torch
 from matplotlib import pyplot as plt
 from sklearn.datasets import load_digits
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 OURS, THEIRS, MUTED = "#2f6fb3", "#b3731d", "#8c959f"
 """Colours that can be told apart on light and dark paper."""
 
-plt.rcParams |= {
+STYLE = {
     "figure.figsize": (7, 3.6),
     "figure.dpi": 110,
     "savefig.bbox": "tight",
@@ -18,6 +20,14 @@ plt.rcParams |= {
     "grid.alpha": 0.3,
     "font.size": 10,
 }
+
+
+def restyle(*_: Any) -> None:
+    """Figures look like this from here on; sphinx-gallery calls it before every script."""
+    plt.rcParams.update(STYLE)
+
+
+restyle()
 
 
 def images_and_labels() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -49,7 +49,7 @@ def exactness(rows: Rows) -> str:
 
 def criteria(rows: Rows) -> str:
     """A row for each criterion, a column for each model and route; means over seeds."""
-    columns = {(row["model"], row["route"]): None for row in rows if row["method"] != "dense"}
+    columns = {(row["model"], row["route"]): None for row in rows if row["method"] != "none"}
 
     def cell(method: str, model: str, route: str) -> str:
         own = [row for row in rows if (row["method"], row["model"]) == (method, model)]
@@ -64,7 +64,10 @@ def criteria(rows: Rows) -> str:
     return markdown(
         ("criterion", *(f"{model}, {route}" for model, route in columns)),
         (
-            (f"`{method}`", *(cell(method, *column) for column in columns))
+            (
+                "none (dense)" if method == "none" else f"`{method}`",
+                *(cell(method, *column) for column in columns),
+            )
             for method in dict.fromkeys(row["method"] for row in rows)
         ),
     )

@@ -117,3 +117,23 @@ def test_reason_that_is_not_told_is_found(source):
     check_told('state.pin(axis, f"mixed by {node.place}")')
     with pytest.raises(AssertionError):
         check_told(source)
+
+
+# Messages
+
+
+def check_said(page: str, sources: str) -> None:
+    """Every message in bold code is one that the sources have, but for what it is filled with."""
+    said = re.sub(r'"\s*\n\s*f?"', "", sources)  # strings that go on in the next line
+    messages = re.findall(r"\*\*`([^`]+)`", page)
+    parts = [part for message in messages for part in message.split(PLACE) if len(part) > 4]
+    assert parts
+    assert not [part for part in parts if part.strip() not in said]
+
+
+def test_messages_of_troubleshooting_are_said():
+    page = (DOCS / "troubleshooting.md").read_text()
+    sources = "".join(file.read_text() for file in (ROOT / "fxprune").rglob("*.py"))
+    check_said(page, sources)
+    with pytest.raises(AssertionError):
+        check_said("**`the moon is … green`**", sources)

@@ -65,7 +65,7 @@ def criteria(rows: Rows) -> str:
         ("criterion", *(f"{model}, {route}" for model, route in columns)),
         (
             (
-                "none (dense)" if method == "none" else f"`{method}`",
+                "none (dense)" if method == "none" else method,
                 *(cell(method, *column) for column in columns),
             )
             for method in dict.fromkeys(row["method"] for row in rows)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fxprune.pages.figures import write_figures
     from fxprune.pages.model_card import write_model_card
     from fxprune.pages.writing import write_report
+    from fxprune.passes.factorisation import Factorised
     from fxprune.passes.operators import register_operator
     from fxprune.reporting import report
     from fxprune.reports import Report
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from fxprune.torch.criteria import importance
     from fxprune.torch.distillation import FeatureDistillation, distillation_loss
     from fxprune.torch.export import export_onnx
-    from fxprune.torch.factorise import Factorised, factorise, factors, merge
+    from fxprune.torch.factorise import factorise, factors, merge
     from fxprune.torch.fold import fold
     from fxprune.torch.footprint import TrainingCost, training_cost
     from fxprune.torch.gates.consensus import Consensus
@@ -81,6 +82,7 @@ _HOMES = {
     "fxprune.pages.figures": "write_figures",
     "fxprune.pages.model_card": "write_model_card",
     "fxprune.pages.writing": "write_report",
+    "fxprune.passes.factorisation": "Factorised",
     "fxprune.passes.operators": "register_operator",
     "fxprune.reporting": "report",
     "fxprune.reports": "Report",
@@ -89,7 +91,7 @@ _HOMES = {
     "fxprune.torch.criteria": "importance",
     "fxprune.torch.distillation": "FeatureDistillation distillation_loss",
     "fxprune.torch.export": "export_onnx",
-    "fxprune.torch.factorise": "Factorised factorise factors merge",
+    "fxprune.torch.factorise": "factorise factors merge",
     "fxprune.torch.fold": "fold",
     "fxprune.torch.footprint": "TrainingCost training_cost",
     "fxprune.torch.gates.consensus": "Consensus",

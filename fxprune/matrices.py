@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fxprune.passes.factorisation import Form
+from fxprune.passes.factorisation import Form, Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +94,53 @@ def second_weight(
     own = form.second_kernel(kernel)
     array = second.reshape(count, outputs, -1, rank).transpose(1, 0, 3, 2)
     return array.reshape(outputs, count * rank, *own)
+
+
+def first_matrices(weight: np.ndarray, matrices: int) -> np.ndarray:
+    """The weights of a first layer as `Factors` have them."""
+    return weight.reshape(matrices, len(weight) // matrices, -1)
+
+
+def second_matrices(weight: np.ndarray, matrices: int) -> np.ndarray:
+    """The weights of a second layer as `Factors` have them."""
+    outputs, channels, *_ = weight.shape
+    array = weight.reshape(outputs, matrices, channels // matrices, -1).transpose(1, 0, 3, 2)
+    return array.reshape(matrices, -1, channels // matrices)
+
+
+def product(first: np.ndarray, second: np.ndarray, form: Form, layer: Layer) -> np.ndarray:
+    """The weights of the one layer, of shape (o, i, *kernel), from those of its two.
+
+    >>> from fxprune.passes.factorisation import form_of
+    >>> form, layer = form_of("spatial"), Layer(2, 3, (5, 4))
+    >>> weight = np.arange(120.0).reshape(2, 3, 5, 4)
+    >>> found = factors_of(matrices_of(weight, form))
+    >>> first = first_weight(found.first, form, layer.kernel)
+    >>> second = second_weight(found.second, form, layer.outputs, layer.kernel)
+    >>> bool(np.allclose(product(first, second, form, layer), weight))
+    True
+    """
+    count = form.matrices(layer)
+    found = second_matrices(second, count) @ first_matrices(first, count)
+    rows = form.second_kernel(layer.kernel)
+    columns = form.first_kernel(layer.kernel)
+    array = found.reshape(count, layer.outputs, *rows, layer.inputs // count, *columns)
+    size = len(layer.kernel)
+    own = len(columns[: form.in_first])
+    kept = [2 + size + 1 + axis if axis < own else 2 + axis for axis in range(size)]
+    gone = tuple(axis for axis in range(2, array.ndim) if axis not in (2 + size, *kept))
+    order = (1, 0, 2 + size, *kept, *gone)
+    return array.transpose(order).reshape(layer.outputs, layer.inputs, *layer.kernel)
+
+
+def moments_of(array: np.ndarray, axis: int, matrices: int) -> tuple[np.ndarray, int]:
+    """Sums of the products of positions of an axis, of shape (matrices, rank, rank), and how many.
+
+    Args:
+        array: what a first layer returns.
+        axis: its channels, those of each matrix together.
+        matrices: how many of them there are.
+    """
+    rows = np.moveaxis(array.astype(np.float64), axis, 0)
+    rows = rows.reshape(matrices, len(rows) // matrices, -1)
+    return rows @ rows.transpose(0, 2, 1), rows.shape[-1]

@@ -20,9 +20,10 @@ embedding of v vectors is the linear layer of v inputs that are one-hot.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 from fxprune.arguments import choice
 
@@ -44,6 +45,16 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
+class Factorised:
+    """A layer by name: its form and rank if it is two, else why it is whole."""
+
+    name: str
+    form: str = ""
+    rank: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Form:
     """A row of the table: where the inputs and the axes of the kernel go.
 
@@ -61,14 +72,24 @@ class Form:
 
     def first_kernel(self, kernel: tuple[int, ...]) -> tuple[int, ...]:
         """The kernel of the first layer: 1 along the axes that the second one has."""
-        return (*kernel[: self.in_first], *(1 for _ in self._others(kernel)))
+        return self.shared_out(kernel, 1)[0]
 
     def second_kernel(self, kernel: tuple[int, ...]) -> tuple[int, ...]:
         """The kernel of the second layer."""
-        return (*(1 for _ in kernel[: self.in_first]), *self._others(kernel))
+        return self.shared_out(kernel, 1)[1]
 
-    def _others(self, kernel: tuple[int, ...]) -> tuple[int, ...]:
-        return () if self.in_first is None else kernel[self.in_first :]
+    def shared_out(
+        self, setting: Sequence[Any], nothing: Any
+    ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """A setting along every axis of the kernel for each layer, `nothing` along the other's."""
+        own = len(setting[: self.in_first])
+        others = len(setting) - own
+        return (*setting[:own], *[nothing] * others), (*[nothing] * own, *setting[own:])
+
+    def joined(self, first: Sequence[Any], second: Sequence[Any]) -> tuple[Any, ...]:
+        """The setting of the one layer, from those of the two."""
+        own = len(first[: self.in_first])
+        return (*first[:own], *second[own:])
 
     def columns(self, layer: Layer) -> int:
         """What a row of the first layer's weights multiplies."""
@@ -87,7 +108,7 @@ class Form:
 
         The first layer runs at the positions that the strides of the second one skip, too.
         """
-        skipped = math.prod(self._others(layer.strides))
+        skipped = math.prod(self.shared_out(layer.strides, 1)[1])
         return self.matrices(layer) * rank * (self.columns(layer) * skipped + self.rows(layer))
 
     def pays(self, layer: Layer, rank: int) -> bool:

@@ -4,7 +4,7 @@ The rank is a group like any other: gates learn it, criteria rank it, folding ma
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import fx, nn
 from fxprune.arguments import near
 from fxprune.errors import InputError, NothingToPruneError
 from fxprune.passes.analyse import analyse
-from fxprune.passes.factorisation import FORMS, Form, form_of
+from fxprune.passes.factorisation import FORMS, Factorised, Form, form_of
 from fxprune.progress import track
 from fxprune.selectors import patterns_of_places, selectors
 from fxprune.torch.backend.copying import copy_module
@@ -26,16 +26,6 @@ from fxprune.torch.recorded import recorded_program
 from fxprune.torch.splitting import one_layer, put, two_layers
 from fxprune.torch.turning import turn
 from fxprune.torch.wrapping import check_module
-
-
-@dataclass(frozen=True, slots=True)
-class Factorised:
-    """One line of `factors`: a layer, the form it has or "", its rank, or why it is whole."""
-
-    name: str
-    form: str = ""
-    rank: int = 0
-    reason: str = ""
 
 
 def factorise(

@@ -104,8 +104,7 @@ def _both(pair: Pair, name: str) -> tuple[Any, ...]:
     if not hasattr(pair.first, name):
         return ()
     first, second = (tuple(getattr(layer, name)) for layer in (pair.first, pair.second))
-    own = FORMS[pair.form].in_first
-    return first if own is None else (*first[:own], *second[own:])
+    return FORMS[pair.form].joined(first, second)
 
 
 def _padding(pair: Pair) -> Any:

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError
-from fxprune.matrices import Factors, factors_of, first_weight, matrices_of, second_weight
+from fxprune.matrices import (
+    Factors,
+    factors_of,
+    first_matrices,
+    first_weight,
+    matrices_of,
+    second_matrices,
+    second_weight,
+)
 from fxprune.passes.factorisation import FORMS, Form
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.pairs import (
@@ -92,10 +100,7 @@ def factors_in(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(pair.first, nn.Embedding):
         first = first.T
     count = form.matrices(layer)
-    rank = len(first) // count
-    columns = first.reshape(count, rank, -1)
-    rows = second.reshape(layer.outputs, count, rank, -1).transpose(1, 0, 3, 2)
-    return columns, rows.reshape(count, -1, rank)
+    return first_matrices(first, count), second_matrices(second, count)
 
 
 def empty_pair(layer: Any, form: Form) -> Pair:
@@ -132,17 +137,13 @@ _OF_LOOKUP = ("padding_idx", "scale_grad_by_freq", "sparse")
 
 def _shared_out(layer: Any, form: Form) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings of a convolution along each axis, for whichever of two layers has this axis."""
-    own = len(layer.kernel_size[: form.in_first])
     first: dict[str, Any] = {}
     second: dict[str, Any] = {}
     for name, nothing in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
         value = getattr(layer, name)
-        if isinstance(value, str):  # padding by name goes by the kernel of each
-            first[name] = second[name] = value
-            continue
-        others = len(value) - own
-        first[name] = (*value[:own], *[nothing] * others)
-        second[name] = (*[nothing] * own, *value[own:])
+        by_name = isinstance(value, str)  # padding by name goes by the kernel of each
+        shared = (value, value) if by_name else form.shared_out(value, nothing)
+        first[name], second[name] = shared
     return first, second
 
 

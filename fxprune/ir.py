@@ -22,13 +22,15 @@ class ValueKind(Enum):
 class Value:
     """An array: its name, its shape in the example run, and where it comes from.
 
-    `trained` marks parameters that count as parameters (buffers do not).
+    `trained` marks parameters that count as parameters (buffers do not), `bits` says how many an
+    element of one takes.
     """
 
     name: str
     shape: tuple[int, ...]
     kind: ValueKind = ValueKind.COMPUTED
     trained: bool = False
+    bits: int = 32
 
     def __str__(self) -> str:
         return f"{self.name}[{', '.join(map(str, self.shape))}]"

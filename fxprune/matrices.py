@@ -4,6 +4,7 @@ A weight is seen as one matrix of rows and columns, or several (`passes/factoris
 which); each is `second @ first`. All numbers are doubles.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,7 +131,8 @@ def product(first: np.ndarray, second: np.ndarray, form: Form, layer: Layer) -> 
     kept = [2 + size + 1 + axis if axis < own else 2 + axis for axis in range(size)]
     gone = tuple(axis for axis in range(2, array.ndim) if axis not in (2 + size, *kept))
     order = (1, 0, 2 + size, *kept, *gone)
-    return array.transpose(order).reshape(layer.outputs, layer.inputs, *layer.kernel)
+    weight: np.ndarray = array.transpose(order)
+    return weight.reshape(layer.outputs, layer.inputs, *layer.kernel)
 
 
 def moments_of(array: np.ndarray, axis: int, matrices: int) -> tuple[np.ndarray, int]:
@@ -144,3 +146,20 @@ def moments_of(array: np.ndarray, axis: int, matrices: int) -> tuple[np.ndarray,
     rows = np.moveaxis(array.astype(np.float64), axis, 0)
     rows = rows.reshape(matrices, len(rows) // matrices, -1)
     return rows @ rows.transpose(0, 2, 1), rows.shape[-1]
+
+
+def portions(sizes: Mapping[str, int], most: int = 1 << 30) -> Iterator[list[str]]:
+    """Names whose bytes together are at most so many, or one that has more.
+
+    >>> list(portions({"a": 2, "b": 2, "c": 9}, 4))
+    [['a', 'b'], ['c']]
+    """
+    some: list[str] = []
+    used = 0
+    for name, size in sizes.items():
+        if some and used + size > most:
+            yield some
+            some, used = [], 0
+        some.append(name)
+        used += size
+    yield some

@@ -126,6 +126,24 @@ class Limits:
         return self.least
 
 
+class Absolute(float):
+    """A number of a target that is in units of the cost, however small it is."""
+
+
+def absolute(bounds: Mapping[str, float]) -> dict[str, Any]:
+    """The target that means these limits, which are by "macs", "macs of layer1", ...
+
+    >>> absolute({"macs": 9.0, "params of layer1": 0.5})
+    {'macs': 9.0, 'layer1': {'params': 0.5}}
+    """
+    target: dict[str, Any] = {}
+    for key, bound in bounds.items():
+        cost, _, path = key.partition(" of ")
+        name = "latency_ms" if cost == "latency" else cost
+        (target.setdefault(path, {}) if path else target)[name] = Absolute(bound)
+    return target
+
+
 def _key(path: str, name: str) -> str:
     return ("latency" if name in LATENCY else name) + (f" of {path}" if path else "")
 
@@ -197,7 +215,7 @@ def _check_number(key: str, name: str, value: Any) -> None:
 def _bound(key: str, name: str, value: float, full: float) -> float:
     if full <= 0:
         raise TargetError(f"target of {key}: there is nothing to limit, it is 0 already")
-    is_share = value <= 1 and name != "latency_ms"
+    is_share = value <= 1 and name != "latency_ms" and not isinstance(value, Absolute)
     if not is_share and value > full:
         raise TargetError(
             f"target of {key} is {shown(value)}, the model has {full:.12g}: give a share in (0, 1] "

@@ -4,6 +4,7 @@ Costs are polynomials in the numbers of kept positions of groups and in branches
 
     macs    multiply-accumulates of all contractions in evaluation, per sample
     params  elements of all trained parameters
+    bytes   what these take, each at the precision that it has
     memory  elements of all arrays computed in evaluation, copies aside, per sample
     flops   macs, one per output element of a convolution with a bias, and what norms and average
             pools take: the convention of thop and AutoBot (arXiv 2111.09635), per sample
@@ -29,7 +30,7 @@ from fxprune.passes.peak import enclosing_branches, peak_points
 from fxprune.passes.polynomials import Maximum, Monomials, Sizes, add_to, polynomial, times
 from fxprune.passes.samples import one_sample
 
-COSTS = ("macs", "params", "memory", "flops", "peak")
+COSTS = ("macs", "params", "bytes", "memory", "flops", "peak")
 """The names of the costs, as in a target."""
 
 
@@ -77,7 +78,7 @@ def cost_polynomials(
     totals: dict[str, Monomials] = {name: {} for name in COSTS}
 
     def add(cost: str, axes: tuple[Axis, ...], guard: tuple[str, ...], factor: int = 1) -> None:
-        count = whole if cost == "params" else sizes
+        count = whole if cost in _DIVISORS else sizes
         add_to(totals[cost], times({tuple(sorted(guard)): 1}, count.of(*axes)), factor)
 
     for contraction in types.contractions:
@@ -98,14 +99,30 @@ def cost_polynomials(
             for sign, shared in _alive(readers):
                 plain = 1 if axes is not None else math.prod(parameter.shape)
                 add("params", axes or (), shared, sign * plain)
+                add("bytes", axes or (), shared, sign * plain * parameter.bits)
     full = {g.name: g.size for g in groups if not g.pin} | {b.name: 1 for b in branches}
     found: dict[str, Cost] = {
-        name: polynomial(total, 1 if name == "params" else single.divisor)
+        name: polynomial(total, _DIVISORS.get(name, single.divisor))
         for name, total in totals.items()
     }
     points = peak_points(graph, types, sizes, branches, evaluated)
     found["peak"] = Maximum(tuple(polynomial(point, single.divisor) for point in points))
     return Costs(found, full)
+
+
+_DIVISORS = {"params": 1, "bytes": 8}
+"""By cost of what is stored what it is counted in."""
+
+
+def macs_by_node(graph: Graph, types: Types) -> dict[str, float]:
+    """By node the multiply-accumulates of its contractions with everything open, per sample."""
+    single = one_sample(graph, types)
+    sizes = Sizes({}, single.sizes)
+    found: dict[str, float] = {}
+    for contraction in types.contractions:
+        macs = sizes.of(*contraction.axes).get((), 0) / single.divisor
+        found[contraction.node] = found.get(contraction.node, 0.0) + macs
+    return found
 
 
 def homes_of(graph: Graph) -> dict[str, str]:

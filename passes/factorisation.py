@@ -108,7 +108,7 @@ class Form:
 
         The first layer runs at the positions that the strides of the second one skip, too.
         """
-        skipped = math.prod(self.shared_out(layer.strides, 1)[1])
+        skipped: int = math.prod(self.shared_out(layer.strides, 1)[1])
         return self.matrices(layer) * rank * (self.columns(layer) * skipped + self.rows(layer))
 
     def pays(self, layer: Layer, rank: int) -> bool:

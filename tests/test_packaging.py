@@ -35,7 +35,7 @@ LAYERS = (
     "targets keep_sets filling reports matrices tradeoffs",
     "ranking searching",
     "flow sensitivities",
-    "criteria",
+    "criteria mixing",
     "onnx.frontend torch.frontend",
     "onnx.backend torch.budget",
     "torch.gates",

@@ -18,6 +18,7 @@ from fxprune.commands.bars import Announce
 from fxprune.commands.jobs import Destination, Pruned, Ranking, Source
 from fxprune.errors import InputError
 from fxprune.files import ONNX, check_new_folder, check_output
+from fxprune.mixing import forms_named
 from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.fold import KeepSet
@@ -29,7 +30,7 @@ from fxprune.torch.exported import compare_onnx
 from fxprune.torch.frontend.examples import check_examples, inputs_like
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.program import read_model
-from fxprune.torch.mixture import forms_named, mixed
+from fxprune.torch.mixture import mixed
 from fxprune.torch.precision import outputs_of
 from fxprune.torch.prepare import ignored_in
 from fxprune.torch.prune_checkpoint import plan_checkpoint, write_checkpoint
@@ -197,7 +198,7 @@ def gated_of(source: Source, limits: Limits) -> Any:
 
 def _mixed(source: Source, ranking: Ranking, data: list[Any] | None) -> Any:
     model, examples = _model(source)
-    forms = forms_named(ranking.factorise, "", copy=True)
+    forms = forms_named(ranking.factorise)
     options = ranking.limits.arguments()
     options["ignore"], target = source.ignore, options.pop("target")
 

@@ -146,7 +146,7 @@ def prepare(
     limits = Limits(target, round_to, least, uniform)
     settings = settings_of(method)
     flag("in_kind", in_kind)
-    _check_copied(model, copy)
+    check_copied(model, copy)
     _check_settings(scope, scatter, shrink_every)
     if scope:
         options: dict[str, Any] = {"ignore": ignore, "leaf": leaf, "scatter": scatter}
@@ -287,7 +287,8 @@ def _prepare_part(model: nn.Module, scope: str, example_inputs: Any, **options: 
     return with_part(model, scope, gated) if options["copy"] else model
 
 
-def _check_copied(model: nn.Module, copy: bool) -> None:
+def check_copied(model: nn.Module, copy: bool) -> None:
+    """Raise InputError where a model cannot become another one."""
     if not flag("copy", copy) and isinstance(model, fx.GraphModule):
         raise InputError(
             "copy=False: a torch.fx.GraphModule is no module with code of its own to change: "

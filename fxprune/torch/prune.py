@@ -9,15 +9,17 @@ from torch import nn
 from fxprune.arguments import flag
 from fxprune.criteria import Method
 from fxprune.errors import InputError
+from fxprune.mixing import forms_named
 from fxprune.targets import Least, Target
+from fxprune.torch.backend.module import become
 from fxprune.torch.batches import repeatable
 from fxprune.torch.criteria import Loss, check_method, importance
 from fxprune.torch.fold import fold
 from fxprune.torch.gating import ungated_on_failure
 from fxprune.torch.guard import check_least_score, guarded_score, reach_score
 from fxprune.torch.keep_sets import reach_target
-from fxprune.torch.mixture import forms_named, mixed
-from fxprune.torch.prepare import prepare
+from fxprune.torch.mixture import mixed
+from fxprune.torch.prepare import check_copied, prepare
 from fxprune.torch.refit import refit
 from fxprune.torch.wrapping import check_module
 from fxprune.uniform import Uniform
@@ -72,7 +74,8 @@ def prune(
             than `target`, is then found by bisection, every step measured.
         least_score: the worst score to accept; of what is to be small, such as a loss, the largest.
         copy: whether `model` stays as it is. With False it becomes the smaller model itself, which
-            takes about the memory that it has: see `fold` with `consume`. What fails before its
+            takes about the memory that it has (with `factorise` that of copies): see `fold` with
+            `consume`. What fails before its
             weights are sliced leaves it as it was, but for weights that `correct` has solved.
 
     Returns:
@@ -87,8 +90,11 @@ def prune(
         raise InputError("correct=True needs data: some hundred samples")
     worst = check_least_score(least_score, score)
     data = None if data is None else repeatable(data)
+    forms = forms_named(factorise)
     if not flag("copy", copy):
         check_module("model", model)
+        check_copied(model, copy)
+    in_copy = copy or bool(forms)  # pairs have weights of their own
 
     def gates(model: nn.Module, target: Target) -> Any:
         return prepare(
@@ -103,15 +109,14 @@ def prune(
             scatter=scatter,
             in_kind=in_kind,
             uniform=uniform,
-            copy=copy,
+            copy=in_copy,
         )
 
-    forms = forms_named(factorise, scope, copy=copy)
     if forms and worst is not None:
         raise InputError("factorise= and least_score= do not go together: factorise first")
-    with nullcontext() if copy else ungated_on_failure(model):
+    with nullcontext() if in_copy else ungated_on_failure(model):
         if forms:
-            gated = mixed(model, target, forms, gates, data)
+            gated = mixed(model, target, forms, gates, data, scope)
         else:
             gated = gates(model, target)
             found = importance(gated, method, data, loss)
@@ -122,4 +127,8 @@ def prune(
                 reach_score(gated, found, wanted, worst, data if correct else None)
         if correct and data is not None:
             refit(gated, data)
-        return fold(gated, consume=not copy)
+        folded = fold(gated, consume=not in_copy)
+    if copy or not forms:
+        return folded
+    become(model, folded)
+    return model

@@ -3,7 +3,7 @@
 Every pair computes the same as before: only which positions it has between its layers changes.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from inspect import Parameter, signature
 from typing import Any
@@ -14,16 +14,13 @@ from torch import Tensor, nn
 
 from fxprune.arguments import batches
 from fxprune.errors import InputError
-from fxprune.matrices import Factors, turned
+from fxprune.matrices import Factors, portions, turned
 from fxprune.passes.factorisation import FORMS
 from fxprune.progress import track
 from fxprune.torch.batches import arguments_of, running_on
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.pairs import Pair, layer_of, pairs_of, rank_of
 from fxprune.torch.splitting import factors_in, set_factors
-
-_MEMORY = 1 << 30
-"""How many bytes of moments are collected at a time."""
 
 
 def turn(model: nn.Module, data: Iterable[Any]) -> dict[str, np.ndarray]:
@@ -35,7 +32,10 @@ def turn(model: nn.Module, data: Iterable[Any]) -> dict[str, np.ndarray]:
         InputError: there is no data, or the model does not run on it.
     """
     energies: dict[str, np.ndarray] = {}
-    for some in _portions(pairs_of(model)):
+    pairs = pairs_of(model)
+    sizes = {path: 8 * _matrices(pair) * rank_of(pair) ** 2 for path, pair in pairs.items()}
+    for names in portions(sizes):
+        some = {path: pairs[path] for path in names}
         for path, moments in _observed(model, some, data).items():
             if not np.isfinite(moments).all():
                 raise InputError(f"{path} returns NaN or infinite values on data")
@@ -45,18 +45,8 @@ def turn(model: nn.Module, data: Iterable[Any]) -> dict[str, np.ndarray]:
     return energies
 
 
-def _portions(pairs: Mapping[str, Pair]) -> Iterator[dict[str, Pair]]:
-    """Pairs whose moments are in memory together."""
-    some: dict[str, Pair] = {}
-    used = 0
-    for path, pair in pairs.items():
-        size = 8 * FORMS[pair.form].matrices(layer_of(pair)) * rank_of(pair) ** 2
-        if some and used + size > _MEMORY:
-            yield some
-            some, used = {}, 0
-        some[path] = pair
-        used += size
-    yield some
+def _matrices(pair: Pair) -> int:
+    return FORMS[pair.form].matrices(layer_of(pair))
 
 
 def _observed(
@@ -68,7 +58,7 @@ def _observed(
 
     def watch(path: str, pair: Pair) -> Any:
         layer = layer_of(pair)
-        shape = (FORMS[pair.form].matrices(layer), rank_of(pair), -1)
+        shape = (_matrices(pair), rank_of(pair), -1)
 
         def see(module: nn.Module, given: Any, result: Tensor) -> None:
             rows = _wide(result.movedim(-1 - len(layer.kernel), 0).reshape(shape))

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 import fxprune
-from fxprune.errors import InputError
+from fxprune.errors import TargetError
 from fxprune.passes.factorisation import FORMS
+from fxprune.targets import absolute
 from fxprune.testing import assert_costs, assert_rewrite_equivalent, assert_unchanged, count_macs
 from fxprune.torch.measuring import costs_of
 from fxprune.torch.mixture import mixed
@@ -111,7 +112,26 @@ def test_models_are_saved_and_loaded_with_their_pairs(tmp_path):
     assert "3 (low_rank, rank " in said
 
 
-@pytest.mark.parametrize("more", [{"scope": "3"}, {"copy": False}])
-def test_what_does_not_go_with_forms_is_refused(more):
-    with pytest.raises(InputError, match="factorise makes other layers of a whole model"):
-        fxprune.prune(model(), X[:1], factorise="low_rank", **more)
+def test_a_part_alone_is_factorised():
+    whole = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1).double(), model(rank=3))
+    pruned = fxprune.prune(whole, X[:1], target=0.6, factorise="low_rank", scope="1", data=[X])
+    assert list(pairs_of(pruned)) == ["1.3"]
+    part = fxprune.report(pruned, latency=False)
+    assert part.after["macs"] <= 0.6 * part.before["macs"]
+    assert_rewrite_equivalent(whole[0], pruned[0], inputs=[X], rtol=0.0)
+
+
+def test_a_model_becomes_the_smaller_one_itself():
+    whole, options = model(rank=3), {"target": 0.6, "factorise": "low_rank"}
+    expected = fxprune.prune(whole, X[:1], **options)
+    assert fxprune.prune(whole, X[:1], copy=False, **options) is whole
+    assert list(pairs_of(whole)) == ["3"]
+    assert_rewrite_equivalent(expected, whole, inputs=[X], rtol=0.0)
+
+
+@pytest.mark.parametrize("name", ["macs", "params", "bytes"])
+def test_limits_of_a_number_or_less_are_numbers_all_the_same(name):
+    """One is a share where the user says it, and one multiply-accumulate where we do."""
+    with pytest.raises(TargetError, match="with every group at its smallest"):
+        fxprune.prepare(model(), X[:1], target=absolute({name: 1.0}))
+    assert fxprune.prepare(model(), X[:1], target={name: 1.0}) is not None

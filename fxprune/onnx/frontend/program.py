@@ -183,7 +183,9 @@ class _Translation:
         vector = sum(size > 1 for size in shape) <= 1
         key = f"{name}@{place}" if place and vector and name in self._parameters else name
         if key not in self._parameters:
-            self._parameters[key] = Value(key, shape, ValueKind.PARAMETER, self._is_trained(value))
+            assert value.const_value is not None
+            bits, trained = value.const_value.dtype.bitwidth, self._is_trained(value)
+            self._parameters[key] = Value(key, shape, ValueKind.PARAMETER, trained, bits)
             self._initializers[key] = name
         return self._parameters[key]
 

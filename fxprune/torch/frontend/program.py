@@ -128,8 +128,9 @@ class _Translation:
                     names.setdefault(id(tensor), []).append(f"{path}.{name}" if path else name)
                     tensors[id(tensor)] = tensor
         for key, aliases in names.items():
-            shape = tuple(tensors[key].shape)
-            self._parameters[key] = Value(aliases[0], shape, ValueKind.PARAMETER, key in trained)
+            shape, bits = tuple(tensors[key].shape), 8 * tensors[key].element_size()
+            kind = ValueKind.PARAMETER
+            self._parameters[key] = Value(aliases[0], shape, kind, key in trained, bits)
             self.aliases[aliases[0]] = tuple(dict.fromkeys(aliases))
 
     def graph(self) -> Graph:

@@ -76,9 +76,11 @@ def cost_polynomials(
         homes = homes_of(graph)
         evaluated = {name for name in evaluated if lies_in(homes[name], inside)}
     totals: dict[str, Monomials] = {name: {} for name in COSTS}
+    unit = math.gcd(8, *(parameter.bits for parameter in graph.parameters))
+    divisors = {"params": 1, "bytes": 8 // unit}  # what is stored does not depend on samples
 
     def add(cost: str, axes: tuple[Axis, ...], guard: tuple[str, ...], factor: int = 1) -> None:
-        count = whole if cost in _DIVISORS else sizes
+        count = whole if cost in divisors else sizes
         add_to(totals[cost], times({tuple(sorted(guard)): 1}, count.of(*axes)), factor)
 
     for contraction in types.contractions:
@@ -99,19 +101,15 @@ def cost_polynomials(
             for sign, shared in _alive(readers):
                 plain = 1 if axes is not None else math.prod(parameter.shape)
                 add("params", axes or (), shared, sign * plain)
-                add("bytes", axes or (), shared, sign * plain * parameter.bits)
+                add("bytes", axes or (), shared, sign * plain * parameter.bits // unit)
     full = {g.name: g.size for g in groups if not g.pin} | {b.name: 1 for b in branches}
     found: dict[str, Cost] = {
-        name: polynomial(total, _DIVISORS.get(name, single.divisor))
+        name: polynomial(total, divisors.get(name, single.divisor))
         for name, total in totals.items()
     }
     points = peak_points(graph, types, sizes, branches, evaluated)
     found["peak"] = Maximum(tuple(polynomial(point, single.divisor) for point in points))
     return Costs(found, full)
-
-
-_DIVISORS = {"params": 1, "bytes": 8}
-"""By cost of what is stored what it is counted in."""
 
 
 def macs_by_node(graph: Graph, types: Types) -> dict[str, float]:

@@ -24,7 +24,7 @@ def test_steps_are_trials_within_the_target(gated):
     env = PruningEnv(gated, "params", target=0.4, aim=700.0)
     env.action_space.seed(0)
     first, _ = env.reset(seed=0)
-    assert first.tolist() == [1, 1, 1, 1, 1, 0]
+    assert first.tolist() == [1, 1, 1, 1, 1, 1, 0]
     full = fxprune.report(gated, latency=False).before
     with assert_unchanged(gated):
         for number in range(6):

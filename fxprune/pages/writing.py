@@ -136,6 +136,7 @@ class _Cost:
 _TITLES: Mapping[str, str] = {
     "macs": "MACs",
     "params": "parameters",
+    "bytes": "bytes of parameters",
     "memory": "activations",
     "flops": "FLOPs, as published",
     "peak": "peak activations",

@@ -1,6 +1,7 @@
 """Channels, ranks or neither in a torch model: gates on what `fxprune/mixing.py` chooses."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from fxprune.torch.factorise import as_pairs, can_be
 from fxprune.torch.keep_sets import keep_set, reach_target
 from fxprune.torch.observing import observed
 from fxprune.torch.pairs import layer_of, pairs_of
-from fxprune.torch.record import gated_record, traced_part
+from fxprune.torch.record import attach, gated_record, traced_part
 from fxprune.torch.splitting import put
 
 Prepare = Callable[[nn.Module, Any], Any]
@@ -64,6 +65,9 @@ def mixed(
         return Attempt(gated, analysis, two, kept)
 
     gated: nn.Module = settled(chosen, attempt).model
+    _, part = traced_part(gated)
+    before = record.costs_before or record.analysis.costs.at(record.analysis.costs.full)
+    attach(part, replace(gated_record(gated)[1], costs_before=before))
     return gated
 
 

@@ -69,10 +69,10 @@ def search(
         score: what is to be large, or a list of several: a function of the smaller model (folded,
             or built) that returns a number; `fxprune.scores.accuracy(loader)` or `.loss(loader)`;
             importances by group, as `importance` returns them, of which the least shall close; or a
-            name: a cost ("macs", "params", "flops", "memory", "peak"; "-macs" is to be small),
-            "naswot", "synflow", "snip" or "zico" (see `fxprune.score`), or, for gated models,
-            "taylor" (the sum of the squared first-order effects of what closes). These look at
-            `data`.
+            name: a cost ("macs", "params", "bytes", "flops", "memory", "peak"; "-macs" is to be
+            small), "naswot", "synflow", "snip" or "zico" (see `fxprune.score`), or, for gated
+            models, "taylor" (the sum of the squared first-order effects of what closes). These look
+            at `data`.
         target: what may remain, as for `prepare`; if missing, what the model was prepared with. Of
             a builder, numbers by cost: `{"params": 750_000}`.
         trials: how many configurations are looked at, in all.

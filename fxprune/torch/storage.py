@@ -119,9 +119,7 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
                 f"{path} belongs to another model than this {type(model).__name__} (it was made "
                 f"from {source}): {error}"
             ) from error
-    _check_same_model(path, description, folded, source)
-    record = record_of(folded)
-    assert record is not None
+    record = _check_same_model(path, description, folded, source)
     targets, reached = (_numbers(description, name) for name in ("targets", "reached"))
     attach(folded, replace(record, targets=targets, reached=reached))
     aliases = _field(description, "aliases", dict)
@@ -161,18 +159,25 @@ def _holder(model: nn.Module, name: str) -> tuple[nn.Module, str]:
 
 def _check_same_model(
     path: Path, description: Mapping[str, Any], folded: nn.Module, source: str
-) -> None:
-    """The original had the size it had when the checkpoint was made."""
+) -> Record:
+    """The original had the size it had when the checkpoint was made; what is known of the model.
+
+    Where layers are two, what the original had is what the checkpoint says.
+    """
     record = record_of(folded)
     if record is None:
         raise CheckpointError(f"the description in {path} has an empty history")
     before = record.costs_before or {}
+    if any(step.pairs for step in record.history):
+        said = {n: int(cost) for n, cost in _numbers(description, "costs_before").items()}
+        return replace(record, costs_before={**before, **said})
     for name, value in _field(description, "costs_before", dict).items():
         if name in _COMPARED and before.get(name) != value:
             raise CheckpointError(
                 f"{path} belongs to another model: it was made from a {source} with {value} "
                 f"{name}, this one has {before.get(name)}"
             )
+    return record
 
 
 def _unique(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -21,6 +21,7 @@ def test_costs_are_polynomials_of_group_sizes_and_branches():
     assert found == {
         "macs": "1116*a + 72*a*b*d+ + 36*a*e + 144*e",
         "params": "172*a + 2*a*b*d+ + 2*b*d+ + 1*a*e + 144*e",
+        "bytes": "688*a + 8*a*b*d+ + 8*b*d+ + 4*a*e + 576*e",
         "memory": "108*a + 72*b*d+ + 72*a*d+ + 108*e + 4",
         "flops": "1152*a + 72*a*b*d+ + 36*a*e + 144*e + 72*b*d+",
         "peak": "max(108 + 36*a, 36*a + 72*b*d+, 36*a + 36*b*d+ + 36*a*d+, 36*a + 72*a*d+, "
@@ -41,6 +42,7 @@ def counted(a, b, e, branch):
     return {
         "macs": macs,
         "params": params,
+        "bytes": 4 * params,
         "memory": memory,
         "flops": flops,
         "peak": max(alive),
@@ -127,7 +129,7 @@ def test_costs_inside_all_modules_are_those_of_the_model():
     paths = ["conv1", "bn1", "layer1", "layer2", "layer3", "linear"]
     parts = [cost_polynomials(a.graph, a.types, a.groups, a.branches, path) for path in paths]
     whole = a.costs.at(a.costs.full)
-    for name in ("macs", "params", "memory", "flops"):
+    for name in ("macs", "params", "bytes", "memory", "flops"):
         assert sum(part.at(part.full)[name] for part in parts) == whole[name]
 
 

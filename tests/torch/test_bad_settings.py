@@ -21,7 +21,7 @@ def test_target_that_is_no_share_is_refused(target):
     ("target", "match"),
     [
         ({}, r"^target is empty: give a share of the MACs such as 0\.5"),
-        ({"energy": 0.5}, r"'energy'; known costs are macs, params, memory, flops, peak"),
+        ({"energy": 0.5}, r"'energy'; known costs are macs, params, bytes, memory, flops, peak"),
         ({"0": {"energy": 0.5}}, r"target of 0 names 'energy'; known costs are macs, params"),
         ({"0": 0.5, "3": 0.5}, r"names '3'; known costs .* has no module of that name"),
         ({"1": 0.5}, r"target of macs of 1: there is nothing to limit, it is 0 already"),

@@ -108,6 +108,7 @@ def test_models_are_saved_and_loaded_with_their_pairs(tmp_path):
     loaded = fxprune.load(tmp_path / "pruned", model())
     assert_rewrite_equivalent(pruned, loaded, inputs=[X], rtol=0.0)
     said = str(fxprune.report(pruned, latency=False))
+    assert fxprune.report(loaded, latency=False).before["macs"] == count_macs(model(), [X[:1]])
     assert "as two layers: " in said
     assert "3 (low_rank, rank " in said
 

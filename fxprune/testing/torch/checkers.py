@@ -206,10 +206,15 @@ def assert_idempotent(
 
 
 def assert_costs(model: nn.Module, inputs: Sequence[Any], predicted: Mapping[str, int]) -> None:
-    """Predicted MACs per sample and parameters are those counted, to the unit."""
+    """Predicted MACs per sample, parameters and their bytes are those counted, to the unit."""
     single = [x[:1] if isinstance(x, Tensor) else x for x in inputs]
-    macs, params = count_macs(model, single), sum(p.numel() for p in model.parameters())
-    assert predicted["macs"] == macs, f"predicted {predicted['macs']} MACs, counted {macs}"
-    assert predicted["params"] == params, (
-        f"predicted {predicted['params']} parameters, counted {params}"
-    )
+    parameters = list(model.parameters())
+    counted = {
+        "macs": count_macs(model, single),
+        "params": sum(p.numel() for p in parameters),
+        "bytes": sum(p.numel() * p.element_size() for p in parameters),
+    }
+    for name, number in counted.items():
+        assert predicted[name] == number, (
+            f"predicted {predicted[name]:,} {name}, counted {number:,}"
+        )

@@ -35,7 +35,7 @@ class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     An action has an entry for every group and branch that may lose something: how much of it to
     keep, in `levels` equal steps from the least to all. An observation has the costs ("macs",
-    "params", "bytes", "memory", "flops", "peak") as shares of those of the whole model, and the score.
+    "params", "bytes", "memory", "flops", "peak") as shares of the whole model's, and the score.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012, gymnasium's own name

@@ -88,11 +88,12 @@ def prepare(
         target: the share of the multiply-accumulates to keep, in (0, 1], or a mapping from
             "macs", "params", "bytes" (of the parameters, at the precision that each has), "flops"
             (as thop and AutoBot count them), "memory" (elements of all arrays) and "peak" (elements
-            alive at one time) to shares (up to 1) or absolute numbers (above 1). "latency" is a share and "latency_ms" a number of milliseconds of a
-            predicted time per sample: an estimate from layers that are timed on this machine now,
-            which takes seconds. The path of a module maps to a target for what is inside it:
-            `{"macs": 0.5, "layer1": {"params": 0.8}}`; a pattern, `"*.mlp"`, gives one to each of
-            the outermost modules that match, and of several the longest decides.
+            alive at one time) to shares (up to 1) or absolute numbers (above 1). "latency" is a
+            share and "latency_ms" a number of milliseconds of a predicted time per sample: an
+            estimate from layers that are timed on this machine now, which takes seconds. The path
+            of a module maps to a target for what is inside it: `{"macs": 0.5, "layer1": {"params":
+            0.8}}`; a pattern, `"*.mlp"`, gives one to each of the outermost modules that match, and
+            of several the longest decides.
         steps: optimizer steps until the target is reached, or the fraction of `total_steps` after
             which it is; train on afterwards. If missing, a share of `total_steps` that leaves time
             for that. If that is missing too, the callbacks of `fxprune.integrations` ask their

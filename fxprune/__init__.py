@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         TraceError,
         VerificationError,
     )
+    from fxprune.onnx.factorise import OnnxFactors, factorise_onnx, merge_onnx
     from fxprune.onnx.prune import OnnxResult, fold_onnx, inspect_onnx, prune_onnx
     from fxprune.onnx.quantize import Quantization, quantize
     from fxprune.onnx.verify import verify_onnx
@@ -76,6 +77,7 @@ _HOMES = {
         "CheckpointError FxpruneError InputError InternalError KeepSetError MissingExtraError "
         "NothingToPruneError SearchError TargetError TraceError VerificationError"
     ),
+    "fxprune.onnx.factorise": "OnnxFactors factorise_onnx merge_onnx",
     "fxprune.onnx.prune": "OnnxResult fold_onnx inspect_onnx prune_onnx",
     "fxprune.onnx.quantize": "Quantization quantize",
     "fxprune.onnx.verify": "verify_onnx",
@@ -129,6 +131,7 @@ __all__ = [
     "KeepSetError",
     "MissingExtraError",
     "NothingToPruneError",
+    "OnnxFactors",
     "OnnxResult",
     "Quantization",
     "Report",
@@ -143,6 +146,7 @@ __all__ = [
     "distillation_loss",
     "export_onnx",
     "factorise",
+    "factorise_onnx",
     "factors",
     "fold",
     "fold_onnx",
@@ -152,6 +156,7 @@ __all__ = [
     "keep_set",
     "load",
     "merge",
+    "merge_onnx",
     "parameter_groups",
     "prepare",
     "prune",

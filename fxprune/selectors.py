@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fxprune.arguments import names, near
-from fxprune.errors import InputError
+from fxprune.errors import InputError, NothingToPruneError
 from fxprune.layout import closing_with
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.branches import Branch
@@ -164,3 +164,49 @@ def outermost(selector: Selector, paths: Collection[str]) -> list[str]:
         if selector.fits_path(path) and not any(path.startswith(f"{outer}.") for outer in found):
             found.append(path)
     return found
+
+
+def chosen_layers(
+    layers: Any,
+    called: Mapping[str, Iterable[str]],
+    reasons: Mapping[str, str],
+    what: str,
+) -> list[str]:
+    """The layers that are meant and can become something.
+
+    Args:
+        layers: the argument of that name: texts.
+        called: by layer what users call it.
+        reasons: by layer why it cannot, "" where it can.
+        what: what they are to become, as in "cannot be low_rank".
+
+    Raises:
+        InputError: a text means no layer, or none that can.
+        NothingToPruneError: no layer can.
+    """
+    wanted = selectors("layers", layers)
+    if not wanted:
+        raise InputError("layers is empty: name some, or leave it out for all that can be two")
+    free = [layer for layer, reason in reasons.items() if not reason]
+    if all(selector.text == "*" for selector in wanted):
+        if not free:
+            told = "\n".join(f"  {layer}: {reason}" for layer, reason in list(reasons.items())[:10])
+            raise NothingToPruneError(
+                f"no layer of this model can {what}; what was found:\n"
+                f"{told or '  no linear layer, convolution or embedding'}"
+            )
+        return free
+    found: dict[str, None] = {}
+    for selector in wanted:
+        meant = [name for name, own in called.items() if any(map(selector.fits_path, own))]
+        if not meant:
+            names = [name for own in called.values() for name in own]
+            raise InputError(
+                f"layers: the model has no layer {selector.text!r} that could be two"
+                f"{near(selector.text, [*names, *patterns_of_places(names)])}"
+            )
+        able = [layer for layer in meant if not reasons[layer]]
+        if not able:
+            raise InputError(f"layers: {meant[0]} cannot {what}: {reasons[meant[0]]}")
+        found.update(dict.fromkeys(able))
+    return list(found)

@@ -15,18 +15,16 @@ from fxprune.arguments import flag
 from fxprune.arguments import shapes as check_shapes
 from fxprune.criteria import Method
 from fxprune.errors import InputError
-from fxprune.files import ONNX, check_apart, check_output
 from fxprune.ir import Value
 from fxprune.keep_sets import by_name, closed_branches, flags_of, kept_of
 from fxprune.onnx.backend.fold import fold_program
 from fxprune.onnx.backend.gate import mask_program
-from fxprune.onnx.backend.saving import save_onnx
+from fxprune.onnx.backend.saving import check_weights_apart, place_of, save_onnx
 from fxprune.onnx.choose import choose, plan_of
 from fxprune.onnx.criteria import check_method
 from fxprune.onnx.frontend.data import takes_any_number
 from fxprune.onnx.frontend.program import OnnxProgram, read_onnx
 from fxprune.onnx.frontend.session import Feeds, session_of, weight_bytes
-from fxprune.onnx.frontend.tensors import data_files
 from fxprune.onnx.refit import refitted
 from fxprune.onnx.verify import verify_onnx
 from fxprune.passes.analyse import Analysis, analyse
@@ -137,10 +135,10 @@ def prune_onnx(
     if flag("correct", correct) and data is None:
         raise InputError("correct=True needs data: some hundred samples")
     wanted, shapes = selectors("ignore", ignore), check_shapes(shapes)
-    output = _place(output, overwrite, source, data)
+    output = place_of(output, overwrite, source, data)
     stage("reading")
     program = read_onnx(source, shapes, data)
-    _check_apart(output, program)
+    check_weights_apart(output, program.model)
     analysis = limits.made_uniform(_analysed(program, wanted))
     stage("ranking")
     keep = choose(program, analysis, limits, method, program.feeds or None)
@@ -178,28 +176,14 @@ def fold_onnx(
         KeepSetError: the model has no such groups; otherwise as `prune_onnx`.
     """
     keep, shapes = flags_of(keep_set), check_shapes(shapes)
-    output = _place(output, overwrite, source, data)
+    output = place_of(output, overwrite, source, data)
     program = read_onnx(source, shapes, data)
-    _check_apart(output, program)
+    check_weights_apart(output, program.model)
     analysis = analyse(program.ir)
     keep = by_name(keep, analysis)
     folded, verdict = _verified(program, analysis, keep, shapes)
     bytes_before = weight_bytes(program.model)
     return _result(source, bytes_before, folded, verdict, analysis, keep, output, overwrite)
-
-
-def _place(output: Any, overwrite: bool, *sources: Any) -> Path | None:
-    """Where to write, if anywhere, checked before there is anything to write."""
-    flag("overwrite", overwrite)
-    if output is None:
-        return None
-    return check_output("output", output, overwrite=overwrite, sources=sources, suffixes=ONNX)
-
-
-def _check_apart(output: Path | None, program: OnnxProgram) -> None:
-    """The weights of the model may lie in files of their own, which stay as well."""
-    if output is not None:
-        check_apart(output, data_files(program.model))
 
 
 def _analysed(program: OnnxProgram, wanted: Sequence[Selector]) -> Analysis:

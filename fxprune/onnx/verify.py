@@ -75,6 +75,38 @@ def verify_onnx(
             or nothing is shown, because all of them stay as they are on all inputs tried.
         InputError: the models do not have the same inputs and outputs, or do not run.
     """
+    return _verified(before, after, inputs, shapes, batch_sizes, seed, values, what)
+
+
+def verify_rounded(
+    before: Any,
+    after: Any,
+    *,
+    inputs: Iterable[Feeds] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    what: str,
+) -> Verdict:
+    """The same where weights of the second model are computed and rounded anew.
+
+    So they agree in the precision that they have, and in no finer one.
+    """
+    sizes_tried = (1, 2, 3)
+    return _verified(before, after, inputs, shapes, sizes_tried, 0, (), what, finer=False)
+
+
+def _verified(
+    before: Any,
+    after: Any,
+    inputs: Iterable[Feeds],
+    shapes: Mapping[str, Sequence[int]] | None,
+    batch_sizes: Sequence[int],
+    seed: int,
+    values: Sequence[str],
+    what: str,
+    *,
+    finer: bool = True,
+) -> Verdict:
+    """What `verify_onnx` does, and whether models are compared in a finer precision as well."""
     shapes, batch_sizes = check_shapes(shapes), sizes("batch_sizes", batch_sizes)
     check_seed(seed)
     text("what", what, "a name for the comparison")
@@ -89,7 +121,7 @@ def verify_onnx(
     single = _Pair(left, right, [*outputs, *between], what)
     trials = _Trials(left, shapes or {}, batch_sizes, seed)
     single.compare([*trials.run(single.names), *single.run(given)])
-    pairs = [single, *_in_double(single)]
+    pairs = [single, *(_in_double(single) if finer else ())]
     if set(outputs) - _shown(pairs):
         _try_other_kinds(pairs, seed)
     handed = handed_through(single.runs)

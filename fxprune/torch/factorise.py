@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from torch import fx, nn
 
-from fxprune.arguments import near
-from fxprune.errors import InputError, NothingToPruneError
+from fxprune.errors import InputError
 from fxprune.passes.analyse import analyse
 from fxprune.passes.factorisation import FORMS, Factorised, Form, form_of
 from fxprune.progress import track
-from fxprune.selectors import patterns_of_places, selectors
+from fxprune.selectors import chosen_layers
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.generated import graph_run_by
 from fxprune.torch.checks import check_finite, check_model
@@ -145,30 +144,7 @@ def _chosen(model: nn.Module, layers: Any, form: Form) -> list[str]:
     """The layers that are meant and can have a form."""
     known = dict(_candidates(model))
     whole = {path: refusal_of(model, path, layer, form) for path, layer in known.items()}
-    free = [path for path, reason in whole.items() if not reason]
-    wanted = selectors("layers", layers)
-    if not wanted:
-        raise InputError("layers is empty: name some, or leave it out for all that can be two")
-    if all(selector.text == "*" for selector in wanted):
-        if not free:
-            reasons = "\n".join(f"  {path}: {reason}" for path, reason in list(whole.items())[:10])
-            raise NothingToPruneError(
-                f"no layer of this {type(model).__name__} can be {form.name}; what was found:\n"
-                f"{reasons or '  no linear layer, convolution or embedding'}"
-            )
-        return free
-    found: dict[str, None] = {}
-    for selector in wanted:
-        meant = [path for path in known if selector.fits_path(path)]
-        if not meant:
-            raise InputError(
-                f"layers: the model has no layer {selector.text!r} that could be two"
-                f"{near(selector.text, [*known, *patterns_of_places(known)])}"
-            )
-        if not any(path in free for path in meant):
-            raise InputError(f"layers: {meant[0]} cannot be {form.name}: {whole[meant[0]]}")
-        found.update((path, None) for path in meant if path in free)
-    return list(found)
+    return chosen_layers(layers, {path: [path] for path in known}, whole, f"be {form.name}")
 
 
 def can_be(model: nn.Module, form: Form) -> dict[str, str]:

@@ -7,12 +7,32 @@ import onnx
 import onnx_ir
 from onnx_ir.passes import common
 
+from fxprune.arguments import flag
 from fxprune.errors import InternalError
-from fxprune.files import companion_of, draft_of
+from fxprune.files import ONNX, check_apart, check_output, companion_of, draft_of
 from fxprune.onnx.frontend.names import SCOPES
 from fxprune.onnx.frontend.session import weight_bytes
+from fxprune.onnx.frontend.tensors import data_files
 
 _ONE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GiB
+
+
+def place_of(output: Any, overwrite: bool, *sources: Any) -> Path | None:
+    """Where to write, if anywhere, checked before there is anything to write.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    flag("overwrite", overwrite)
+    if output is None:
+        return None
+    return check_output("output", output, overwrite=overwrite, sources=sources, suffixes=ONNX)
+
+
+def check_weights_apart(place: Path | None, model: onnx_ir.Model) -> None:
+    """Raise InputError if files that a model keeps its weights in would be replaced."""
+    if place is not None:
+        check_apart(place, data_files(model))
 
 
 def save_onnx(model: onnx_ir.Model, path: str | Path, *, overwrite: bool = False) -> Path:

@@ -1,7 +1,7 @@
 """What did pruning do to a model? The facts, for people, trackers and pages; no framework."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -9,6 +9,7 @@ from rich.table import Table
 
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.cost import COSTS
+from fxprune.passes.factorisation import Factorised
 from fxprune.passes.layers import LayerSizes, layers_of
 from fxprune.version import __version__
 
@@ -202,6 +203,14 @@ def describe(source: str, analysis: Analysis, sizes: Mapping[str, int]) -> Repor
         before=costs_at(analysis, {}),
         after=costs_at(analysis, sizes),
     )
+
+
+def two_and_whole(layers: Iterable[Factorised]) -> tuple[dict[str, str], dict[str, str]]:
+    """Form and rank of layers that are two, and why others are whole."""
+    layers = tuple(layers)
+    pairs = {one.name: f"{one.form}, rank {one.rank}" for one in layers if one.form}
+    whole = {one.name: one.reason for one in layers if not one.form}
+    return pairs, whole
 
 
 def costs_at(analysis: Analysis, sizes: Mapping[str, int]) -> dict[str, int]:

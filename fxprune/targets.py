@@ -20,6 +20,11 @@ LATENCY = ("latency", "latency_ms")
 """The names of a target on time: a share of what is predicted in full, or milliseconds."""
 
 
+def latency_in(target: Any) -> bool:
+    """Whether a target limits time, of the model or of a module."""
+    return any(name in LATENCY for _, name, _ in _items(target))
+
+
 Least = float | Mapping[str, float]
 """A share of the positions of every group, or shares by what selectors mean."""
 

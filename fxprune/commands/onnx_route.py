@@ -29,8 +29,6 @@ def prune(
     source: Source, ranking: Ranking, out: Destination, announce: Announce, *, latency: bool
 ) -> Pruned:
     """Rank positions, close them, fold, verify and write."""
-    if ranking.factorise:
-        raise InputError("--factorise takes torch models, module:factory: export what it writes")
     check_out(out)
     announce("pruning and verifying", 0.1)
     options = ranking.limits.arguments()
@@ -40,6 +38,7 @@ def prune(
         method=ranking.method,
         data=_data(ranking.data),
         correct=ranking.correct,
+        factorise=ranking.factorise,
         ignore=source.ignore,
         shapes=_shapes(source),
         overwrite=out.overwrite,

@@ -47,7 +47,7 @@ Uniform = Annotated[
 Factorise = Annotated[
     list[str] | None,
     typer.Option(
-        help="Forms that layers may have as two: low_rank, separable, spatial; repeatable; torch."
+        help="Forms that layers may have as two: low_rank, separable, spatial; repeatable."
     ),
 ]
 Overwrite = Annotated[

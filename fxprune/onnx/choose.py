@@ -38,13 +38,13 @@ def choose(
         NothingToPruneError: everything is pinned; TargetError: the target is not reached.
         InputError: the method does not fit.
     """
-    _check_prunable(analysis)
+    check_prunable(analysis)
     layout = layout_of(analysis)
     rank = onnx_importance(program, analysis, layout, method, data)
     times, others = _apart(limits.target)
 
     def within(wanted: Target) -> dict[str, tuple[bool, ...]]:
-        return _filled(analysis, replace(limits, target=wanted), rank)
+        return filled(analysis, replace(limits, target=wanted), rank)
 
     if not times:
         return within(others)
@@ -71,7 +71,17 @@ def _apart(target: Target) -> tuple[dict[str, float], Any]:
     return times, others
 
 
-def _filled(analysis: Analysis, limits: Limits, rank: np.ndarray) -> dict[str, tuple[bool, ...]]:
+def bounds_on(analysis: Analysis, limits: Limits) -> dict[str, float]:
+    """The limits in absolute numbers, by "macs", "macs of layer1", ...
+
+    Raises:
+        TargetError: an unknown module, or a number that is out of range for this model.
+        InputError: latency is limited, which no polynomial gives.
+    """
+    return limits.on(analysis, modules_of(analysis.graph), _not_by_module)[1]
+
+
+def filled(analysis: Analysis, limits: Limits, rank: np.ndarray) -> dict[str, tuple[bool, ...]]:
     """The best positions that fit in a target on costs that are known exactly."""
     modules = modules_of(analysis.graph)
     costs, bounds = limits.on(analysis, modules, _not_by_module)
@@ -88,7 +98,7 @@ def _filled(analysis: Analysis, limits: Limits, rank: np.ndarray) -> dict[str, t
     return {n: tuple(own.tolist()) for n, own in zip(layout.names, flags, strict=True)}
 
 
-def _check_prunable(analysis: Analysis) -> None:
+def check_prunable(analysis: Analysis) -> None:
     if analysis.free_groups or analysis.branches:
         return
     reasons = list(dict.fromkeys(group.pin for group in analysis.groups))[:10]

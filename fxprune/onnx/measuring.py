@@ -6,7 +6,7 @@ from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.onnx.frontend.session import weight_bytes
 from fxprune.onnx.latency import latencies_ms
 from fxprune.onnx.prune import OnnxResult
-from fxprune.reports import Report, describe
+from fxprune.reports import Report, describe, two_and_whole
 
 
 def report_result(result: OnnxResult, *, latency: bool) -> Report:
@@ -15,8 +15,12 @@ def report_result(result: OnnxResult, *, latency: bool) -> Report:
     A file that has been overwritten since is not measured.
     """
     sizes = {name: sum(flags) for name, flags in result.keep_set.items()}
+    pairs, whole = two_and_whole(result.layers)
     return replace(
         describe(result.model.graph.name or "model", result.analysis, sizes),
+        before=dict(result.costs_before),
+        pairs=pairs,
+        whole=whole,
         latency_ms=_latencies(result) if latency else {},
         file_bytes={"before": result.bytes_before, "after": weight_bytes(result.model)},
     )

@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,29 @@ from fxprune.criteria import Method
 from fxprune.errors import InputError
 from fxprune.ir import Value
 from fxprune.keep_sets import by_name, closed_branches, flags_of, kept_of
+from fxprune.mixing import forms_named
 from fxprune.onnx.backend.fold import fold_program
 from fxprune.onnx.backend.gate import mask_program
 from fxprune.onnx.backend.saving import check_weights_apart, place_of, save_onnx
-from fxprune.onnx.choose import choose, plan_of
+from fxprune.onnx.choose import check_prunable, choose, plan_of
 from fxprune.onnx.criteria import check_method
+from fxprune.onnx.factorise import factors_of
 from fxprune.onnx.frontend.data import takes_any_number
 from fxprune.onnx.frontend.program import OnnxProgram, read_onnx
 from fxprune.onnx.frontend.session import Feeds, session_of, weight_bytes
+from fxprune.onnx.mixture import Mixture, mixed
 from fxprune.onnx.refit import refitted
-from fxprune.onnx.verify import verify_onnx
+from fxprune.onnx.verify import verify_onnx, verify_rounded
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.axes import spaces
 from fxprune.passes.cost import homes_of_parameters, modules_of
+from fxprune.passes.factorisation import Factorised, Form
 from fxprune.passes.fold import KeepSet
 from fxprune.passes.gate import plan_gates
 from fxprune.progress import stage
 from fxprune.reports import metadata
 from fxprune.selectors import Selector, ignored, selectors
-from fxprune.targets import Least, Limits, Target
+from fxprune.targets import Least, Limits, Target, latency_in
 from fxprune.uniform import Uniform
 
 
@@ -45,7 +49,8 @@ class OnnxResult:
 
     `model` is the folded model, `source` what the caller gave, of `bytes_before` bytes of weights,
     `analysis` the facts about that, `verdict` what comparing the folded model with the masked
-    source found.
+    source found. With `factorise=`, `layers` says which are two, with their rank, and why others
+    are not; `analysis` and `keep_set` are then those of the source with these layers as two.
     """
 
     model: onnx_ir.Model
@@ -56,6 +61,7 @@ class OnnxResult:
     costs_before: Mapping[str, int]
     costs_after: Mapping[str, int]
     verdict: Verdict
+    layers: tuple[Factorised, ...] = ()
 
     def __str__(self) -> str:
         rows = (
@@ -99,6 +105,7 @@ def prune_onnx(
     least: Least = 0.0,
     uniform: Uniform = False,
     ignore: Iterable[str] = (),
+    factorise: str | Iterable[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
     overwrite: bool = False,
 ) -> OnnxResult:
@@ -122,6 +129,10 @@ def prune_onnx(
             patterns or kinds of those that do; of such blocks whole layers close, no other branch.
         ignore: initialisers to leave alone, by name, beginning or pattern, or groups by kind, as
             for `prepare`.
+        factorise: forms that layers may have as two ("low_rank", "separable", "spatial"), as for
+            `prune`: every layer loses channels, or a part of its rank, or neither, whichever loses
+            least; `method` is not asked. Costs are those of the file as it is, and targets are met
+            by what comes out. Not for targets on latency.
         shapes: shapes of inputs by name, where what the file leaves open matters.
         overwrite: whether a file that is there already may be replaced; never the source.
 
@@ -134,22 +145,38 @@ def prune_onnx(
     check_method(method, data)
     if flag("correct", correct) and data is None:
         raise InputError("correct=True needs data: some hundred samples")
+    forms = forms_named(factorise)
+    if forms and latency_in(target):
+        raise InputError(
+            "factorise= takes no target on the latency of a file: limit macs, and measure"
+        )
     wanted, shapes = selectors("ignore", ignore), check_shapes(shapes)
     output = place_of(output, overwrite, source, data)
     stage("reading")
     program = read_onnx(source, shapes, data)
     check_weights_apart(output, program.model)
     analysis = limits.made_uniform(_analysed(program, wanted))
+    before = _Before(source, weight_bytes(program.model), analysis.costs.at(analysis.costs.full))
     stage("ranking")
-    keep = choose(program, analysis, limits, method, program.feeds or None)
+    same = None
+    if forms:
+        mixture = _with_pairs(program, analysis, limits, forms, wanted, shapes)
+        same = _pairs_verified(program, mixture.program, shapes)
+        program, analysis, keep = mixture.program, mixture.analysis, mixture.keep
+        del mixture
+    else:
+        keep = choose(program, analysis, limits, method, program.feeds or None)
     if correct:
         masked = masked_model(program, analysis, keep)
         program, _ = refitted(program, analysis, masked, keep, program.feeds)
     folded, verdict = _verified(program, analysis, keep, shapes)
-    bytes_before = weight_bytes(program.model)
     del program  # with its weights, which may be many; graphs of onnx_ir go with the cycles
     gc.collect()
-    return _result(source, bytes_before, folded, verdict, analysis, keep, output, overwrite)
+    verdict = same.joined(verdict) if same else verdict
+    result = _result(before, folded, verdict, analysis, keep)
+    if forms:
+        result = replace(result, layers=factors_of(folded))
+    return _written(result, output, overwrite)
 
 
 def fold_onnx(
@@ -182,8 +209,8 @@ def fold_onnx(
     analysis = analyse(program.ir)
     keep = by_name(keep, analysis)
     folded, verdict = _verified(program, analysis, keep, shapes)
-    bytes_before = weight_bytes(program.model)
-    return _result(source, bytes_before, folded, verdict, analysis, keep, output, overwrite)
+    before = _Before(source, weight_bytes(program.model), analysis.costs.at(analysis.costs.full))
+    return _written(_result(before, folded, verdict, analysis, keep), output, overwrite)
 
 
 def _analysed(program: OnnxProgram, wanted: Sequence[Selector]) -> Analysis:
@@ -224,34 +251,74 @@ def _verified(
     return folded, verdict
 
 
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """What the caller gave, how many bytes its weights have, and what it costs."""
+
+    source: Any
+    size: int
+    costs: Mapping[str, int]
+
+
 def _result(
-    source: Any,
-    bytes_before: int,
-    folded: onnx_ir.Model,
-    verdict: Verdict,
-    analysis: Analysis,
-    keep: KeepSet,
-    output: Path | None,
-    overwrite: bool,
+    before: _Before, folded: onnx_ir.Model, verdict: Verdict, analysis: Analysis, keep: KeepSet
 ) -> OnnxResult:
-    """What the caller gets, written to a file if there is one to write."""
+    """What the caller gets; the model says what it costs."""
     full = analysis.costs.full
     sizes = {name: sum(keep[name]) if name in keep else size for name, size in full.items()}
     result = OnnxResult(
         model=folded,
-        source=source,
-        bytes_before=bytes_before,
+        source=before.source,
+        bytes_before=before.size,
         analysis=analysis,
         keep_set={name: tuple(map(bool, flags)) for name, flags in keep.items()},
-        costs_before=analysis.costs.at(full),
+        costs_before=before.costs,
         costs_after=analysis.costs.at(sizes),
         verdict=verdict,
     )
     folded.metadata_props.update(metadata(result.costs_after, result.costs_before))
+    return result
+
+
+def _written(result: OnnxResult, output: Path | None, overwrite: bool) -> OnnxResult:
+    """The same, written to a file if there is one to write."""
     if output is not None:
         stage("writing")
-        save_onnx(folded, output, overwrite=overwrite)
+        save_onnx(result.model, output, overwrite=overwrite)
     return result
+
+
+def _with_pairs(
+    program: OnnxProgram,
+    analysis: Analysis,
+    limits: Limits,
+    forms: Iterable[Form],
+    wanted: Sequence[Selector],
+    shapes: Mapping[str, Sequence[int]] | None,
+) -> Mixture:
+    """The model with layers as two where that loses less, and what it keeps."""
+    check_prunable(analysis)
+    feeds = program.feeds or None
+
+    def read(model: onnx_ir.Model) -> tuple[OnnxProgram, Analysis]:
+        now = read_onnx(model, shapes, feeds)
+        return now, limits.made_uniform(_analysed(now, wanted))
+
+    return mixed(program, analysis, limits, forms, read, wanted)
+
+
+def _pairs_verified(
+    program: OnnxProgram, pairs: OnnxProgram, shapes: Mapping[str, Sequence[int]] | None
+) -> Verdict:
+    """Whether a model with layers as two computes the same."""
+    return verify_rounded(
+        program.model,
+        pairs.model,
+        inputs=program.feeds[:2],
+        shapes=shapes,
+        batch_sizes=() if program.feeds else (1, 2, 3),
+        what="whole == pairs",
+    )
 
 
 def _few_samples(program: OnnxProgram, masked: onnx_ir.Model) -> list[Feeds]:

@@ -84,14 +84,14 @@ def verify_rounded(
     *,
     inputs: Iterable[Feeds] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
+    batch_sizes: Sequence[int] = (1, 2, 3),
     what: str,
 ) -> Verdict:
     """The same where weights of the second model are computed and rounded anew.
 
     So they agree in the precision that they have, and in no finer one.
     """
-    sizes_tried = (1, 2, 3)
-    return _verified(before, after, inputs, shapes, sizes_tried, 0, (), what, finer=False)
+    return _verified(before, after, inputs, shapes, batch_sizes, 0, (), what, finer=False)
 
 
 def _verified(

@@ -10,7 +10,7 @@ from torch import nn
 
 from fxprune.errors import InputError
 from fxprune.passes.whole_layers import put_together
-from fxprune.reports import Report, costs_at, describe
+from fxprune.reports import Report, costs_at, describe, two_and_whole
 from fxprune.timing import median_ms
 from fxprune.torch.backend.configuration import is_configured
 from fxprune.torch.backend.generated import generated_code
@@ -42,7 +42,7 @@ def report_module(module: nn.Module, *, latency: bool) -> Report:
     gated = is_gated(part)
     described = describe(record.source, record.analysis, sizes_of(part, record))
     gates = gates_of(part) if gated else None
-    layers = factors(part) if record.pairs else []
+    pairs, whole = two_and_whole(factors(part) if record.pairs else [])
     return replace(
         described,
         before=record.costs_before or described.before,
@@ -54,8 +54,8 @@ def report_module(module: nn.Module, *, latency: bool) -> Report:
         schedule=gates.method.progress() if gates else {},
         generated=generated_code(part),
         configured=_is_followed(record) and is_configured(part),
-        pairs={one.name: f"{one.form}, rank {one.rank}" for one in layers if one.form},
-        whole={one.name: one.reason for one in layers if not one.form},
+        pairs=pairs,
+        whole=whole,
     )
 
 

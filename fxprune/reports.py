@@ -161,11 +161,16 @@ class Report:
             table.add_row(row.title, kept, row.name, str(row.members), row.pin)
         return table
 
+    def shown_costs(self) -> dict[str, int]:
+        """What is shown of costs after: the size of the file stands for that of its parameters."""
+        known = "after" in self.file_bytes
+        return {name: cost for name, cost in self.after.items() if name != "bytes" or not known}
+
     def _costs(self) -> Table:
         table = Table(title="per sample", title_justify="left")
         for name in ("cost", "before", "after", "kept"):
             table.add_column(name, justify="left" if name == "cost" else "right")
-        for name, value in self.after.items():
+        for name, value in self.shown_costs().items():
             share = value / max(self.before[name], 1)
             table.add_row(name, f"{self.before[name]:,}", f"{value:,}", f"{share:.1%}")
         for name, known, form in (

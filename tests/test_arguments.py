@@ -58,6 +58,7 @@ RIGHT: dict[str, Callable[[World], Call]] = {
         "example_inputs": X,
     },
     "factorise": lambda w: {"model": w.model, "layers": ["0"], "data": [(X, Y)]},
+    "factorise_onnx": lambda w: {"source": w.proto, "data": [X.numpy()]},
     "factors": lambda w: {"model": w.model},
     "fold": lambda w: {"gated": w.gated},
     "fold_onnx": lambda w: {"source": w.proto, "keep_set": {GROUP: [True, False] * 4}},
@@ -70,6 +71,7 @@ RIGHT: dict[str, Callable[[World], Call]] = {
         "model": w.model,
     },
     "merge": lambda w: {"model": w.model},
+    "merge_onnx": lambda w: {"source": w.proto},
     "parameter_groups": lambda w: {"model": w.gated},
     "prepare": lambda w: {"model": w.model, "example_inputs": X},
     "prune": lambda w: {
@@ -122,6 +124,7 @@ RESULTS = {
     "Found",
     "GroupInfo",
     "GroupView",
+    "OnnxFactors",
     "OnnxResult",
     "Quantization",
     "Report",

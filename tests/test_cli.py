@@ -89,8 +89,7 @@ def test_options_have_the_names_of_arguments():
         for name in inspect.signature(verb).parameters
     }
     also_known = inspect.signature(fxprune.prune_onnx).parameters
-    of_torch = {"shape", "factorise"}
-    assert set(commands["prune"].parameters) - OURS - of_torch <= set(also_known)
+    assert set(commands["prune"].parameters) - OURS - {"shape"} <= set(also_known)
     assert set(commands["prune"].parameters) - OURS - {"shape"} <= set(known)
     written = inspect.signature(fxprune.write_report).parameters
     report = set(commands["report"].parameters) - OURS - {"shape", "figures"}

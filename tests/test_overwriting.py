@@ -22,6 +22,8 @@ from tests.worlds import GROUP, World, X
 KEEP = {GROUP: [True, False] * 4}
 WRITERS: dict[str, Callable[..., Any]] = {
     "export_onnx": lambda w, path, **o: fxprune.export_onnx(w.model, path, X, **o),
+    "factorise_onnx": lambda w, path, **o: fxprune.factorise_onnx(w.proto, path, **o),
+    "merge_onnx": lambda w, path, **o: fxprune.merge_onnx(w.proto, path, **o),
     "fold_onnx": lambda w, path, **o: fxprune.fold_onnx(w.proto, KEEP, path, **o),
     "prune_onnx": lambda w, path, **o: fxprune.prune_onnx(w.proto, path, **o),
     "quantize": lambda w, path, **o: fxprune.quantize(w.proto, path, **o),
@@ -37,6 +39,8 @@ NAMES = {
     "write_report": "report.html",
 }
 READERS: dict[str, Callable[..., Any]] = {
+    "factorise_onnx": lambda source, path: fxprune.factorise_onnx(source, path, overwrite=True),
+    "merge_onnx": lambda source, path: fxprune.merge_onnx(source, path, overwrite=True),
     "fold_onnx": lambda source, path: fxprune.fold_onnx(source, KEEP, path, overwrite=True),
     "prune_onnx": lambda source, path: fxprune.prune_onnx(source, path, overwrite=True),
     "quantize": lambda source, path: fxprune.quantize(source, path, overwrite=True),

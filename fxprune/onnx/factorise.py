@@ -15,9 +15,9 @@ from fxprune.agreement import Verdict
 from fxprune.arguments import shapes as check_shapes
 from fxprune.errors import InputError
 from fxprune.onnx.backend.saving import check_weights_apart, place_of, save_onnx
-from fxprune.onnx.frontend.data import Data, batches
-from fxprune.onnx.frontend.loading import load_onnx
+from fxprune.onnx.frontend.data import Data
 from fxprune.onnx.frontend.names import module_of
+from fxprune.onnx.frontend.program import read_onnx
 from fxprune.onnx.pairs import Weighed, layers_of, pairs_of, refusal_of
 from fxprune.onnx.splitting import as_pairs, factorised, merge_pair
 from fxprune.onnx.verify import verify_rounded
@@ -78,9 +78,9 @@ def factorise_onnx(
     chosen_form, shapes = form_of(form), check_shapes(shapes)
     place = place_of(output, overwrite, source, data)
     stage("reading")
-    model = load_onnx(source)
+    program = read_onnx(source, shapes, data)
+    model, feeds = program.model, program.feeds
     check_weights_apart(place, model)
-    feeds = batches(data, model.graph.inputs) if data is not None else []
     chosen = _chosen(model, layers, chosen_form)
     check_finite(model, chosen)
     halves, _ = factorised(model, dict.fromkeys(chosen, form), feeds)
@@ -121,7 +121,7 @@ def merge_onnx(
     shapes = check_shapes(shapes)
     place = place_of(output, overwrite, source)
     stage("reading")
-    model = load_onnx(source)
+    model = read_onnx(source, shapes).model
     check_weights_apart(place, model)
     merged = model.clone()
     for pair in pairs_of(merged).values():

@@ -147,7 +147,7 @@ def _costs(found: Report) -> list[_Cost]:
     """What is shown of costs, file and latency, where both numbers are known."""
     pairs: list[tuple[str, str, str, float, float]] = [
         (_TITLES[name], short(found.before[name]), short(after), found.before[name], after)
-        for name, after in found.after.items()
+        for name, after in found.shown_costs().items()
     ]
     size, time = found.file_bytes, found.latency_ms
     if {"before", "after"} <= set(size):

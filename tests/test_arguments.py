@@ -188,6 +188,7 @@ WRONG: dict[str, list[Any]] = {
     "batch_sizes": [0, 3, "12", [0], [-1], [2.5], [True], ["1"], None, {1: 2}, object()],
     "before": MODELS,
     "binary_weight": [-1, math.inf, *NOT_NUMBERS],
+    "bits": [0, -1, 3, 9, 16, *NOT_WHOLE],
     "branches": NOT_FLAGS,
     "builder": [None, 3, "x", [], nn.ReLU(), len, lambda **config: 3],
     "calibration": [*BATCHES, lambda: 3, len, lambda: 1 / 0, [X.numpy() * math.nan]],

@@ -41,10 +41,12 @@ SOURCES += [f"{HERE}:failing", f"{HERE}:text", "empty.onnx", "tests.cli_models:"
 DATA = ["", "missing.npz", "text.npz", "object.npz", "nowhere:data"]
 DATA += [f"{HERE}:failing", f"{HERE}:nothing", f"{HERE}:text"]
 WRONG: dict[str, list[str]] = {
+    "bits": ["3", "0", "16", "x", ""],
     "calibration": DATA,
     "checkpoint": ["missing", "there.onnx", ""],
     "data": DATA,
     "factorise": ["", "low", "Spatial"],
+    "form": ["", "float", "Palette"],
     "figures": ["there.onnx", "there.onnx/figures"],
     "first": SOURCES,
     "folder": ["", "missing", "there.onnx", "empty.onnx"],

@@ -351,6 +351,8 @@ def report(
 def quantize(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="An .onnx file.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="NAME.onnx.")],
+    bits: Annotated[int, typer.Option(help="8 or 4; of palettes 1 to 8.")] = 8,
+    form: Annotated[str, typer.Option(help="integers, or palette: shared values.")] = "integers",
     calibration: Data = None,
     shape: Shape = None,
     seed: Seed = 0,
@@ -358,14 +360,16 @@ def quantize(
     json: Json = False,
     traceback: Traceback = False,
 ) -> None:
-    """Write an ONNX file in 8-bit integers: static with calibration data, else dynamic."""
+    """Write an ONNX file in 8-bit integers (static with calibration data), 4-bit, or palettes."""
 
     def job(announce: Announce) -> Answer:
         model = _source(source, shape)
         if not model.is_onnx:
             raise InputError(f"{source} is no .onnx file: export it first")
         place = Destination(out, overwrite, (source, calibration))
-        answered: Answer = _route(model).quantize(model, place, calibration, seed, announce)
+        answered: Answer = _route(model).quantize(
+            model, place, calibration, seed, announce, bits=bits, form=form
+        )
         return answered
 
     answer(job, as_json=json, show_traceback=traceback)

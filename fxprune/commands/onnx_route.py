@@ -64,9 +64,14 @@ def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verd
 
 
 def quantize(
-    source: Source, out: Destination, calibration: str | None, seed: int, announce: Announce
+    source: Source,
+    out: Destination,
+    calibration: str | None,
+    seed: int,
+    announce: Announce,
+    **how: Any,
 ) -> Answer:
-    """Write the file in 8-bit integers."""
+    """Write the file in few bits."""
     path = check_out(out)
     assert path is not None
     announce("quantising and comparing", 0.1)
@@ -77,6 +82,7 @@ def quantize(
         shapes=_shapes(source),
         seed=seed,
         overwrite=out.overwrite,
+        **how,
     )
     facts = {**asdict(found), "path": str(found.path), "size_ratio": found.size_ratio}
     return Answer(str(found), facts)

@@ -9,6 +9,7 @@ from fxprune import criteria
 from fxprune.criteria import DEPTH, ON_FLOW, Method, called, needs_flow, scores_of
 from fxprune.flow import Flow
 from fxprune.layout import Layout
+from fxprune.onnx.compact import expanded
 from fxprune.onnx.frontend.program import OnnxProgram
 from fxprune.onnx.frontend.session import Feeds, session_of
 from fxprune.onnx.saliency import saliency
@@ -59,9 +60,7 @@ def weight_of(program: OnnxProgram) -> WeightOf:
     """What gives parts of a parameter of a model."""
 
     def of(name: str) -> Callable[[Part], np.ndarray]:
-        tensor = program.model.graph.initializers[program.initializers[name]].const_value
-        assert tensor is not None
-        array = tensor.numpy()
+        array = expanded(program.model.graph.initializers[program.initializers[name]])
         return lambda part: array[part].astype(np.float64)
 
     return of

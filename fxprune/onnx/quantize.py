@@ -1,7 +1,8 @@
-"""A float32 ONNX model in 8-bit whole numbers: about a quarter of the size, and measured.
+"""A float32 ONNX model in few bits: a quarter of the size or less, and measured.
 
-Without data the weights are quantised and activations at run time (dynamic); with calibration data
-both are, per channel of the weights (static, QuantizeLinear and DequantizeLinear pairs).
+In 8 bits without data the weights are quantised and activations at run time (dynamic); with
+calibration data both are, per channel of the weights (static, QuantizeLinear and DequantizeLinear
+pairs). In 4 bits, or as palettes, the weights alone are (`compact.py`).
 """
 
 import contextlib
@@ -23,11 +24,13 @@ from fxprune.agreement import (
     silent_outputs,
     telling,
 )
+from fxprune.arguments import choice, refusal, whole
 from fxprune.arguments import seed as check_seed
 from fxprune.arguments import shapes as check_shapes
 from fxprune.errors import CheckpointError, InputError, VerificationError
 from fxprune.files import ONNX, check_apart, check_output, draft_of
 from fxprune.onnx.backend.saving import write_onnx
+from fxprune.onnx.compact import in_palettes, in_whole_numbers
 from fxprune.onnx.frontend.data import Data, batches
 from fxprune.onnx.frontend.loading import Source, load_onnx
 from fxprune.onnx.frontend.session import Feeds, random_feeds, session_of
@@ -38,6 +41,7 @@ from fxprune.progress import stage, track
 Outputs = dict[str, np.ndarray]
 
 _FIRST_OPSET_PER_CHANNEL = 13
+_FIRST_OPSET_OF_4_BITS = 21
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 _RANDOM_SAMPLES = 32
 _LARGEST_ERROR = 0.5
@@ -50,12 +54,15 @@ class Quantization:
 
     Attributes:
         path: The quantised file.
-        scheme: "static" with calibration data, "dynamic" without.
+        scheme: "static" with calibration data, "dynamic" without; "weights" where activations
+            stay as they are.
         bytes_before: Size of the float32 model on disk.
         bytes_after: Size of the quantised one.
         samples: How many samples of the first output were compared.
         agreement: The share of samples whose largest output stays the largest.
         error: Root mean square difference of an output over its root mean square, at the worst.
+        bits: How many bits a weight takes, or an index into a palette.
+        form: "integers" or "palette".
     """
 
     path: Path
@@ -65,6 +72,8 @@ class Quantization:
     samples: int
     agreement: float
     error: float
+    bits: int = 8
+    form: str = "integers"
 
     @property
     def size_ratio(self) -> float:
@@ -73,17 +82,24 @@ class Quantization:
 
     def __str__(self) -> str:
         return (
-            f"{self.path.name}: {self.scheme} 8-bit, {self.bytes_after / 1e6:.2f} MB, "
+            f"{self.path.name}: {self._how()}, {self.bytes_after / 1e6:.2f} MB, "
             f"{self.size_ratio:.2f} of {self.bytes_before / 1e6:.2f} MB; the largest output is "
             f"the same for {self.agreement:.1%} of {self.samples} samples, relative error "
             f"{self.error:.1%}"
         )
+
+    def _how(self) -> str:
+        if self.form == "palette":
+            return f"palettes of {2**self.bits}"
+        return f"{self.scheme} {self.bits}-bit" if self.bits == 8 else f"{self.bits}-bit weights"
 
 
 def quantize(
     source: Source,
     output: str | Path,
     *,
+    bits: int = 8,
+    form: str = "integers",
     calibration: Data | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
@@ -99,6 +115,10 @@ def quantize(
     Args:
         source: What to quantise: a file, or what `prune_onnx` returned as `.model`.
         output: The file to write; its folder must exist.
+        bits: 8 or 4 bits for a whole number; in 4 bits the weights of convolutions, products and
+            lookups are stored, and activations stay as they are. 1 to 8 for palettes.
+        form: "integers", or "palette": all weights of a tensor share 2 to the power of `bits`
+            values, which k-means finds (needs scikit-learn).
         calibration: Some hundred typical samples, as for `prune_onnx(data=...)`: an .npz file, a
             folder of images, batches, or a function that returns batches. The model and its
             quantised copy are compared on them; without, on random inputs.
@@ -114,9 +134,11 @@ def quantize(
     """
     shapes = check_shapes(shapes)
     check_seed(seed)
+    _check_bits(bits, form)
     output = check_output(
         "output", output, overwrite=overwrite, sources=[source, calibration], suffixes=ONNX
     )
+    only_weights = form == "palette" or bits < 8
     model = load_onnx(source)
     check_apart(output, data_files(model))
     _check_can_quantise(model)
@@ -133,24 +155,48 @@ def quantize(
         before.parent.mkdir()
         expected = _outputs(model, feeds)
         _check_that_something_moves(model, expected, feeds, seed)
-        write_onnx(_at_least(model, _FIRST_OPSET_PER_CHANNEL), before)
+        opset = _FIRST_OPSET_OF_4_BITS if only_weights else _FIRST_OPSET_PER_CHANNEL
+        write_onnx(_at_least(model, opset), before)
         stage("quantising")
-        with _silence():
-            if calibration is None:
-                _quantize_dynamic(before, after)
-            else:
-                _quantize_static(before, after, feeds)
-        write_onnx(_small(load_onnx(after), load_onnx(before)), draft)
+        if only_weights:
+            write_onnx(_in_few_bits(load_onnx(before), bits, form), draft)
+        else:
+            with _silence():
+                if calibration is None:
+                    _quantize_dynamic(before, after)
+                else:
+                    _quantize_static(before, after, feeds)
+            write_onnx(_small(load_onnx(after), load_onnx(before)), draft)
         agreement, error, samples = _compare(expected, load_onnx(draft), feeds)
         return Quantization(
             path=output,
-            scheme="dynamic" if calibration is None else "static",
+            scheme="weights" if only_weights else "dynamic" if calibration is None else "static",
             bytes_before=_size_of(before.parent),
             bytes_after=_size_of(draft.parent),
             samples=samples,
             agreement=agreement,
             error=error,
+            bits=bits,
+            form=form,
         )
+
+
+def _check_bits(bits: int, form: str) -> None:
+    if choice("form", form, ("integers", "palette")) == "palette":
+        whole("bits", bits, "1 to 8 for a palette of 2 to 256 values", most=8)
+    elif whole("bits", bits, "8 or 4") not in (8, 4):
+        raise refusal("bits", bits, "8 or 4")
+
+
+def _in_few_bits(model: onnx_ir.Model, bits: int, form: str) -> onnx_ir.Model:
+    """A model with its weights stored so, in place."""
+    stored = in_palettes(model, bits) if form == "palette" else in_whole_numbers(model)
+    if not stored:
+        raise InputError(
+            "the model has no weights that would take less: convolutions, products and lookups "
+            "with float32 weights of their own are stored so"
+        )
+    return model
 
 
 def _check_can_quantise(model: onnx_ir.Model) -> None:
@@ -270,7 +316,8 @@ def _compare(
     if not distance <= _LARGEST_ERROR:
         raise VerificationError(
             f"the quantised model computes something else: relative error {distance:.0%} (accepted "
-            f"{_LARGEST_ERROR:.0%}); give calibration data like what the model will see"
+            f"{_LARGEST_ERROR:.0%}); give calibration data like what the model will see, or more "
+            "bits"
         )
     return float(np.mean(same)) if same else 1.0, distance, len(same)
 

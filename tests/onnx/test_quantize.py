@@ -3,16 +3,20 @@
 import logging
 from pathlib import Path
 
+import hypothesis.extra.numpy
 import numpy as np
 import onnx
 import onnx_ir
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import fxprune
 from fxprune.errors import InputError, VerificationError
 from fxprune.onnx import quantize as quantization
+from fxprune.onnx.compact import expanded, palette
 from fxprune.onnx.frontend.loading import load_onnx
 
 
@@ -227,3 +231,111 @@ def test_shapes_of_random_inputs_can_be_given(tmp_path):
     proto.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
     found = fxprune.quantize(proto, tmp_path / "q.onnx", shapes={"x": (6, 3, 12, 8)})
     assert found.samples == 6
+
+
+# Weights alone in few bits
+
+
+@pytest.mark.parametrize(
+    ("options", "ratio", "error", "said"),
+    [
+        ({"bits": 4}, 0.17, 0.2, "4-bit weights"),
+        ({"form": "palette", "bits": 8}, 0.32, 0.01, "palettes of 256"),
+        ({"form": "palette", "bits": 4}, 0.17, 0.12, "palettes of 16"),
+        ({"form": "palette", "bits": 3}, 0.17, 0.25, "palettes of 8"),
+    ],
+)
+def test_weights_in_few_bits_are_small_close_and_pruned_further(
+    options, ratio, error, said, tmp_path
+):
+    proto = network()
+    found = fxprune.quantize(proto, tmp_path / "q.onnx", calibration=samples(), **options)
+    assert proto == network()
+    assert found.size_ratio < ratio
+    assert 0 < found.error < error
+    assert said in str(found)
+    x = samples(1)[0]
+    compact, original = outputs(str(found.path), x), outputs(network(), x)
+    assert np.square(compact - original).mean() < error**2 * np.square(original).mean() * 2
+    small = fxprune.prune_onnx(found.path, tmp_path / "s.onnx", target={"bytes": 0.5})
+    assert small.costs_after["bytes"] <= 0.5 * small.costs_before["bytes"]
+    kinds = {v.const_value.dtype.name for v in small.model.graph.initializers.values()}
+    assert kinds & {"INT4", "UINT4", "UINT8"}
+    assert small.verdict.comparisons
+
+
+def test_what_was_pruned_is_stored_in_few_bits(tmp_path):
+    small = fxprune.prune_onnx(network(), target=0.5).model
+    both = fxprune.quantize(small, tmp_path / "small.onnx", bits=4, calibration=samples())
+    alone = fxprune.quantize(network(), tmp_path / "whole.onnx", bits=4, calibration=samples())
+    assert both.bytes_after < 0.75 * alone.bytes_after
+
+
+@pytest.mark.parametrize("options", [{"bits": 4}, {"form": "palette", "bits": 4}, {}])
+def test_norms_are_those_of_the_weights_that_stored_numbers_stand_for(options, tmp_path):
+    """Steps of a channel with a large scale count for more than their numbers say."""
+    proto = network()
+    (loud,) = (t for t in proto.graph.initializer if t.name == "a")
+    factors = np.where(np.arange(32) < 16, 0.1, 3.0)[:, None, None, None]
+    array = (numpy_helper.to_array(loud) * factors).astype(np.float32)
+    loud.CopyFrom(numpy_helper.from_array(array, "a"))
+    path = fxprune.quantize(proto, tmp_path / "q.onnx", calibration=samples(), **options).path
+    keep = fxprune.prune_onnx(path, target=0.6, method="magnitude").keep_set
+    (flags,) = (own for own in keep.values() if len(own) == 32)
+    assert sum(flags[16:]) > sum(flags[:16])
+
+
+def matrix(inputs: int = 64) -> onnx.ModelProto:
+    array = np.random.default_rng(0).normal(size=(inputs, 8)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "matrix",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", inputs])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        [numpy_helper.from_array(array, "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def test_matrices_have_a_scale_per_block_and_become_one_operator(tmp_path):
+    path = fxprune.quantize(matrix(), tmp_path / "q.onnx", bits=4).path
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(path, options)
+    optimised = onnx.load(tmp_path / "optimised.onnx", load_external_data=False)
+    assert [node.op_type for node in optimised.graph.node] == ["MatMulNBits"]
+    pins = {group.pin for group in fxprune.inspect_onnx(path).groups}
+    assert any("blocks" in pin for pin in pins)  # why prune_onnx leaves them alone
+
+
+@pytest.mark.parametrize(("bits", "form"), [(4, "integers"), (2, "palette"), (5, "palette")])
+def test_stored_numbers_stand_for_what_the_runtime_computes(bits, form, tmp_path):
+    eye = np.eye(64, dtype=np.float32)
+    for inputs in (64, 20):
+        path = tmp_path / f"{inputs}.onnx"
+        fxprune.quantize(matrix(inputs), path, bits=bits, form=form)
+        stored = load_onnx(path).graph.initializers
+        (value,) = (v for n, v in stored.items() if n in ("w_q", "w_index"))
+        session = onnxruntime.InferenceSession(path)
+        computed = session.run(None, {"x": eye[:inputs, :inputs]})[0]
+        assert np.allclose(expanded(value), computed, atol=1e-5)
+
+
+@settings(max_examples=20)
+@given(
+    hypothesis.extra.numpy.arrays(np.float64, st.integers(1, 300), elements=st.floats(-9, 9)),
+    st.integers(1, 8),
+)
+def test_palettes_have_the_nearest_value_for_every_weight(array, bits):
+    codebook, places = palette(array, 2**bits)
+    assert len(codebook) <= 2**bits and places.shape == array.shape
+    off = np.abs(codebook[places] - array)
+    nearest = np.abs(codebook[:, None] - array).min(axis=0)
+    assert np.allclose(off, nearest, atol=0.01)  # members move the values that they are nearest to
+    assert off.max(initial=0) <= np.ptp(array) + 1e-9
+
+
+def test_a_model_without_such_weights_says_so(tmp_path):
+    with pytest.raises(InputError, match="no weights that would take less"):
+        fxprune.quantize(matrix(1), tmp_path / "q.onnx", form="palette", bits=8)
+    assert not list(tmp_path.iterdir())

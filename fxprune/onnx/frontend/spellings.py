@@ -406,12 +406,17 @@ _PINNED = MappingProxyType(
 
 
 def _gather(call: Call) -> tuple[Spelling, Attributes]:
-    """Rows of a table, one position by number, or several by an array."""
+    """Rows of a table, one position by number, or several by an array.
+
+    What numbers in a stored list look up has their axes, such as weights that are a palette.
+    """
     axis = call.axis(0)
     table = call.node.inputs[0]
     assert table is not None
     if axis == 0 and table.is_initializer() and call.rank == 2:
         return Spelling("embedding", (1, 0)), {}
+    if call.rank == 1 and table.is_initializer() and call.shape(1):
+        return Spelling("elementwise", (1,)), {}
     if not call.shape(1):
         return Spelling("select", (0,)), {"dim": axis}
     return Spelling("gather"), {"dims": (axis,)}

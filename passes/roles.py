@@ -6,7 +6,8 @@
     heads            what products of activations that make an attention carry along
     head dimension   what they sum over, or mix
     hidden           what residual additions carry: x + f(x)
-    MLP width        what is made from hidden, and read to make hidden, position by position
+    MLP width        what is made from hidden, and read to make hidden, position by position; by way
+                     of ranks or not
     rank             what weights make and other weights sum over, with nothing between the two
     branch           an operand of an addition that can be removed whole
     layer            all branches of an entry of a list, which go together
@@ -299,8 +300,15 @@ def _entries(model: _Model, node: Node) -> frozenset[Space]:
 
 
 def _between_streams(model: _Model, known: _Known) -> Iterator[Space]:
-    """Made by products that sum over a stream alone, read by products that make one."""
+    """Made by products that sum over a stream alone, read by products that make one.
+
+    Layers that are two sum over a rank that is made of the stream, or make one that makes it.
+    """
     hidden = {space for space, kind in known.items() if kind is Kind.HIDDEN}
+    ranks = set(_between_weights(model, known))
+    of_hidden = [product for product in model.products if product.parameters]
+    from_hidden = hidden.union(*(p.made & ranks for p in of_hidden if p.summed & hidden))
+    to_hidden = hidden.union(*(p.summed & ranks for p in of_hidden if p.made & hidden))
     made: set[Space] = set()
     read: set[Space] = set()
     other: set[Space] = set()
@@ -308,8 +316,8 @@ def _between_streams(model: _Model, known: _Known) -> Iterator[Space]:
         summed, brought = product.summed, product.made
         if product.parameters:
             other |= product.weights - summed - brought
-            from_stream = product.is_pointwise and not hidden.isdisjoint(summed)
-            to_stream = product.is_pointwise and not hidden.isdisjoint(brought)
+            from_stream = product.is_pointwise and not from_hidden.isdisjoint(summed)
+            to_stream = product.is_pointwise and not to_hidden.isdisjoint(brought)
             (made if from_stream else other).update(brought)
             (read if to_stream else other).update(summed)
     yield from (made & read) - other

@@ -172,6 +172,20 @@ def test_an_activation_that_adds_to_its_argument_is_no_stream():
     assert kinds(text) == {"e": "hidden", "u": "MLP width"}
 
 
+def test_a_width_between_layers_that_are_two_is_one_all_the_same():
+    text = """
+        e[2, 12] = linear(x[2, 3], e.weight[12, 3])
+        f[2, 4] = linear(e, f.weight[4, 12])
+        u[2, 8] = linear(f, u.weight[8, 4])
+        a[2, 8] = elementwise(u)
+        g[2, 5] = linear(a, g.weight[5, 8])
+        d[2, 12] = linear(g, d.weight[12, 5])
+        r[2, 12] = add(e, d)
+        h[2, 6] = linear(r, h.weight[6, 12])
+    """
+    assert kinds(text) == {"e": "hidden", "f": "rank", "u": "MLP width", "g": "rank"}
+
+
 @pytest.mark.parametrize(("kernel", "kind"), [(1, "MLP width"), (3, "rank")])
 def test_a_width_is_made_and_read_position_by_position(kernel, kind):
     shape = f"{kernel}, {kernel}"

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fxprune
+from fxprune.torch import splitting
 from tests.coverage import __main__ as command
 from tests.coverage.tools import TOOLS
 from tests.coverage.zoo import FAMILIES, names_of
@@ -36,6 +37,23 @@ def test_model_is_handled_exactly_and_far(model):
     assert row["outcome"] == "ok", row
     assert row["free"] >= EMBEDDED.get(model, 0.8), row["pins"]
     assert row["macs"] <= (0.6 if model.startswith(TRANSFORMER_LIKE) else 0.45), row
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["timm:test_byobnet", *(pytest.param(n, marks=pytest.mark.slow) for n in ALSO.split()[3:6])],
+)
+def test_layers_as_two_are_handled_exactly(model):
+    row = command.measure(model, "fxprune-ranks", onnx=False)
+    assert row["outcome"] == "ok", row
+    assert row["pairs"] > 0
+
+
+def test_a_wrong_pair_is_called_wrong(monkeypatch):
+    right = splitting.second_weight
+    monkeypatch.setattr(splitting, "second_weight", lambda *given: (1 + 1e-7) * right(*given))
+    row = command.measure("timm:test_byobnet", "fxprune-ranks", onnx=False)
+    assert (row["outcome"], row["error"] <= 1e-10) == ("wrong", True)
 
 
 def test_families_are_as_large_as_promised():

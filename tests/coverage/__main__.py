@@ -2,6 +2,7 @@
 
     python -m tests.coverage torchvision timm transformers --json coverage.json
     python -m tests.coverage transformers:bert timm:swin_transformer --tools fxprune --details
+    python -m tests.coverage torchvision --tools fxprune-ranks --limit 600
     python -m tests.coverage timm --tools fxprune torch-pruning torch-kirigami --limit 60
 
 Every model runs in a process of its own, with a time limit, once for each tool. What each outcome
@@ -58,7 +59,7 @@ def main() -> None:
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1))
     report(rows, options.details)
-    if any(row["outcome"] == "wrong" for row in rows if row["tool"] == "fxprune"):
+    if any(row["outcome"] == "wrong" for row in rows if row["tool"].startswith("fxprune")):
         sys.exit(1)
 
 
@@ -128,6 +129,7 @@ _COLUMNS = {
     "params": ".2f",
     "macs": ".2f",
     "seconds": ".2f",
+    "pairs": "d",
 }
 
 

@@ -8,6 +8,9 @@ fxprune: random weights and statistics, prepare, close a random half of every gr
             with the folded model to 1e-4 (or to as much)
     wrong   any of these does not hold
     failed  an error instead of a result
+fxprune-ranks: the same of the model with every layer as two that can be, in its forms in turn.
+    ok      also, in float64 to 1e-10, all pairs open compute what the model computes, and merging
+            what is folded changes nothing
 The other tools: prune half of the channels of what they find, then run the model.
     ok      it runs, its outputs have the shapes they had, and parameters fell by a tenth or more;
             that it still computes what the masked model computes is not checked
@@ -27,8 +30,10 @@ import torch
 from torch import Tensor, nn
 
 import fxprune
+from fxprune.passes.factorisation import FORMS
 from fxprune.torch.backend.generated import generated_code
 from fxprune.torch.exported import compare_onnx
+from fxprune.torch.factorise import as_pairs, can_be
 from fxprune.torch.frontend.nests import tensors_in
 from fxprune.torch.measuring import costs_of
 from fxprune.torch.precision import in_precision, relative_error
@@ -45,6 +50,45 @@ def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
     model, inputs = build()
     with torch.no_grad():
         randomise(model.eval())
+    return _halved(model, inputs, onnx)[0]
+
+
+def with_ranks(build: Build, onnx: bool) -> dict[str, Any]:
+    """Layers as two, then as any other model, and merged."""
+    model, inputs = build()
+    with torch.no_grad():
+        randomise(model.eval())
+    able = {name: can_be(model, form) for name, form in FORMS.items()}
+    paths = dict.fromkeys(path for own in able.values() for path in own)
+    forms = {}
+    for number, path in enumerate(paths):
+        known = [name for name, own in able.items() if path in own]
+        forms[path] = known[number % len(known)]
+    exact = in_precision(model, torch.float64)
+    pairs_error = _distance(exact, as_pairs(exact, forms)[0], inputs)
+    row, folded = _halved(as_pairs(model, forms)[0], inputs, onnx)
+    exact = in_precision(folded, torch.float64)
+    merged_error = _distance(exact, fxprune.merge(exact), inputs)
+    row.update(pairs=len(forms), pairs_error=pairs_error, merged_error=merged_error)
+    if max(pairs_error, merged_error) > EXACT:
+        row.update(outcome="wrong", reason="pairs or what is merged of them compute something else")
+    return row
+
+
+def _distance(left: nn.Module, right: nn.Module, inputs: tuple[Any, ...]) -> float:
+    """How far two models in float64 are from each other."""
+    with torch.no_grad():
+        return relative_error(*(module(*_doubles(inputs)) for module in (left, right)))
+
+
+def _doubles(inputs: tuple[Any, ...]) -> list[Any]:
+    return [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
+
+
+def _halved(
+    model: nn.Module, inputs: tuple[Any, ...], onnx: bool
+) -> tuple[dict[str, Any], nn.Module]:
+    """What becomes of a model with a random half of every group, and the folded one."""
     start = time.perf_counter()
     gated = fxprune.prepare(model, inputs, target=1.0)
     seconds = time.perf_counter() - start
@@ -81,14 +125,14 @@ def with_fxprune(build: Build, onnx: bool) -> dict[str, Any]:
                 path = fxprune.export_onnx(folded, Path(folder) / "model.onnx")
             except fxprune.FxpruneError as failure:
                 row["reason"] = f"not exported: {' '.join(str(failure).split())[:300]}"
-                return row
+                return row, folded
             try:
                 row["onnx_error"] = max(
                     c.error for c in compare_onnx(folded, path, [inputs]).comparisons
                 )
             except fxprune.VerificationError as failure:
                 row.update(outcome="wrong", reason=str(failure)[:300])
-    return row
+    return row, folded
 
 
 def _code(model: nn.Module, folded: nn.Module) -> str:
@@ -113,9 +157,8 @@ def _half(groups: list[fxprune.GroupInfo]) -> dict[str, Tensor]:
 def _exactness(gated: nn.Module, folded: nn.Module, inputs: tuple[Any, ...]) -> tuple[float, float]:
     """How far folded is from gated in float64, and gated in float32 from itself in float64."""
     exact = [in_precision(module, torch.float64) for module in (gated, folded)]
-    values = [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in inputs]
     with torch.no_grad():
-        expected, got = (module(*values) for module in exact)
+        expected, got = (module(*_doubles(inputs)) for module in exact)
         single = tensors_in(gated(*inputs))
         pairs = zip(tensors_in(expected), single, strict=True)
         rounding = relative_error([exact.to(own.dtype) for exact, own in pairs], single)
@@ -214,6 +257,7 @@ def _peer(
 TOOLS: Mapping[str, Callable[[Build, bool], dict[str, Any]]] = MappingProxyType(
     {
         "fxprune": with_fxprune,
+        "fxprune-ranks": with_ranks,
         "torch-pruning": with_torch_pruning,
         "torch-kirigami": with_torch_kirigami,
     }

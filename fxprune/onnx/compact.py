@@ -1,11 +1,13 @@
 """Weights of an ONNX file in few bits: whole numbers with scales, or palettes of shared values.
 
-    integers   w = scale * q, q from -8 to 7: one scale per output of a layer, or per block of
-               inputs of a matrix (DequantizeLinear, which ONNX Runtime fuses with a product)
-    palette    w = codebook[index]: all weights of a tensor share some values, found by k-means
-               (Han et al. 2016, section 3); an index takes 4 bits, or 8 beyond 16 values
+    integers   w = scale * q, q from -8 to 7: a scale per output of a layer, or per block of inputs
+               of a matrix (DequantizeLinear, which ONNX Runtime makes one operator with a product)
+    palette    w = scale * codebook[index]: the weights of a tensor share some values, found by
+               k-means (Han et al. 2016, section 3), up to a scale per output of a layer; an index
+               takes 4 bits, or 8 beyond 16 values
 
-Activations stay as they are.
+Activations stay as they are. But for blocks, ONNX Runtime computes the weights once, as it loads a
+file: so the file is small, and what runs is as fast as it was.
 """
 
 from collections.abc import Callable
@@ -75,35 +77,39 @@ def _constant(graph: onnx_ir.Graph, name: str, array: np.ndarray) -> onnx_ir.Val
 
 
 def _in_steps(graph: onnx_ir.Graph, layer: Weighed) -> list[onnx_ir.Node]:
-    """The node that multiplies whole numbers with their scales."""
-    weights = layer.tensor.numpy()
-    axis, block = _cut(layer)
-    if block:
-        rows = weights.reshape(*weights.shape[:axis], -1, block, *weights.shape[axis + 1 :])
-        steps, scales = rounded(np.moveaxis(rows, axis + 1, -1))
-        steps = np.moveaxis(steps, -1, axis + 1)
-        how = {"axis": axis, "block_size": block}
-    else:
-        rows = np.moveaxis(weights, axis, 0)
-        steps, scales = rounded(rows.reshape(len(rows), -1))
-        steps, how = np.moveaxis(steps.reshape(rows.shape), 0, axis), {"axis": axis}
-    steps = steps.reshape(weights.shape).astype(onnx_ir.DataType.INT4.numpy())
-    stored = _constant(graph, f"{layer.name}_q", steps)
+    """The nodes that multiply whole numbers with their scales."""
+    weights, axis = layer.tensor.numpy(), _outputs(layer)
+    if layer.node.op_type == "MatMul" and len(weights) % BLOCK == 0:
+        blocks = np.moveaxis(weights.reshape(-1, BLOCK, weights.shape[1]), 1, -1)
+        steps, scales = rounded(blocks)
+        stored = _steps_of(graph, layer, np.moveaxis(steps, -1, 1))
+        scale = _constant(graph, f"{layer.name}_scale", scales.astype(np.float32))
+        how = {"axis": 0, "block_size": BLOCK}
+        return [onnx_ir.node("DequantizeLinear", [stored, scale], how)]
+    rows = np.moveaxis(weights, axis, 0)
+    steps, scales = rounded(rows.reshape(len(rows), -1))
+    stored = _steps_of(graph, layer, np.moveaxis(steps.reshape(rows.shape), 0, axis))
+    shape = [-1 if dim == axis else 1 for dim in range(weights.ndim)]
+    numbers = onnx_ir.node("Cast", [stored], {"to": int(onnx_ir.DataType.FLOAT)})
+    return [numbers, _scaled(graph, layer, numbers, scales.reshape(shape))]
+
+
+def _steps_of(graph: onnx_ir.Graph, layer: Weighed, steps: np.ndarray) -> onnx_ir.Value:
+    steps = steps.reshape(layer.tensor.shape.numpy()).astype(onnx_ir.DataType.INT4.numpy())
+    return _constant(graph, f"{layer.name}_q", steps)
+
+
+def _scaled(
+    graph: onnx_ir.Graph, layer: Weighed, values: onnx_ir.Node, scales: np.ndarray
+) -> onnx_ir.Node:
+    """The node that multiplies values with the scales of their outputs."""
     scale = _constant(graph, f"{layer.name}_scale", scales.astype(np.float32))
-    return [onnx_ir.node("DequantizeLinear", [stored, scale], how)]
+    return onnx_ir.node("Mul", [values.outputs[0], scale])
 
 
-def _cut(layer: Weighed) -> tuple[int, int]:
-    """Along which axis weights have scales, and for how many positions one, 0 for every position.
-
-    A table has one for each of its vectors.
-    """
-    if layer.node.op_type == "Gather":
-        return 0, 0
-    inputs = 0 if layer.transposed else 1
-    if layer.node.op_type == "MatMul" and layer.layer.inputs % BLOCK == 0:
-        return inputs, BLOCK
-    return (1 - inputs if layer.transposed else 0), 0
+def _outputs(layer: Weighed) -> int:
+    """The axis of weights that outputs lie along; of a table, its vectors."""
+    return 0 if layer.node.op_type == "Gather" or not layer.transposed else 1
 
 
 def rounded(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,14 +137,18 @@ def _steps(rows: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def _shared(graph: onnx_ir.Graph, layer: Weighed, number: int) -> list[onnx_ir.Node]:
-    """The nodes that look weights up in a codebook."""
-    weights = layer.tensor.numpy()
-    codebook, places = palette(weights, number)
+    """The nodes that look weights up in a codebook, and scale them."""
+    weights, axis = layer.tensor.numpy(), _outputs(layer)
+    others = tuple(dim for dim in range(weights.ndim) if dim != axis)
+    norms = np.sqrt(np.square(weights).mean(axis=others, keepdims=True))
+    norms = np.where(norms > 0, norms, 1.0)
+    codebook, places = palette(weights / norms, number)
     kind = onnx_ir.DataType.UINT4 if number <= 16 else onnx_ir.DataType.UINT8
     stored = _constant(graph, f"{layer.name}_index", places.astype(kind.numpy()))
     values = _constant(graph, f"{layer.name}_codebook", codebook.astype(np.float32))
     index = onnx_ir.node("Cast", [stored], {"to": int(onnx_ir.DataType.INT32)})
-    return [index, onnx_ir.node("Gather", [values, index.outputs[0]], {"axis": 0})]
+    value = onnx_ir.node("Gather", [values, index.outputs[0]], {"axis": 0})
+    return [index, value, _scaled(graph, layer, value, norms)]
 
 
 def palette(array: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -192,20 +202,29 @@ def expanded(value: onnx_ir.Value) -> np.ndarray:
         node = use.node
         if node.op_type == "DequantizeLinear" and use.idx == 0:
             return _dequantised(node, array)
-        if node.op_type == "Cast" and (codebook := _codebook_of(node.outputs[0])) is not None:
-            looked_up: np.ndarray = codebook[array.astype(np.int64)]
-            return looked_up
+        if node.op_type == "Cast":
+            return _computed(node.outputs[0], array.astype(np.float64))
     return array
 
 
-def _codebook_of(index: onnx_ir.Value) -> np.ndarray | None:
-    """The stored list that an index looks up, if it does."""
-    for use in index.uses():
-        table = use.node.inputs[0] if use.node.op_type == "Gather" and use.idx == 1 else None
-        tensor = None if table is None else table.const_value
-        if tensor is not None and len(tensor.shape) == 1:
-            return tensor.numpy()
-    return None
+def _computed(value: onnx_ir.Value, array: np.ndarray) -> np.ndarray:
+    """What becomes of numbers that are looked up in a stored list, and scaled."""
+    for use in value.uses():
+        table = _constant_of(use.node, "Gather", 1 - use.idx)
+        scale = _constant_of(use.node, "Mul", 1 - use.idx)
+        if table is not None and table.ndim == 1:
+            return _computed(use.node.outputs[0], table[array.astype(np.int64)])
+        if scale is not None:
+            scaled: np.ndarray = array * scale
+            return scaled
+    return array
+
+
+def _constant_of(node: onnx_ir.Node, op_type: str, place: int) -> np.ndarray | None:
+    """What a node of a type has stored at a place."""
+    value = node.inputs[place] if node.op_type == op_type else None
+    tensor = None if value is None else value.const_value
+    return None if tensor is None else tensor.numpy()
 
 
 def _dequantised(node: onnx_ir.Node, array: np.ndarray) -> np.ndarray:

@@ -118,7 +118,7 @@ def quantize(
         bits: 8 or 4 bits for a whole number; in 4 bits the weights of convolutions, products and
             lookups are stored, and activations stay as they are. 1 to 8 for palettes.
         form: "integers", or "palette": all weights of a tensor share 2 to the power of `bits`
-            values, which k-means finds (needs scikit-learn).
+            values up to a scale per output, which k-means finds (needs scikit-learn).
         calibration: Some hundred typical samples, as for `prune_onnx(data=...)`: an .npz file, a
             folder of images, batches, or a function that returns batches. The model and its
             quantised copy are compared on them; without, on random inputs.

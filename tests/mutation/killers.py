@@ -127,6 +127,8 @@ FILES = (
     "tests/torch/test_what_is_shown.py",
     "tests/onnx/test_what_is_shown.py",
     "tests/onnx/test_left_out.py",
+    "tests/onnx/test_factorise.py",
+    "tests/onnx/test_quantize.py",
     "tests/torch/test_sizes.py",
     "tests/onnx/frontend/test_sizes.py",
     *(

@@ -32,7 +32,7 @@ from torch import nn
 import fxprune
 from examples.cifar_data import Cifar, load
 from examples.cifar_resnet import pretrained
-from fxprune.errors import TargetError
+from fxprune.errors import TargetError, VerificationError
 from fxprune.passes.factorisation import FORMS
 from fxprune.testing import count_macs
 from fxprune.timing import median_ms
@@ -176,7 +176,10 @@ def rows(
                     model = pruned(way, {cost: kept}, job)
                     smaller[kept] = fxprune.export_onnx(model, path, EXAMPLE)
             if kept in smaller and key not in known:
-                yield measured(key, smaller[kept], model, how, job, start)
+                try:
+                    yield measured(key, smaller[kept], model, how, job, start)
+                except VerificationError as error:  # no such file, so no row
+                    print(f"{', '.join(map(str, key))}: {error}")
 
 
 def measured(

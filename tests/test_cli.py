@@ -306,6 +306,16 @@ def test_report_is_a_page_with_figures(source, tmp_path):
     assert quick["latency_ms"] == {}
 
 
+def test_files_lose_ranks_and_bits(onnx_file, tmp_path):
+    small = tmp_path / "small.onnx"
+    found = answered("prune", onnx_file, small, "--target", "bytes=.4", "--factorise", "low_rank")
+    assert found["after"]["bytes"] <= 0.4 * found["before"]["bytes"]
+    shown = run("quantize", small, tmp_path / "q.onnx", "--bits", "4").stdout
+    assert "4-bit weights" in shown
+    shown = run("quantize", small, tmp_path / "p.onnx", "--form", "palette", "--bits", "5").stdout
+    assert "palettes of 32" in shown
+
+
 def test_quantize_writes_a_smaller_file_that_agrees(onnx_file, tmp_path):
     np.savez(tmp_path / "data.npz", x=images(64).numpy())
     found = answered(

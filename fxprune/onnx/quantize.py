@@ -365,14 +365,15 @@ def _check_that_something_moves(
 
 
 def _outputs(model: onnx_ir.Model, feeds: Sequence[Feeds]) -> list[Outputs]:
-    """All outputs of real numbers, by name, for every batch."""
+    """All outputs that are arrays of real numbers, by name, for every batch."""
     kinds = (onnx_ir.DataType.FLOAT, onnx_ir.DataType.DOUBLE, onnx_ir.DataType.FLOAT16)
-    names = [str(value.name) for value in model.graph.outputs if value.dtype in kinds]
+    arrays = [v for v in model.graph.outputs if isinstance(v.type, onnx_ir.TensorType)]
+    names = [str(value.name) for value in arrays if value.dtype in kinds]
     if not names:
         raise InputError("the model has no output of real numbers, so nothing can be compared")
     with session_of(model, optimised=True) as session:
         every = [session.run(feed, names) for feed in track(feeds, "running the model")]
-    return [dict(zip(names, arrays, strict=True)) for arrays in every]
+    return [dict(zip(names, found, strict=True)) for found in every]
 
 
 def _size_of(folder: Path) -> int:

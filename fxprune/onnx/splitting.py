@@ -61,7 +61,9 @@ def factorised(
         found = factors_of(matrices_of(layer.array, FORMS[form]))
         halves[name] = _halves(found, layer, FORMS[form])
         energies[name] = found.energies
-    return (halves, energies) if not feeds else _turned(model, layers, halves, feeds)
+    if not (feeds and halves):
+        return halves, energies
+    return _turned(model, layers, halves, feeds)
 
 
 def _halves(factors: Factors, layer: Weighed, form: Form) -> Halves:

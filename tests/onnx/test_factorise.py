@@ -159,6 +159,19 @@ def test_what_is_there_twice_goes_first(tmp_path):
     assert f"as two layers: {name} (low_rank, rank {rank})" in said
 
 
+def test_forms_that_no_layer_can_have_are_no_error():
+    model = network("MatMul (x, w)", (12, 12), inputs="float[n, 12] x")
+    model.graph.node.add(op_type="Relu", input=["y"], output=["z"])
+    model.graph.node.add(op_type="MatMul", input=["z", "w2"], output=["out"])
+    model.graph.initializer.append(
+        onnx.numpy_helper.from_array(np.eye(12, dtype=np.float32)[:, ::-1].copy(), "w2")
+    )
+    model.graph.output[0].name = "out"
+    data = [np.random.default_rng(0).normal(size=(8, 12)).astype(np.float32)]
+    result = fxprune.prune_onnx(model, target=0.5, factorise="spatial", data=data)
+    assert not any(layer.form for layer in result.layers)
+
+
 def test_what_is_ignored_stays_whole():
     model, name = thin()
     result = fxprune.prune_onnx(model, target=0.7, factorise="low_rank", ignore=[name])

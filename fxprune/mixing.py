@@ -145,8 +145,7 @@ def _price(analysis: Analysis, candidate: Candidate, cost: str, macs: Mapping[st
     if cost == "params":
         return 1.0
     if cost == "bytes":
-        own = next(p for p in analysis.graph.parameters if p.name == candidate.weight)
-        return own.bits / 8
+        return {p.name: p.bits / 8 for p in analysis.graph.parameters}[candidate.weight]
     users = analysis.graph.users().get(candidate.weight, ())
     return sum(macs.get(node.name, 0.0) for node in users) / candidate.layer.weights
 

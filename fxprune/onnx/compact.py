@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir
 
-from fxprune.errors import MissingExtraError
+from fxprune.errors import InputError, MissingExtraError
 from fxprune.onnx.frontend.names import fresh_name
 from fxprune.onnx.pairs import Weighed, attribute, weighed
 from fxprune.progress import track
@@ -44,11 +44,17 @@ def _stored(
     model: onnx_ir.Model,
     store: Callable[[onnx_ir.Graph, Weighed], list[onnx_ir.Node]],
 ) -> int:
-    """Let all that reads weights read what nodes compute, where they take less; how often."""
+    """Let all that reads weights read what nodes compute, where they take less; how often.
+
+    Raises:
+        InputError: weights are no numbers.
+    """
     graph, count = model.graph, 0
     found = [layer for node in graph if (layer := weighed(node)) is not None]
     layers = {layer.value: layer for layer in found if layer.tensor.dtype == onnx_ir.DataType.FLOAT}
     for value, layer in track(list(layers.items()), "weights in few bits"):
+        if not np.isfinite(layer.tensor.numpy()).all():
+            raise InputError(f"{layer.name} holds NaN or infinite weights: no few bits say those")
         size, before = layer.tensor.nbytes, set(graph.initializers)
         nodes = store(graph, layer)
         new = [graph.initializers[name] for name in graph.initializers if name not in before]

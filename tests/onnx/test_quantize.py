@@ -335,6 +335,21 @@ def test_palettes_have_the_nearest_value_for_every_weight(array, bits):
     assert off.max(initial=0) <= np.ptp(array) + 1e-9
 
 
+@pytest.mark.parametrize("options", [{"bits": 4}, {"form": "palette"}])
+def test_weights_that_are_no_numbers_are_named(options, tmp_path):
+    proto = network()
+    for tensor in proto.graph.initializer:
+        if tensor.name == "b":
+            array = numpy_helper.to_array(tensor).copy()
+            array[0, 0, 0, 0] = np.inf
+            tensor.CopyFrom(numpy_helper.from_array(array, "b"))
+    proto.graph.node.append(helper.make_node("Identity", ["1"], ["z"]))
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    with pytest.raises(InputError, match="b holds NaN or infinite weights"):
+        fxprune.quantize(proto, tmp_path / "q.onnx", **options)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_without_such_weights_says_so(tmp_path):
     with pytest.raises(InputError, match="no weights that would take less"):
         fxprune.quantize(matrix(1), tmp_path / "q.onnx", form="palette", bits=8)

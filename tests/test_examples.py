@@ -27,6 +27,7 @@ SLOW = (
     "tasks/how_much.md",
     "tasks/keep_layers.md",
     "tasks/language_models.md",
+    "tasks/low_rank.md",
     "tasks/onnx_files.md",
     "tasks/own_scores.md",
 )

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fxprune import errors as errors
+from fxprune.extras import naming_extras
 from fxprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
         set_keep_set,
     )
     from fxprune.torch.prepare import prepare
+    from fxprune.torch.progress import progress
     from fxprune.torch.prune import prune
     from fxprune.torch.prune_checkpoint import prune_checkpoint
     from fxprune.torch.refit import refit
@@ -103,6 +105,7 @@ _HOMES = {
         "GroupInfo groups keep_set parameter_groups reach_target set_keep_set"
     ),
     "fxprune.torch.prepare": "prepare",
+    "fxprune.torch.progress": "progress",
     "fxprune.torch.prune": "prune",
     "fxprune.torch.prune_checkpoint": "prune_checkpoint",
     "fxprune.torch.refit": "refit",
@@ -159,6 +162,7 @@ __all__ = [
     "merge_onnx",
     "parameter_groups",
     "prepare",
+    "progress",
     "prune",
     "prune_checkpoint",
     "prune_onnx",
@@ -183,28 +187,12 @@ __all__ = [
 ]
 
 
-_EXTRAS = {
-    "torch": ("torch", "safetensors"),
-    "onnx": ("onnx", "onnx_ir", "onnxruntime"),
-    "search": ("optuna", "scipy"),
-}
-"""By extra the libraries that only it installs."""
-
-
 def __getattr__(name: str) -> Any:
     """Load public names when they are first used, so that importing fxprune loads no framework."""
     if name not in _HOME:
         raise AttributeError(f"module 'fxprune' has no attribute {name!r}")
-    try:
+    with naming_extras(f"fxprune.{name}"):
         return getattr(importlib.import_module(_HOME[name]), name)
-    except ModuleNotFoundError as error:
-        library = str(error.name).partition(".")[0]
-        extra = next((extra for extra, own in _EXTRAS.items() if library in own), None)
-        if extra is None:
-            raise
-        raise errors.MissingExtraError(
-            f'fxprune.{name} needs {library}: pip install "fxprune[{extra}]"'
-        ) from error
 
 
 def __dir__() -> list[str]:

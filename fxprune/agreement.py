@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from fxprune import markup
 from fxprune.errors import VerificationError
 
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
@@ -74,6 +75,15 @@ class Verdict:
 
     def __str__(self) -> str:
         return "\n".join((*map(str, self.comparisons), *self.reservations))
+
+    def _repr_html_(self) -> str:
+        """Notebooks show it so."""
+        rows = [
+            (item.what, item.dtype, item.batch, f"{item.error:.1e}", f"{item.tolerance:.0e}")
+            for item in self.comparisons
+        ]
+        titles = ["compared", "precision", "batch", "error", "accepted"]
+        return markup.table(titles, rows) + markup.paragraphs(self.reservations)
 
     @property
     def reservations(self) -> tuple[str, ...]:

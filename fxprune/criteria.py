@@ -114,8 +114,15 @@ def check_method(
 
 def called(method: Method) -> str:
     """How messages name a criterion."""
-    own = getattr(method, "__name__", type(method).__name__)
-    return f'method="{method}"' if isinstance(method, str) else f"method {own}"
+    name = name_of(method)
+    return f'method="{name}"' if isinstance(method, str) else f"method {name}"
+
+
+def name_of(method: Method) -> str:
+    """What a criterion is called, one of a user's own as well."""
+    if isinstance(method, str):
+        return method
+    return getattr(method, "__name__", type(method).__name__)
 
 
 def needs_flow(method: Method, data: Any) -> bool:

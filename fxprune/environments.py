@@ -15,19 +15,22 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import gymnasium
-import numpy as np
-from gymnasium import spaces
-from torch import nn
-
 from fxprune.arguments import number
 from fxprune.errors import InputError
+from fxprune.extras import naming_extras
 from fxprune.passes.cost import COSTS
 from fxprune.searching.found import Found, Trial
 from fxprune.searching.scores import measured
 from fxprune.targets import Target
-from fxprune.torch.keep_set_space import keep_set_space
-from fxprune.torch.wrapping import check_module
+
+with naming_extras("fxprune.environments"):
+    import gymnasium
+    import numpy as np
+    from gymnasium import spaces
+    from torch import nn
+
+    from fxprune.torch.keep_set_space import keep_set_space
+    from fxprune.torch.wrapping import check_module
 
 
 class PruningEnv(gymnasium.Env[np.ndarray, np.ndarray]):

@@ -1,18 +1,23 @@
 """What did pruning do to a model? The facts, for people, trackers and pages; no framework."""
 
 import io
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from rich.console import Console
 from rich.table import Table
 
+from fxprune import markup
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.cost import COSTS
 from fxprune.passes.factorisation import Factorised
-from fxprune.passes.layers import LayerSizes, layers_of
+from fxprune.passes.layers import LayerSizes, layers_of, outline_of
+from fxprune.passes.outline import Stop
 from fxprune.version import __version__
 
+_MOST_NAMES = 6
 _PLURALS = {"channel": "channels", "branch": "branches", "layer": "layers"}
 
 
@@ -56,7 +61,8 @@ class Report:
     model which modules run generated code instead of their own, and why; "" is the model itself.
     `configured` says whether its class makes one of these sizes from the model's `config`.
     `pairs` are the layers that are two, with form and rank, and `whole`, where there are any, why
-    others are not.
+    others are not. `outline` says what feeds what. `origin` says how it came about: "method", and
+    of what the command line made also "target", "seed" and "command".
     """
 
     source: str
@@ -74,6 +80,8 @@ class Report:
     configured: bool = False
     pairs: Mapping[str, str] = field(default_factory=dict)
     whole: Mapping[str, str] = field(default_factory=dict)
+    outline: tuple[Stop, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, float]:
         """Every number under a flat name."""
@@ -103,6 +111,16 @@ class Report:
             lines.append(f"schedule: {done:,} of {steps:,} steps")
         return tuple(lines)
 
+    def _repr_html_(self) -> str:
+        """Notebooks show it so."""
+        free = [row for row in self.rows if not row.pin]
+        return (
+            markup.table(["cost", "before", "after", "kept"], self._compared(), self.source)
+            + markup.paragraphs((*self.kept(), *self.progress(), *self.code()))
+            + markup.table(["group", "kept", "of"], [(r.title, r.kept, r.size) for r in free])
+            + markup.paragraphs([f"{len(self.rows) - len(free)} more are pinned"])
+        )
+
     def __str__(self) -> str:
         return f"{self.groups()}\n{self.summary()}"
 
@@ -115,6 +133,21 @@ class Report:
         figures = (f"{name}: {value:.3g}" for name, value in self.figures.items())
         facts = (*self.kept(), *self.two(), *self.progress(), *figures, *self.code())
         return "\n".join((_text(self._costs()), *facts))
+
+    def changes(self) -> tuple[str, ...]:
+        """What happened to every layer that multiplies, in words; like layers are told together."""
+        told: dict[tuple[str, str], list[str]] = {}
+        for layer in filter(attrgetter("macs_before"), self.layers):
+            words = _what_happened(layer)
+            told.setdefault((re.sub(r"\d+", "*", layer.name), words), []).append(layer.name)
+        same = [name for (_, words), names in told.items() if not words for name in names]
+        lines = [
+            f"{names[0]}{f' and {len(names) - 1} like it' if names[1:] else ''}: {words}"
+            for (_, words), names in told.items()
+            if words
+        ]
+        kept = f"as {'they were' if same[1:] else 'it was'}: {_listed(same)}"
+        return (*lines, *([kept] if same else []))
 
     def two(self) -> tuple[str, ...]:
         """Which layers are two, and why others are not, by reason."""
@@ -170,9 +203,15 @@ class Report:
         table = Table(title="per sample", title_justify="left")
         for name in ("cost", "before", "after", "kept"):
             table.add_column(name, justify="left" if name == "cost" else "right")
+        for row in self._compared():
+            table.add_row(*row)
+        return table
+
+    def _compared(self) -> Iterator[tuple[str, str, str, str]]:
+        """Every cost, file and latency: before, after, and what is kept."""
         for name, value in self.shown_costs().items():
             share = value / max(self.before[name], 1)
-            table.add_row(name, f"{self.before[name]:,}", f"{value:,}", f"{share:.1%}")
+            yield name, f"{self.before[name]:,}", f"{value:,}", f"{share:.1%}"
         for name, known, form in (
             ("file (bytes)", self.file_bytes, ",d"),
             ("latency (ms)", self.latency_ms, ".2f"),
@@ -180,10 +219,26 @@ class Report:
             if "after" in known:
                 before, after = known.get("before"), known["after"]
                 shown = format(before, form) if before else ""
-                table.add_row(
-                    name, shown, format(after, form), f"{after / before:.1%}" if before else ""
-                )
-        return table
+                kept = f"{after / before:.1%}" if before else ""
+                yield name, shown, format(after, form), kept
+
+
+def _what_happened(layer: LayerSizes) -> str:
+    """In words; nothing where nothing did."""
+    if layer.removed:
+        return f"gone, with {layer.params_before:,} parameters"
+    if (layer.width_after, layer.macs_after) == (layer.width_before, layer.macs_before):
+        return ""
+    share = f"{layer.macs_after / layer.macs_before:.0%} of its multiply-accumulates"
+    if layer.width_after < layer.width_before:
+        return f"{layer.width_after:,} of {layer.width_before:,} channels, {share}"
+    return f"all {layer.width_before:,} channels, made from less, {share}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Some names, and how many more there are."""
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _text(table: Table) -> str:
@@ -205,6 +260,7 @@ def describe(source: str, analysis: Analysis, sizes: Mapping[str, int]) -> Repor
         source=source,
         rows=_rows(analysis, sizes),
         layers=layers_of(analysis, sizes),
+        outline=outline_of(analysis, sizes),
         before=costs_at(analysis, {}),
         after=costs_at(analysis, sizes),
     )

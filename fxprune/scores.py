@@ -8,18 +8,21 @@ A gated model computes what the folded one does, so these are measured without f
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from fxprune.arguments import batches
 from fxprune.errors import InputError
+from fxprune.extras import naming_extras
 from fxprune.searching.found import Objective
 from fxprune.searching.scores import Candidate, Score
-from fxprune.torch.backend.copying import copy_module
-from fxprune.torch.batches import repeatable, running_on
-from fxprune.torch.criteria import Loss, usual_loss
-from fxprune.torch.frontend.modes import in_evaluation
-from fxprune.torch.refit import refit as refit_weights
+
+with naming_extras("fxprune.scores"):
+    import torch
+    from torch import Tensor, nn
+
+    from fxprune.torch.backend.copying import copy_module
+    from fxprune.torch.batches import repeatable, running_on
+    from fxprune.torch.criteria import Loss, usual_loss
+    from fxprune.torch.frontend.modes import in_evaluation
+    from fxprune.torch.refit import refit as refit_weights
 
 
 def accuracy(loader: Iterable[Any], *, refit: Iterable[Any] | None = None) -> Score:

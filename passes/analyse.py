@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from fxprune import markup
 from fxprune.ir import Graph
 from fxprune.passes.axes import Space
 from fxprune.passes.branches import Branch, find_branches
@@ -24,6 +25,25 @@ class Analysis:
     branches: tuple[Branch, ...]
     costs: Costs
     ties: tuple[Tie, ...] = ()
+
+    def __str__(self) -> str:
+        """A line to every group and branch, what is pinned last, and the costs."""
+        named = [(_title(item), item) for item in self.items]
+        width = max((len(title) for title, _ in named), default=0)
+        lines = [
+            f"{title:{width}}  {_state(item)}"
+            for title, item in sorted(named, key=lambda pair: bool(_pin(pair[1])))
+        ]
+        costs = ", ".join(
+            f"{cost:,} {name}" for name, cost in self.costs.at(self.costs.full).items()
+        )
+        return "\n".join((*lines, costs))
+
+    def _repr_html_(self) -> str:
+        """Notebooks show it so."""
+        rows = [(_title(item), _size(item), _pin(item) or "free") for item in self.items]
+        costs = list(self.costs.at(self.costs.full).items())
+        return markup.table(["group", "size", "state"], rows) + markup.table(["cost", ""], costs)
 
     @property
     def free_groups(self) -> tuple[Group, ...]:
@@ -74,6 +94,25 @@ class Analysis:
 
     def _costs_of(self, groups: tuple[Group, ...], branches: tuple[Branch, ...]) -> Costs:
         return cost_polynomials(self.graph, self.types, groups, branches)
+
+
+def _title(item: Group | Branch) -> str:
+    return item.label or item.name
+
+
+def _pin(item: Group | Branch) -> str:
+    return item.pin if isinstance(item, Group) else ""
+
+
+def _size(item: Group | Branch) -> int:
+    return item.size if isinstance(item, Group) else 1
+
+
+def _state(item: Group | Branch) -> str:
+    """What can become of it, in words."""
+    if isinstance(item, Branch):
+        return f"free to go, with {len(item.nodes)} nodes"
+    return f"{item.size}, " + (f"pinned: {item.pin}" if item.pin else "free")
 
 
 def analyse(graph: Graph, ignored: Collection[str] = (), scatter: bool = False) -> Analysis:

@@ -5,7 +5,7 @@ The sums over layers are the costs of `cost.py`, to the unit.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -14,6 +14,7 @@ from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import ONE, Axis, Space, evaluate, spaces
 from fxprune.passes.cost import homes_of
 from fxprune.passes.kinds import CONVOLUTIONS
+from fxprune.passes.outline import Stop, outline
 from fxprune.passes.samples import one_sample
 
 UNREAD = "unread"
@@ -52,13 +53,10 @@ def layers_of(analysis: Analysis, sizes: Mapping[str, int]) -> tuple[LayerSizes,
     Requires: `sizes` names groups and branches (0 or 1) of `analysis`; what is left out is open.
     Ensures: macs and params add up to the costs of `analysis`, full and at `sizes`.
     """
-    graph, homes = analysis.graph, homes_of(analysis.graph)
+    homes = homes_of(analysis.graph)
     full, pruned = _Figures(analysis, {}), _Figures(analysis, sizes)
-    owned = _owned(graph)
-    contracting = {contraction.node for contraction in analysis.types.contractions}
-    layers = owned.keys() | (contracting & graph.evaluated())
-    first = {node.name: node for node in reversed(graph.nodes)}  # one call may be several nodes
-    nodes = [first[name] for name in dict.fromkeys(n.name for n in graph.nodes) if name in layers]
+    owned = _owned(analysis.graph)
+    nodes = _nodes(analysis, owned)
     read = [
         LayerSizes(
             homes[node.name] or node.name,
@@ -78,6 +76,21 @@ def layers_of(analysis: Analysis, sizes: Mapping[str, int]) -> tuple[LayerSizes,
         for value in owned.get("", ())
     ]
     return (*read, *unread)
+
+
+def outline_of(analysis: Analysis, sizes: Mapping[str, int]) -> tuple[Stop, ...]:
+    """The layers, in the order of `layers_of`, where their results join, and what feeds what."""
+    nodes = _nodes(analysis, _owned(analysis.graph))
+    return outline(analysis.graph, [node.name for node in nodes], _Figures(analysis, sizes).removed)
+
+
+def _nodes(analysis: Analysis, owned: Collection[str]) -> list[Node]:
+    """The nodes that are layers, in graph order."""
+    graph = analysis.graph
+    contracting = {contraction.node for contraction in analysis.types.contractions}
+    layers = set(owned) | (contracting & graph.evaluated())
+    first = {node.name: node for node in reversed(graph.nodes)}  # one call may be several nodes
+    return [first[name] for name in dict.fromkeys(n.name for n in graph.nodes) if name in layers]
 
 
 def _owned(graph: Graph) -> dict[str, list[Value]]:

@@ -33,6 +33,11 @@ def plain_model() -> tuple[nn.Module, Tensor]:
     return randomise(plain()), images(1)
 
 
+def drawn() -> tuple[nn.Module, Tensor]:
+    """Other weights for every seed."""
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), images(1)
+
+
 def closed() -> tuple[nn.Module, Tensor]:
     """Nothing in it is free."""
     return nn.Sequential(nn.Linear(4, 3)), images(1, size=(4,))

@@ -74,6 +74,7 @@ RIGHT: dict[str, Callable[[World], Call]] = {
     "merge_onnx": lambda w: {"source": w.proto},
     "parameter_groups": lambda w: {"model": w.gated},
     "prepare": lambda w: {"model": w.model, "example_inputs": X},
+    "progress": lambda w: {"gated": w.gated},
     "prune": lambda w: {
         "model": w.model,
         "example_inputs": X,
@@ -272,6 +273,8 @@ WRONG: dict[str, list[Any]] = {
         ),
     ],
     "polarisation_weight": [-1, 5, math.inf, *NOT_NUMBERS],
+    "device": [3.5, "", "nowhere", "cuda:99", "meta", [], object()],
+    "providers": [3, "", "CPUExecutionProvider", [], ["cuda"], [3], [("CPUExecutionProvider", 3)]],
     "ranges": [3, "x", {}, {"depth": [1, 2]}, [1]],
     "ridge": [0, -1, math.inf, *NOT_NUMBERS],
     "round_to": [0, -1, *NOT_WHOLE],

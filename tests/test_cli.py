@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,15 +19,18 @@ import pytest
 import torch
 from onnx import parser
 from rich.progress import Progress
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import fxprune
-from fxprune.commands import torch_route
+from fxprune.commands import options, torch_route
 from fxprune.commands.answers import EXIT_CODES
 from fxprune.commands.app import app
 from fxprune.commands.bars import PartBar
 from fxprune.criteria import ON_DATA
-from fxprune.progress import stage, track
+from fxprune.searching import samplers
+from fxprune.stages import stage, track
+from fxprune.torch import criteria, zero_cost
 from fxprune.torch.record import record_of
 from tests.cli_models import residual
 from tests.torch.models import images
@@ -89,17 +93,41 @@ def test_options_have_the_names_of_arguments():
         for name in inspect.signature(verb).parameters
     }
     also_known = inspect.signature(fxprune.prune_onnx).parameters
-    assert set(commands["prune"].parameters) - OURS - {"shape"} <= set(also_known)
-    assert set(commands["prune"].parameters) - OURS - {"shape"} <= set(known)
+    of_commands = {"shape", "checkpoint", "seed"}
+    assert set(commands["prune"].parameters) - OURS - of_commands <= set(also_known)
+    assert set(commands["prune"].parameters) - OURS - of_commands <= set(known)
     written = inspect.signature(fxprune.write_report).parameters
-    report = set(commands["report"].parameters) - OURS - {"shape", "figures"}
+    report = set(commands["report"].parameters) - OURS - of_commands - {"figures"}
     assert report <= {*known, *written}
     exported = inspect.signature(fxprune.export_onnx).parameters
     quantised = inspect.signature(fxprune.quantize).parameters
     assert set(commands["quantize"].parameters) - OURS - {"shape"} <= set(quantised)
     verified = inspect.signature(fxprune.verify_onnx).parameters
-    assert set(commands["verify"].parameters) - OURS - {"shape"} <= {*verified, "first", "second"}
-    assert set(commands["export"].parameters) - OURS - {"shape", "checkpoint"} <= set(exported)
+    pair = {"first", "second", "certificate"}
+    assert set(commands["verify"].parameters) - OURS - of_commands <= {*verified, *pair}
+    assert set(commands["export"].parameters) - OURS - of_commands <= set(exported)
+
+
+def test_seed_and_checkpoint_are_wherever_a_model_comes_in():
+    for command in app.registered_commands:
+        options = set(inspect.signature(command.callback).parameters)
+        if options & {"source", "first"}:
+            assert "seed" in options
+            assert "checkpoint" in options or command.callback.__name__ == "quantize"
+
+
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb != "demo"])
+def test_examples_in_help_name_what_there_is(verb):
+    command = app.registered_commands[VERBS.index(verb)]
+    examples = command.epilog.partition("Examples:\n\n")[2].split("\n\n")
+    options = inspect.signature(command.callback).parameters
+    for example in examples:
+        fxprune_, first, *words = shlex.split(example)
+        assert fxprune_ == "fxprune" and first in VERBS
+        if first == verb:
+            named = {word[2:].replace("-", "_") for word in words if word.startswith("--")}
+            assert {name.removeprefix("no_") for name in named} <= set(options)
+    assert any(example.split()[1] == verb for example in examples)
 
 
 def test_version():
@@ -300,6 +328,7 @@ def test_report_is_a_page_with_figures(source, tmp_path):
     assert set(found["latency_ms"]) == {"before", "after"}
     page = (tmp_path / "report.html").read_text()
     assert "narrow" in page and "Verified" in page
+    assert "method: <code>group_norm</code>" in page and "fxprune report " in page
     assert len(list((tmp_path / "figures").iterdir())) == 3
     assert not list(tmp_path.glob("*.onnx"))
     quick = answered("report", source, tmp_path / "report.html", "--no-latency", "--force")
@@ -330,6 +359,9 @@ def test_quantize_writes_a_smaller_file_that_agrees(onnx_file, tmp_path):
 def test_demo_needs_nothing():
     text = run("demo").stdout
     assert "gated == folded" in text and "macs" in text and "latency" in text
+    smaller, faster, exact = text.splitlines()[-3:]
+    assert smaller.startswith("smaller:") and faster.startswith("faster:")
+    assert exact.startswith("exact:")
 
 
 def test_inspect_shows_models_in_which_nothing_is_free():
@@ -358,7 +390,7 @@ SOURCE = f"{HERE}:residual"
 WRONG = {
     "no file": (("inspect", "missing.onnx"), 2, "there is no file missing.onnx"),
     "no module": (("inspect", "nowhere:model"), 2, "cannot import nowhere from here"),
-    "no factory": (("inspect", f"{HERE}:nothing"), 2, f"{HERE} has no 'nothing'; it has"),
+    "no factory": (("inspect", f"{HERE}:residua"), 2, "did you mean 'residual'?"),
     "no source": (("inspect", "resnet18"), 2, "neither an .onnx file nor module:factory"),
     "failing": (("inspect", f"{HERE}:failing"), 2, "failing() fails: KeyError: 'no weights'"),
     "no model": (("inspect", f"{HERE}:text"), 2, "gives str: it must give a torch module"),
@@ -366,8 +398,10 @@ WRONG = {
     "ignore": (("inspect", SOURCE, "--ignore", "nothing"), 2, "no module 'nothing'"),
     "target": (("prune", SOURCE, "a.onnx", "--target", "half"), 2, "'half' is no number"),
     "twice": (("prune", SOURCE, "a", "--target", ".5", "--target", ".6"), 2, "gives macs twice"),
-    "range": (("prune", SOURCE, "a.onnx", "--target", "-1"), 2, "give a share in (0, 1]"),
-    "method": (("prune", SOURCE, "a.onnx", "--method", "best"), 2, "unknown method 'best'"),
+    "range": (("prune", SOURCE, "a.onnx", "--target", "-1"), 2, "--target"),
+    "cost": (("prune", SOURCE, "a.onnx", "--target", "mac=.5"), 2, "did you mean 'macs'?"),
+    "word": (("prune", SOURCE, "a.onnx", "--round-to", "0"), 2, "--round-to is 0: give"),
+    "method": (("prune", SOURCE, "a.onnx", "--method", "wonda"), 2, "unknown --method 'wonda'"),
     "suffix": (("prune", SOURCE, "a.pt"), 2, "give NAME.onnx, or a folder"),
     "folder": (("prune", SOURCE, "missing/a.onnx"), 2, "there is no folder missing"),
     "correct": (("prune", SOURCE, "a.onnx", "--correct"), 2, "--correct needs --data"),
@@ -425,6 +459,21 @@ def test_data_that_does_not_fit_is_told(arrays, message, tmp_path):
     assert message in answered(*words, code=2)["error"]
 
 
+def test_weights_come_from_files_and_from_a_seed(tmp_path):
+    model, _ = residual()
+    torch.save(model.state_dict(), tmp_path / "a.pt")
+    save_file(model.state_dict(), tmp_path / "a.safetensors")
+    for name in ("a.pt", "a.safetensors"):
+        same = ("verify", f"{HERE}:other", SOURCE, "--checkpoint", tmp_path / name)
+        assert answered(*same)["verdict"]
+    drawn = ("prune", f"{HERE}:drawn")
+    kept = [
+        answered(*drawn, tmp_path / str(number), "--seed", seed)["keep_set"]
+        for number, seed in enumerate((0, 0, 1))
+    ]
+    assert kept[0] == kept[1] != kept[2]
+
+
 def test_models_that_do_not_run_differ(tmp_path):
     found = answered("verify", SOURCE, f"{HERE}:closed", code=1)
     assert "relative error inf" in found["error"]
@@ -468,6 +517,7 @@ def test_what_a_factory_prints_is_kept_off_stdout():
 
 def test_wrong_usage_has_the_exit_code_of_bad_input():
     assert "No such option" in run("inspect", SOURCE, "--nothing", code=2).stderr
+    assert "Did you mean 'prune'?" in run("prun", SOURCE, "a.onnx", code=2).stderr
 
 
 # Files from strangers
@@ -493,7 +543,8 @@ def test_names_from_a_file_stay_text(hostile_file, tmp_path):
     assert "<script>?[31m[red]:bomb:[/" in text
     found = answered("report", hostile_file, tmp_path / "report.html", "--no-latency")
     assert any(row["name"].startswith(STEERING) for row in found["rows"])
-    assert "<script" not in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<script") == 1 and "&lt;script" in page
 
 
 @pytest.mark.slow
@@ -591,9 +642,16 @@ def test_long_steps_have_a_bar_while_they_last(caplog):
         bar, seen = PartBar(progress), []
         for record in caplog.records:
             bar.emit(record)
-            seen.append([(task.description, task.completed, task.total) for task in progress.tasks])
+            seen.append(
+                [(t.description, t.completed, t.total, t.fields["count"]) for t in progress.tasks]
+            )
         bar.hide()
-    assert seen == [[("letters", 0, 2)], [("letters", 1, 2)], [], [("the end", 0, None)]]
+    assert seen == [
+        [("letters", 0, 2, "0 of 2")],
+        [("letters", 1, 2, "1 of 2")],
+        [],
+        [("the end", 0, None, "")],
+    ]
     assert not progress.tasks
 
 
@@ -603,6 +661,20 @@ def test_tables_are_no_problem_for_plain_terminals(onnx_file):
     assert "stem.0" in done.stdout
 
 
-def test_shell_completes_verbs():
-    done = process(_FXPRUNE_COMPLETE="complete_bash", COMP_WORDS="fxprune in", COMP_CWORD="1")
-    assert done.stdout.split() == ["inspect"]
+def completed(words: str) -> list[str]:
+    """What the shell makes of the last word."""
+    last = str(len(words.split(" ")) - 1)
+    done = process(_FXPRUNE_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=last)
+    return done.stdout.split()
+
+
+def test_shell_completes_verbs_and_values():
+    assert completed("fxprune in") == ["inspect"]
+    assert completed("fxprune prune a.onnx b.onnx --method bl") == ["block_influence"]
+    assert completed("fxprune prune a.onnx b.onnx --target m") == ["macs=", "memory="]
+
+
+def test_what_the_shell_completes_is_what_is_known():
+    assert sorted(options.METHODS) == sorted(criteria.METHODS)
+    assert sorted(options.SAMPLERS) == sorted((*samplers.SAMPLERS, "milp"))
+    assert set(zero_cost.METHODS) < set(options.SCORES)

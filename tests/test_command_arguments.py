@@ -43,7 +43,16 @@ DATA += [f"{HERE}:failing", f"{HERE}:nothing", f"{HERE}:text"]
 WRONG: dict[str, list[str]] = {
     "bits": ["3", "0", "16", "x", ""],
     "calibration": DATA,
-    "checkpoint": ["missing", "there.onnx", ""],
+    "certificate": [
+        "",
+        "missing.onnx",
+        "missing",
+        "text.onnx",
+        "model.onnx",
+        "weights",
+        "keep.json",
+    ],
+    "checkpoint": ["missing", "there.onnx", "", "text.pt", "missing.safetensors", "weights"],
     "data": DATA,
     "factorise": ["", "low", "Spatial"],
     "form": ["", "float", "Palette"],
@@ -126,7 +135,7 @@ def folder(world: World) -> Path:
     Path("deep.json").write_text("[" * 100_000)
     Path("bytes.csv").write_bytes(b"\xff\xfe\x00")
     Path("nan.csv").write_text("0.5,nan\n")
-    for name in ("text.onnx", "text.npz"):
+    for name in ("text.onnx", "text.npz", "text.pt"):
         Path(name).write_text("neither")
     np.savez("uneven.npz", x=X.numpy(), y=np.zeros(3))
     np.savez("object.npz", x=np.array([object()]))
@@ -198,6 +207,8 @@ def test_wrong_words_are_told_in_one_line(command, source, name, folder):
         ["export", FILE, "a.onnx"],
         ["quantize", TORCH, "a.onnx"],
         ["search", FILE],
+        ["verify", FILE],
+        ["verify", FILE, FILE, "--certificate", FILE],
         ["search", TORCH, "--score", "macs", "--score", "macs"],
     ],
 )

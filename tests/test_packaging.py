@@ -28,8 +28,9 @@ PASSES = "fxprune/passes"  # where the top-level folder passes/ lies in a wheel
 # names lazily.
 LAYERS = (
     "errors version",
+    "extras",
     "arguments",
-    "ir timing progress garbage files agreement shelf",
+    "ir timing stages garbage files agreement certificates shelf markup",
     "passes",
     "layout selectors uniform",
     "targets keep_sets filling reports matrices tradeoffs",
@@ -51,7 +52,7 @@ HEIGHT = {area: height for height, areas in enumerate(LAYERS) for area in areas.
 # Imports inside of functions: what an extra brings, and what is not wanted at every start.
 LATE = {
     "fxprune.cli": "the command line starts without it where the extra cli is missing",
-    "fxprune.commands.app": "pages draw figures, demonstrations make files: few commands do",
+    "fxprune.commands.checking": "pages draw figures, demonstrations make files: few commands do",
     "fxprune.reporting": "torch and ONNX are extras of their own",
 }
 
@@ -123,6 +124,12 @@ def test_every_dependency_has_a_tested_version():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     tested = names(line for line in lines if re.fullmatch(r"[\w.-]+==[\w.]+", line))
     assert wanted - {"fxprune"} <= tested
+
+
+def test_what_is_to_be_cited_is_this_version():
+    cited = dict(re.findall(r"^(\w+): (\S.*)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE))
+    assert cited["version"] == PROJECT["project"]["version"] == fxprune.__version__
+    assert cited["license"] == PROJECT["project"]["license"]
 
 
 # Who imports whom

@@ -8,20 +8,30 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import typer
 
 from fxprune.agreement import Verdict
 from fxprune.commands.bars import Announce, announcing
+from fxprune.commands.wording import in_options
 from fxprune.errors import FxpruneError, InternalError, NothingToPruneError, VerificationError
+from fxprune.extras import extra_of
 from fxprune.reports import Report
 
 EXIT_CODES = (
     "Exit codes: 0 done, 1 the models differ, 2 an argument or a file does not fit, "
     "3 nothing can be pruned, 4 an error in fxprune itself."
 )
+COMMAND: ContextVar[str] = ContextVar("COMMAND", default="")
+"""What was written on the command line."""
+
+OPTIONS: ContextVar[Mapping[str, str]] = ContextVar("OPTIONS", default=MappingProxyType({}))
+"""The options of the verb that runs, by the arguments that messages speak of."""
+
 _BY_ERROR: tuple[tuple[type[Exception], int], ...] = (
     (VerificationError, 1),
     (NothingToPruneError, 3),
@@ -29,7 +39,6 @@ _BY_ERROR: tuple[tuple[type[Exception], int], ...] = (
     (FxpruneError, 2),
     (OSError, 2),
 )
-_EXTRAS = {"torch": "torch", "onnx": "onnx", "onnx_ir": "onnx", "onnxruntime": "onnx"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +79,9 @@ def printable(text: str) -> str:
 
 def _explained(error: Exception) -> tuple[int, str]:
     """An exit code, and one line that says what to do."""
-    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
-        return 2, f'this needs {error.name}: pip install "fxprune[{_EXTRAS[error.name]}]"'
-    text = " ".join(str(error).split())
+    if isinstance(error, ModuleNotFoundError) and (extra := extra_of(error.name)):
+        return 2, f'this needs {error.name}: pip install "fxprune[{extra}]"'
+    text = in_options(" ".join(str(error).split()), OPTIONS.get())
     for kind, code in _BY_ERROR:
         if isinstance(error, kind):
             return code, text

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fxprune.arguments import sizes
+from fxprune.arguments import near, sizes
 from fxprune.errors import InputError, TargetError
 from fxprune.files import check_source
 from fxprune.keep_sets import flags_of
@@ -135,11 +135,12 @@ def imported(text: str) -> Any:
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):
-            raise InputError(f"{module} has no {name!r}; it has {_callables(vars(found))}")
+            known = _callables(vars(found))
+            told = ", ".join(known[:10]) or "nothing that can be called"
+            raise InputError(f"{module} has no {name!r}; it has {told}{near(part, known)}")
         found = getattr(found, part)
     return found
 
 
-def _callables(names: Mapping[str, Any]) -> str:
-    known = [name for name, value in names.items() if callable(value) and name[0] != "_"]
-    return ", ".join(known[:10]) or "nothing that can be called"
+def _callables(names: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in names.items() if callable(value) and name[0] != "_"]

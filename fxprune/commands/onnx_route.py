@@ -7,16 +7,25 @@ from typing import Any
 
 import fxprune
 from fxprune.agreement import Verdict
+from fxprune.certificates import Certificate, errors_of, keep_set_text
 from fxprune.commands.answers import Answer
 from fxprune.commands.arguments import imported
 from fxprune.commands.bars import Announce
 from fxprune.commands.jobs import Destination, Pruned, Ranking, Source
 from fxprune.errors import InputError
 from fxprune.files import ONNX, check_output
+from fxprune.onnx.certified import (
+    certificate_in_onnx,
+    certify_onnx,
+    check_certified_onnx,
+    hash_of_onnx,
+)
 from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.onnx.prune import OnnxResult
+from fxprune.pages.environment import versions
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.fold import KeepSet
+from fxprune.passes.whole_layers import taken_apart
 
 
 def inspect(source: Source) -> tuple[str, Analysis]:
@@ -42,9 +51,11 @@ def prune(
         ignore=source.ignore,
         shapes=_shapes(source),
         overwrite=out.overwrite,
+        seed=source.seed,
         **options,
     )
-    return _finished(source, result, out, announce, latency)
+    is_random = ranking.data is None
+    return _finished(source, result, out, announce, latency, ranking.correct, is_random)
 
 
 def fold(source: Source, keep_set: KeepSet, out: Destination, announce: Announce) -> Pruned:
@@ -55,6 +66,16 @@ def fold(source: Source, keep_set: KeepSet, out: Destination, announce: Announce
         source.text, keep_set, out.path, shapes=_shapes(source), overwrite=out.overwrite
     )
     return _finished(source, result, out, announce, latency=False)
+
+
+def certificate_in(path: Path) -> Certificate:
+    """The certificate in a file, none of whose bytes has changed since."""
+    return certificate_in_onnx(path)
+
+
+def check_certificate(path: Path, certificate: Certificate, source: Source) -> Verdict:
+    """Make a file anew from its source, and compare."""
+    return check_certified_onnx(path, certificate, Path(source.text), _shapes(source))
 
 
 def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verdict:
@@ -89,11 +110,31 @@ def quantize(
 
 
 def _finished(
-    source: Source, result: OnnxResult, out: Destination, announce: Announce, latency: bool
+    source: Source,
+    result: OnnxResult,
+    out: Destination,
+    announce: Announce,
+    latency: bool,
+    corrected: bool = False,
+    random_inputs: bool = True,
 ) -> Pruned:
+    keep_set = {name: list(flags) for name, flags in result.keep_set.items()}
+    if out.path is not None and not result.layers:  # groups of pairs are none of the source
+        announce("certifying", 0.7)
+        path = Path(source.text)
+        certificate = Certificate(
+            source=path.name,
+            source_hash=hash_of_onnx(path),
+            keep_set=keep_set_text(taken_apart(keep_set, result.analysis.branches)),
+            errors=errors_of(result.verdict),
+            versions=versions(),
+            shapes=_shapes(source) or {},
+            corrected=corrected,
+            random_inputs=random_inputs,
+        )
+        certify_onnx(out.path, certificate)
     announce("measuring", 0.8)
     report = replace(fxprune.report(result, latency=latency), source=Path(source.text).name)
-    keep_set = {name: list(flags) for name, flags in result.keep_set.items()}
     return Pruned(report, result.verdict, keep_set, out.path)
 
 

@@ -1,9 +1,26 @@
 """The arguments and options that several verbs have; each has the name of a function's argument."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from fxprune.criteria import ON_DATA
+from fxprune.passes.cost import COSTS
+from fxprune.passes.factorisation import FORMS
+from fxprune.ranking import NORMS
+
+METHODS = (*NORMS, "random", *ON_DATA, "taylor")
+SAMPLERS = ("random", "tpe", "gp", "nsga2", "cmaes", "qmc", "exhaustive", "milp")
+SCORES = ("params", "macs", "naswot", "synflow", "snip", "zico", "taylor")
+"""What the shell completes; what is known is known elsewhere, and may take seconds to load."""
+
+
+def completing(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """What an incomplete word can go on to."""
+    return lambda incomplete: [each for each in known if each.startswith(incomplete)]
+
 
 Model = Annotated[str, typer.Argument(metavar="SOURCE", help="An .onnx file or module:factory.")]
 Out = Annotated[
@@ -19,13 +36,17 @@ Ignore = Annotated[
 ]
 Target = Annotated[
     list[str] | None,
-    typer.Option(help="Share to keep: .5 (of the MACs), params=.6, '*.mlp:macs=.8'; repeatable."),
+    typer.Option(
+        help="Share to keep: .5 (of the MACs), params=.6, '*.mlp:macs=.8'; repeatable.",
+        autocompletion=completing([f"{cost}=" for cost in COSTS]),
+    ),
 ]
 Method = Annotated[
     str,
     typer.Option(
         help="How positions are ranked: group_norm, magnitude, bn_scale, random; on data also "
-        "activation, wanda, flap, saliency, block_influence, and with torch taylor."
+        "activation, wanda, flap, saliency, block_influence, and with torch taylor.",
+        autocompletion=completing(METHODS),
     ),
 ]
 Data = Annotated[
@@ -47,7 +68,8 @@ Uniform = Annotated[
 Factorise = Annotated[
     list[str] | None,
     typer.Option(
-        help="Forms that layers may have as two: low_rank, separable, spatial; repeatable."
+        help="Forms that layers may have as two: low_rank, separable, spatial; repeatable.",
+        autocompletion=completing(list(FORMS)),
     ),
 ]
 Overwrite = Annotated[
@@ -55,6 +77,15 @@ Overwrite = Annotated[
     typer.Option("--overwrite", "--force", help="Replace what is there; never what is read."),
 ]
 RoundTo = Annotated[int, typer.Option(help="Every group keeps a multiple of this many.")]
-Seed = Annotated[int, typer.Option(help="Seeds the random inputs.")]
+Seed = Annotated[
+    int, typer.Option(help="Seeds all that is random: weights of a factory, rankings, inputs.")
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights for module:factory: a folder that save wrote, or a state_dict as "
+        "NAME.safetensors or NAME.pt."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Traceback = Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.")]

@@ -1,29 +1,43 @@
 """The verbs for models that Python makes with torch: SOURCE is `module:factory`."""
 
+import random
 import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import fxprune
 from fxprune.agreement import Verdict
 from fxprune.arguments import batches
-from fxprune.arguments import seed as check_seed
+from fxprune.certificates import Certificate, errors_of, keep_set_text
 from fxprune.commands.answers import Answer, about
 from fxprune.commands.arguments import imported
 from fxprune.commands.bars import Announce
 from fxprune.commands.jobs import Destination, Pruned, Ranking, Source
 from fxprune.errors import InputError
-from fxprune.files import ONNX, check_new_folder, check_output
+from fxprune.files import ONNX, check_new_folder, check_output, check_source
 from fxprune.mixing import forms_named
 from fxprune.onnx.frontend.loading import load_onnx
+from fxprune.pages.environment import versions
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.fold import KeepSet
+from fxprune.passes.whole_layers import taken_apart
 from fxprune.targets import Limits
 from fxprune.torch.batches import running_on
+from fxprune.torch.certified import (
+    BATCHES,
+    batches_of,
+    certify,
+    check_certified,
+    hash_of_weights,
+)
+from fxprune.torch.certified import certificate_in as certified_by
 from fxprune.torch.checks import check_model
 from fxprune.torch.criteria import check_method
 from fxprune.torch.exported import compare_onnx
@@ -34,13 +48,13 @@ from fxprune.torch.mixture import mixed
 from fxprune.torch.precision import outputs_of
 from fxprune.torch.prepare import ignored_in
 from fxprune.torch.prune_checkpoint import plan_checkpoint, write_checkpoint
-from fxprune.torch.record import gated_record
+from fxprune.torch.record import gated_record, record_of
 from fxprune.torch.shards import WEIGHTS
 from fxprune.torch.storage import check_checkpoint
 from fxprune.torch.verify import compare_modules
 
-_BATCHES = (1, 2, 5)
 _BATCH = 32
+_STATES = (".safetensors", ".pt", ".pth")
 
 
 def inspect(source: Source) -> tuple[str, Analysis]:
@@ -66,13 +80,15 @@ def prune(
     announce("finding groups", 0)
     if ranking.factorise:
         gated = _mixed(source, ranking, data)
+        certified = None  # its groups are those of pairs, which the source has not
     else:
         gated = gated_of(source, ranking.limits)
+        certified = _Certified(source, hash_of_weights(gated), ranking.correct)
         announce("ranking", 0.4)
         fxprune.reach_target(gated, fxprune.importance(gated, ranking.method, data))
     if ranking.correct and data is not None:
         fxprune.refit(gated, data)
-    return _finished(gated, out, announce, latency)
+    return _finished(gated, out, announce, latency, certified)
 
 
 def prune_checkpoint(
@@ -105,16 +121,28 @@ def fold(source: Source, keep_set: KeepSet, out: Destination, announce: Announce
     announce("finding groups", 0)
     gated = gated_of(source, Limits(1.0))
     fxprune.set_keep_set(gated, keep_set)
-    return _finished(gated, out, announce, latency=False)
+    certified = _Certified(source, hash_of_weights(gated))
+    return _finished(gated, out, announce, False, certified)
+
+
+def certificate_in(path: Path) -> Certificate:
+    """The certificate in a file or checkpoint, none of whose bytes has changed since."""
+    return certified_by(path)
+
+
+def check_certificate(path: Path, certificate: Certificate, source: Source) -> Verdict:
+    """Make a file or checkpoint anew from its source, and compare."""
+    shapes = source.shapes or certificate.shapes
+    model, examples = _model(replace(source, shapes=shapes))
+    return check_certified(path, certificate, source.text, model, examples)
 
 
 def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verdict:
     """Whether two models compute the same, one of which may be an ONNX file."""
     if first.is_onnx:
         first, second = second, first
-    check_seed(seed)
     model, examples = _model(first)
-    batches = inputs_like(check_examples(model, examples), _BATCHES, seed)
+    batches = inputs_like(check_examples(model, examples), BATCHES, seed)
     announce("comparing", 0.2)
     if second.is_onnx:
         load_onnx(second.text)  # a file that is no model is no model that differs
@@ -126,19 +154,19 @@ def verify(first: Source, second: Source, seed: int, announce: Announce) -> Verd
     return compare_modules(model, other, batches, seed)
 
 
-def export(
-    source: Source, out: Destination, checkpoint: Path | None, opset: int, announce: Announce
-) -> Path:
+def export(source: Source, out: Destination, opset: int, announce: Announce) -> Path:
     """Write a model, or what was saved of it, as ONNX."""
     path = check_output(
         "OUT", out.path, overwrite=out.overwrite, sources=out.sources, suffixes=ONNX
     )
-    options: dict[str, Any] = {"opset": opset, "overwrite": out.overwrite}
     model, examples = _model(source)
     announce("exporting", 0.2)
-    if checkpoint is not None:
-        return fxprune.export_onnx(fxprune.load(checkpoint, model), path, **options)
-    return fxprune.export_onnx(model, path, examples, **options)
+    own = None if record_of(model) else examples
+    written = fxprune.export_onnx(model, path, own, opset=opset, overwrite=out.overwrite)
+    announce("certifying", 0.8)
+    verdict = compare_onnx(model, written, batches_of(model, examples))
+    certify(written, _Certified(source, hash_of_weights(model)).by({}, verdict))
+    return written
 
 
 def check_out(out: Destination) -> None:
@@ -166,16 +194,46 @@ def _shape(value: Any) -> Any:
     return tuple(value.shape) if isinstance(value, Tensor) else value
 
 
-def _finished(gated: nn.Module, out: Destination, announce: Announce, latency: bool) -> Pruned:
+@dataclass(frozen=True, slots=True)
+class _Certified:
+    """What is known of a certificate before anything is measured."""
+
+    source: Source
+    source_hash: str
+    corrected: bool = False
+
+    def by(self, keep_set: Mapping[str, Any], verdict: Verdict) -> Certificate:
+        """The certificate."""
+        return Certificate(
+            source=self.source.text,
+            source_hash=self.source_hash,
+            keep_set=keep_set_text(keep_set),
+            errors=errors_of(verdict),
+            versions=versions(),
+            shapes=self.source.shapes,
+            corrected=self.corrected,
+        )
+
+
+def _finished(
+    gated: nn.Module,
+    out: Destination,
+    announce: Announce,
+    latency: bool,
+    certified: _Certified | None,
+) -> Pruned:
     announce("verifying", 0.5)
     folded = fxprune.fold(gated)
     verdict = fxprune.verify(gated, folded)
+    keep_set = {name: flags.tolist() for name, flags in fxprune.keep_set(gated).items()}
     written = None
     if out.path is not None:
         announce("writing", 0.7)
         verdict, written = _written(gated, folded, verdict, out.path, out.overwrite)
+        if certified is not None:
+            branches = gated_record(gated)[1].analysis.branches
+            certify(written, certified.by(taken_apart(keep_set, branches), verdict))
     announce("measuring", 0.9)
-    keep_set = {name: flags.tolist() for name, flags in fxprune.keep_set(gated).items()}
     return Pruned(fxprune.report(gated, latency=latency), verdict, keep_set, written)
 
 
@@ -186,8 +244,7 @@ def _written(
     if out.suffix != ".onnx":
         return verdict, fxprune.save(folded, _folder(out), overwrite=overwrite)
     path = fxprune.export_onnx(folded, out, overwrite=overwrite)
-    batches = inputs_like(gated_record(gated)[1].examples, _BATCHES, seed=0)
-    return verdict.joined(compare_onnx(folded, path, batches)), path
+    return verdict.joined(compare_onnx(folded, path, batches_of(gated, None))), path
 
 
 def gated_of(source: Source, limits: Limits) -> Any:
@@ -213,6 +270,7 @@ def _model(source: Source) -> tuple[nn.Module, Any]:
     made = imported(source.text)
     if callable(made) and not isinstance(made, nn.Module):
         try:
+            _seed_all(source.seed)
             made = made()
         except Exception as error:
             raise InputError(f"{source.text}() fails: {type(error).__name__}: {error}") from error
@@ -222,7 +280,32 @@ def _model(source: Source) -> tuple[nn.Module, Any]:
             f"{source.text} gives {type(model).__name__}: it must give a torch module, or a pair "
             "of a module and its example inputs"
         )
+    if source.checkpoint is not None:
+        model = _with_weights(model, source.checkpoint)
     return model, _examples(source) if source.shapes else examples
+
+
+def _seed_all(seed: int) -> None:
+    """A factory may draw weights from any of these."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def _with_weights(model: nn.Module, path: Path) -> nn.Module:
+    """A model with the weights of a folder that `save` wrote, or of a state_dict in a file."""
+    if path.suffix not in _STATES:
+        return fxprune.load(path, model)
+    check_source("checkpoint", path)
+    try:
+        is_plain = path.suffix == _STATES[0]
+        model.load_state_dict(load_file(path) if is_plain else torch.load(path, weights_only=True))
+    except Exception as error:  # neither library says which there are
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"checkpoint {path} is no state_dict of this {type(model).__name__}: {reason}"
+        ) from error
+    return model
 
 
 def _examples(source: Source) -> Any:

@@ -2,14 +2,18 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from fxprune.extras import naming_extras
 
-from fxprune.integrations.progress import Announcement, follow, metrics
+with naming_extras("fxprune.integrations.lightning"):
+    from lightning.pytorch import Callback, LightningModule, Trainer
+
+    from fxprune.integrations.progress import Announcement, follow
 
 
 class GatesCallback(Callback):
     """Logs the kept share of every cost as often as the trainer logs, and says when it is final.
 
+    Until then a line says as often how far it is, by Python's logging (see `fxprune.progress`).
     If `prepare` was not told `steps`, the target is reached in time for the steps of the trainer.
 
     For a LightningModule one of whose parts is what `fxprune.prepare` returned:
@@ -36,4 +40,4 @@ class GatesCallback(Callback):
         """Log after the optimizer's step."""
         self._announcement.update(pl_module)
         if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            pl_module.log_dict(metrics(pl_module), rank_zero_only=True)
+            pl_module.log_dict(self._announcement.on_log(pl_module), rank_zero_only=True)

@@ -1,4 +1,4 @@
-"""How far is a gated model on its way to the target? In numbers for a tracker, and in one line.
+"""What trackers and logs get of a gated model, and when.
 
 Trainers know how long they train, so schedules of which nobody said how long they are follow them.
 """
@@ -8,18 +8,10 @@ import math
 
 from torch import nn
 
-from fxprune.torch.measuring import costs_of
-from fxprune.torch.record import gated_record, traced_part
+from fxprune.torch.progress import progress, shares
+from fxprune.torch.record import gated_record
 
 _log = logging.getLogger("fxprune")
-
-
-def shares(model: nn.Module) -> dict[str, float]:
-    """The share of every cost that is kept at present."""
-    _, record = gated_record(model)
-    costs = record.analysis.costs
-    before, after = costs.at(costs.full), costs_of(traced_part(model)[1])
-    return {name: value / max(before[name], 1) for name, value in after.items()}
 
 
 def metrics(model: nn.Module) -> dict[str, float]:
@@ -37,10 +29,16 @@ def follow(model: nn.Module, total_steps: float) -> None:
 
 
 class Announcement:
-    """Says once that the target is reached, and what is kept then."""
+    """Says how far a gated model is, and once that the target is reached, and what is kept then."""
 
     def __init__(self) -> None:
         self._made = False
+
+    def on_log(self, model: nn.Module) -> dict[str, float]:
+        """Log a line, until the target is reached; what a tracker gets."""
+        if not self._made:
+            _log.info(progress(model))
+        return metrics(model)
 
     def update(self, model: nn.Module) -> None:
         """Look at the gates after a step."""

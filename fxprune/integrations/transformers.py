@@ -2,15 +2,19 @@
 
 from typing import Any
 
-from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from fxprune.extras import naming_extras
 
-from fxprune.integrations.progress import Announcement, follow, metrics
+with naming_extras("fxprune.integrations.transformers"):
+    from torch import Tensor, nn
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+    from fxprune.integrations.progress import Announcement, follow
 
 
 class GatesCallback(TrainerCallback):
     """Adds the kept share of every cost to what is logged, and says when it is final.
 
+    Until then a line says as often how far it is, by Python's logging (see `fxprune.progress`).
     If `prepare` was not told `steps`, the target is reached in time for the steps of the Trainer.
     The callback also lets the Trainer save models with tied weights: to safetensors, a gated model
     is one whose tensors must not share memory.
@@ -43,7 +47,7 @@ class GatesCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Add the shares to the entry."""
-        shares = metrics(kwargs["model"])
+        shares = self._announcement.on_log(kwargs["model"])
         kwargs["logs"].update(shares)
         state.log_history[-1].update(shares)
 

@@ -28,6 +28,7 @@ def choose(
     limits: Limits,
     method: Method,
     data: Sequence[Feeds] | None = None,
+    seed: int = 0,
 ) -> dict[str, tuple[bool, ...]]:
     """The keep-set that meets a target, best positions first.
 
@@ -40,7 +41,7 @@ def choose(
     """
     check_prunable(analysis)
     layout = layout_of(analysis)
-    rank = onnx_importance(program, analysis, layout, method, data)
+    rank = onnx_importance(program, analysis, layout, method, data, seed)
     times, others = _apart(limits.target)
 
     def within(wanted: Target) -> dict[str, tuple[bool, ...]]:

@@ -18,7 +18,7 @@ import onnx_ir
 from fxprune.errors import InputError, MissingExtraError
 from fxprune.onnx.frontend.names import fresh_name
 from fxprune.onnx.pairs import Weighed, attribute, weighed
-from fxprune.progress import track
+from fxprune.stages import track
 
 BLOCK = 32
 """How many inputs of a matrix share a scale, where they can be cut so."""

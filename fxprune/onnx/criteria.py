@@ -14,8 +14,8 @@ from fxprune.onnx.frontend.program import OnnxProgram
 from fxprune.onnx.frontend.session import Feeds, session_of
 from fxprune.onnx.saliency import saliency
 from fxprune.passes.analyse import Analysis
-from fxprune.progress import track
 from fxprune.ranking import Part, WeightOf, group_norm, ranks
+from fxprune.stages import track
 
 METHODS = ("group_norm", "magnitude", "bn_scale", "random", *ON_FLOW, "saliency", DEPTH)
 

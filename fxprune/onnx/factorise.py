@@ -22,8 +22,8 @@ from fxprune.onnx.pairs import Weighed, layers_of, pairs_of, refusal_of
 from fxprune.onnx.splitting import as_pairs, factorised, merge_pair
 from fxprune.onnx.verify import verify_rounded
 from fxprune.passes.factorisation import FORMS, Factorised, Form, form_of
-from fxprune.progress import stage
 from fxprune.selectors import chosen_layers
+from fxprune.stages import stage
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import onnx_ir
 from fxprune.errors import TargetError
 from fxprune.ir import Graph
 from fxprune.onnx.frontend.session import random_feeds, session_of
-from fxprune.progress import track
+from fxprune.stages import track
 from fxprune.timing import median_ms
 
 _SECONDS = 1.0

@@ -12,8 +12,9 @@ import onnx_ir
 
 from fxprune.agreement import Verdict
 from fxprune.arguments import flag
+from fxprune.arguments import seed as check_seed
 from fxprune.arguments import shapes as check_shapes
-from fxprune.criteria import Method
+from fxprune.criteria import Method, name_of
 from fxprune.errors import InputError
 from fxprune.ir import Value
 from fxprune.keep_sets import by_name, closed_branches, flags_of, kept_of
@@ -26,7 +27,7 @@ from fxprune.onnx.criteria import check_method
 from fxprune.onnx.factorise import factors_of
 from fxprune.onnx.frontend.data import takes_any_number
 from fxprune.onnx.frontend.program import OnnxProgram, read_onnx
-from fxprune.onnx.frontend.session import Feeds, session_of, weight_bytes
+from fxprune.onnx.frontend.session import Feeds, Providers, run_by, session_of, weight_bytes
 from fxprune.onnx.mixture import Mixture, mixed
 from fxprune.onnx.refit import refitted
 from fxprune.onnx.verify import verify_onnx, verify_rounded
@@ -36,9 +37,9 @@ from fxprune.passes.cost import homes_of_parameters, modules_of
 from fxprune.passes.factorisation import Factorised, Form
 from fxprune.passes.fold import KeepSet
 from fxprune.passes.gate import plan_gates
-from fxprune.progress import stage
 from fxprune.reports import metadata
 from fxprune.selectors import Selector, ignored, selectors
+from fxprune.stages import stage
 from fxprune.targets import Least, Limits, Target, latency_in
 from fxprune.uniform import Uniform
 
@@ -51,6 +52,7 @@ class OnnxResult:
     `analysis` the facts about that, `verdict` what comparing the folded model with the masked
     source found. With `factorise=`, `layers` says which are two, with their rank, and why others
     are not; `analysis` and `keep_set` are then those of the source with these layers as two.
+    `method` is how positions were ranked.
     """
 
     model: onnx_ir.Model
@@ -62,6 +64,7 @@ class OnnxResult:
     costs_after: Mapping[str, int]
     verdict: Verdict
     layers: tuple[Factorised, ...] = ()
+    method: str = ""
 
     def __str__(self) -> str:
         rows = (
@@ -107,6 +110,8 @@ def prune_onnx(
     ignore: Iterable[str] = (),
     factorise: str | Iterable[str] = (),
     shapes: Mapping[str, Sequence[int]] | None = None,
+    seed: int = 0,
+    providers: Providers = None,
     overwrite: bool = False,
 ) -> OnnxResult:
     """Prune an ONNX model at once; the file appears only once ONNX Runtime has verified it.
@@ -134,6 +139,9 @@ def prune_onnx(
             least; `method` is not asked. Costs are those of the file as it is, and targets are met
             by what comes out. Not for targets on latency.
         shapes: shapes of inputs by name, where what the file leaves open matters.
+        seed: seeds the order of "random".
+        providers: what ONNX Runtime ranks, times and verifies with, such as
+            `["CUDAExecutionProvider"]`; the CPU if missing.
         overwrite: whether a file that is there already may be replaced; never the source.
 
     Raises:
@@ -143,6 +151,7 @@ def prune_onnx(
     """
     limits = Limits(target, round_to, least, uniform)
     check_method(method, data)
+    check_seed(seed)
     if flag("correct", correct) and data is None:
         raise InputError("correct=True needs data: some hundred samples")
     forms = forms_named(factorise)
@@ -152,31 +161,34 @@ def prune_onnx(
         )
     wanted, shapes = selectors("ignore", ignore), check_shapes(shapes)
     output = place_of(output, overwrite, source, data)
-    stage("reading")
-    program = read_onnx(source, shapes, data)
-    check_weights_apart(output, program.model)
-    analysis = limits.made_uniform(_analysed(program, wanted))
-    before = _Before(source, weight_bytes(program.model), analysis.costs.at(analysis.costs.full))
-    stage("ranking")
-    same = None
-    if forms:
-        mixture = _with_pairs(program, analysis, limits, forms, wanted, shapes)
-        same = _pairs_verified(program, mixture.program, shapes)
-        program, analysis, keep = mixture.program, mixture.analysis, mixture.keep
-        del mixture
-    else:
-        keep = choose(program, analysis, limits, method, program.feeds or None)
-    if correct:
-        masked = masked_model(program, analysis, keep)
-        program, _ = refitted(program, analysis, masked, keep, program.feeds)
-    folded, verdict = _verified(program, analysis, keep, shapes)
-    del program  # with its weights, which may be many; graphs of onnx_ir go with the cycles
-    gc.collect()
-    verdict = same.joined(verdict) if same else verdict
-    result = _result(before, folded, verdict, analysis, keep)
-    if forms:
-        result = replace(result, layers=factors_of(folded))
-    return _written(result, output, overwrite)
+    with run_by(providers):
+        stage("reading")
+        program = read_onnx(source, shapes, data)
+        check_weights_apart(output, program.model)
+        analysis = limits.made_uniform(_analysed(program, wanted))
+        before = _Before(
+            source, weight_bytes(program.model), analysis.costs.at(analysis.costs.full)
+        )
+        stage("ranking")
+        same = None
+        if forms:
+            mixture = _with_pairs(program, analysis, limits, forms, wanted, shapes)
+            same = _pairs_verified(program, mixture.program, shapes)
+            program, analysis, keep = mixture.program, mixture.analysis, mixture.keep
+            del mixture
+        else:
+            keep = choose(program, analysis, limits, method, program.feeds or None, seed)
+        if correct:
+            masked = masked_model(program, analysis, keep)
+            program, _ = refitted(program, analysis, masked, keep, program.feeds)
+        folded, verdict = _verified(program, analysis, keep, shapes)
+        del program  # with its weights, which may be many; graphs of onnx_ir go with the cycles
+        gc.collect()
+        verdict = same.joined(verdict) if same else verdict
+        result = replace(_result(before, folded, verdict, analysis, keep), method=name_of(method))
+        if forms:
+            result = replace(result, layers=factors_of(folded))
+        return _written(result, output, overwrite)
 
 
 def fold_onnx(
@@ -186,6 +198,7 @@ def fold_onnx(
     *,
     data: Any = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    providers: Providers = None,
     overwrite: bool = False,
 ) -> OnnxResult:
     """Make an ONNX model smaller by a keep-set of your own.
@@ -197,6 +210,7 @@ def fold_onnx(
         output: the file to write; None writes nothing.
         data: batches of inputs to verify on, as for `prune_onnx`; without, on random ones.
         shapes: shapes of inputs by name, where what the file leaves open matters.
+        providers: as for `prune_onnx`.
         overwrite: whether a file that is there already may be replaced; never the source.
 
     Raises:
@@ -204,13 +218,16 @@ def fold_onnx(
     """
     keep, shapes = flags_of(keep_set), check_shapes(shapes)
     output = place_of(output, overwrite, source, data)
-    program = read_onnx(source, shapes, data)
-    check_weights_apart(output, program.model)
-    analysis = analyse(program.ir)
-    keep = by_name(keep, analysis)
-    folded, verdict = _verified(program, analysis, keep, shapes)
-    before = _Before(source, weight_bytes(program.model), analysis.costs.at(analysis.costs.full))
-    return _written(_result(before, folded, verdict, analysis, keep), output, overwrite)
+    with run_by(providers):
+        program = read_onnx(source, shapes, data)
+        check_weights_apart(output, program.model)
+        analysis = analyse(program.ir)
+        keep = by_name(keep, analysis)
+        folded, verdict = _verified(program, analysis, keep, shapes)
+        before = _Before(
+            source, weight_bytes(program.model), analysis.costs.at(analysis.costs.full)
+        )
+        return _written(_result(before, folded, verdict, analysis, keep), output, overwrite)
 
 
 def _analysed(program: OnnxProgram, wanted: Sequence[Selector]) -> Analysis:

@@ -36,7 +36,7 @@ from fxprune.onnx.frontend.loading import Source, load_onnx
 from fxprune.onnx.frontend.session import Feeds, random_feeds, session_of
 from fxprune.onnx.frontend.sizes import open_axes, shapes_at, stand_ins
 from fxprune.onnx.frontend.tensors import data_files
-from fxprune.progress import stage, track
+from fxprune.stages import stage, track
 
 Outputs = dict[str, np.ndarray]
 

@@ -22,8 +22,8 @@ from fxprune.onnx.frontend.session import Feeds
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import kept_flags
 from fxprune.passes.fold import KeepSet
-from fxprune.progress import track
 from fxprune.shelf import Shelf
+from fxprune.stages import track
 
 _MOST_ROWS, _ROWS_PER_COLUMN = 1 << 17, 32
 """To how many positions of all samples a layer is fitted, about: whichever is more."""

@@ -23,8 +23,8 @@ from fxprune.onnx.frontend.session import Feeds, session_of
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Space
 from fxprune.passes.gate import GatePlan, plan_gates
-from fxprune.progress import track
 from fxprune.ranking import Scores, change
+from fxprune.stages import track
 
 _log = logging.getLogger("fxprune")
 

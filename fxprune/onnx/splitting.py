@@ -34,7 +34,7 @@ from fxprune.onnx.pairs import (
     pairs_of,
 )
 from fxprune.passes.factorisation import FORMS, Form
-from fxprune.progress import track
+from fxprune.stages import track
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,9 +33,9 @@ from fxprune.onnx.backend.precision import in_double
 from fxprune.onnx.backend.seeding import draws, seed_draws
 from fxprune.onnx.frontend.data import feeds_of
 from fxprune.onnx.frontend.loading import load_onnx
-from fxprune.onnx.frontend.session import Feeds, random_feeds, session_of
+from fxprune.onnx.frontend.session import Feeds, Providers, random_feeds, run_by, session_of
 from fxprune.onnx.frontend.sizes import Shape, open_axes, shapes_at, stand_ins
-from fxprune.progress import track
+from fxprune.stages import track
 
 Values = list[Any]
 """What a model returned, in the order of the names that were asked for."""
@@ -51,6 +51,7 @@ def verify_onnx(
     seed: int = 0,
     values: Sequence[str] = (),
     what: str = "before == after",
+    providers: Providers = None,
 ) -> Verdict:
     """Check that two ONNX models agree on random inputs and on yours.
 
@@ -69,13 +70,16 @@ def verify_onnx(
         values: values between the layers that are compared as well, by the name that they have in
             both models.
         what: what to call the comparison.
+        providers: what ONNX Runtime computes with, by its own names, such as
+            `["CUDAExecutionProvider"]`; the CPU if missing.
 
     Raises:
         VerificationError: outputs differ, and the message names the value, the error and the batch;
             or nothing is shown, because all of them stay as they are on all inputs tried.
         InputError: the models do not have the same inputs and outputs, or do not run.
     """
-    return _verified(before, after, inputs, shapes, batch_sizes, seed, values, what)
+    with run_by(providers):
+        return _verified(before, after, inputs, shapes, batch_sizes, seed, values, what)
 
 
 def verify_rounded(

@@ -11,16 +11,21 @@ _PACKAGES = ("torch", "onnx", "onnxruntime", "numpy")
 _CPU_FACTS = Path("/proc/cpuinfo")
 
 
-def environment() -> dict[str, str]:
-    """What a reader needs to judge the figures; packages are looked up, not imported."""
+def versions() -> dict[str, str]:
+    """Of what computes; packages are looked up, not imported."""
     facts = {"fxprune": __version__, "Python": platform.python_version()}
     for package in _PACKAGES:
         try:
             facts[package] = version(package)
         except PackageNotFoundError:
             facts[package] = "not installed"
+    return facts
+
+
+def environment() -> dict[str, str]:
+    """What a reader needs to judge the figures."""
     return {
-        **facts,
+        **versions(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": f"{_processor()}, {os.cpu_count()} logical cores",
     }

@@ -9,7 +9,7 @@ from fxprune.arguments import flag
 from fxprune.errors import MissingExtraError
 from fxprune.files import check_folder, check_output, draft_of, made_folder
 from fxprune.pages.charts import Points, Profile, Scatter, costs, scatter, widths
-from fxprune.pages.writing import check_sensitivity, described
+from fxprune.pages.writing import MOST_NAMES, check_sensitivity, described
 from fxprune.sensitivities import Sensitivity
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 _BEFORE, _AFTER, _REMOVED = "#b4bcc9", "#1f5fd0", "#8a4b08"
 _SENSITIVITY = "sensitivity.png"
-_MOST_NAMES = 60
-"""How many layers are named on an axis; more would not be legible."""
 
 
 def write_figures(
@@ -104,7 +102,7 @@ def _profile(figure: Figure, profile: Profile) -> Figure:
     axes.set_ylabel(f"{profile.title.lower()} ({profile.unit})")
     axes.yaxis.set_major_formatter(EngFormatter())
     axes.set_xlabel("layers, from the input to the output")
-    if len(profile.bars) <= _MOST_NAMES:
+    if len(profile.bars) <= MOST_NAMES:
         names = [bar.name for bar in profile.bars]
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
     axes.legend(frameon=False)
@@ -150,7 +148,7 @@ def _cuts(figure: Figure, found: Sensitivity) -> Figure:
         axes.plot(*zip(*placed, strict=True), line, label=f"{share:.0%} kept", markersize=4)
     axes.axhline(found.full, ls="--", c=_BEFORE, label="everything open")
     axes.set_ylabel(found.objective.name, parse_math=False)
-    if len(found.cuts) <= _MOST_NAMES:
+    if len(found.cuts) <= MOST_NAMES:
         names = [cut.label or cut.name for cut in found.cuts]
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
     axes.legend(frameon=False)

@@ -1,5 +1,11 @@
-"""A report as one HTML file that needs nothing else: no network, no scripts, no other file."""
+"""A report as one HTML file that needs nothing else: no network, no other file.
 
+Its one script sorts, filters and highlights what the page holds. The page's policy, by the hash of
+that script, forbids the browser to run another, or to load anything.
+"""
+
+import base64
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +21,16 @@ from fxprune.arguments import flag, refusal
 from fxprune.files import HTML, check_output, draft_of
 from fxprune.pages.charts import Points, costs, scatter, ticks, widths
 from fxprune.pages.environment import environment
+from fxprune.pages.wiring import Line, Wiring, wiring
 from fxprune.passes.roles import WHOLE
 from fxprune.reporting import report
 from fxprune.reports import Report, Row
 from fxprune.sensitivities import Sensitivity
+
+MOST_NAMES = 60
+"""How many layers are named below their bars; more would not be legible."""
+
+_MOST_LETTERS = 18
 
 
 def write_report(
@@ -32,6 +44,10 @@ def write_report(
     overwrite: bool = False,
 ) -> Path:
     """Write a report as a single HTML file, light or dark as the reader's system is.
+
+    What is kept, every layer before and after, a graph of what feeds what, the verdict, groups and
+    pins: tables are sorted and filtered, and wires followed, by the page's one script. Nothing is
+    loaded from elsewhere.
 
     >>> import torch, fxprune
     >>> model = torch.nn.Sequential(
@@ -72,6 +88,10 @@ def write_report(
             scatter=front,
             sensitivity=sensitivity,
             verdict=verdict,
+            wires=wiring(found),
+            most_names=MOST_NAMES,
+            script=Markup(_SCRIPT),
+            script_hash=_hash(_SCRIPT),
             blocks=[row for row in found.rows if row.kind in WHOLE and not row.kept],
             free=[row for row in found.rows if not row.pin],
             pins=_pins(found.rows),
@@ -106,8 +126,40 @@ def _templates() -> Environment:
     )
     templates.filters["count"] = short
     templates.filters["breakable"] = breakable
+    templates.filters["told"] = told
+    templates.filters["ending"] = ending
     templates.globals["ticks"] = ticks
     return templates
+
+
+_SCRIPT = f"\n{(Path(__file__).with_name('report.js')).read_text(encoding='utf-8')}"
+
+
+def _hash(script: str) -> str:
+    """What a browser compares a script with before it runs it."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def told(line: Line, wires: Wiring) -> str:
+    """A stop in words: what it is, costs, reads and feeds."""
+    layer = line.layer
+    name = layer.name if layer else line.stop.name
+    words = [f"{name} ({line.stop.op})" + ", removed" * line.stop.removed]
+    if layer and layer.width_before:
+        words.append(f"{layer.width_after:,} of {layer.width_before:,} channels")
+    if layer and layer.macs_before:
+        words.append(f"{short(layer.macs_after)} of {short(layer.macs_before)} MACs")
+    names = [each.layer.name if each.layer else each.stop.name for each in wires.lines]
+    for how, numbers in (("reads", line.stop.fed_by), ("feeds", line.feeds)):
+        if numbers:
+            words.append(f"{how} {', '.join(names[number] for number in numbers)}")
+    return "; ".join(words)
+
+
+def ending(name: str) -> str:
+    """A name short enough to stand below a bar: how it ends, which tells most."""
+    return name if len(name) <= _MOST_LETTERS else f"\u2026{name[1 - _MOST_LETTERS :]}"
 
 
 def short(number: float) -> str:

@@ -23,7 +23,6 @@ from optuna.trial import FrozenTrial, TrialState
 from fxprune.arguments import refusal, shown
 from fxprune.errors import InputError, SearchError
 from fxprune.files import path_of
-from fxprune.progress import track
 from fxprune.searching.found import Found, Objective, Trial
 from fxprune.searching.samplers import (
     SamplerOf,
@@ -36,6 +35,7 @@ from fxprune.searching.samplers import (
 )
 from fxprune.searching.scores import check_score
 from fxprune.searching.spaces import Picks, Point, Space
+from fxprune.stages import track
 
 Evaluate = Callable[[Point], Mapping[str, float]]
 """From a point to its scores by name."""

@@ -6,6 +6,8 @@ Names are loaded when they are first used: `onnx_models` and `keep_sets` need no
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fxprune.extras import naming_extras
+
 if TYPE_CHECKING:
     from fxprune.testing.keeping import keep_sets
     from fxprune.testing.onnx.checkers import (
@@ -70,7 +72,8 @@ def __getattr__(name: str) -> Any:
     """Load a public name."""
     if name not in _HOME:
         raise AttributeError(f"module 'fxprune.testing' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"fxprune.testing.{_HOME[name]}"), name)
+    with naming_extras(f"fxprune.testing.{name}"):
+        return getattr(importlib.import_module(f"fxprune.testing.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

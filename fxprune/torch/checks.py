@@ -1,6 +1,7 @@
 """Is this a model that can be worked with?"""
 
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 from fxprune.errors import InputError
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.wrapping import check_module, check_whole, unwrapped
+
+Model = TypeVar("Model", bound=nn.Module)
+"""What verbs give back is of the class of what they are given."""
 
 
 def check_model(model: nn.Module, *, empty: bool = False) -> None:

@@ -13,8 +13,8 @@ from fxprune.arguments import batches, refusal
 from fxprune.criteria import DEPTH, ON_FLOW, Method, called, needs_flow, scores_of
 from fxprune.errors import InputError
 from fxprune.passes.analyse import Analysis
-from fxprune.progress import track
 from fxprune.ranking import NORMS, Part, Scores, Sums, WeightOf, group_norm, ranks
+from fxprune.stages import track
 from fxprune.torch.batches import running_on
 from fxprune.torch.checks import check_weights
 from fxprune.torch.frontend.modes import in_evaluation

@@ -24,7 +24,8 @@ from fxprune.agreement import (
     worst_of,
 )
 from fxprune.errors import VerificationError
-from fxprune.progress import track
+from fxprune.onnx.frontend.session import Providers, providers_in_use, run_by
+from fxprune.stages import track
 from fxprune.torch.frontend.examples import random_like
 from fxprune.torch.frontend.nests import tensors_in
 from fxprune.torch.precision import arrays_of, in_dtype, in_precision, outputs_of, samples_in
@@ -33,7 +34,11 @@ _WHAT = "folded == onnxruntime"
 
 
 def compare_onnx(
-    module: nn.Module, path: str | Path, batches: Iterable[tuple[Any, ...]], seed: int = 0
+    module: nn.Module,
+    path: str | Path,
+    batches: Iterable[tuple[Any, ...]],
+    seed: int = 0,
+    providers: Providers = None,
 ) -> Verdict:
     """Compare a module in evaluation with what ONNX Runtime computes from a file.
 
@@ -44,8 +49,10 @@ def compare_onnx(
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    with run_by(providers):
+        chosen = providers_in_use()
     try:
-        session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, chosen)
     except Exception as error:
         raise VerificationError(f"ONNX Runtime does not load {path}: {error}") from error
     pair = _Pair(copy.deepcopy(module).cpu().eval(), path, session)

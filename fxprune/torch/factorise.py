@@ -13,11 +13,11 @@ from torch import fx, nn
 from fxprune.errors import InputError
 from fxprune.passes.analyse import analyse
 from fxprune.passes.factorisation import FORMS, Factorised, Form, form_of
-from fxprune.progress import track
 from fxprune.selectors import chosen_layers
+from fxprune.stages import track
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.generated import graph_run_by
-from fxprune.torch.checks import check_finite, check_model
+from fxprune.torch.checks import Model, check_finite, check_model
 from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.pairs import LAYERS, forms_of, layer_of, pairs_of, rank_of
 from fxprune.torch.record import FoldStep, attach, is_gated, record_of
@@ -28,12 +28,12 @@ from fxprune.torch.wrapping import check_module
 
 
 def factorise(
-    model: nn.Module,
+    model: Model,
     layers: Iterable[str] = ("*",),
     form: str = "low_rank",
     *,
     data: Iterable[Any] | None = None,
-) -> Any:
+) -> Model:
     """A model of which layers are two with their rank between them; it computes the same.
 
     Nothing is smaller yet: at its full rank a pair costs more than its layer. What closes positions
@@ -72,10 +72,11 @@ def factorise(
     check_model(model, empty=data is None)
     check_finite(model)
     chosen = _chosen(model, layers, form_of(form))
-    return as_pairs(model, dict.fromkeys(chosen, form), data)[0]
+    found: Any = as_pairs(model, dict.fromkeys(chosen, form), data)[0]
+    return found  # type: ignore[no-any-return]
 
 
-def merge(model: nn.Module) -> Any:
+def merge(model: Model) -> Model:
     """A model in which every pair that does not do less than its one layer is that layer again.
 
     Pairs whose layers generated code calls one by one stay (see `report` for such code).
@@ -89,14 +90,14 @@ def merge(model: nn.Module) -> Any:
     check_module("model", model)
     if is_gated(model):
         raise InputError("merge takes what is not gated: fold the gated module first")
-    merged = copy_module(model)
+    merged: Any = copy_module(model)
     called = _called_apart(merged)
     for path, pair in pairs_of(merged).items():
         pays = FORMS[pair.form].pays(layer_of(pair), rank_of(pair))
         if not pays and not any(target.startswith(f"{path}.") for target in called):
             put(merged, pair, one_layer(pair))
     renew(merged)
-    return merged
+    return merged  # type: ignore[no-any-return]
 
 
 def _called_apart(model: nn.Module) -> set[str]:

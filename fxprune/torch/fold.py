@@ -26,7 +26,7 @@ from fxprune.torch.backend.module import TracedModule, become
 from fxprune.torch.backend.optimizer import check_optimizer, fold_optimizer
 from fxprune.torch.backend.outline import Recording
 from fxprune.torch.backend.parts import Whole
-from fxprune.torch.checks import check_finite, has_weights
+from fxprune.torch.checks import Model, check_finite, has_weights
 from fxprune.torch.criteria import importance
 from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.frontend.states import forget
@@ -43,20 +43,20 @@ _log = logging.getLogger("fxprune")
 
 
 @overload
-def fold(gated: nn.Module, *, settle: bool = True, consume: bool = False) -> Any: ...
+def fold(gated: Model, *, settle: bool = True, consume: bool = False) -> Model: ...
 @overload
 def fold(
-    gated: nn.Module, *, optimizer: Optimizer, settle: bool = True, consume: bool = False
-) -> tuple[Any, Optimizer]: ...
+    gated: Model, *, optimizer: Optimizer, settle: bool = True, consume: bool = False
+) -> tuple[Model, Optimizer]: ...
 
 
 def fold(
-    gated: nn.Module,
+    gated: Model,
     *,
     optimizer: Optimizer | None = None,
     settle: bool = True,
     consume: bool = False,
-) -> Any | tuple[Any, Optimizer]:
+) -> Model | tuple[Model, Optimizer]:
     """A physically smaller module that computes what `gated.eval()` computes.
 
     The result is an ordinary module without any gate: it can be trained further, exported, copied,
@@ -92,33 +92,33 @@ def fold(
             "fxprune.shrink change both in place"
         )
     gates, record = gated_record(gated)
-    gated = unwrapped(gated)
+    whole: Any = unwrapped(gated)
     if optimizer is not None:
-        check_optimizer(optimizer, gated)
-    path, part = traced_part(gated)
+        check_optimizer(optimizer, whole)
+    path, part = traced_part(whole)
     check_whole(part, GATHER)
     check_finite(part)
     if not gates.method.done:
-        _finish_schedule(gated, gates, settle)
+        _finish_schedule(whole, gates, settle)
     keep = {name: flags.tolist() for name, flags in gates.keep_set().items()}
     record = replace(record, reached=gates.reached())
-    folded = fold_in_kind(part, record, keep, Promises() if consume else None)
+    folded: Any = fold_in_kind(part, record, keep, Promises() if consume else None)
     full = without_gates(part) if _idle_in(folded) else None
     if consume:
         become(part, folded)  # whole from here on, whatever fails
     short = folded if full is None else _without_idle_layers(folded, full, record)
     if consume:
         become(part, short)
-        return gated
+        return whole  # type: ignore[no-any-return]
     if path:
-        folded = with_part(gated, path, folded)
+        folded = with_part(whole, path, folded)
     if optimizer is not None:
         prefix = f"{path}." if path else ""
         slices = [
             replace(item, parameter=prefix + item.parameter)
             for item in plan_of(record, keep).slices
         ]
-        optimizer = fold_optimizer(optimizer, gated, folded, slices)
+        optimizer = fold_optimizer(optimizer, whole, folded, slices)
     if path:
         folded.set_submodule(path, short)
     else:

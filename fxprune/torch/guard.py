@@ -11,9 +11,9 @@ from fxprune.arguments import number
 from fxprune.errors import InputError, TargetError
 from fxprune.layout import Layout
 from fxprune.passes.cost import COSTS
-from fxprune.progress import stage
 from fxprune.searching.scores import Score, measured
 from fxprune.searching.spaces import Point
+from fxprune.stages import stage
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.candidates import Pruned
 from fxprune.torch.keep_sets import ranked, set_keep_set

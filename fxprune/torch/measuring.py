@@ -1,13 +1,16 @@
 """What does a gated or folded module cost here and now: exactly, in bytes, and in milliseconds?"""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
+from fxprune.arguments import shown
 from fxprune.errors import InputError
 from fxprune.passes.whole_layers import put_together
 from fxprune.reports import Report, costs_at, describe, two_and_whole
@@ -18,6 +21,7 @@ from fxprune.torch.checks import check_weights
 from fxprune.torch.factorise import factors
 from fxprune.torch.fold import fold_as
 from fxprune.torch.frontend.examples import random_inputs
+from fxprune.torch.frontend.meta import real_device_of
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.gates.module import PREFIX
@@ -26,12 +30,13 @@ from fxprune.torch.record import Record, gates_of, is_gated, record_of, traced_p
 _SECONDS = 1.0
 
 
-def report_module(module: nn.Module, *, latency: bool) -> Report:
-    """The report of a gated or folded module.
+def report_module(module: nn.Module, *, latency: bool, device: Any = None) -> Report:
+    """The report of a gated or folded module; latency on a device, or where its weights are.
 
     Raises:
-        InputError: the module is neither.
+        InputError: the module is neither, or the device is none.
     """
+    place = None if device is None else _device(device)
     part = traced_part(module)[1] if isinstance(module, nn.Module) else module
     record = record_of(part)
     if record is None:
@@ -46,7 +51,7 @@ def report_module(module: nn.Module, *, latency: bool) -> Report:
     return replace(
         described,
         before=record.costs_before or described.before,
-        latency_ms=_latencies(part, record, gated) if latency else {},
+        latency_ms=_latencies(part, record, gated, place) if latency else {},
         file_bytes=_file_bytes(part, gated),
         figures=gates.method.figures() if gates else {},
         targets=dict(record.targets or {}),
@@ -56,6 +61,7 @@ def report_module(module: nn.Module, *, latency: bool) -> Report:
         configured=_is_followed(record) and is_configured(part),
         pairs=pairs,
         whole=whole,
+        origin={"method": record.method} if record.method else {},
     )
 
 
@@ -93,22 +99,51 @@ def _bytes(module: nn.Module) -> int:
     return sum(sizes.values())
 
 
-def _latencies(module: nn.Module, record: Record, gated: bool) -> dict[str, float]:
+def _device(device: Any) -> torch.device:
+    """A device on which something can be measured."""
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place).item()
+    except Exception as error:  # of a kind that depends on what is missing
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {shown(device)} cannot be used here: {reason}") from error
+    return place
+
+
+def _latencies(
+    module: nn.Module, record: Record, gated: bool, place: torch.device | None
+) -> dict[str, float]:
     """Median milliseconds of evaluating one sample, of the model as it was and as it would fold."""
     check_weights(module)
     if not gated:
-        return _medians({"after": module}, record.examples[0])
+        return _medians({"after": module}, record.examples[0], place)
     everything = {name: torch.ones(size) for name, size in record.analysis.costs.full.items()}
     models = {"before": fold_as(module, everything), "after": fold_as(module, None)}
-    return _medians(models, record.examples[0])
+    return _medians(models, record.examples[0], place)
 
 
-def _medians(models: Mapping[str, nn.Module], example: Arguments) -> dict[str, float]:
+def _medians(
+    models: Mapping[str, nn.Module], example: Arguments, place: torch.device | None
+) -> dict[str, float]:
     """Median milliseconds of one evaluation of a single sample."""
-    inputs = random_inputs(example, (1,), seed=0)[0]
+    if place is None:
+        place = real_device_of(next(iter(models.values())))
+    else:
+        models = {name: copy.deepcopy(model).to(place) for name, model in models.items()}
+    inputs = [
+        value.to(place) if isinstance(value, torch.Tensor) else value
+        for value in random_inputs(example, (1,), seed=0)[0]
+    ]
     with torch.no_grad(), ExitStack() as stack:
         for model in models.values():
             stack.enter_context(in_evaluation(model))
         return median_ms(
-            {name: partial(model, *inputs) for name, model in models.items()}, _SECONDS
+            {name: partial(_run, model, inputs, place) for name, model in models.items()}, _SECONDS
         )
+
+
+def _run(model: nn.Module, inputs: Sequence[Any], place: torch.device) -> None:
+    """One evaluation, to its end: a GPU is only told what to do."""
+    model(*inputs)
+    if place.type == "cuda":
+        torch.cuda.synchronize(place)

@@ -13,7 +13,7 @@ from torch import fx, nn
 
 from fxprune.flow import Flow
 from fxprune.ir import Graph
-from fxprune.progress import track
+from fxprune.stages import track
 from fxprune.torch.backend.module import TracedModule, copy_graph
 from fxprune.torch.batches import arguments_of, running_on
 from fxprune.torch.frontend.modes import in_evaluation

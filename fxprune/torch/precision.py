@@ -15,6 +15,7 @@ from fxprune.agreement import TOLERANCES, error_of, leaves
 from fxprune.torch.backend.copying import copy_module
 from fxprune.torch.backend.module import CALLS, TracedModule
 from fxprune.torch.frontend.examples import random_inputs
+from fxprune.torch.frontend.formulas import GROUPED
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.frontend.nests import mapped
 from fxprune.torch.frontend.trace import Arguments
@@ -37,7 +38,8 @@ def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     if isinstance(clone, TracedModule) and dtype is torch.float64:
         clone.replace_literals(torch.float32, torch.float64)
         clone.replace_literals(torch.complex64, torch.complex128)
-        clone.replace_function(torch._grouped_mm, grouped_mm)
+        if GROUPED:
+            clone.replace_function(GROUPED, grouped_mm)
     return clone
 
 

@@ -29,7 +29,7 @@ from fxprune.torch.backend.parts import Whole
 from fxprune.torch.backend.ties import sizes_in_step
 from fxprune.torch.budget.budget import Budget
 from fxprune.torch.budget.latency import measure_latency
-from fxprune.torch.checks import check_finite, check_model
+from fxprune.torch.checks import Model, check_finite, check_model
 from fxprune.torch.fold import with_part
 from fxprune.torch.frontend.examples import check_examples, inputs_of_part
 from fxprune.torch.frontend.program import Program, read_model
@@ -47,7 +47,7 @@ _log = logging.getLogger("fxprune")
 
 @collected_later()
 def prepare(
-    model: nn.Module,
+    model: Model,
     example_inputs: Any = None,
     *,
     target: Target = 0.5,
@@ -64,7 +64,7 @@ def prepare(
     method: str | Settings = "static",
     shrink_every: int = 0,
     copy: bool = True,
-) -> Any:
+) -> Model:
     """Turn a model into one that learns, in its normal training, what it can do without.
 
     The result computes the very bits of `model`, has its state_dict keys (and gates under
@@ -155,7 +155,8 @@ def prepare(
         options |= {"target": target, "steps": steps, "total_steps": total_steps}
         options |= {"round_to": round_to, "least": least}
         options |= {"method": method, "shrink_every": shrink_every, "copy": copy}
-        return _prepare_part(model, scope, example_inputs, **options)
+        part: Any = _prepare_part(model, scope, example_inputs, **options)
+        return part  # type: ignore[no-any-return]
     check_finite(model)
     check_total_steps(total_steps)
     schedule = DEFAULT_STEPS if steps is None else steps_to_target(steps, total_steps)
@@ -188,7 +189,7 @@ def prepare(
         whole = Whole(own, examples, frozenset(leaves), program, analysis)
         return with_gates(whole, learner, at_once=at_once)
 
-    gated = with_all_open()
+    gated: Any = with_all_open()
     if program.told and generated_code(gated) and not agree(model, gated, examples):
         thaw(gated)  # it may share its parameters
         gated = with_all_open(at_once=True)
@@ -206,12 +207,13 @@ def prepare(
         targets=wanted,
         configuration=rules,
         pairs=forms_of(model),
+        method=method if isinstance(method, str) else type(method).__name__,
     )
     attach(gated, record)
     if shrink_every:
         shrink_on_steps(gated, shrink_every)
     if copy:
-        return gated
+        return gated  # type: ignore[no-any-return]
     become(model, gated)
     return model
 

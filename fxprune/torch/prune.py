@@ -2,17 +2,19 @@
 
 from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from fxprune.arguments import flag
-from fxprune.criteria import Method
+from fxprune.criteria import Method, name_of
 from fxprune.errors import InputError
 from fxprune.mixing import forms_named
 from fxprune.targets import Least, Target
 from fxprune.torch.backend.module import become
 from fxprune.torch.batches import repeatable
+from fxprune.torch.checks import Model
 from fxprune.torch.criteria import Loss, check_method, importance
 from fxprune.torch.fold import fold
 from fxprune.torch.gating import ungated_on_failure
@@ -20,13 +22,14 @@ from fxprune.torch.guard import check_least_score, guarded_score, reach_score
 from fxprune.torch.keep_sets import reach_target
 from fxprune.torch.mixture import mixed
 from fxprune.torch.prepare import check_copied, prepare
+from fxprune.torch.record import attach, gated_record, traced_part
 from fxprune.torch.refit import refit
 from fxprune.torch.wrapping import check_module
 from fxprune.uniform import Uniform
 
 
 def prune(
-    model: nn.Module,
+    model: Model,
     example_inputs: Any = None,
     *,
     target: Target = 0.5,
@@ -46,7 +49,7 @@ def prune(
     score: Any = None,
     least_score: float | None = None,
     copy: bool = True,
-) -> Any:
+) -> Model:
     """A smaller model at once, without training; it can be trained further or prepared again.
 
     >>> import torch, fxprune
@@ -116,10 +119,12 @@ def prune(
         raise InputError("factorise= and least_score= do not go together: factorise first")
     with nullcontext() if in_copy else ungated_on_failure(model):
         if forms:
-            gated = mixed(model, target, forms, gates, data, scope)
+            gated: Any = mixed(model, target, forms, gates, data, scope)
         else:
             gated = gates(model, target)
             found = importance(gated, method, data, loss)
+            part = traced_part(gated)[1]
+            attach(part, replace(gated_record(gated)[1], method=name_of(method)))
             if worst is None:
                 reach_target(gated, found)
             else:
@@ -127,8 +132,8 @@ def prune(
                 reach_score(gated, found, wanted, worst, data if correct else None)
         if correct and data is not None:
             refit(gated, data)
-        folded = fold(gated, consume=not in_copy)
+        folded: Any = fold(gated, consume=not in_copy)
     if copy or not forms:
-        return folded
+        return folded  # type: ignore[no-any-return]
     become(model, folded)
     return model

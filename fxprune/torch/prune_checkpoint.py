@@ -20,8 +20,8 @@ from fxprune.arguments import choice
 from fxprune.errors import CheckpointError, InputError
 from fxprune.files import check_folder, check_new_folder, draft_folder_of
 from fxprune.passes.fold import Slice
-from fxprune.progress import track
 from fxprune.ranking import NORMS, Part, Scores, group_norm, ranks
+from fxprune.stages import track
 from fxprune.targets import Least, Target
 from fxprune.torch import keep_sets
 from fxprune.torch.backend.depth import renamed

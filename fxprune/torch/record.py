@@ -42,6 +42,7 @@ class Record:
     `history` lists the folds since the original constructor; `costs_before` are those of the
     module before the first fold. `reached` says, of a folded module, what it costs by the names of
     `targets`; `configuration` how that of the model follows. `pairs` are the layers that are two.
+    `method` is by what positions close.
     """
 
     source: str
@@ -57,6 +58,7 @@ class Record:
     reached: Mapping[str, float] | None = None
     configuration: tuple[ConfigurationRule, ...] = ()
     pairs: Mapping[str, str] = field(default_factory=dict)
+    method: str = ""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Record":
         return self  # nothing in it changes

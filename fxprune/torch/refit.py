@@ -17,8 +17,8 @@ from torch import Tensor, fx, nn
 
 from fxprune.arguments import batches, number
 from fxprune.errors import InputError
-from fxprune.progress import track
 from fxprune.shelf import Shelf
+from fxprune.stages import track
 from fxprune.torch.backend.gate import call_with
 from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.batches import arguments_of, running_on

@@ -16,7 +16,7 @@ import numpy as np
 
 from fxprune.arguments import number, refusal
 from fxprune.errors import TargetError
-from fxprune.progress import track
+from fxprune.stages import track
 from fxprune.torch.recorded_costs import recorded_costs
 
 SHARES = (0.0631, 0.1337, 0.258, 0.5202, 0.8731, 1.0)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from fxprune.agreement import leaves
 from fxprune.errors import InputError
 from fxprune.passes.axes import Space
-from fxprune.progress import track
 from fxprune.ranking import Scores, change
+from fxprune.stages import track
 from fxprune.torch.batches import arguments_of, running_on
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.gates.module import Gates

@@ -7,10 +7,10 @@ from torch import nn
 
 from fxprune.arguments import listed, number
 from fxprune.errors import InputError
-from fxprune.progress import track
 from fxprune.searching.scores import measured
 from fxprune.searching.spaces import Dimension
 from fxprune.sensitivities import Cut, Sensitivity
+from fxprune.stages import track
 from fxprune.torch.keep_set_space import keep_set_space
 from fxprune.torch.record import gated_record
 from fxprune.torch.wrapping import check_module

@@ -24,7 +24,7 @@ from fxprune.arguments import flag
 from fxprune.errors import CheckpointError, InputError, KeepSetError
 from fxprune.files import check_folder, check_output, draft_of, made_folder
 from fxprune.passes.factorisation import form_of
-from fxprune.torch.checks import check_model, check_weights
+from fxprune.torch.checks import Model, check_model, check_weights
 from fxprune.torch.fold import apply_step
 from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.measuring import costs_of
@@ -89,7 +89,7 @@ def check_checkpoint(
     return folder
 
 
-def load(folder: str | Path, model: nn.Module) -> nn.Module:
+def load(folder: str | Path, model: Model) -> Model:
     """A saved folded module, rebuilt from the original constructor.
 
     Args:
@@ -121,7 +121,8 @@ def load(folder: str | Path, model: nn.Module) -> nn.Module:
             ) from error
     record = _check_same_model(path, description, folded, source)
     targets, reached = (_numbers(description, name) for name in ("targets", "reached"))
-    attach(folded, replace(record, targets=targets, reached=reached))
+    method = str(description.get("method", ""))
+    attach(folded, replace(record, targets=targets, reached=reached, method=method))
     aliases = _field(description, "aliases", dict)
     for alias, name in aliases.items():
         if name not in tensors:
@@ -220,6 +221,7 @@ def description_of(folded: nn.Module, record: Record, aliases: Mapping[str, str]
         "costs_before": dict(record.costs_before or {}),
         "targets": dict(record.targets or {}),
         "reached": dict(record.reached or {}),
+        "method": record.method,
     }
 
 

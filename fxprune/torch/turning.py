@@ -16,7 +16,7 @@ from fxprune.arguments import batches
 from fxprune.errors import InputError
 from fxprune.matrices import Factors, portions, turned
 from fxprune.passes.factorisation import FORMS
-from fxprune.progress import track
+from fxprune.stages import track
 from fxprune.torch.batches import arguments_of, running_on
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.pairs import Pair, layer_of, pairs_of, rank_of

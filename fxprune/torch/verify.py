@@ -34,7 +34,7 @@ from fxprune.arguments import sizes
 from fxprune.errors import InputError, VerificationError
 from fxprune.files import path_of
 from fxprune.passes.axes import kept_flags
-from fxprune.progress import track
+from fxprune.stages import track
 from fxprune.torch.backend.module import TracedModule
 from fxprune.torch.checks import check_weights
 from fxprune.torch.frontend.examples import inputs_like, one_example, random_like
@@ -49,7 +49,7 @@ from fxprune.torch.precision import (
     relative_error,
     samples_in,
 )
-from fxprune.torch.record import Record, gated_record, record_of, traced_part
+from fxprune.torch.record import Record, gated_record, is_gated, record_of, traced_part
 from fxprune.torch.recorded import recorded
 from fxprune.torch.wrapping import GATHER, check_module, check_whole
 
@@ -67,6 +67,7 @@ def verify(
     inputs: Iterable[Any] = (),
     batch_sizes: Sequence[int] = (1, 2, 5),
     seed: int = 0,
+    providers: Any = None,
 ) -> Verdict:
     """Check that a gated model, its folded model and an ONNX file of it agree.
 
@@ -78,6 +79,8 @@ def verify(
             ones.
         batch_sizes: batch sizes of the random inputs.
         seed: seeds the random inputs; the global generator is left alone.
+        providers: what ONNX Runtime runs the file with, by its own names, such as
+            `["CUDAExecutionProvider"]`; the CPU if missing.
 
     Raises:
         VerificationError: outputs differ, and the message names the first differing layer; or
@@ -88,6 +91,8 @@ def verify(
     check_module("folded", folded)
     if onnx is not None:
         path_of("onnx", onnx)
+    elif providers is not None:
+        raise InputError("providers run the file that onnx= names")
     inputs, batch_sizes = batches_in("inputs", inputs), sizes("batch_sizes", batch_sizes)
     check_seed(seed)
     (_, gated), (_, folded) = traced_part(gated), traced_part(folded)
@@ -100,7 +105,7 @@ def verify(
     if onnx is None:
         return verdict
     exported = importlib.import_module("fxprune.torch.exported")  # needs the extra onnx
-    return verdict.joined(exported.compare_onnx(folded, onnx, batches, seed))
+    return verdict.joined(exported.compare_onnx(folded, onnx, batches, seed, providers))
 
 
 def compare_modules(
@@ -220,6 +225,8 @@ def first_difference(
     gated: nn.Module, folded: nn.Module, inputs: tuple[Any, ...], tolerance: float
 ) -> str:
     """Where two models begin to differ: values of one, cut to what is kept, against the other."""
+    if not is_gated(gated):
+        return "no layer can be named: the first model has no gates"
     record, gated, folded = record_of(gated), recorded(gated), recorded(folded)
     if record is None or not isinstance(gated, fx.GraphModule):
         return "no layer can be named: the gated model has no record"

@@ -1,6 +1,7 @@
 """Reports that the tests of pages look at; no model is needed for one."""
 
 from fxprune.passes.layers import LayerSizes
+from fxprune.passes.outline import INPUT, Stop
 from fxprune.reports import Report, Row
 from fxprune.torch.verify import Comparison, Verdict
 
@@ -43,7 +44,14 @@ def report(layers: int = 200, name: str = "Deep") -> Report:
         Row("backbone+", "branch", 1, 0, 5, ""),
         *(Row(f"pinned.{i}.{name}", "channel", 10, 10, 1, f"read by {name}") for i in range(40)),
     )
+    stops = [Stop(f"{name}.x", INPUT)]
+    for number, item in enumerate(found):
+        stops.append(Stop(item.name, item.op, (len(stops) - 1,), number, item.removed))
+        if number % 4 == 3:
+            last = len(stops) - 1
+            stops.append(Stop(f"add_{number}", "add", (last - 4 - (number > 4), last)))
     return Report(
+        outline=tuple(stops),
         source=name,
         rows=rows,
         layers=found,

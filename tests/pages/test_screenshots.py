@@ -76,6 +76,60 @@ def test_page_looks_right(page, width, scheme):
     assert 0.03 < ink.mean() < 0.6, "blank, or a wall of colour"
 
 
+CLICKS = """<!doctype html>
+<body><iframe style="width: 1000px; height: 900px" srcdoc="{page}" onload="
+  const page = this.contentDocument, found = document.body.dataset;
+  const stop = page.querySelector('.stop[data-number=\\'3\\']');
+  if (!page.querySelector('.controls').hidden) found.runs = 'yes';
+  stop.click();
+  found.told = page.getElementById('stop-told').textContent;
+  found.near = page.querySelectorAll('.stop.near').length;
+  page.querySelector('[data-shows=after]').click();
+  found.shows = page.querySelector('.graph').dataset.showing;
+  const table = page.querySelector('table.layers');
+  table.tHead.rows[0].cells[2].querySelector('button')?.click();
+  found.first = table.tBodies[0].rows[0].cells[2].dataset.value;
+  table.tHead.rows[0].cells[2].querySelector('button')?.click();
+  found.last = table.tBodies[0].rows[0].cells[2].dataset.value;
+  const field = table.closest('.scroll').previousElementSibling;
+  field.value = 'STEM';
+  field.dispatchEvent(new Event('input'));
+  found.left = [...table.tBodies[0].rows].filter(row => !row.classList.contains('hidden')).length;
+"></iframe></body>
+"""
+
+
+def clicked(page: Path, text: str) -> dict[str, str]:
+    """What comes of clicks on a page."""
+    frame = page.with_name("clicks.html")
+    frame.write_text(CLICKS.format(page=html.escape(text)))
+    settings = ["--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    profile = f"--user-data-dir={page.parent / 'profile'}"
+    done = subprocess.run(
+        [str(BROWSER), *settings, profile, frame.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=True,
+    )
+    return dict(re.findall(r'data-(\w+)="([^"]*)"', done.stdout.rpartition("<body")[2]))
+
+
+def test_page_can_be_searched_sorted_and_followed(page):
+    costs = [layer.macs_after for layer in report(200, HOSTILE).layers]
+    found = clicked(page, page.read_text())
+    assert found["runs"] == "yes" and found["shows"] == "after"
+    assert "reads" in found["told"] and "feeds" in found["told"]
+    assert int(found["near"]) >= 3
+    assert (int(found["first"]), int(found["last"])) == (min(costs), max(costs))
+    assert found["left"] == "1"
+
+
+def test_another_script_does_not_run(page):
+    text = page.read_text()
+    assert "runs" not in clicked(page, text.replace('"use strict";', '"use strict"; 1;'))
+
+
 def test_what_is_too_wide_is_found(page):
     wide = page.with_name("wide.html")
     wide.write_text(page.read_text().replace("</main>", "<pre>" + "x" * 400 + "</pre></main>"))

@@ -131,6 +131,7 @@ def test_lightning_callback_logs_shares_and_the_end(tmp_path, caplog):
         assert logged == pytest.approx(value / report.before[name])
     assert caplog.text.count("the target is reached after 10 steps") == 1
     assert "% of macs" in caplog.text
+    assert "step 7 of 10: " in caplog.text and "(target " in caplog.text
 
 
 def without_steps() -> nn.Module:

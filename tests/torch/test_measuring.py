@@ -32,6 +32,7 @@ def test_report_of_gated_and_folded_agree():
         before, after = (fxprune.report(each, latency=False) for each in (gated, folded))
     assert before.file_bytes["after"] == after.file_bytes["after"]
     assert replace(before, file_bytes={}, schedule={}) == replace(after, file_bytes={})
+    assert after.origin == {"method": "static"}
     assert not before.latency_ms
     rows = {row.name: (row.size, row.kept) for row in after.rows}
     assert rows["stem.0"] == (8, int(fxprune.keep_set(gated)["stem.0"].sum()))

@@ -81,6 +81,7 @@ def test_values_in_evaluation_do_not_depend_on_gradients():
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*:FutureWarning")  # since torch 2.14
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("learns", [False, True])
 def test_what_is_exported_from_evaluation_knows_no_scores(learns, monkeypatch):

@@ -8,6 +8,7 @@ import onnx_ir
 from onnx_ir.passes import common
 
 from fxprune.arguments import flag
+from fxprune.certificates import CERTIFICATE
 from fxprune.errors import InternalError
 from fxprune.files import ONNX, check_apart, check_output, companion_of, draft_of
 from fxprune.onnx.frontend.names import SCOPES
@@ -87,6 +88,7 @@ def _without_traces(model: onnx_ir.Model) -> onnx_ir.Model:
     common.ClearMetadataAndDocStringPass()(model)
     for node, modules in scopes.items():
         node.metadata_props.update({SCOPES: modules} if modules else {})
+    model.metadata_props.pop(CERTIFICATE, None)  # it speaks of another file
     model.doc_string = None
     for graph in [*model.graphs(), *(function.graph for function in model.functions.values())]:
         graph.name = graph.name or "main"  # the checker wants a name

@@ -4,6 +4,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import numpy as np
 import onnx_ir
 
 from fxprune.agreement import KINDS, Numbers
+from fxprune.arguments import choice, listed, refusal
 from fxprune.errors import InputError
+from fxprune.extras import naming_extras
 
 _IN_MEMORY_BYTES = 16_000_000
 """Larger models go through a temporary file, whose weights ONNX Runtime maps instead of copying."""
@@ -21,6 +24,49 @@ _SECONDS = 600
 """After which a model counts as one that never ends: it may have a loop without end."""
 
 Feeds = dict[str, np.ndarray]
+
+Providers = Sequence[str | tuple[str, dict[str, Any]]] | None
+"""What ONNX Runtime computes with, the best first, by its own names, perhaps with options; None is
+the CPU. Errors are measured against the same tolerances: on a GPU switch off what rounds more, such
+as TF32, by `("CUDAExecutionProvider", {"use_tf32": 0})`."""
+
+_CPU: tuple[Any, ...] = ("CPUExecutionProvider",)
+_PROVIDERS: ContextVar[tuple[Any, ...]] = ContextVar("providers", default=_CPU)
+
+
+@contextmanager
+def run_by(providers: Providers) -> Iterator[None]:
+    """Sessions are run by these providers, for a while.
+
+    Raises:
+        InputError: ONNX Runtime has none of that name here.
+    """
+    wanted = "names of providers, such as ['CUDAExecutionProvider', 'CPUExecutionProvider']"
+    chosen = _PROVIDERS.get() if providers is None else listed("providers", providers, wanted)
+    for item in chosen:
+        name, options = item if isinstance(item, tuple) and len(item) == 2 else (item, {})
+        if not isinstance(options, dict):
+            raise refusal("providers", providers, wanted)
+        choice("name in providers", name, _runtime().get_available_providers(), "here are")
+    if not chosen:
+        raise refusal("providers", providers, wanted)
+    token = _PROVIDERS.set(chosen)
+    try:
+        yield
+    finally:
+        _PROVIDERS.reset(token)
+
+
+def providers_in_use() -> list[Any]:
+    """Those of the `run_by` around, as ONNX Runtime takes them."""
+    return list(_PROVIDERS.get())
+
+
+def _runtime() -> Any:
+    """ONNX Runtime, which only what runs models needs."""
+    with naming_extras("running ONNX models"):
+        import onnxruntime
+    return onnxruntime
 
 
 @dataclass(slots=True)
@@ -35,9 +81,7 @@ class Session:
         Raises:
             InputError: the model does not accept the inputs, or does not end.
         """
-        import onnxruntime
-
-        options = onnxruntime.RunOptions()
+        options = _runtime().RunOptions()
         options.log_severity_level = 4
         watch = threading.Timer(_SECONDS, setattr, (options, "terminate", True))
         watch.daemon = True
@@ -61,15 +105,14 @@ class Session:
 def session_of(
     model: onnx_ir.Model, wanted: Sequence[str] = (), *, optimised: bool = False
 ) -> Iterator[Session]:
-    """A session on the CPU; `wanted` values are outputs as well.
+    """A session of the providers of `run_by`; `wanted` values are outputs as well.
 
     Without optimisation ONNX Runtime computes node by node, as the file says.
 
     Raises:
         InputError: ONNX Runtime does not load the model.
     """
-    import onnxruntime
-
+    onnxruntime = _runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     if not optimised:
@@ -80,7 +123,7 @@ def session_of(
     with tempfile.TemporaryDirectory(prefix="fxprune-") as folder, _showing(model, wanted):
         try:
             source = _loadable(model, Path(folder))
-            runtime = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
+            runtime = onnxruntime.InferenceSession(source, options, providers_in_use())
         except Exception as error:
             raise InputError(f"ONNX Runtime does not load the model: {error}") from error
         session = Session(runtime)

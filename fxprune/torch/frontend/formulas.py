@@ -258,6 +258,9 @@ def _activation(x: Any, approximate: Any = "none") -> Tensor | None:
     return _of_one(x) if approximate in ("none", "tanh") else None
 
 
+GROUPED = getattr(torch, "_grouped_mm", None)
+"""What multiplies rows with the matrix of their group, since torch 2.8."""
+
 FORMULAS: dict[Any, Formula] = {
     **{getattr(home, name): _of_one for home in (torch, Tensor) for name in _UNARY},
     **{getattr(home, name): _of_two for home in (torch, Tensor) for name in _BINARY},
@@ -272,6 +275,6 @@ FORMULAS: dict[Any, Formula] = {
     torch.layer_norm: _layer_norm,
     **dict.fromkeys((torch.matmul, Tensor.matmul, operator.matmul), _product),
     functional.scaled_dot_product_attention: _attention,
-    torch._grouped_mm: _in_groups,
+    **({GROUPED: _in_groups} if GROUPED else {}),
     **{recurrence: partial(_in_one_step, recurrence) for recurrence in _RECURRENCES},
 }

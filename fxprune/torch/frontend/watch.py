@@ -180,11 +180,11 @@ def _zeros(like: Tensor) -> Tensor:
 
 def _functions_of_autograd(recorder: Recorder) -> StandIn:
     """Record a torch.autograd.Function as one call: entered, it would lose its own backward."""
-    original = Function.__dict__["apply"].__func__
+    original = vars(Function)["apply"]  # a class method, of Python or, since torch 2.14, of C
 
     def apply(kind: type, *args: Any, **kwargs: Any) -> Any:
         if recorder.paused:
-            return original(kind, *args, **kwargs)
+            return original.__get__(None, kind)(*args, **kwargs)
         if kind is CheckpointFunction:  # reentrant activation checkpointing: an identity
             function, _, *inputs = args
             return function(*inputs)

@@ -11,6 +11,7 @@ from fxprune.passes.analyse import Analysis
 from fxprune.passes.axes import Kept
 from fxprune.passes.branches import Branch
 from fxprune.passes.fold import KeepSet
+from fxprune.passes.whole_layers import whole_layers
 
 
 def flags_of(keep: Any) -> dict[str, tuple[bool, ...]]:
@@ -45,17 +46,26 @@ def by_name(
 ) -> dict[str, tuple[bool, ...]]:
     """The same by the names of groups and branches, where labels may stand for these.
 
+    A layer, of a keep-set that was chosen with `uniform`, stands for its branches, if these are
+    branches by themselves.
+
     Raises:
         KeepSetError: one is given twice, by name and by label.
     """
-    names = {item.label: item.name for item in analysis.items}
-    names |= {item.name: item.name for item in analysis.items}
+    names = {item.label: (item.name,) for item in analysis.items}
+    names |= {item.name: (item.name,) for item in analysis.items}
+    if not keep.keys() <= names.keys():
+        layers = whole_layers(analysis)
+        of_layers = {called: x.joins for x in layers for called in (x.name, x.label)}
+        names = of_layers | names
     found: dict[str, tuple[bool, ...]] = {}
     for called, flags in keep.items():
-        name = names.get(called, called)
-        if name in found:
-            raise KeepSetError(f"a keep-set gives {called} twice, by its name {name} and its label")
-        found[name] = flags
+        for name in names.get(called, (called,)):
+            if name in found:
+                raise KeepSetError(
+                    f"a keep-set gives {called} twice, by its name {name} and its label"
+                )
+            found[name] = flags
     return found
 
 

@@ -567,6 +567,19 @@ def test_a_list_keeps_one_of_its_layers():
     assert kept == [False, False, True]
 
 
+def test_a_keep_set_with_layers_says_the_same_where_their_branches_are_alone():
+    x, blocks = torch.randn(2, 5), Blocks()
+    gated, alone = (fxprune.prepare(blocks, x, target=1.0, uniform=each) for each in (True, False))
+    half = {f"layers.{number}.up": [True, False] * 8 for number in range(3)}
+    fxprune.set_keep_set(gated, {**half, "layers.1: layer": [False]})
+    keep = fxprune.keep_set(gated)
+    fxprune.set_keep_set(alone, keep)
+    assert torch.equal(fxprune.fold(gated)(x), fxprune.fold(alone)(x))
+    twice = {**keep, whole(alone)[0]: [True]}
+    with pytest.raises(fxprune.KeepSetError, match="twice"):
+        fxprune.set_keep_set(alone, twice)
+
+
 def test_a_pattern_that_matches_nothing_is_refused_with_the_places():
     with pytest.raises(fxprune.InputError, match=r"uniform: nothing at 'layer'.*layers\.\*\.up"):
         fxprune.prepare(Blocks(), torch.randn(2, 5), uniform="layer")

@@ -52,7 +52,7 @@ def by_name(
     Raises:
         KeepSetError: one is given twice, by name and by label.
     """
-    names = {item.label: (item.name,) for item in analysis.items}
+    names: dict[str, tuple[str, ...]] = {item.label: (item.name,) for item in analysis.items}
     names |= {item.name: (item.name,) for item in analysis.items}
     if not keep.keys() <= names.keys():
         layers = whole_layers(analysis)

@@ -192,6 +192,10 @@ class _Search:
             }
             for name, users in graph.users().items()
         }
+        self._takers = {
+            name: {user.name for user in users if user.op != "size" and user.name in running}
+            for name, users in graph.users().items()
+        }
         for value in graph.outputs:
             self._readers.setdefault(value.name, set()).add("network output")
         self._from_input = nx.descendants(self._flow(graph), _ROOT)
@@ -296,25 +300,32 @@ class _Search:
 
     def _goes_around(self, cone: list[Node], around: set[str]) -> bool:
         """Whether a cone starts where the skip does, or at one value, or behind a norm of the skip
-        that others read as well; beside masks and the like."""
+        that other branches read as well; beside masks and the like."""
         entries = self._entries(cone)
-        return len(entries) == 1 or any(self._is_made_of(name, around) for name in entries)
+        if len(entries) == 1 or not entries.isdisjoint(around):
+            return True
+        near = {name: self._near(name, around) for name in entries}
+        behind = [name for name, (found, _) in near.items() if found]
+        if len(behind) != 1 or not near[behind[0]][1]:
+            return False  # another would be made of the norm
+        return not self._takers[behind[0]] <= {node.name for node in cone}
 
-    def _is_made_of(self, name: str, sources: set[str]) -> bool:
-        """Whether a value is one of `sources`, or is soon computed from these alone."""
-        pending, seen, is_made = [name], {name}, False
+    def _near(self, name: str, sources: set[str]) -> tuple[bool, bool]:
+        """Whether a value is soon computed from one of `sources`, and whether from these alone."""
+        pending, seen, found, alone = [name], {name}, False, True
         while pending:
-            name = pending.pop()
+            name = pending.pop(0)
             producer = self._producers.get(name)
             if name in sources:
-                is_made = True
+                found = True
             elif producer is None or len(seen) > _FEW:
-                return False
+                alone = False
             else:
                 read = (v for v in producer.inputs if v and v.kind is not ValueKind.PARAMETER)
-                pending += (v.name for v in read if v.name not in seen)
-                seen.update(pending)
-        return is_made
+                more = [v.name for v in read if v.name not in seen]
+                pending += more
+                seen.update(more)
+        return found, alone
 
     def _entries(self, cone: list[Node]) -> set[str]:
         """The values from outside that a cone reads, parameters aside."""

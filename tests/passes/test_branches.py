@@ -59,6 +59,28 @@ CASES = {
         """,
         ["m+: operand 1 of c, 2 nodes", "m++: operand 1 of d, 1 nodes"],
     ),
+    "keys that others know are made outside": (
+        """
+        n[2, 4] = layer_norm(x[2, 4], m.n.weight[4], m.n.bias[4]) {'rank': 1}
+        k[2, 4] = linear(n, m.k.weight[4, 4])
+        q[2, 4] = linear(n, m.q.weight[4, 4])
+        z[2, 4] = elementwise(q, k)
+        c[2, 4] = add(x, z)
+        d[2, 4] = elementwise(c, k)
+        """,
+        [],
+    ),
+    "a norm of which only the size is asked beside serves one branch": (
+        """
+        n[2, 4] = layer_norm(x[2, 4], m.n.weight[4], m.n.bias[4]) {'rank': 1}
+        - = size(n) {'feeds': ('d',)}
+        a[2, 4] = linear(n, m.a.weight[4, 4])
+        z[2, 4] = elementwise(a, y[2, 4])
+        c[2, 4] = add(x, z)
+        d[2, 4] = elementwise(c)
+        """,
+        [],
+    ),
     "what starts where the skip does may take a mask in": (
         """
         a[2, 4] = linear(x[2, 4], m.a.weight[4, 4])

@@ -393,7 +393,7 @@ def test_costs_can_be_given():
         ({"ranges": {"depth": 3}}, "ranges"),
         ({"ranges": {"nothing": [1]}}, "builder fails"),
         ({"target": 0.5}, "numbers by cost"),
-        ({"target": {"bytes": 3}}, "known costs"),
+        ({"target": {"weight": 3}}, "known costs"),
         ({"target": {"params": 3}}, "first configuration"),
         ({"score": "taylor"}, "gated model"),
         ({"score": {"0": [1]}}, "no groups"),

@@ -1,8 +1,11 @@
 """Tables of measured pages, made of the JSON that benchmarks wrote.
 
-    python -m tests.benchmarks.exactness --json examples/docs/measured/results/exactness.json
-    python -m tests.benchmarks.criteria --json examples/docs/measured/results/criteria.json
-    python -m examples.docs.tables              # writes them into the pages, between the marks
+    cd examples/docs/measured/results; export PYTHONPATH=../../../..
+    python -m tests.benchmarks.exactness --json exactness.json
+    python -m tests.benchmarks.criteria --json criteria.json
+    python -m tests.benchmarks.speed --json speed.json
+    python -m tests.benchmarks.revisions a50b2c7 --json revisions.json
+    python -m examples.docs.tables    # writes them into the pages, between the marks
 
 A page says where a table goes: `<!-- table: NAME -->` before it, `<!-- end of table -->` behind.
 """
@@ -73,8 +76,32 @@ def criteria(rows: Rows) -> str:
     )
 
 
+def speed(rows: Rows) -> str:
+    """Seconds of both libraries for each model, and the median of their ratios."""
+    median = statistics.median(row["ratio"] for row in rows)
+    return markdown(
+        ("model", "fxprune (s)", "Torch-Pruning (s)", "ratio"),
+        (
+            *(
+                [row["model"], *(f"{row[x]:.2f}" for x in ("fxprune", "torch-pruning", "ratio"))]
+                for row in rows
+            ),
+            ("median", "", "", f"{median:.2f}"),
+        ),
+    )
+
+
+def revisions(rows: Rows) -> str:
+    """For each model the shares of the time that an earlier revision took."""
+    columns = ("prepare", "fold", "both")
+    return markdown(
+        ("model", *(f"`{name}`" for name in columns[:2]), "both"),
+        ([row["model"], *(f"{row[name]:.2f}" for name in columns)] for row in rows),
+    )
+
+
 TABLES: MappingProxyType[str, Callable[[Rows], str]] = MappingProxyType(
-    {"exactness": exactness, "criteria": criteria}
+    {"exactness": exactness, "criteria": criteria, "speed": speed, "revisions": revisions}
 )
 
 

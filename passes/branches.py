@@ -186,15 +186,14 @@ class _Search:
         """`running` are the nodes of the mode that is looked at."""
         self._additions = [n for n in graph.nodes if n.op in _SUMS and n.name in running]
         self._producers = graph.producers()
+        users = graph.users()
         self._readers: dict[str, set[str]] = {
-            name: {
-                reader for user in users for reader in readers_through(user) if reader in running
-            }
-            for name, users in graph.users().items()
+            name: {reader for user in own for reader in readers_through(user) if reader in running}
+            for name, own in users.items()
         }
         self._takers = {
-            name: {user.name for user in users if user.op != "size" and user.name in running}
-            for name, users in graph.users().items()
+            name: {user.name for user in own if user.op != "size" and user.name in running}
+            for name, own in users.items()
         }
         for value in graph.outputs:
             self._readers.setdefault(value.name, set()).add("network output")
@@ -304,11 +303,11 @@ class _Search:
         entries = self._entries(cone)
         if len(entries) == 1 or not entries.isdisjoint(around):
             return True
-        near = {name: self._near(name, around) for name in entries}
-        behind = [name for name, (found, _) in near.items() if found]
-        if len(behind) != 1 or not near[behind[0]][1]:
+        near = ((name, *self._near(name, around)) for name in entries)
+        behind = [(name, alone) for name, found, alone in near if found]
+        if [alone for _, alone in behind] != [True]:
             return False  # another would be made of the norm
-        return not self._takers[behind[0]] <= {node.name for node in cone}
+        return not self._takers[behind[0][0]] <= {node.name for node in cone}
 
     def _near(self, name: str, sources: set[str]) -> tuple[bool, bool]:
         """Whether a value is soon computed from one of `sources`, and whether from these alone."""

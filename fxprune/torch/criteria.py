@@ -13,12 +13,13 @@ from fxprune.arguments import batches, refusal
 from fxprune.criteria import DEPTH, ON_FLOW, Method, called, needs_flow, scores_of
 from fxprune.errors import InputError
 from fxprune.passes.analyse import Analysis
-from fxprune.ranking import NORMS, Part, Scores, Sums, WeightOf, group_norm, ranks
+from fxprune.ranking import NORMS, Scores, Sums, group_norm, ranks
 from fxprune.stages import track
 from fxprune.torch.batches import running_on
 from fxprune.torch.checks import check_weights
 from fxprune.torch.frontend.modes import in_evaluation
 from fxprune.torch.gates.module import Gates
+from fxprune.torch.gates.weights import weight_of
 from fxprune.torch.observing import observed
 from fxprune.torch.record import gated_record, gates_of, traced_part
 from fxprune.torch.saliency import saliency
@@ -130,17 +131,6 @@ def _ranked(
     over = np.max if method in (*NORMS, "random") else np.mean
     by_weights = lambda: group_norm(analysis, weights)  # noqa: E731
     return torch.from_numpy(ranks(analysis, gates.layout, scores, called(method), by_weights, over))
-
-
-def weight_of(model: nn.Module) -> WeightOf:
-    """What gives parts of a parameter of a model."""
-
-    def of(name: str) -> Callable[[Part], np.ndarray]:
-        path, _, own = name.rpartition(".")
-        tensor: Tensor = getattr(model.get_submodule(path), own).detach()
-        return lambda part: tensor[part].cpu().double().numpy()
-
-    return of
 
 
 def _chance(analysis: Analysis, gates: Gates) -> Sums:

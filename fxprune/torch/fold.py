@@ -26,14 +26,12 @@ from fxprune.torch.backend.module import TracedModule, become
 from fxprune.torch.backend.optimizer import check_optimizer, fold_optimizer
 from fxprune.torch.backend.outline import Recording
 from fxprune.torch.backend.parts import Whole
-from fxprune.torch.checks import Model, check_finite, has_weights
-from fxprune.torch.criteria import importance
+from fxprune.torch.checks import Model, check_finite, check_weights
 from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.frontend.states import forget
 from fxprune.torch.frontend.trace import Arguments
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.gating import program_to_run, without_gates
-from fxprune.torch.keep_sets import reach_target
 from fxprune.torch.precision import agree
 from fxprune.torch.record import FoldStep, Record, attach, gated_record, record_of, traced_part
 from fxprune.torch.splitting import with_pairs
@@ -341,25 +339,8 @@ def _finish_schedule(gated: nn.Module, gates: Gates, settle: bool) -> None:
     )
     if is_met or not settle:
         return
-    if learned:
-        method.settle()
-    else:
-        reach_target(gated, _norms(gated, gates))
-
-
-def _norms(gated: nn.Module, gates: Gates) -> Mapping[str, Any] | None:
-    """Norms of weights; None, so that all positions are alike, where there are none.
-
-    Branches alone have no norms, nor has a model of whose channels no weight is known.
-    """
-    if not gates.layout.groups:
-        return None
-    try:
-        return importance(gated)
-    except InputError:
-        if not has_weights(gated):
-            raise
-        return None
+    check_weights(traced_part(gated)[1])
+    gates.settle(None if learned else gates.norms())
 
 
 def _rest(settle: bool, learned: bool) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from torch import fx, nn
 
@@ -20,6 +21,7 @@ from fxprune.torch.frontend.meta import real_device_of
 from fxprune.torch.frontend.program import Program
 from fxprune.torch.gates.method import Method, Settings
 from fxprune.torch.gates.module import PREFIX, Gates
+from fxprune.torch.gates.weights import norms
 from fxprune.torch.record import Record, attach, gated_record, is_gated, record_of, traced_part
 
 
@@ -31,7 +33,8 @@ def with_gates(whole: Whole, method: Method, *, at_once: bool = False) -> nn.Mod
     model, analysis = whole.model, whole.analysis
     plan = _plan(analysis, method)
     names = {group.space: group.name for group in analysis.free_groups}
-    gates = Gates(method, mask_axes(plan), mask_branches(plan), names)
+    weigh = partial(norms, analysis, method.budget.layout)
+    gates = Gates(method, mask_axes(plan), mask_branches(plan), names, weigh)
     gates.train(model.training).to(real_device_of(model))
     if isinstance(model, fx.GraphModule):
         model = insert_gates(model, whole.recording.to_run().program, plan, gates)

@@ -16,8 +16,8 @@ from fxprune.passes.fold import check_keep_set
 from fxprune.passes.ties import check_ties, steps_of
 from fxprune.passes.whole_layers import check_layers
 from fxprune.ranking import completed, group_norm
-from fxprune.torch.criteria import weight_of
 from fxprune.torch.gates.module import PREFIX
+from fxprune.torch.gates.weights import weight_of
 from fxprune.torch.record import gated_record, gates_of, record_of, traced_part
 from fxprune.torch.wrapping import check_module
 
@@ -121,7 +121,7 @@ def reach_target(gated: nn.Module, importance: Mapping[str, Any] | None = None) 
     """
     gates = gates_of(gated)
     rank = None if importance is None else torch.from_numpy(ranked(gated, importance))
-    gates.method.settle(rank)
+    gates.settle(rank)
 
 
 def ranked(gated: nn.Module, importance: Mapping[str, Any]) -> np.ndarray:

@@ -12,8 +12,8 @@ from fxprune.mixing import Attempt, Candidate, Two, forms_at, scores, settled
 from fxprune.passes.factorisation import Form
 from fxprune.targets import absolute
 from fxprune.torch.backend.copying import copy_module
-from fxprune.torch.criteria import weight_of
 from fxprune.torch.factorise import as_pairs, can_be
+from fxprune.torch.gates.weights import weight_of
 from fxprune.torch.keep_sets import keep_set, reach_target
 from fxprune.torch.observing import observed
 from fxprune.torch.pairs import layer_of, pairs_of

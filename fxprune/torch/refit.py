@@ -8,7 +8,7 @@ it the layer returns what it returned in the first. Normal equations are summed 
 import contextlib
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -246,16 +246,17 @@ class _Equations:
         self._cross = torch.zeros_like(self._old)
         self._sums = self._gram.new_zeros(len(self._gram)), self._cross.new_zeros(len(self._cross))
         self._count = 0
+        self._most_rows = max(_MOST_ROWS, _ROWS_PER_COLUMN * len(self._gram))
 
     def add(self, x: Tensor, goal: Tensor, share: float) -> None:
         """A batch, a share of all: inputs, and what the layer should return on them."""
         chunks = (torch.split(values, _CHUNK) for values in (x, goal))
         for part, wanted in zip(*chunks, strict=True):
-            columns = _columns(self._layer, part)[self._is_open]
-            outputs = _outputs(self._layer, wanted)
-            rows = columns.shape[1] * len(x) / max(len(part), 1) / share
-            stride = max(1, int(rows) // max(_MOST_ROWS, _ROWS_PER_COLUMN * len(columns)))
-            columns, outputs = _wide(columns[:, ::stride]), _wide(outputs[:, ::stride])
+            places = _places(self._layer, wanted)
+            stride = max(1, int(places * len(x) / max(len(part), 1) / share) // self._most_rows)
+            picked = torch.arange(0, places, stride, device=part.device)
+            columns = _wide(_columns(self._layer, part, picked)[self._is_open])
+            outputs = _wide(_outputs(self._layer, wanted, picked))
             self._gram += (columns @ columns.T).double()
             self._cross += (outputs @ columns.T).double()
             for total, numbers in zip(self._sums, (columns, outputs), strict=True):
@@ -332,15 +333,38 @@ def _is_plain(layer: nn.Linear | nn.Conv2d) -> bool:
     return type(layer) is nn.Conv2d and layer.groups == 1 and zeros
 
 
-def _columns(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
-    """What a row of weights is multiplied with, of shape (inputs, samples)."""
+def _places(layer: nn.Linear | nn.Conv2d, y: Tensor) -> int:
+    """At how many places a layer multiplies its weights."""
+    return y.numel() // layer.weight.shape[0]
+
+
+def _columns(layer: nn.Linear | nn.Conv2d, x: Tensor, picked: Tensor) -> Tensor:
+    """What a row of weights is multiplied with at some places, of shape (inputs, places)."""
     if isinstance(layer, nn.Linear):
-        return x.flatten(0, -2).T
-    settings = (layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    return F.unfold(x, *settings).transpose(0, 1).flatten(1)  # type: ignore[arg-type]
+        return x.flatten(0, -2)[picked].T
+    assert not isinstance(layer.padding, str)  # else it is not plain
+    top, left = layer.padding
+    windows = F.pad(x, (left, left, top, top))
+    for dim, size, stride, dilation in zip(
+        (2, 3), layer.kernel_size, layer.stride, layer.dilation, strict=True
+    ):
+        windows = windows.unfold(dim, dilation * (size - 1) + 1, stride)[..., ::dilation]
+    sample, row, column = _unravelled(picked, windows.shape[2:4])
+    return windows[sample, :, row, column].flatten(1).T
 
 
-def _outputs(layer: nn.Linear | nn.Conv2d, y: Tensor) -> Tensor:
-    """Outputs before the bias, of shape (outputs, samples)."""
-    flat = y.flatten(0, -2).T if isinstance(layer, nn.Linear) else y.transpose(0, 1).flatten(1)
-    return flat if layer.bias is None else flat - layer.bias[:, None]
+def _outputs(layer: nn.Linear | nn.Conv2d, y: Tensor, picked: Tensor) -> Tensor:
+    """Outputs before the bias at some places, of shape (outputs, places)."""
+    if isinstance(layer, nn.Linear):
+        rows = y.flatten(0, -2)[picked]
+    else:
+        sample, row, column = _unravelled(picked, y.shape[2:])
+        rows = y[sample, :, row, column]
+    return (rows if layer.bias is None else rows - layer.bias).T
+
+
+def _unravelled(places: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Sample, row and column of places in images of some height and width."""
+    height, width = shape
+    rows = places.div(width, rounding_mode="floor")
+    return rows.div(height, rounding_mode="floor"), rows % height, places % width

@@ -85,6 +85,7 @@ FILES = (
         )
     ),
     "tests/torch/frontend/test_numbers.py",
+    "tests/torch/gates/test_methods.py",
     "tests/torch/test_storage.py",
     *(
         f"tests/torch/test_uniform.py::{test}"

@@ -6,11 +6,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import fxprune
 from fxprune import shelf
 from fxprune.testing import assert_unchanged
+from fxprune.torch.refit import _columns, _outputs, _places
 from tests.torch.models import Residual, images, plain, randomise
 
 
@@ -156,6 +159,27 @@ def test_a_layer_solves_the_least_squares_of_all_data():
     layer = gated.get_submodule("2")
     assert np.allclose(layer.weight[:, ::2].detach().numpy(), solved[:, :4])
     assert np.allclose(layer.bias.detach().numpy(), solved[:, 4])
+
+
+@given(
+    kernel=st.tuples(*[st.integers(1, 3)] * 2),
+    stride=st.tuples(*[st.integers(1, 3)] * 2),
+    padding=st.tuples(*[st.integers(0, 2)] * 2),
+    dilation=st.tuples(*[st.integers(1, 2)] * 2),
+    last=st.booleans(),
+    every=st.integers(1, 4),
+)
+def test_rows_are_what_convolutions_multiply(kernel, stride, padding, dilation, last, every):
+    layer = nn.Conv2d(3, 5, kernel, stride, padding, dilation).double()
+    x = torch.randn(2, 3, 7, 6).double()
+    if last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    y = layer(x)
+    picked = torch.arange(0, _places(layer, y), every)
+    columns, outputs = (of(layer, a, picked) for of, a in ((_columns, x), (_outputs, y)))
+    assert torch.allclose(layer.weight.flatten(1) @ columns, outputs)
+    unfolded = nn.functional.unfold(x, kernel, dilation, padding, stride)
+    assert torch.equal(columns, unfolded.transpose(0, 1).flatten(1)[:, picked])
 
 
 def test_with_the_old_weights_held_the_bias_makes_up_for_the_mean_of_what_is_closed():

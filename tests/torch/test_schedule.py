@@ -68,7 +68,7 @@ def test_static_gates_learn_in_evaluation_what_they_learn_in_training():
 
 
 def test_values_in_evaluation_do_not_depend_on_gradients():
-    gated = gate()
+    gated = gate(steps=100)
     train(gated, sgd(gated), 3)
     gated.eval()
     with torch.no_grad():
@@ -298,7 +298,7 @@ def test_fold_of_branches_that_learned_nothing_meets_the_target():
 
 
 def test_fold_without_settling_leaves_gated_as_it_was(said):
-    gated = gate()
+    gated = gate(steps=1000)
     optimizer = sgd(gated)
     train(gated, optimizer, 2)
     before = copy.deepcopy(gated.state_dict())

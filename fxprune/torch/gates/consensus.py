@@ -32,6 +32,7 @@ from fxprune.torch.gates.method import (
     NOT_FINITE,
     Adam,
     Method,
+    Norms,
     cubic,
     full_tensor,
     is_distributed,
@@ -219,11 +220,11 @@ class ConsensusGates(Method):
         """Whether gates have moved."""
         return self.adam.has_moved
 
-    def after_step(self) -> bool:
+    def after_step(self, norms: Norms = lambda: None) -> bool:
         """As ever; what the samples disagree about when all is decided is kept as `gap`."""
         if not self.done:
             self.gap.copy_(consensus_gap(self.agreement))
-        return super().after_step()
+        return super().after_step(norms)
 
     def check_carry(self) -> None:
         """Gate networks see pooled features, so they would have to be cut as well."""

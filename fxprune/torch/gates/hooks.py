@@ -20,7 +20,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from fxprune.torch.gates.method import Method
+from fxprune.torch.gates.method import Method, Norms
 from fxprune.torch.gates.waiting import Taught, Waiting
 
 
@@ -28,6 +28,7 @@ class Listener(Taught, Protocol):
     """What hears of steps: gates, by the optimizer that holds the scores of their method."""
 
     method: Method
+    norms: Norms
     waiting: Waiting
     followers: "tuple[Callable[[Any, Optimizer], None], ...]"
 
@@ -80,7 +81,7 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     for gates in [each for each in live if each not in held]:
         gates.waiting.passed_by(gates, optimizer)
     for gates in held:
-        if not gates.method.after_step():
+        if not gates.method.after_step(gates.norms):
             gates.waiting.saw_nothing(gates, optimizer)
             continue
         for follower in gates.followers:

@@ -6,7 +6,7 @@ branches) stand in one flat vector.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -20,6 +20,9 @@ from fxprune.torch.budget.budget import Budget
 
 _STAGES = 250
 """How often the budget shrinks on its way to the target, at most twice that many times."""
+
+Norms = Callable[[], Tensor | None]
+"""Computes what weights say of positions: see `weights.norms`."""
 
 NO_GRADIENT = "no gradient reached the gates"
 NOT_FINITE = "the gradients of the gates are infinite or not numbers"
@@ -72,6 +75,9 @@ class Method(nn.Module):
         """Take the gradient of the loss by `scores`."""
         raise NotImplementedError
 
+    def weigh(self, norms: Norms) -> None:
+        """Hear what weights say, before positions close."""
+
     def share(self) -> float:
         """How much of the way to the target the budget has gone."""
         return 1.0
@@ -115,10 +121,11 @@ class Method(nn.Module):
         self.learn(gradient)
         return "" if self.has_learned else _ZERO
 
-    def after_step(self) -> bool:
+    def after_step(self, norms: Norms = lambda: None) -> bool:
         """Advance the schedule until the target is reached; from then on the keep-set stays.
 
-        False where it waits, because the step should have taught something and has not.
+        `norms` says what weights say of positions, if that can be known. False where it waits,
+        because the step should have taught something and has not.
         """
         if self.done:
             return True
@@ -127,6 +134,8 @@ class Method(nn.Module):
         self.steps_done += 1
         done = int(self.steps_done)
         if done % max(self.steps // _STAGES, 1) == 0 or done == self.steps:
+            if self.share() > 0:
+                self.weigh(norms)
             self._choose()
         self.plan()
         return True

@@ -29,14 +29,19 @@ class Gates(nn.Module):
         axes: tuple[Axis, ...],
         branches: tuple[str, ...],
         names: Mapping[Space, str],
+        weigh: Callable[[nn.Module], Tensor | None],
     ) -> None:
-        """Masks are wanted of `axes` and `branches`; `names` are those of groups in the axes."""
+        """Masks are wanted of `axes` and `branches`; `names` are those of groups in the axes.
+
+        `weigh` ranks all positions by the weights of the gated module.
+        """
         super().__init__()
         self.method = method
         self.layout = method.budget.layout
         self._axes = axes
         self._branches = tuple(self.layout.names.index(name) for name in branches)
         self._places = {space: self.layout.names.index(name) for space, name in names.items()}
+        self._weigh = weigh
         self._shown: Tensor | None = None
         self._deciding = False
         self._masks: tuple[Tensor, ...] | None = None
@@ -187,6 +192,16 @@ class Gates(nn.Module):
         """Let these gates know the gated module that they are in."""
         self._owner = weakref.ref(owner)
 
+    def norms(self) -> Tensor | None:
+        """What the weights of the gated module say of positions, as far as that can be known."""
+        owner = self.owner
+        return None if owner is None else self._weigh(owner)
+
+    def settle(self, rank: Tensor | None = None) -> None:
+        """Close what the target does not allow, the lowest ranked first, or the least learned."""
+        self.method.weigh(self.norms)
+        self.method.settle(rank)
+
     @property
     def copied(self) -> bool:
         """Whether a copy of these gates is alive."""
@@ -210,7 +225,7 @@ class Gates(nn.Module):
         return clone
 
 
-_SHARED = ("layout", "_axes", "_branches", "_places", "_family")
+_SHARED = ("layout", "_axes", "_branches", "_places", "_weigh", "_family")
 
 
 def _outer(masks: list[Tensor]) -> Tensor:

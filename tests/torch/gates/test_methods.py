@@ -5,6 +5,8 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import fxprune
@@ -192,6 +194,71 @@ def test_positions_are_ranked_by_the_root_of_importance_per_cost():
         price = (macs(full) - macs({**full, name: full[name] - 1})) / macs(full)
         expected = (importance[layout.names.index(name)] * seen).sqrt() / price
         torch.testing.assert_close(rank[name], expected)
+
+
+def closed_first(method, importance):
+    """The positions in the order in which they would close, were this their importance."""
+    method.importance.copy_(importance)
+    return method.rank().argsort().tolist()
+
+
+@given(
+    taken=st.sampled_from([1, 5, 20, 10**4]),
+    seed=st.integers(0, 9),
+)
+def test_few_gradients_count_less_than_norms_of_weights(taken, seed):
+    """Both orders at their ends, whatever the numbers; the values are those of importance."""
+    gated = gate()
+    method, owner = gated.fxprune_gates.method, gated.fxprune_gates.owner
+    norms = gated.fxprune_gates.norms()
+    expected = torch.cat(list(fxprune.importance(owner, "group_norm").values()))
+    assert torch.equal(norms, expected)
+    importance = torch.rand(len(norms), generator=torch.Generator().manual_seed(seed)) + 0.1
+    method.steps_done.fill_(method.steps)
+    by_gradients = closed_first(method, importance)
+    values = method.rank().sort().values
+    method.weigh(lambda: norms)
+    method.taken.fill_(taken)
+    if taken > 1000:
+        assert closed_first(method, importance) == by_gradients
+    else:
+        rank = method.rank()
+        by_norms = rank[norms.argsort(stable=True)]
+        assert torch.allclose(by_norms, values, rtol=0.05, atol=0.05 * float(values.max()))
+
+
+def test_weights_are_asked_once_when_the_first_positions_close():
+    gated, asked = gate(steps=30), []
+    gates = gated.fxprune_gates
+    gates.norms = lambda: (
+        asked.append(int(gates.method.steps_done)) or torch.ones(gates.layout.total)
+    )
+    train(gated, 10)
+    assert asked == [4], "a tenth of 30 steps is warm-up"
+
+
+@pytest.mark.parametrize("steps", [20, 2000])
+def test_short_schedules_go_most_of_their_way_when_warm_up_is_over(steps):
+    method = gate(steps=steps).fxprune_gates.method
+    shares = []
+    for done in range(steps + 1):
+        method.steps_done.fill_(done)
+        shares.append(method.share())
+    assert shares == sorted(shares)
+    assert shares[0] == shares[steps // 10] == 0
+    assert shares[-1] == 1
+    assert (shares[steps // 10 + 1] > 0.9) == (steps == 20)
+    assert (shares[steps // 10 + 1] < 0.1) == (steps == 2000)
+
+
+def test_weights_in_the_form_of_a_wrapper_say_nothing():
+    gated = gate()
+    stem = gated.stem[0]
+    flat = nn.Parameter(stem.weight.detach().flatten()[:3])
+    stem.weight = flat
+    assert gated.fxprune_gates.norms() is None
+    del stem.weight
+    assert gated.fxprune_gates.norms() is None
 
 
 class Heads(nn.Module):

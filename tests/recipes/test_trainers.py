@@ -259,7 +259,7 @@ def test_hugging_face_trainer_prunes_saves_and_goes_on_bit_by_bit(kind, tmp_path
     history = json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())
     logged = [entry["fxprune/macs"] for entry in history["log_history"] if "loss" in entry]
     assert len(logged) == 3
-    assert logged[0] > logged[-1] == pytest.approx(share)
+    assert 1 > logged[0] >= logged[-1] == pytest.approx(share)
 
 
 def test_hugging_face_trainer_prunes_in_bfloat16_with_accumulation(tmp_path):

@@ -269,6 +269,15 @@ def test_fold_closes_by_what_was_learned(method, said):
     fxprune.verify(gated, folded)
 
 
+def test_where_nothing_was_learned_fold_closes_by_norms(said):
+    gated = gate(steps=1000)
+    other = copy.deepcopy(gated)
+    fxprune.reach_target(other, fxprune.importance(other, "group_norm"))
+    fxprune.fold(gated)
+    keep = fxprune.keep_set(other)
+    assert all(torch.equal(flags, keep[n]) for n, flags in fxprune.keep_set(gated).items())
+
+
 def test_fold_says_nothing_again_when_the_rest_is_closed(said):
     gated = gate(steps=1000)
     fxprune.fold(gated)

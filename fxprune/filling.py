@@ -107,8 +107,8 @@ class Filling:
     """Chooses which positions are open under limits on costs.
 
     Tied groups open together, in steps: each is a position of every group, or as many as make equal
-    shares. What is tied to nothing opens position by position; so do branches. Of a list of layers
-    the best one stays.
+    shares. What is tied to nothing opens position by position; so do branches. Of every list of
+    layers the best stay.
     """
 
     def __init__(
@@ -120,7 +120,8 @@ class Filling:
     ) -> None:
         """Groups keep `least` positions or more (by default one), in units of `round_to`.
 
-        What the layout says of their numbers holds as well.
+        Behind those of groups stands how many layers every list keeps. What the layout says of
+        their numbers holds as well.
         """
         self.layout = layout
         self._costs = dict(costs)
@@ -128,10 +129,17 @@ class Filling:
         self._sizes = np.array(layout.sizes, dtype=float)
         self._starts = np.cumsum([0, *layout.sizes])[:-1]
         self.least = np.zeros(len(layout.sizes), dtype=np.int64)
-        self.least[: layout.groups] = least or 1
+        self.least[: layout.groups] = least[: layout.groups] or 1
         for place, numbers in enumerate(layout.numbers):
             self.least[place] = min(max(self.least[place], numbers.least), layout.sizes[place])
+        of_lists = least[layout.groups :] or [0] * len(layout.lists)
+        self.lists = tuple(
+            (layers, max(own, stay))
+            for (layers, stay), own in zip(layout.lists, of_lists, strict=True)
+        )
         self.steps = Steps(layout, self.least, round_to)
+        for layers, stay in self.lists:
+            self.steps.smallest[self.steps.owner[list(layers[:stay])]] = 1
 
     def check_reachable(self, costs: Costs, limit: Mapping[str, float]) -> None:
         """Raise TargetError if the costs exceed a limit with every group at its smallest."""
@@ -271,9 +279,10 @@ class Filling:
         pieces, piece = np.unique(self.owners * len(owner) + unit, return_inverse=True)
         mean = _means(_means(rank[positions], piece), pieces % len(owner))
         protected = done < steps.least[owner]
-        for layers in self.layout.lists:
+        for layers, stay in self.lists:
             units = np.flatnonzero(np.isin(owner, steps.owner[list(layers)]))
-            protected[units[mean[units].argmax()]] = True
+            best = np.argsort(-mean[units], kind="stable")[:stay]
+            protected[units[best]] = True
         left = done / steps.numbers[owner]
         return _Units(np.where(protected, math.inf, mean), left, owner, size, positions, unit)
 
@@ -309,7 +318,6 @@ class Steps:
         np.maximum.at(self.least, self.owner, -(-least // self.positions))
         rounded = -(-self.least // self.widths) * self.widths
         self.smallest = np.minimum(rounded, self.numbers)
-        self.smallest[[self.owner[layers[0]] for layers in layout.lists]] = 1
 
     def on_gates(self, counts: np.ndarray) -> np.ndarray:
         """Positions per gate for numbers of steps."""

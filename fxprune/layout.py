@@ -22,7 +22,7 @@ class Layout:
     them. `fan_out` is in how many channels readers meet one of its positions: several readers, or a
     head of several channels; for a branch, those of all that is inside. `ties` are the places of
     groups that keep equal shares, in as many `steps`; `numbers` says how many positions of groups
-    may stay. `lists` are the places of layers of which one has to stay.
+    may stay. `lists` are the places of the layers of every list, and how many of these have to.
     """
 
     names: tuple[str, ...]
@@ -33,7 +33,7 @@ class Layout:
     ties: tuple[tuple[int, ...], ...] = ()
     steps: tuple[int, ...] = ()
     numbers: tuple[Numbers, ...] = ()
-    lists: tuple[tuple[int, ...], ...] = ()
+    lists: tuple[tuple[tuple[int, ...], int], ...] = ()
 
     @property
     def total(self) -> int:
@@ -57,7 +57,7 @@ def layout_of(analysis: Analysis) -> Layout:
     steps = tuple(steps_of((size_of[n] for n in tie.groups), tie.steps) for tie in analysis.ties)
     numbers = tuple(group.numbers for group in free)
     of_lists = lists_of_layers(analysis).values()
-    lists = tuple(tuple(place_of[name] for name in layers) for layers in of_lists)
+    lists = tuple((tuple(place_of[n] for n in own.names), own.least) for own in of_lists)
     return Layout(names, sizes, len(free), inside, tuple(fan_out), ties, steps, numbers, lists)
 
 

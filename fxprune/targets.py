@@ -3,13 +3,18 @@
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Any
 
 from fxprune.arguments import is_number, near, number, refusal, shown, whole
 from fxprune.errors import InputError, TargetError
 from fxprune.passes.analyse import Analysis
+from fxprune.passes.branches import Branch
 from fxprune.passes.cost import COSTS, Cost, Costs
-from fxprune.selectors import outermost, patterns_of_places, selector_of, unknown
+from fxprune.passes.groups import Group
+from fxprune.passes.roles import Kind
+from fxprune.passes.whole_layers import lists_of_layers
+from fxprune.selectors import Selector, outermost, patterns_of_places, selector_of, unknown
 from fxprune.uniform import Uniform, made_uniform, patterns_of
 
 Target = float | int | Mapping[str, Any]
@@ -100,7 +105,9 @@ class Limits:
         return Costs(costs, full), bounds
 
     def least_positions(self, analysis: Analysis, modules: Collection[str]) -> tuple[int, ...]:
-        """How many positions each free group keeps at least; never none.
+        """How many positions each free group keeps at least, never none; then layers of each list.
+
+        A share of layers is one that is given for them, such as `{"*: layer": 0.5}`.
 
         Args:
             analysis: the facts about the model.
@@ -111,17 +118,20 @@ class Limits:
             InputError: something means no module and no group.
         """
         shares = {selector_of(text): share for text, share in self._shares().items()}
+        branches = {branch.name: branch for branch in analysis.branches}
+        of_lists = lists_of_layers(analysis).values()
+        lists = [[branches[name] for name in layers.names] for layers in of_lists]
+        some: list[Group | Branch] = [*analysis.groups, *chain.from_iterable(lists)]
         for selector in shares:
-            fits = any(map(selector.fits_path, modules)) or any(map(selector.fits, analysis.groups))
+            fits = any(map(selector.fits_path, modules)) or any(map(selector.fits, some))
             if selector.text and not fits:
                 raise unknown("least", selector.text, analysis, modules)
-        found = []
-        for group in analysis.free_groups:
-            fitting = [selector for selector in shares if selector.fits(group)]
-            closest = max(fitting, key=lambda selector: selector.closeness(group), default=None)
-            share = shares[closest] if closest else 0.0
-            found.append(max(1, math.ceil(share * group.size - 1e-9)))
-        return tuple(found)
+        of_layers = {s: share for s, share in shares.items() if s.kind == Kind.LAYER}
+        found = [(group.size, _share_of(group, shares)) for group in analysis.free_groups]
+        return (
+            *(max(1, math.ceil(share * size - 1e-9)) for size, share in found),
+            *(math.ceil(sum(_share_of(one, of_layers) for one in own) - 1e-9) for own in lists),
+        )
 
     def _shares(self) -> Mapping[str, Any]:
         if not isinstance(self.least, Mapping):
@@ -129,6 +139,13 @@ class Limits:
         if not all(isinstance(path, str) for path in self.least):
             raise refusal("least", self.least, 'shares by the path of a module, or by "*: heads"')
         return self.least
+
+
+def _share_of(item: Group | Branch, shares: Mapping[Selector, float]) -> float:
+    """The share for what fits best; none, where nothing fits."""
+    fitting = [selector for selector in shares if selector.fits(item)]
+    closest = max(fitting, key=lambda selector: selector.closeness(item), default=None)
+    return shares[closest] if closest else 0.0
 
 
 class Absolute(float):

@@ -8,7 +8,7 @@ is so at the same place in other blocks. Of lists inside of one another the oute
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from fxprune.errors import KeepSetError
@@ -90,21 +90,33 @@ def put_together(found: Mapping[str, T], branches: Iterable[Branch]) -> dict[str
     return {layer.get(name, name): said for name, said in found.items()}
 
 
-def lists_of_layers(analysis: Analysis) -> dict[str, tuple[str, ...]]:
-    """By list the names of its layers, where all of its entries are such: one has to stay."""
+@dataclass(frozen=True, slots=True)
+class LayersOfList:
+    """The names of the layers of a list, and how many have to stay: one, if it has nothing else."""
+
+    names: tuple[str, ...]
+    least: int
+
+
+def lists_of_layers(analysis: Analysis) -> dict[str, LayersOfList]:
+    """The layers of every list, by its path."""
     found: dict[str, list[str]] = {}
     for branch in analysis.branches:
         if branch.kind is Kind.LAYER:
             found.setdefault(_list_of(branch.place), []).append(branch.name)
     entries = [_list_of(path) for path in _weights_by_entry(analysis.graph)] if found else []
-    return {path: tuple(own) for path, own in found.items() if entries.count(path) == len(own)}
+    return {
+        path: LayersOfList(tuple(own), int(entries.count(path) == len(own)))
+        for path, own in found.items()
+    }
 
 
 def check_layers(keep: Mapping[str, Sequence[bool]], analysis: Analysis) -> None:
     """Raise KeepSetError unless every list keeps a layer; `keep` has all of them."""
-    for path, names in lists_of_layers(analysis).items():
-        if not any(keep[name][0] for name in names):
-            raise KeepSetError(f"{path} keeps none of {len(names)} layers: keep at least one")
+    for path, layers in lists_of_layers(analysis).items():
+        if layers.least and not any(keep[name][0] for name in layers.names):
+            count = len(layers.names)
+            raise KeepSetError(f"{path} keeps none of {count} layers: keep at least one")
 
 
 class _Entries:

@@ -1,6 +1,6 @@
 """What opens under a limit: random gates, ties and costs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from hypothesis import given, settings
@@ -67,7 +67,8 @@ def cases(draw) -> Case:
     parts = tuple(draw(st.sampled_from([n for n in range(1, m + 1) if m % n == 0])) for m in most)
     every, fan_out = (*sizes, *(1,) * branches), (1,) * len(names)
     layers = tuple(range(len(sizes), len(names)))
-    lists = (layers,) if len(layers) > 1 and draw(st.booleans()) else ()
+    stay = draw(st.integers(0, len(layers)))
+    lists = ((layers, stay),) if len(layers) > 1 and draw(st.booleans()) else ()
     layout = Layout(names, every, len(sizes), inside, fan_out, tuple(places), parts, lists=lists)
     pairs = st.lists(st.sampled_from(names), min_size=2, max_size=2, unique=True).map(sorted)
     products = draw(st.lists(pairs.map(tuple), max_size=4)) if len(names) > 1 else []
@@ -127,13 +128,17 @@ def test_no_step_that_fits_stays_closed(case):
 
 @settings(max_examples=300)
 @given(cases())
-def test_the_best_layer_of_a_list_stays(case):
-    flags = case.filling().choose(case.rank, {"cost": 0.0})
+def test_the_best_layers_of_a_list_stay(case):
+    wanted = [len(layers) // 2 for layers, _ in case.layout.lists]
+    asked = replace(case, least=(*case.least, *wanted))
     starts = np.cumsum([0, *case.layout.sizes])
-    for layers in case.layout.lists:
-        positions = starts[list(layers)]
-        assert flags[positions].sum() == 1
-        assert case.rank[positions][flags[positions]] == case.rank[positions].max()
+    for each, more in ((case, [0] * len(wanted)), (asked, wanted)):
+        flags = each.filling().choose(case.rank, {"cost": 0.0})
+        for (layers, stay), own in zip(case.layout.lists, more, strict=True):
+            positions = starts[list(layers)]
+            ranks, is_open = case.rank[positions], flags[positions]
+            assert is_open.sum() == max(stay, own)
+            assert ranks[is_open].min(initial=9) >= ranks[~is_open].max(initial=0)
 
 
 @settings(max_examples=300)

@@ -103,7 +103,8 @@ def prepare(
         round_to: every group keeps a multiple of this many positions (or all of them).
         least: the share of its positions that every group keeps at least, or shares by the path
             of the module that a group is made in, by pattern, or by kind, `{"*: heads": 0.5}`. Of
-            several that fit kinds decide before paths, then the longest.
+            several that fit kinds decide before paths, then the longest. `{"*: layer": 0.5}` is
+            the share of its layers that every list keeps where whole layers close.
         ignore: modules, their names or patterns of these, whose outputs stay as they are; or
             groups that stay, by label (see `groups`) or kind, such as `"*: heads"` (kv heads, too)
             or `"layers.0.*: heads"`. Branches that would close with these groups stay as well.

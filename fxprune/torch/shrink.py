@@ -132,7 +132,7 @@ def _carried(old: Method, analysis: Analysis, origins: Mapping[str, Origin]) -> 
     starts = dict(zip(former.names, accumulate(former.sizes, initial=0), strict=False))
     where = [origins[name] for name in layout.names]
     kept = [starts[name] + index for name, indices in where for index in indices]
-    former_names = [name for name, _ in where[: layout.groups]]
+    former_names = [name for name, _ in where]
     costs = renewed(old.budget.costs, analysis)
     budget = old.budget.narrowed(costs, layout, former_names)
     method = method_for(old.settings, analysis, budget, old.steps)

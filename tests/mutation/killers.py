@@ -95,6 +95,7 @@ FILES = (
             "test_every_number_of_a_configuration_follows",
             "test_a_stream_keeps_multiples_of_heads_where_the_configuration_wants_them",
             "test_a_decoder_of_fewer_layers_comes_back_from_its_configuration[llama-0]",
+            "test_lists_keep_the_share_of_layers_that_is_asked_for[True-0.6-2]",
         )
     ),
     *(

@@ -9,6 +9,7 @@ from fxprune.flow import Flow
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.fold import plan_fold
 from fxprune.passes.whole_layers import (
+    LayersOfList,
     check_layers,
     layers_again,
     lists_of_layers,
@@ -113,13 +114,16 @@ def test_a_layer_costs_what_its_branches_do():
 def test_a_list_keeps_a_layer_where_all_of_it_are_layers():
     apart = stack(*THREE)
     joined = with_layers(apart, whole_layers(apart))
-    assert lists_of_layers(joined) == {"layers": ("layers.0", "layers.1", "layers.2")}
+    assert lists_of_layers(joined) == {
+        "layers": LayersOfList(("layers.0", "layers.1", "layers.2"), 1)
+    }
     keep = {layer.name: [False] for layer in joined.branches}
     with pytest.raises(KeepSetError, match="layers keeps none of 3 layers: keep at least one"):
         check_layers(keep, joined)
     check_layers({**keep, "layers.1": [True]}, joined)
     some = with_layers(apart, whole_layers(apart)[1:])
-    assert lists_of_layers(some) == {}
+    assert lists_of_layers(some) == {"layers": LayersOfList(("layers.1", "layers.2"), 0)}
+    check_layers({layer.name: [False] for layer in some.branches}, some)
 
 
 def test_layers_are_found_again_by_their_weights():

@@ -556,6 +556,19 @@ def test_layers_are_named_like_other_kinds():
     assert whole(fxprune.prepare(Blocks(), torch.randn(2, 5), **options)) == []
 
 
+@pytest.mark.parametrize(("share", "kept"), [(0.0, 1), (0.3, 1), (0.6, 2), (1.0, 3)])
+@pytest.mark.parametrize("shrunk", [False, True])
+def test_lists_keep_the_share_of_layers_that_is_asked_for(share, kept, shrunk):
+    options: dict[str, Any] = {"target": {"params": 0.2}, "uniform": "*: layer"}
+    gated = fxprune.prepare(Blocks(), torch.randn(2, 5), least={"*: layer": share}, **options)
+    if shrunk:
+        fxprune.set_keep_set(gated, {"layers.0.up": [True] * 8 + [False] * 8})
+        fxprune.shrink(gated, torch.optim.SGD(gated.parameters(), lr=0.1))
+    layers = [group.name for group in fxprune.groups(gated) if group.kind == "layer"]
+    fxprune.reach_target(gated, dict.fromkeys(layers, [0.0]))
+    assert sum(int(fxprune.keep_set(gated)[name]) for name in layers) == kept
+
+
 def test_a_list_keeps_one_of_its_layers():
     gated = fxprune.prepare(Blocks(), torch.randn(2, 5), target=1.0, uniform=True)
     with pytest.raises(fxprune.KeepSetError, match="layers keeps none of 3 layers"):

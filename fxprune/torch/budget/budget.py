@@ -80,7 +80,7 @@ class Budget:
         round_to: int = 1,
         least: Sequence[int] = (),
     ) -> None:
-        """`limit` is absolute, by the names of `costs`; groups keep `least` positions or more."""
+        """`limit` is absolute, by the names of `costs`; what keeps `least`, see `Filling`."""
         self.limit = dict(limit)
         self.round_to = round_to
         self._describe(costs, layout, least)
@@ -90,12 +90,18 @@ class Budget:
     def narrowed(self, costs: Costs, layout: Layout, former: Sequence[str]) -> "Budget":
         """The same limits, and the same way there, for what is left of the model.
 
-        `former` are the names that the groups of `layout` had before.
+        `former` are the names that the groups and branches of `layout` had before.
         """
         budget = copy.copy(self)
-        least = dict(zip(self.layout.names, self._filling.least.tolist(), strict=True))
-        sizes = zip(former, layout.sizes, strict=False)
-        budget._describe(costs, layout, [min(least[name], size) for name, size in sizes])
+        names, filling = self.layout.names, self._filling
+        least = dict(zip(names, filling.least.tolist(), strict=True))
+        sizes = zip(former[: layout.groups], layout.sizes, strict=False)
+        of_lists = {names[place]: stay for layers, stay in filling.lists for place in layers}
+        kept = [
+            *(min(least[name], size) for name, size in sizes),
+            *(of_lists.get(former[layers[0]], 0) for layers, _ in layout.lists),
+        ]
+        budget._describe(costs, layout, kept)
         return budget
 
     def _describe(self, costs: Costs, layout: Layout, least: Sequence[int]) -> None:
@@ -110,8 +116,9 @@ class Budget:
 
     @property
     def least(self) -> tuple[int, ...]:
-        """How many positions each group keeps at least."""
-        return tuple(self._filling.least[: self.layout.groups].tolist())
+        """How many positions each group keeps at least, and layers each list."""
+        groups = self._filling.least[: self.layout.groups].tolist()
+        return (*groups, *(stay for _, stay in self._filling.lists))
 
     def relative(self, share: float) -> dict[str, float]:
         """The limits on the way: `share` = 0 is the full cost, 1 is the target."""

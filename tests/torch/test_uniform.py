@@ -565,7 +565,7 @@ def test_lists_keep_the_share_of_layers_that_is_asked_for(share, kept, shrunk):
         fxprune.set_keep_set(gated, {"layers.0.up": [True] * 8 + [False] * 8})
         fxprune.shrink(gated, torch.optim.SGD(gated.parameters(), lr=0.1))
     layers = [group.name for group in fxprune.groups(gated) if group.kind == "layer"]
-    fxprune.reach_target(gated, dict.fromkeys(layers, [0.0]))
+    fxprune.reach_target(gated, {name: [0.0] for name in layers})
     assert sum(int(fxprune.keep_set(gated)[name]) for name in layers) == kept
 
 

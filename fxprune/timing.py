@@ -1,13 +1,16 @@
-"""How long do things take here? Medians; they take turns, so that noise meets all of them."""
+"""How long do things take here? They take turns, so that noise meets all of them."""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 _LEAST_RUNS = 3
 
+Run = Callable[[], object]
 
-def median_ms(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+
+def median_ms(runs: Mapping[str, Run], seconds: float) -> dict[str, float]:
     """Median milliseconds of each run, by name, after one run that does not count.
 
     Args:
@@ -20,7 +23,58 @@ def median_ms(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[
     deadline = time.perf_counter() + seconds * len(runs)
     while time.perf_counter() < deadline or len(next(iter(times.values()))) < _LEAST_RUNS:
         for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(1e3 * (time.perf_counter() - start))
+            times[name].append(_milliseconds(run))
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The share of the time of a whole that something takes, and the milliseconds of the whole."""
+
+    share: float
+    whole_ms: float
+
+
+_TURN_MS = 10.0
+_LEAST_CALLS = 2
+_LEAST_ROUNDS, _MOST_ROUNDS = 9, 60
+_PRECISION = 0.003
+"""The standard error at which a share is known, as a share of itself."""
+
+
+def share_of_time(run: Run, whole: Run) -> Share:
+    """How long a run takes beside another one.
+
+    Each round calls both, for some milliseconds each, and compares their fastest calls: what else
+    the machine does makes calls slower, never faster, and is much the same within a round. The
+    median over rounds is what counts, and there are as many rounds as it needs to be known.
+    """
+    run()
+    whole()
+    ratios: list[float] = []
+    wholes: list[float] = []
+    while len(ratios) < _LEAST_ROUNDS or (len(ratios) < _MOST_ROUNDS and not _is_known(ratios)):
+        wholes.append(_fastest(whole))
+        ratios.append(_fastest(run) / wholes[-1])
+    return Share(statistics.median(ratios), statistics.median(wholes))
+
+
+def _is_known(ratios: list[float]) -> bool:
+    """Whether the standard error of the median, from the quartiles of a normal law, is small."""
+    lower, middle, upper = statistics.quantiles(ratios, n=4)
+    return 0.93 * (upper - lower) / len(ratios) ** 0.5 <= _PRECISION * middle
+
+
+def _fastest(run: Run) -> float:
+    """Milliseconds of the fastest call of a turn, whose first brings it back to the caches."""
+    run()
+    times: list[float] = []
+    while len(times) < _LEAST_CALLS or sum(times) < _TURN_MS:
+        times.append(_milliseconds(run))
+    return min(times)
+
+
+def _milliseconds(run: Run) -> float:
+    start = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - start)

@@ -30,7 +30,7 @@ LAYERS = (
     "errors version",
     "extras",
     "arguments",
-    "ir timing stages garbage files agreement certificates shelf markup",
+    "ir timing stages garbage files agreement certificates shelf markup clocks time_search",
     "passes",
     "layout selectors uniform",
     "targets keep_sets filling reports matrices tradeoffs",

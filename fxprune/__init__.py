@@ -15,6 +15,7 @@ from fxprune.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from fxprune.agreement import Verdict
+    from fxprune.clocks import Clock, Timed
     from fxprune.criteria import GroupView
     from fxprune.errors import (
         CheckpointError,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from fxprune.torch.progress import progress
     from fxprune.torch.prune import prune
     from fxprune.torch.prune_checkpoint import prune_checkpoint
+    from fxprune.torch.reach_latency import reach_latency
     from fxprune.torch.refit import refit
     from fxprune.torch.resize import resize
     from fxprune.torch.search import search
@@ -74,6 +76,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "fxprune.agreement": "Verdict",
+    "fxprune.clocks": "Clock Timed",
     "fxprune.criteria": "GroupView",
     "fxprune.errors": (
         "CheckpointError FxpruneError InputError InternalError KeepSetError MissingExtraError "
@@ -108,6 +111,7 @@ _HOMES = {
     "fxprune.torch.progress": "progress",
     "fxprune.torch.prune": "prune",
     "fxprune.torch.prune_checkpoint": "prune_checkpoint",
+    "fxprune.torch.reach_latency": "reach_latency",
     "fxprune.torch.refit": "refit",
     "fxprune.torch.resize": "resize",
     "fxprune.torch.search": "search",
@@ -121,6 +125,7 @@ _HOME = {name: module for module, names in _HOMES.items() for name in names.spli
 __all__ = [
     "AutoBot",
     "CheckpointError",
+    "Clock",
     "Consensus",
     "Factorised",
     "FeatureDistillation",
@@ -142,6 +147,7 @@ __all__ = [
     "Sensitivity",
     "Static",
     "TargetError",
+    "Timed",
     "TraceError",
     "TrainingCost",
     "Verdict",
@@ -167,6 +173,7 @@ __all__ = [
     "prune_checkpoint",
     "prune_onnx",
     "quantize",
+    "reach_latency",
     "reach_target",
     "refit",
     "register_operator",

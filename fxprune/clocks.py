@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fxprune.arguments import choice, listed, refusal, whole
+from fxprune.errors import InputError
 
 TORCH, ONNX_RUNTIME = "torch", "onnxruntime"
 
@@ -43,15 +44,29 @@ class Clock:
             raise refusal("providers", self.providers, 'them with runtime="onnxruntime" only')
 
 
-def clock_in(clock: Any) -> Clock:
-    """The clock that an argument is, or the default one.
+def clock_for(times: Any, clock: Any, instead: str = "") -> Clock | None:
+    """The clock by which a target is measured; None where nothing is.
+
+    Args:
+        times: what the target asks of time.
+        clock: what the user gave, None for the default.
+        instead: the argument with which times stay predictions, if it is given.
 
     Raises:
-        InputError: it is something else.
+        InputError: it is no clock, or there is nothing to measure.
     """
-    if clock is not None and not isinstance(clock, Clock):
-        raise refusal("clock", clock, 'a clock such as fxprune.Clock("onnxruntime", threads=1)')
-    return clock or Clock()
+    if clock is not None:
+        if not isinstance(clock, Clock):
+            raise refusal(
+                "clock", clock, 'a clock, such as fxprune.Clock("onnxruntime", threads=1)'
+            )
+        if not times:
+            raise InputError(
+                'clock= measures targets on time, and there is none: give target={"latency": 0.5}'
+            )
+        if instead:
+            raise InputError(f"clock= does not go with {instead}=: limit macs there")
+    return None if instead or not times else clock or Clock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +97,7 @@ class Timed:
             f"by {name} ({self.provider}, {threads}, batch {self.batch}), {self.measured} times"
         )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Its fields by name."""
-        return asdict(self)
+    def numbers(self) -> dict[str, float]:
+        """What of it is a number, as trackers take it."""
+        named = {f"time_{name}": value for name, value in asdict(self).items()}
+        return {name: value for name, value in named.items() if not isinstance(value, str)}

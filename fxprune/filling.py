@@ -103,6 +103,16 @@ class PointArrayCost:
         return result
 
 
+def kept_first(rank: np.ndarray, kept: Sequence[bool] | np.ndarray) -> np.ndarray:
+    """Ranks by which what is kept already comes before all else.
+
+    >>> kept_first(np.array([3.0, 2.0, 1.0]), [False, True, False]).tolist()
+    [3.0, 1e+200, 1.0]
+    """
+    first: np.ndarray = np.where(kept, _FIRST, np.clip(rank, -_FIRST / 2, _FIRST / 2))
+    return first
+
+
 class Filling:
     """Chooses which positions are open under limits on costs.
 
@@ -404,4 +414,5 @@ def _means(rank: np.ndarray, unit: np.ndarray) -> np.ndarray:
 
 
 _HIGHEST = 1e300
+_FIRST = 1e200
 _DIGITS = 2.0**36

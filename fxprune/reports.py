@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fxprune import markup
+from fxprune.clocks import Timed
 from fxprune.passes.analyse import Analysis
 from fxprune.passes.cost import COSTS
 from fxprune.passes.factorisation import Factorised
@@ -62,7 +63,8 @@ class Report:
     `configured` says whether its class makes one of these sizes from the model's `config`.
     `pairs` are the layers that are two, with form and rank, and `whole`, where there are any, why
     others are not. `outline` says what feeds what. `origin` says how it came about: "method", and
-    of what the command line made also "target", "seed" and "command".
+    of what the command line made also "target", "seed" and "command". `timed` is what was measured
+    for a target on latency.
     """
 
     source: str
@@ -82,6 +84,7 @@ class Report:
     whole: Mapping[str, str] = field(default_factory=dict)
     outline: tuple[Stop, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
+    timed: Timed | None = None
 
     def as_dict(self) -> dict[str, float]:
         """Every number under a flat name."""
@@ -97,6 +100,8 @@ class Report:
             result["generated_modules"] = len(self.generated)
         if self.pairs:
             result["pairs"] = len(self.pairs)
+        if self.timed is not None:
+            result.update(self.timed.numbers())
         return {**result, **self.figures}
 
     def progress(self) -> tuple[str, ...]:
@@ -105,7 +110,10 @@ class Report:
             f"target of {name}: at most {target:,.10g}"
             + (f", {self.reached[name]:,.10g} reached" if name in self.reached else "")
             for name, target in self.targets.items()
+            if self.timed is None or name != "latency"  # it was a prediction
         ]
+        if self.timed is not None:
+            lines.append(str(self.timed))
         done, steps = self.schedule.get("done", 0), self.schedule.get("all", 0)
         if done < steps:
             lines.append(f"schedule: {done:,} of {steps:,} steps")

@@ -30,6 +30,27 @@ def latency_in(target: Any) -> bool:
     return any(name in LATENCY for _, name, _ in _items(target))
 
 
+def times_in(target: Any) -> dict[str, float]:
+    """What a target asks of the time of the whole model.
+
+    >>> times_in({"latency": 0.5, "macs": 0.6})
+    {'latency': 0.5}
+    """
+    if not isinstance(target, Mapping):
+        return {}
+    return {name: value for name, value in target.items() if name in LATENCY}
+
+
+def with_whole_time(target: Any) -> dict[str, Any]:
+    """The same without a limit on the time of the whole model, which is still a cost.
+
+    >>> with_whole_time({"latency_ms": 3.0, "macs": 0.6})
+    {'macs': 0.6, 'latency': 1.0}
+    """
+    others = {name: value for name, value in target.items() if name not in LATENCY}
+    return {**others, "latency": 1.0}
+
+
 Least = float | Mapping[str, float]
 """A share of the positions of every group, or shares by what selectors mean."""
 

@@ -62,7 +62,8 @@ def share_of_time(run: Run, whole: Run) -> Share:
 def _is_known(ratios: list[float]) -> bool:
     """Whether the standard error of the median, from the quartiles of a normal law, is small."""
     lower, middle, upper = statistics.quantiles(ratios, n=4)
-    return 0.93 * (upper - lower) / len(ratios) ** 0.5 <= _PRECISION * middle
+    error: float = 0.93 * (upper - lower) / len(ratios) ** 0.5
+    return error <= _PRECISION * middle
 
 
 def _fastest(run: Run) -> float:

@@ -54,6 +54,7 @@ LATE = {
     "fxprune.cli": "the command line starts without it where the extra cli is missing",
     "fxprune.commands.checking": "pages draw figures, demonstrations make files: few commands do",
     "fxprune.reporting": "torch and ONNX are extras of their own",
+    "fxprune.torch.reach_latency": "torch measures without the extra onnx",
 }
 
 FRAMEWORKS = {"torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "onnx_ir", "numpy"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fxprune.clocks import Clock
 from fxprune.errors import TargetError
-from fxprune.time_search import MULTIPLES, WITHIN, Models, TimeSearch, Trial, wanted_share
+from fxprune.time_search import MULTIPLES, WITHIN, Models, TimeSearch, Trial
 from fxprune.timing import Share
 
 WIDTH = 1000
@@ -28,8 +28,9 @@ def search(
 ) -> tuple[TimeSearch[int], Trial[int]]:
     """What is found where a width takes so long, and is measured so."""
 
-    def keep_at(at: float, multiple: int) -> int:
-        width = min(int(at * WIDTH) // multiple * multiple, most)
+    def keep_at(at: float, multiple: int, base: int | None) -> int:
+        start = base or 0
+        width = min(start + int(at * WIDTH - start) // multiple * multiple, most)
         if width < least:
             raise TargetError("so small is none")
         return width
@@ -125,6 +126,11 @@ def test_widths_that_a_device_likes_are_found_by_measuring():
     assert searched.timed(found, Clock("torch"), "cpu").multiple == found.multiple
 
 
-def test_milliseconds_are_a_share_of_what_the_whole_takes():
-    assert wanted_share({"latency": 0.6, "latency_ms": 1.0}, 2.0) == 0.5
-    assert wanted_share({"latency_ms": 9.0}, 2.0) == 1.0
+def test_gap_between_wide_models_is_filled_in_finer_widths():
+    def time_of(width: int) -> float:
+        return -(-(width // 16) // 13) * 0.125 + width % 16 * 0.005
+
+    for wanted in (0.3, 0.45, 0.65):
+        _, found = search(wanted, time_of)
+        assert found.share == pytest.approx(wanted, rel=WITHIN)
+        assert found.keep > 16 * 13

@@ -1,20 +1,23 @@
-"""How long does an ONNX model take here, in ONNX Runtime? And which share of it fits in a time?"""
+"""How long does an ONNX model take here, in ONNX Runtime?"""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import onnx_ir
 
-from fxprune.errors import TargetError
+from fxprune.clocks import ONNX_RUNTIME, Clock
+from fxprune.errors import InputError
 from fxprune.ir import Graph
-from fxprune.onnx.frontend.session import random_feeds, session_of
-from fxprune.stages import track
-from fxprune.timing import median_ms
+from fxprune.onnx.frontend.session import (
+    Feeds,
+    providers_in_use,
+    random_feeds,
+    run_by,
+    session_of,
+)
+from fxprune.timing import Run, median_ms
 
 _SECONDS = 1.0
-_STEPS = 7
-_LEAST_SHARE = 0.02
 
 
 def latencies_ms(models: Mapping[str, onnx_ir.Model], graph: Graph) -> dict[str, float]:
@@ -23,61 +26,46 @@ def latencies_ms(models: Mapping[str, onnx_ir.Model], graph: Graph) -> dict[str,
     The models have the same inputs, take turns, and run with all optimisations.
     """
     first = next(iter(models.values()))
-    shapes = {value.name: value.shape for value in graph.inputs}
-    for value in first.graph.inputs:
-        if value.shape and not isinstance(value.shape[0], int):
-            shapes[str(value.name)] = (1, *shapes[str(value.name)][1:])
-    feeds = random_feeds(first, shapes)
-    names = [str(value.name) for value in first.graph.outputs]
+    feeds = feeds_of(first, graph, 1)
     with ExitStack() as stack:
-        sessions = {
-            name: stack.enter_context(session_of(model, optimised=True))
-            for name, model in models.items()
+        runs = {
+            name: stack.enter_context(timed_run(model, feeds)) for name, model in models.items()
         }
-        runs = {name: partial(session.run, feeds, names) for name, session in sessions.items()}
         return median_ms(runs, _SECONDS)
 
 
-def largest_share_within(
-    limits: Mapping[str, float],
-    full: onnx_ir.Model,
-    graph: Graph,
-    smaller: Callable[[float], onnx_ir.Model],
-) -> float:
-    """The largest share of the cost whose measured latency is within limits.
+def feeds_of(model: onnx_ir.Model, graph: Graph, batch: int) -> Feeds:
+    """Random inputs of so many samples, or of the batch that the model insists on."""
+    shapes = {value.name: value.shape for value in graph.inputs}
+    for value in model.graph.inputs:
+        if value.shape and not isinstance(value.shape[0], int):
+            shapes[str(value.name)] = (batch, *shapes[str(value.name)][1:])
+    return random_feeds(model, shapes)
 
-    A share is tried by making the model and running it beside the full one, half of the interval
-    at a time; latency is taken to fall with the share, up to noise.
 
-    Args:
-        limits: "latency", a share of that of the full model, and "latency_ms", milliseconds.
-        full: the model as it is.
-        graph: its graph.
-        smaller: makes the model of a share; a TargetError says that there is none so small.
+def batch_of(feeds: Feeds, batch: int) -> int:
+    """How many samples these inputs are, where they agree on it."""
+    sizes = {len(array) for array in feeds.values() if array.ndim}
+    return sizes.pop() if len(sizes) == 1 else batch
+
+
+@contextmanager
+def timed_run(model: onnx_ir.Model, feeds: Feeds, threads: int | None = None) -> Iterator[Run]:
+    """A run of a model by the providers in use, with all optimisations."""
+    names = [str(value.name) for value in model.graph.outputs]
+    with session_of(model, optimised=True, threads=threads) as session:
+        yield session.timed(feeds, names)
+
+
+@contextmanager
+def clocked(clock: Clock) -> Iterator[str]:
+    """The providers of a clock are in use; the name of the first one.
 
     Raises:
-        TargetError: no share is fast enough.
+        InputError: ONNX Runtime has none of that name here, or torch is to measure.
     """
-
-    low, high, best = _LEAST_SHARE, 1.0, 0.0
-    fastest = float("inf")
-    for _ in track(range(_STEPS), "measuring smaller models"):
-        middle = (low + high) / 2
-        try:
-            model = smaller(middle)
-        except TargetError:
-            low = middle
-            continue
-        times = latencies_ms({"full": full, "smaller": model}, graph)
-        fastest = min(fastest, times["smaller"])
-        reached = {"latency": times["smaller"] / times["full"], "latency_ms": times["smaller"]}
-        if all(reached[name] <= limit for name, limit in limits.items()):
-            low = best = middle
-        else:
-            high = middle
-    if not best:
-        raise TargetError(
-            f"target of latency is not reached: the fastest model tried takes {fastest:.3g} ms; "
-            "ask for more, or pin less"
-        )
-    return best
+    if clock.runtime not in (None, ONNX_RUNTIME):
+        raise InputError(f"clock: files are measured by {ONNX_RUNTIME!r}, not by {clock.runtime!r}")
+    with run_by(clock.providers):
+        first = providers_in_use()[0]
+        yield str(first[0] if isinstance(first, tuple) else first)

@@ -24,6 +24,7 @@ def report_result(result: OnnxResult, *, latency: bool, providers: Providers = N
         pairs=pairs,
         whole=whole,
         latency_ms=times,
+        timed=result.timed,
         origin={"method": result.method} if result.method else {},
         file_bytes={"before": result.bytes_before, "after": weight_bytes(result.model)},
     )

@@ -14,6 +14,7 @@ from fxprune.agreement import Verdict
 from fxprune.arguments import flag
 from fxprune.arguments import seed as check_seed
 from fxprune.arguments import shapes as check_shapes
+from fxprune.clocks import Clock, Timed, clock_for
 from fxprune.criteria import Method, name_of
 from fxprune.errors import InputError
 from fxprune.ir import Value
@@ -40,7 +41,7 @@ from fxprune.passes.gate import plan_gates
 from fxprune.reports import metadata
 from fxprune.selectors import Selector, ignored, selectors
 from fxprune.stages import stage
-from fxprune.targets import Least, Limits, Target, latency_in
+from fxprune.targets import Least, Limits, Target, latency_in, times_in
 from fxprune.uniform import Uniform
 
 
@@ -52,7 +53,7 @@ class OnnxResult:
     `analysis` the facts about that, `verdict` what comparing the folded model with the masked
     source found. With `factorise=`, `layers` says which are two, with their rank, and why others
     are not; `analysis` and `keep_set` are then those of the source with these layers as two.
-    `method` is how positions were ranked.
+    `method` is how positions were ranked, `timed` what was measured for a target on latency.
     """
 
     model: onnx_ir.Model
@@ -65,13 +66,15 @@ class OnnxResult:
     verdict: Verdict
     layers: tuple[Factorised, ...] = ()
     method: str = ""
+    timed: Timed | None = None
 
     def __str__(self) -> str:
         rows = (
             f"{name}: {self.costs_before[name]:,} -> {after:,}"
             for name, after in self.costs_after.items()
         )
-        return "\n".join((*rows, str(self.verdict)))
+        timed = [str(self.timed)] if self.timed else []
+        return "\n".join((*rows, *timed, str(self.verdict)))
 
 
 def inspect_onnx(
@@ -112,6 +115,7 @@ def prune_onnx(
     shapes: Mapping[str, Sequence[int]] | None = None,
     seed: int = 0,
     providers: Providers = None,
+    clock: Clock | None = None,
     overwrite: bool = False,
 ) -> OnnxResult:
     """Prune an ONNX model at once; the file appears only once ONNX Runtime has verified it.
@@ -120,7 +124,7 @@ def prune_onnx(
         source: a path, bytes, a ModelProto or an onnx_ir.Model; it stays as it is.
         output: the file to write; None writes nothing.
         target: as for `prepare`: a share of the MACs to keep, or shares or numbers by cost; here
-            "latency" and "latency_ms" are measured with ONNX Runtime, which takes some seconds.
+            "latency" and "latency_ms" are measured, see `clock`, and those of modules refused.
         method: how positions are ranked, as for `prune`: by name (but "taylor": ONNX Runtime takes
             no gradients), or by a function of your own, see `importance`.
         data: batches of inputs, for methods that need some and for `correct`: a .npz file, a folder
@@ -142,6 +146,9 @@ def prune_onnx(
         seed: seeds the order of "random".
         providers: what ONNX Runtime ranks, times and verifies with, such as
             `["CUDAExecutionProvider"]`; the CPU if missing.
+        clock: by what targets on latency are measured, see `Clock`; if missing, one thread, one
+            sample and `providers`. Models of several shares of the MACs are timed whole until one
+            is within 3 % of the target; by default in widths of the multiple that loses least.
         overwrite: whether a file that is there already may be replaced; never the source.
 
     Raises:
@@ -159,6 +166,7 @@ def prune_onnx(
         raise InputError(
             "factorise= takes no target on the latency of a file: limit macs, and measure"
         )
+    clock = clock_for(times_in(target), clock)
     wanted, shapes = selectors("ignore", ignore), check_shapes(shapes)
     output = place_of(output, overwrite, source, data)
     with run_by(providers):
@@ -170,14 +178,15 @@ def prune_onnx(
             source, weight_bytes(program.model), analysis.costs.at(analysis.costs.full)
         )
         stage("ranking")
-        same = None
+        same, timed = None, None
         if forms:
             mixture = _with_pairs(program, analysis, limits, forms, wanted, shapes)
             same = _pairs_verified(program, mixture.program, shapes)
             program, analysis, keep = mixture.program, mixture.analysis, mixture.keep
             del mixture
         else:
-            keep = choose(program, analysis, limits, method, program.feeds or None, seed)
+            feeds = program.feeds or None
+            keep, timed = choose(program, analysis, limits, method, feeds, seed, clock)
         if correct:
             masked = masked_model(program, analysis, keep)
             program, _ = refitted(program, analysis, masked, keep, program.feeds)
@@ -185,7 +194,8 @@ def prune_onnx(
         del program  # with its weights, which may be many; graphs of onnx_ir go with the cycles
         gc.collect()
         verdict = same.joined(verdict) if same else verdict
-        result = replace(_result(before, folded, verdict, analysis, keep), method=name_of(method))
+        result = _result(before, folded, verdict, analysis, keep)
+        result = replace(result, method=name_of(method), timed=timed)
         if forms:
             result = replace(result, layers=factors_of(folded))
         return _written(result, output, overwrite)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir
 import torch
 from torch import Tensor, nn
 
@@ -35,13 +36,15 @@ from fxprune.torch.record import record_of
 from fxprune.torch.recorded import recorded
 from fxprune.torch.wrapping import check_module
 
+_OPSET = 18
+
 
 def export_onnx(
     model: nn.Module,
     path: str | Path,
     example_inputs: Any = None,
     *,
-    opset: int = 18,
+    opset: int = _OPSET,
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -144,18 +147,42 @@ def _write(
     *,
     open_batch: bool,
 ) -> None:
+    exported = _exported(model, inputs, opset, _shapes(inputs, axes, open_batch))
+    exported.metadata_props.clear()
+    exported.metadata_props.update(_metadata(model))
+    write_onnx(exported, path)
+
+
+def as_onnx(model: nn.Module, example: Arguments) -> onnx_ir.Model:
+    """A model in evaluation as `export_onnx` writes it, neither checked nor compared.
+
+    Args:
+        model: any module; its parameters take no gradients any more.
+        example: what it takes.
+
+    Raises:
+        FxpruneError: torch's exporter cannot express the model.
+    """
+    model.requires_grad_(False)
+    with in_evaluation(model):
+        batches = _batches(model, example)
+        inputs = random_inputs(example, batches[-1:], seed=0)[0]
+        none: Axes = tuple({} for _ in inputs)
+        shapes = _shapes(inputs, none, len(batches) > 1)
+        return _exported(recorded(model, first=True), inputs, _OPSET, shapes)
+
+
+def _exported(model: nn.Module, inputs: Arguments, opset: int, shapes: Any) -> onnx_ir.Model:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = _quietly(model, inputs, opset, _shapes(inputs, axes, open_batch))
+            found: onnx_ir.Model = _quietly(model, inputs, opset, shapes).model
     except Exception as error:
         with running_on("example_inputs"), torch.no_grad():  # or is it they?
             model(*inputs)
         reason = _first_cause(error)
         raise FxpruneError(f"torch.onnx.export cannot express this model: {reason}") from error
-    program.model.metadata_props.clear()
-    program.model.metadata_props.update(_metadata(model))
-    write_onnx(program.model, path)
+    return found
 
 
 def _shapes(inputs: Arguments, axes: Axes, open_batch: bool) -> Any:

@@ -61,6 +61,7 @@ def report_module(module: nn.Module, *, latency: bool, device: Any = None) -> Re
         configured=_is_followed(record) and is_configured(part),
         pairs=pairs,
         whole=whole,
+        timed=record.timed,
         origin={"method": record.method} if record.method else {},
     )
 

@@ -15,7 +15,15 @@ from fxprune.layout import layout_of
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.roles import Kind
 from fxprune.selectors import Ignored, ignored, selector_of
-from fxprune.targets import DEFAULT_STEPS, Least, Limits, Target, check_total_steps, steps_to_target
+from fxprune.targets import (
+    DEFAULT_STEPS,
+    Least,
+    Limits,
+    Target,
+    check_total_steps,
+    steps_to_target,
+    times_in,
+)
 from fxprune.torch.backend.attributes import repeated_spaces, scaling_spaces
 from fxprune.torch.backend.caches import with_caches_kept
 from fxprune.torch.backend.configuration import ConfigurationRule, rules_of, tied_by
@@ -209,6 +217,7 @@ def prepare(
         configuration=rules,
         pairs=forms_of(model),
         method=method if isinstance(method, str) else type(method).__name__,
+        times=times_in(target),
     )
     attach(gated, record)
     if shrink_every:

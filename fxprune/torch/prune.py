@@ -8,10 +8,11 @@ from typing import Any
 from torch import nn
 
 from fxprune.arguments import flag
+from fxprune.clocks import Clock, clock_for
 from fxprune.criteria import Method, name_of
 from fxprune.errors import InputError
 from fxprune.mixing import forms_named
-from fxprune.targets import Least, Target
+from fxprune.targets import Least, Limits, Target, times_in, with_whole_time
 from fxprune.torch.backend.module import become
 from fxprune.torch.batches import repeatable
 from fxprune.torch.checks import Model
@@ -22,6 +23,7 @@ from fxprune.torch.guard import check_least_score, guarded_score, reach_score
 from fxprune.torch.keep_sets import reach_target
 from fxprune.torch.mixture import mixed
 from fxprune.torch.prepare import check_copied, prepare
+from fxprune.torch.reach_latency import reach_times
 from fxprune.torch.record import attach, gated_record, traced_part
 from fxprune.torch.refit import refit
 from fxprune.torch.wrapping import check_module
@@ -46,6 +48,7 @@ def prune(
     in_kind: bool = True,
     uniform: Uniform = False,
     factorise: str | Iterable[str] = (),
+    clock: Clock | None = None,
     score: Any = None,
     least_score: float | None = None,
     copy: bool = True,
@@ -72,6 +75,10 @@ def prune(
             neither, whichever loses least of the energy of what layers return (Zhang et al. 2015),
             on `data` if there is some; `method` is not asked. Costs are shares of the model as it
             is, and targets are met by what comes out.
+        clock: by what targets on "latency" and "latency_ms" of the model are measured, see
+            `Clock`; torch with one thread and one sample, if missing. What is predicted, as for
+            `prepare`, is corrected until it holds, see `reach_latency`. With `factorise` and with
+            `least_score` it stays a prediction.
         score: what the smaller model must keep, one of those that `search` takes, for instance
             `fxprune.scores.accuracy(loader)`. The smallest model that does, and that is not smaller
             than `target`, is then found by bisection, every step measured.
@@ -115,17 +122,22 @@ def prune(
             copy=in_copy,
         )
 
+    times = times_in(Limits(target).target)
+    instead = "factorise" if forms else "" if worst is None else "least_score"
+    measuring = clock_for(times, clock, instead)
     if forms and worst is not None:
         raise InputError("factorise= and least_score= do not go together: factorise first")
     with nullcontext() if in_copy else ungated_on_failure(model):
         if forms:
             gated: Any = mixed(model, target, forms, gates, data, scope)
         else:
-            gated = gates(model, target)
+            gated = gates(model, with_whole_time(target) if measuring else target)
             found = importance(gated, method, data, loss)
             part = traced_part(gated)[1]
             attach(part, replace(gated_record(gated)[1], method=name_of(method)))
-            if worst is None:
+            if measuring:
+                reach_times(gated, found, times, measuring)
+            elif worst is None:
                 reach_target(gated, found)
             else:
                 wanted = guarded_score(score, gated, data)

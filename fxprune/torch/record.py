@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from fxprune.clocks import Timed
 from fxprune.errors import InputError
 from fxprune.passes.analyse import Analysis
 from fxprune.torch.backend.configuration import ConfigurationRule
@@ -42,7 +43,8 @@ class Record:
     `history` lists the folds since the original constructor; `costs_before` are those of the
     module before the first fold. `reached` says, of a folded module, what it costs by the names of
     `targets`; `configuration` how that of the model follows. `pairs` are the layers that are two.
-    `method` is by what positions close.
+    `method` is by what positions close. `times` is what a target asks of the whole model's time,
+    as the user wrote it, `timed` what measuring has found of it.
     """
 
     source: str
@@ -59,6 +61,8 @@ class Record:
     configuration: tuple[ConfigurationRule, ...] = ()
     pairs: Mapping[str, str] = field(default_factory=dict)
     method: str = ""
+    times: Mapping[str, float] = field(default_factory=dict)
+    timed: Timed | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Record":
         return self  # nothing in it changes

@@ -11,7 +11,7 @@ holds the old checkpoint or the new one, never a half.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fxprune.arguments import flag
+from fxprune.arguments import flag, shown
+from fxprune.clocks import Timed
 from fxprune.errors import CheckpointError, InputError, KeepSetError
 from fxprune.files import check_folder, check_output, draft_of, made_folder
 from fxprune.passes.factorisation import form_of
@@ -122,7 +123,8 @@ def load(folder: str | Path, model: Model) -> Model:
     record = _check_same_model(path, description, folded, source)
     targets, reached = (_numbers(description, name) for name in ("targets", "reached"))
     method = str(description.get("method", ""))
-    attach(folded, replace(record, targets=targets, reached=reached, method=method))
+    record = replace(record, targets=targets, reached=reached, method=method)
+    attach(folded, replace(record, timed=_timed(description)))
     aliases = _field(description, "aliases", dict)
     for alias, name in aliases.items():
         if name not in tensors:
@@ -222,6 +224,7 @@ def description_of(folded: nn.Module, record: Record, aliases: Mapping[str, str]
         "targets": dict(record.targets or {}),
         "reached": dict(record.reached or {}),
         "method": record.method,
+        "timed": None if record.timed is None else asdict(record.timed),
     }
 
 
@@ -320,6 +323,15 @@ def _numbers(description: Mapping[str, Any], name: str) -> dict[str, float]:
     if not isinstance(found, dict) or not all(isinstance(n, int | float) for n in found.values()):
         raise CheckpointError(f"the checkpoint's description has no numbers in {name!r}")
     return found
+
+
+def _timed(description: Mapping[str, Any]) -> Timed | None:
+    """What was measured of a target on time."""
+    found = description.get("timed")
+    try:
+        return None if found is None else Timed(**found)
+    except TypeError as error:
+        raise CheckpointError(f"malformed times in the checkpoint: {shown(found)}") from error
 
 
 def _field(description: Mapping[str, Any], name: str, kind: type) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fxprune.agreement import KINDS, Numbers
 from fxprune.arguments import choice, listed, refusal
 from fxprune.errors import InputError
 from fxprune.extras import naming_extras
+from fxprune.timing import Run
 
 _IN_MEMORY_BYTES = 16_000_000
 """Larger models go through a temporary file, whose weights ONNX Runtime maps instead of copying."""
@@ -100,14 +102,28 @@ class Session:
             watch.cancel()
         return results
 
+    def timed(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str]) -> Run:
+        """A run to be timed: nothing watches it, which takes a third of a millisecond a run.
+
+        Raises:
+            InputError: the model does not accept the inputs, or does not end.
+        """
+        self.run(feeds, wanted)
+        return partial(self.runtime.run, list(wanted), dict(feeds))
+
 
 @contextmanager
 def session_of(
-    model: onnx_ir.Model, wanted: Sequence[str] = (), *, optimised: bool = False
+    model: onnx_ir.Model,
+    wanted: Sequence[str] = (),
+    *,
+    optimised: bool = False,
+    threads: int | None = None,
 ) -> Iterator[Session]:
     """A session of the providers of `run_by`; `wanted` values are outputs as well.
 
-    Without optimisation ONNX Runtime computes node by node, as the file says.
+    Without optimisation ONNX Runtime computes node by node, as the file says. How many `threads`
+    compute it is for ONNX Runtime to decide, if missing.
 
     Raises:
         InputError: ONNX Runtime does not load the model.
@@ -115,6 +131,8 @@ def session_of(
     onnxruntime = _runtime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    if threads is not None:
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     if not optimised:
         level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.graph_optimization_level = level

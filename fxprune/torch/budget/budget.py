@@ -104,6 +104,18 @@ class Budget:
         budget._describe(costs, layout, kept)
         return budget
 
+    def at(self, limit: Mapping[str, float], multiple: int) -> "Budget":
+        """The same costs under other limits, in units that are multiples of the present ones.
+
+        Raises:
+            TargetError: a cost exceeds its limit with every group at its smallest.
+        """
+        budget = copy.copy(self)
+        budget.limit, budget.round_to = dict(limit), self.round_to * multiple
+        budget._describe(self.costs, self.layout, self.least)
+        budget._filling.check_reachable(self.costs, limit)
+        return budget
+
     def _describe(self, costs: Costs, layout: Layout, least: Sequence[int]) -> None:
         self.costs = costs
         self.layout = layout

@@ -39,9 +39,18 @@ class Clock:
         whole("batch", self.batch, "a number of samples from 1 on")
         if self.providers is None:
             return
-        listed("providers", self.providers, "names of providers of ONNX Runtime")
+        wanted = "names of providers, such as ['CUDAExecutionProvider', 'CPUExecutionProvider']"
+        given = listed("providers", self.providers, wanted)
+        names = [item[0] if _is_pair(item) else item for item in given]
+        if not names or not all(isinstance(name, str) for name in names):
+            raise refusal("providers", self.providers, wanted)
         if self.runtime == TORCH:
             raise refusal("providers", self.providers, 'them with runtime="onnxruntime" only')
+
+
+def _is_pair(item: Any) -> bool:
+    """Whether a provider comes with options."""
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], dict)
 
 
 def clock_for(times: Any, clock: Any, instead: str = "") -> Clock | None:

@@ -18,6 +18,7 @@ from hypothesis import register_random, settings
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 import tests.vision  # noqa: F401  (before any test imports torchvision or timm)
+from fxprune import timing
 from fxprune.onnx import latency
 from fxprune.torch import measuring
 from tests.worlds import made, world  # noqa: F401  (fixtures)
@@ -32,6 +33,7 @@ ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torc
 
 # Tests look at which latencies are measured, not at what they are.
 measuring._SECONDS = latency._SECONDS = 0.1
+timing._TURN_MS, timing._MOST_ROUNDS = 0.1, timing._LEAST_ROUNDS
 
 
 class TorchRandom:

@@ -43,6 +43,7 @@ def rubik(resolution: float, depth: float, width: float) -> tuple[nn.Module, tor
 
 RIGHT: dict[str, Callable[[World], Call]] = {
     "AutoBot": lambda w: {},
+    "Clock": lambda w: {},
     "Consensus": lambda w: {},
     "FeatureDistillation": lambda w: {"model": w.model, "teacher": w.model, "layers": ["0"]},
     "HardConcrete": lambda w: {},
@@ -89,6 +90,10 @@ RIGHT: dict[str, Callable[[World], Call]] = {
     },
     "prune_onnx": lambda w: {"source": w.proto, "method": "wanda", "data": [X.numpy()]},
     "quantize": lambda w: {"source": w.proto, "output": w.place("new.onnx")},
+    "reach_latency": lambda w: {
+        "gated": fxprune.prepare(w.model, X, target={"latency": 1.0}),
+        "importance": {GROUP: range(8)},
+    },
     "reach_target": lambda w: {"gated": w.gated, "importance": {GROUP: range(8)}},
     "refit": lambda w: {"gated": w.gated, "data": [X]},
     "register_operator": lambda w: {"name": "my.op", "pattern": "b c -> b c", "macs": "b c"},
@@ -128,6 +133,7 @@ RESULTS = {
     "OnnxFactors",
     "OnnxResult",
     "Quantization",
+    "Timed",
     "Report",
     "Sensitivity",
     "TrainingCost",
@@ -182,17 +188,21 @@ KEEP_SETS += [
     )
 ]
 
+UNKNOWN_PROVIDER = ["cuda"]
+
 WRONG: dict[str, list[Any]] = {
     "activation_weight": [-1, 0, *NOT_NUMBERS],
     "after": MODELS,
     "base_model": [3, "", "a b", "a/b/c", "../a", b"a", [], object()],
     "batch_sizes": [0, 3, "12", [0], [-1], [2.5], [True], ["1"], None, {1: 2}, object()],
+    "batch": [0, -1, *NOT_WHOLE],
     "before": MODELS,
     "binary_weight": [-1, math.inf, *NOT_NUMBERS],
     "bits": [0, -1, 3, 9, 16, *NOT_WHOLE],
     "branches": NOT_FLAGS,
     "builder": [None, 3, "x", [], nn.ReLU(), len, lambda **config: 3],
     "calibration": [*BATCHES, lambda: 3, len, lambda: 1 / 0, [X.numpy() * math.nan]],
+    "clock": [3, "", "torch", {}, [], fxprune.Clock, object()],
     "consensus_weight": [-1, math.inf, *NOT_NUMBERS],
     "consume": NOT_FLAGS,
     "copy": NOT_FLAGS,
@@ -274,7 +284,9 @@ WRONG: dict[str, list[Any]] = {
     ],
     "polarisation_weight": [-1, 5, math.inf, *NOT_NUMBERS],
     "device": [3.5, "", "nowhere", "cuda:99", "meta", [], object()],
-    "providers": [3, "", "CPUExecutionProvider", [], ["cuda"], [3], [("CPUExecutionProvider", 3)]],
+    "providers": [
+        *(3, "", "CPUExecutionProvider", [], UNKNOWN_PROVIDER, [3], [("CPUExecutionProvider", 3)]),
+    ],
     "ranges": [3, "x", {}, {"depth": [1, 2]}, [1]],
     "ridge": [0, -1, math.inf, *NOT_NUMBERS],
     "round_to": [0, -1, *NOT_WHOLE],
@@ -283,6 +295,7 @@ WRONG: dict[str, list[Any]] = {
     "resolution": [0, -1, math.inf, *NOT_NUMBERS[:2], True, math.nan, [1.0]],
     "dynamic": [3, "x", [1], {"nowhere": {1: "n"}}, {3: {1: "n"}}, {"nowhere": 3}, object()],
     "in_kind": NOT_FLAGS,
+    "runtime": [3, "", "onnx", "Torch", b"torch", [], object()],
     "sampler": [None, 3, "", "best", "tpee", [], {}, b"tpe", object(), lambda seed: 3],
     "scatter": NOT_FLAGS,
     "score": [
@@ -330,6 +343,7 @@ WRONG: dict[str, list[Any]] = {
     "teacher": MODULES,
     "teacher_logits": [3, None, "x", [[0.0]], torch.zeros(4), torch.zeros(4, 5)],
     "temperature": [0, -1, math.inf, *NOT_NUMBERS],
+    "threads": [0, -1, *NOT_WHOLE],
     "total_steps": [0, -1, 2.5, "8", True, math.nan, [8]],
     "trials": [0, -1, *NOT_WHOLE],
     "values": [None, 3, "nowhere", ["nowhere"], [3], {}, b"h", [""]],
@@ -345,7 +359,7 @@ ALSO_WRONG: dict[tuple[str, str], list[Any]] = {
     **{(verb, "data"): [None] for verb in ("importance", "prune", "prune_onnx", "refit")},
     ("fold", "optimizer"): [torch.optim.RMSprop(plain().parameters())],
 }
-SERVES = {("search", "target"): [None]}
+SERVES = {("search", "target"): [None], ("Clock", "providers"): [UNKNOWN_PROVIDER]}
 """What is wrong for others."""
 WORDS = {
     "after": "after|model",

@@ -53,6 +53,7 @@ WRONG: dict[str, list[str]] = {
         "keep.json",
     ],
     "checkpoint": ["missing", "there.onnx", "", "text.pt", "missing.safetensors", "weights"],
+    "clock": ["", "sundial", "threads=1", "torch,onnxruntime", "threads=0", "batch=x", "speed=1"],
     "data": DATA,
     "factorise": ["", "low", "Spatial"],
     "form": ["", "float", "Palette"],

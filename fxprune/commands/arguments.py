@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.arguments import near, sizes
+from fxprune.clocks import Clock
 from fxprune.errors import InputError, TargetError
 from fxprune.files import check_source
 from fxprune.keep_sets import flags_of
@@ -36,6 +37,30 @@ def target_of(texts: Sequence[str]) -> Any:
                 f"target {text!r} is no number: give .5, params=.6 or layer1:macs=.8"
             ) from error
     return target["macs"] if list(target) == ["macs"] else target
+
+
+def clock_of(text: str | None) -> Clock | None:
+    """A clock from `onnxruntime`, `torch,threads=4` or `batch=8`.
+
+    >>> clock_of("onnxruntime,threads=4,batch=8")
+    Clock(runtime='onnxruntime', threads=4, batch=8, providers=None)
+    """
+    if text is None:
+        return None
+    words = text.split(",")
+    named = dict(word.split("=", 1) for word in words if "=" in word)
+    alone = [word for word in words if "=" not in word]
+    if len(alone) > 1 or not named.keys() <= {"threads", "batch", "providers"}:
+        raise InputError(
+            f"clock {text!r} is none: give onnxruntime or torch, threads=1, batch=1, "
+            "providers=CUDAExecutionProvider"
+        )
+    numbers: dict[str, Any] = {
+        name: int(value) if value.isdecimal() else value for name, value in named.items()
+    }
+    if "providers" in named:
+        numbers["providers"] = named["providers"].split("+")
+    return Clock(alone[0] if alone else None, **numbers)
 
 
 def least_of(texts: Sequence[str]) -> Any:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fxprune.agreement import Verdict
+from fxprune.clocks import Clock
 from fxprune.commands.answers import COMMAND, Answer, about
 from fxprune.reports import Report
 from fxprune.targets import Limits
@@ -49,6 +50,7 @@ class Ranking:
     data: str | None = None
     correct: bool = False
     factorise: tuple[str, ...] = ()
+    clock: Clock | None = None
 
 
 @dataclass(frozen=True, slots=True)

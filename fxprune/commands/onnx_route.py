@@ -48,6 +48,7 @@ def prune(
         data=_data(ranking.data),
         correct=ranking.correct,
         factorise=ranking.factorise,
+        clock=ranking.clock,
         ignore=source.ignore,
         shapes=_shapes(source),
         overwrite=out.overwrite,

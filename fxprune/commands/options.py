@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fxprune.clocks import ONNX_RUNTIME, TORCH
 from fxprune.criteria import ON_DATA
 from fxprune.passes.cost import COSTS
 from fxprune.passes.factorisation import FORMS
@@ -39,6 +40,14 @@ Target = Annotated[
     typer.Option(
         help="Share to keep: .5 (of the MACs), params=.6, '*.mlp:macs=.8'; repeatable.",
         autocompletion=completing([f"{cost}=" for cost in COSTS]),
+    ),
+]
+ClockText = Annotated[
+    str | None,
+    typer.Option(
+        help="What measures latency=.5: onnxruntime or torch, threads=1, batch=1, "
+        "providers=CUDAExecutionProvider, with commas between.",
+        autocompletion=completing([ONNX_RUNTIME, TORCH]),
     ),
 ]
 Method = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fxprune.commands.answers import Answer, about, answer
-from fxprune.commands.arguments import keep_set_of
+from fxprune.commands.arguments import clock_of, keep_set_of
 from fxprune.commands.bars import Announce
 from fxprune.commands.group import verb
 from fxprune.commands.jobs import Destination, Pruned, Ranking
@@ -15,6 +15,7 @@ from fxprune.commands.options import (
     SAMPLERS,
     SCORES,
     Checkpoint,
+    ClockText,
     Correct,
     Data,
     Factorise,
@@ -69,6 +70,7 @@ def inspect(
     "prune model.onnx half.onnx --target .5",
     "prune package.module:factory folder --target params=.6 --method taylor --data batches.npz",
     "prune model.onnx small.onnx --target .5 --method wanda --data images/ --correct",
+    "prune model.onnx fast.onnx --target latency=.5 --clock onnxruntime,threads=4",
 )
 def prune(
     source: Model,
@@ -81,6 +83,7 @@ def prune(
     least: Least = None,
     uniform: Uniform = None,
     factorise: Factorise = None,
+    clock: ClockText = None,
     ignore: Ignore = None,
     shape: Shape = None,
     checkpoint: Checkpoint = None,
@@ -94,7 +97,8 @@ def prune(
     def job(announce: Announce) -> Answer:
         model = source_of(source, shape, ignore, checkpoint, seed)
         limits = limits_of(target, round_to, least, uniform)
-        ranking = Ranking(limits, method, data, correct, tuple(factorise or ()))
+        forms = tuple(factorise or ())
+        ranking = Ranking(limits, method, data, correct, forms, clock_of(clock))
         place = Destination(out, overwrite, (source, data, *files_of(checkpoint)))
         pruned: Pruned = route_of(model).prune(model, ranking, place, announce, latency=False)
         return pruned.by(ranking, seed).answer()

@@ -16,6 +16,7 @@ import fxprune
 from fxprune.agreement import Verdict
 from fxprune.arguments import batches
 from fxprune.certificates import Certificate, errors_of, keep_set_text
+from fxprune.clocks import ONNX_RUNTIME, Clock, clock_for
 from fxprune.commands.answers import Answer, about
 from fxprune.commands.arguments import imported
 from fxprune.commands.bars import Announce
@@ -28,7 +29,7 @@ from fxprune.pages.environment import versions
 from fxprune.passes.analyse import Analysis, analyse
 from fxprune.passes.fold import KeepSet
 from fxprune.passes.whole_layers import taken_apart
-from fxprune.targets import Limits
+from fxprune.targets import Limits, times_in, with_whole_time
 from fxprune.torch.batches import running_on
 from fxprune.torch.certified import (
     BATCHES,
@@ -48,6 +49,7 @@ from fxprune.torch.mixture import mixed
 from fxprune.torch.precision import outputs_of
 from fxprune.torch.prepare import ignored_in
 from fxprune.torch.prune_checkpoint import plan_checkpoint, write_checkpoint
+from fxprune.torch.reach_latency import reach_times
 from fxprune.torch.record import gated_record, record_of
 from fxprune.torch.shards import WEIGHTS
 from fxprune.torch.storage import check_checkpoint
@@ -77,15 +79,23 @@ def prune(
     check_out(out)
     data = None if ranking.data is None else data_of(ranking.data)
     check_method(ranking.method, data, None)
+    limits, times = ranking.limits, times_in(ranking.limits.target)
+    clock = clock_for(times, ranking.clock, "factorise" if ranking.factorise else "")
     announce("finding groups", 0)
     if ranking.factorise:
         gated = _mixed(source, ranking, data)
         certified = None  # its groups are those of pairs, which the source has not
     else:
-        gated = gated_of(source, ranking.limits)
+        limits = replace(limits, target=with_whole_time(limits.target)) if clock else limits
+        gated = gated_of(source, limits)
         certified = _Certified(source, hash_of_weights(gated), ranking.correct)
         announce("ranking", 0.4)
-        fxprune.reach_target(gated, fxprune.importance(gated, ranking.method, data))
+        importance = fxprune.importance(gated, ranking.method, data)
+        if clock:
+            to_file = ranking.clock is None and out.path is not None and out.path.suffix in ONNX
+            reach_times(gated, importance, times, Clock(ONNX_RUNTIME) if to_file else clock)
+        else:
+            fxprune.reach_target(gated, importance)
     if ranking.correct and data is not None:
         fxprune.refit(gated, data)
     return _finished(gated, out, announce, latency, certified)

@@ -51,7 +51,7 @@ def reach_latency(
         TargetError: no model is fast enough.
     """
     times = gated_record(gated)[1].times
-    chosen = clock_for(times, clock or Clock())
+    chosen = clock_for(times, Clock() if clock is None else clock)
     assert chosen is not None
     reach_times(gated, importance, times, chosen)
 
@@ -95,9 +95,9 @@ def reach_times(
 
     example = record.examples[0]
     with ExitStack() as stack:
-        provider = stack.enter_context(_measuring(clock, part))
+        provider = stack.enter_context(measuring(clock, part))
         found, search = reaching(
-            times, keep_at, macs_of, lambda keep: _run(model_of(keep), example, clock)
+            times, keep_at, macs_of, lambda keep: module_run(model_of(keep), example, clock)
         )
     assert found.keep is not None
     gates.method.budget = budget.at(limit_at(found.at), found.multiple)
@@ -114,7 +114,7 @@ def _onnx() -> Any:
 
 
 @contextmanager
-def _measuring(clock: Clock, model: nn.Module) -> Iterator[str]:
+def measuring(clock: Clock, model: nn.Module) -> Iterator[str]:
     """What a clock needs around it; the name of what computes."""
     if clock.runtime == ONNX_RUNTIME:
         with _onnx().clocked(clock) as provider:
@@ -129,7 +129,7 @@ def _measuring(clock: Clock, model: nn.Module) -> Iterator[str]:
 
 
 @contextmanager
-def _run(model: nn.Module, example: Arguments, clock: Clock) -> Iterator[Run]:
+def module_run(model: nn.Module, example: Arguments, clock: Clock) -> Iterator[Run]:
     """A run of a model, which is ours, on random inputs."""
     inputs = random_inputs(example, (clock.batch,), seed=0)[0]
     if clock.runtime == ONNX_RUNTIME:

@@ -38,6 +38,8 @@ class Share:
 _TURN_MS = 10.0
 _LEAST_CALLS = 2
 _LEAST_ROUNDS, _MOST_ROUNDS = 9, 60
+_CALM = 1.05
+"""By how much a run may be slower than in its fastest round, so that the round counts."""
 _PRECISION = 0.003
 """The standard error at which a share is known, as a share of itself."""
 
@@ -46,21 +48,30 @@ def share_of_time(run: Run, whole: Run) -> Share:
     """How long a run takes beside another one.
 
     Each round calls both, for some milliseconds each, and compares their fastest calls: what else
-    the machine does makes calls slower, never faster, and is much the same within a round. The
-    median over rounds is what counts, and there are as many rounds as it needs to be known.
+    the machine does makes calls slower, never faster. The median of rounds counts in which neither
+    was much slower than it can be, and there are as many rounds as that needs to be known.
     """
-    run()
-    whole()
-    ratios: list[float] = []
-    wholes: list[float] = []
-    while len(ratios) < _LEAST_ROUNDS or (len(ratios) < _MOST_ROUNDS and not _is_known(ratios)):
-        wholes.append(_fastest(whole))
-        ratios.append(_fastest(run) / wholes[-1])
-    return Share(statistics.median(ratios), statistics.median(wholes))
+    rounds: list[tuple[float, float]] = []
+    calm: list[float] = []
+    while len(calm) < _LEAST_ROUNDS or not _is_known(calm):
+        rounds.append((_fastest(run), _fastest(whole)))
+        calm = _in_calm(rounds)
+        if len(rounds) >= _MOST_ROUNDS:
+            break
+    return Share(statistics.median(calm), min(of_whole for _, of_whole in rounds))
+
+
+def _in_calm(rounds: list[tuple[float, float]]) -> list[float]:
+    """The ratios of rounds that nothing has disturbed; all where there is none."""
+    least = [_CALM * min(times) for times in zip(*rounds, strict=True)]
+    calm = [a / b for a, b in rounds if a <= least[0] and b <= least[1]]
+    return calm or [a / b for a, b in rounds]
 
 
 def _is_known(ratios: list[float]) -> bool:
     """Whether the standard error of the median, from the quartiles of a normal law, is small."""
+    if len(ratios) < 2:
+        return False
     lower, middle, upper = statistics.quantiles(ratios, n=4)
     error: float = 0.93 * (upper - lower) / len(ratios) ** 0.5
     return error <= _PRECISION * middle

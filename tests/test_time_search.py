@@ -3,11 +3,13 @@
 import itertools
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fxprune import time_search
 from fxprune.clocks import Clock
 from fxprune.errors import TargetError
 from fxprune.time_search import MULTIPLES, WITHIN, Models, TimeSearch, Trial
@@ -127,10 +129,26 @@ def test_widths_that_a_device_likes_are_found_by_measuring():
 
 
 def test_gap_between_wide_models_is_filled_in_finer_widths():
-    def time_of(width: int) -> float:
-        return -(-(width // 16) // 13) * 0.125 + width % 16 * 0.005
+    """Two widths at once; widths that are no multiples of eight cost more, so these come first."""
 
-    for wanted in (0.3, 0.45, 0.65):
-        _, found = search(wanted, time_of)
-        assert found.share == pytest.approx(wanted, rel=WITHIN)
-        assert found.keep > 16 * 13
+    def keep_at(at: float, multiple: int, base: tuple[int, int] | None) -> tuple[int, int]:
+        if base is None:
+            return (int(96 * at) // multiple * multiple,) * 2
+        return base[0], base[1] + (int(192 * at) - sum(base)) // multiple * multiple
+
+    def time_of(keep: tuple[int, int]) -> float:
+        return sum(width if width % 8 == 0 else 1.02 * width + 0.5 for width in keep) / 192
+
+    models = Models(keep_at, lambda k: sum(k) / 192, lambda k: Share(time_of(k), 2.0))
+    found = TimeSearch(0.55, models).found()
+    assert found.share == pytest.approx(0.55, rel=WITHIN)
+    assert 48 in found.keep
+    assert found.macs > 0.53
+
+
+def test_measurements_of_a_busy_machine_are_made_again(monkeypatch):
+    shares = iter([Share(0.5, 2.0), Share(0.2, 6.0), Share(0.21, 5.0), Share(0.51, 2.1)])
+    monkeypatch.setattr(time_search, "share_of_time", lambda run, whole: next(shares))
+    with time_search.Stopwatch(lambda keep: nullcontext(lambda: None)) as watch:
+        assert watch.measured(1).share == 0.5
+        assert watch.measured(1).share == 0.51

@@ -135,6 +135,8 @@ FILES = (
     "tests/test_overwriting.py",
     "tests/test_arguments.py",
     "tests/test_agreement.py",
+    "tests/test_time_search.py",
+    "tests/test_timing.py",
     "tests/torch/test_what_is_shown.py",
     "tests/onnx/test_what_is_shown.py",
     "tests/onnx/test_left_out.py",

@@ -20,13 +20,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +35,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from examples.cifar_data import Cifar, load
 from examples.cifar_resnet import BasicBlock, CifarResNet, PaddedSkip, pretrained
 from examples.cifar_train import accuracy, train
+from tests.benchmarks.results import append
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 PRUNING_STEPS = 400
@@ -317,12 +316,6 @@ def main() -> None:
         print(line(result), flush=True)
         if options.json:
             append(options.json, result)
-
-
-def append(path: Path, result: Any) -> None:
-    """Add a dataclass to a JSON list."""
-    results = json.loads(path.read_text()) if path.exists() else []
-    path.write_text(json.dumps([*results, asdict(result)], indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ keep-set of that moment ("static").
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from examples.cifar_resnet import pretrained
 from examples.cifar_train import predictions, train
 from fxprune.torch.record import gates_of
 from tests.benchmarks.cifar10_peers import EXAMPLE
+from tests.benchmarks.results import save
 
 
 def share(gated: nn.Module, data: Cifar) -> float:
@@ -86,7 +86,7 @@ def main() -> None:
         f"gap {found['gap']:.3f}, dynamic {found['dynamic']:.2%}, static {found['static']:.2%}, "
         f"MACs {found['macs']:.1%}"
     )
-    options.json.write_text(json.dumps(found, indent=1))
+    save(options.json, [found])
 
 
 if __name__ == "__main__":

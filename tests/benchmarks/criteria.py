@@ -9,11 +9,10 @@ tried on images that neither training nor criteria have seen. Takes two to three
 
 import argparse
 import io
-import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ import fxprune
 from fxprune.criteria import DEPTH, ON_FLOW
 from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.onnx.frontend.session import session_of
+from tests.benchmarks.results import save
 
 LAST = "wanda, depth last"
 METHODS = (
@@ -263,8 +263,7 @@ def main() -> None:
     for model in options.models:
         Console().print(table(found, model))
     print(f"{time.perf_counter() - start:.0f} s")
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in found], indent=1))
+    save(options.json, found)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ channels. tests/torch/test_torchvision.py asserts on the same figures.
 """
 
 import argparse
-import dataclasses
-import json
 import tempfile
 import time
 import warnings
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 
 import fxprune
 from fxprune.testing.torch.checkers import assert_costs
+from tests.benchmarks.results import save
 from tests.torch.models import assert_equal, half, relative_error, tensors_in
 from tests.vision import torchvision
 
@@ -258,8 +257,7 @@ def main() -> None:
         figures.append(measure(name, onnx=not arguments.no_onnx))
         print(_row(figures[-1]), flush=True)
     print(table(figures))
-    if arguments.json:
-        arguments.json.write_text(json.dumps([dataclasses.asdict(f) for f in figures], indent=1))
+    save(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ a run goes on from those that are there.
 """
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from fxprune.errors import TargetError, VerificationError
 from fxprune.passes.factorisation import FORMS
 from fxprune.testing import count_macs
 from fxprune.timing import median_ms
+from tests.benchmarks.results import Results
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 PLAIN, UNIFORM = "uniform SVD, as it is", "uniform SVD"
@@ -232,9 +232,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000, help="how many test images")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    found = []
-    if options.json and options.json.exists():
-        found = [Row(**row) for row in json.loads(options.json.read_text())]
+    results = Results(options.json, go_on=True)
+    found = [Row(**row) for row in results.rows]
     model = pretrained(options.depth, options.weights).eval()
     with tempfile.TemporaryDirectory() as folder:
         whole = fxprune.export_onnx(model, Path(folder) / "whole.onnx", EXAMPLE)
@@ -246,8 +245,7 @@ def main() -> None:
         for cost, share, way in wanted:
             for row in rows(way, cost, share, options.stored, job, {one.key for one in found}):
                 found.append(row)
-                if options.json:
-                    options.json.write_text(json.dumps([asdict(one) for one in found], indent=1))
+                results.add(row)
     Console(width=120).print(table(found))
 
 

@@ -15,7 +15,6 @@ rows, and a run goes on where the last one ended.
 
 import argparse
 import copy
-import json
 import logging
 import math
 import warnings
@@ -47,6 +46,7 @@ from examples.language_model import (
 from examples.language_model import corpus as whole_corpus
 from fxprune.criteria import ON_FLOW
 from fxprune.torch.criteria import METHODS
+from tests.benchmarks.results import Results, read
 
 REMOVED = (0.2, 0.5)
 """Shares of the parameters that are removed."""
@@ -66,8 +66,8 @@ class Experiment:
     def __init__(self, setting: Setting, folder: Path, runs: int, count: int) -> None:
         self.setting, self.runs, self.count = setting, runs, count
         self.text, self.unseen = whole_corpus()
-        self.file = folder / "rows.json"
-        self.rows: list[Row] = json.loads(self.file.read_text()) if self.file.exists() else []
+        self.results = Results(folder / "rows.json", go_on=True)
+        self.rows = self.results.rows
         self.dense = llama(setting)
         weights = folder / "dense.safetensors"
         if weights.exists():
@@ -84,8 +84,7 @@ class Experiment:
     def add(self, row: Row) -> None:
         """Keep a row, in the file as well."""
         print(row, flush=True)
-        self.rows.append(row)
-        self.file.write_text(json.dumps(self.rows, indent=1))
+        self.results.add(row)
 
     def bits(self, model: nn.Module) -> float:
         """Bits per byte of files that no model has seen."""
@@ -278,7 +277,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("fxprune").setLevel(logging.ERROR)
     if options.table:
-        print(table(json.loads((options.out / "rows.json").read_text())))
+        print(table(read(options.out / "rows.json")["rows"]))
         return
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)

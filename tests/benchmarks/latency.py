@@ -14,12 +14,11 @@ files, with one thread and one sample, and measures what comes out once more.
 
 import argparse
 import copy
-import json
+import itertools
 import statistics
 import tempfile
 import time
 import warnings
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,11 @@ from examples.cifar_resnet import CifarResNet
 from fxprune.clocks import ONNX_RUNTIME, TORCH
 from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.onnx.latency import feeds_of, timed_run
-from fxprune.timing import share_of_time
+from fxprune.time_search import Stopwatch
 from fxprune.torch.budget.latency import Latency, measure_latency
 from fxprune.torch.reach_latency import measuring, module_run
 from fxprune.torch.record import gated_record
+from tests.benchmarks.results import Results
 from tests.vision import torchvision
 
 FILES = "onnxruntime, files"
@@ -168,22 +168,20 @@ def reached(name: str, target: float, route: str) -> dict[str, Any]:
 
 def _again(model: nn.Module, small: nn.Module, example: Tensor, clock: fxprune.Clock) -> float:
     """The share of the time, measured of the user's own modules."""
-    with measuring(clock, model), ExitStack() as stack:
-        runs = [
-            stack.enter_context(module_run(copy.deepcopy(each), (example,), clock))
-            for each in (small, model)
-        ]
-        return share_of_time(*runs).share
+    models = {None: model, "small": small}
+    with (
+        measuring(clock, model),
+        Stopwatch(lambda keep: module_run(copy.deepcopy(models[keep]), (example,), clock)) as watch,
+    ):
+        return watch.measured("small").share
 
 
 def _again_as_files(whole: Path, result: fxprune.OnnxResult) -> float:
     """The same of files."""
     feeds = feeds_of(result.model, result.analysis.graph, 1)
-    with (
-        timed_run(result.model, feeds, threads=1) as run,
-        timed_run(load_onnx(whole), feeds, threads=1) as run_of_whole,
-    ):
-        return share_of_time(run, run_of_whole).share
+    models = {None: load_onnx(whole), "small": result.model}
+    with Stopwatch(lambda keep: timed_run(models[keep], feeds, threads=1)) as watch:
+        return watch.measured("small").share
 
 
 def main() -> None:
@@ -198,20 +196,15 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    torch.manual_seed(0)
-    rows = [
-        reached(name, target, route)
-        for name in options.models
-        for target in options.reach
-        for route in options.routes
-    ]
-    rows = rows or [
-        compare(name, options.networks, round_to, options.rounds)
-        for name in options.models
-        for round_to in options.round_to
-    ]
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    results = Results(options.json, go_on=True)
+    done = {(row["model"], row.get("route"), row.get("target")) for row in results.rows}
+    for name in options.models:
+        for target, route in itertools.product(options.reach, options.routes):
+            if (name, route, target) not in done:
+                torch.manual_seed(0)
+                results.add(reached(name, target, route))
+        for round_to in () if options.reach else options.round_to:
+            results.add(compare(name, options.networks, round_to, options.rounds))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from torch import nn
 import fxprune
 from tests import vision
 from tests.benchmarks.apart import found_apart
+from tests.benchmarks.results import save
 
 GIB = 2**30
 SHARD = "500MB"
@@ -111,8 +112,7 @@ def main() -> None:
         print(f"{route}: {found[route]['peak_gib'] / found['model_gib']:.2f} times the model")
     above = found["files"]["peak_gib"] - found["largest_shard_gib"]
     print(f"files: {above:.2f} GiB above the largest shard")
-    if given.json:
-        given.json.write_text(json.dumps(found, indent=1))
+    save(given.json, [found])
 
 
 if __name__ == "__main__":

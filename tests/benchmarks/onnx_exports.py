@@ -17,10 +17,10 @@ import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import fxprune
 from tests.benchmarks.apart import found_apart
+from tests.benchmarks.results import Results
 from tests.coverage.zoo import FAMILIES, names_of
 
 TARGET = 0.6
@@ -91,12 +91,11 @@ def main() -> None:
         print(json.dumps(asdict(measure(options.names[0]))))
         return
     rows: list[Row] = []
+    results = Results(options.json)
     for item in names_of(options.names)[:: options.every]:
         rows.append(row := in_a_process(item, options.seconds))
         print(f"{row.model:45} {row.status:16} {row.error:.1e} {row.reason}", flush=True)
-        if options.json:
-            found: list[Any] = [asdict(row) for row in rows]
-            options.json.write_text(json.dumps(found, indent=1))
+        results.add(row)
     print(dict(Counter(row.status for row in rows)))
     print(f"largest error {max((row.error for row in rows), default=0):.1e}")
 

@@ -38,6 +38,7 @@ from fxprune.passes.axes import Axis, Space, Sum
 from fxprune.torch.record import gated_record
 from tests.benchmarks.apart import found_apart
 from tests.benchmarks.exactness import random_images, randomise_statistics
+from tests.benchmarks.results import Results
 from tests.vision import torchvision
 
 SIZE = 64
@@ -259,11 +260,10 @@ def main() -> int:
         print(json.dumps(dataclasses.asdict(measure(options.models[0]))))
         return 0
     names = options.models or torchvision.models.list_models(module=torchvision.models)
-    rows = []
+    rows, results = [], Results(options.json)
     for name in names:
         rows.append(in_a_process(name))
-        if options.json:
-            options.json.write_text(json.dumps([dataclasses.asdict(r) for r in rows], indent=1))
+        results.add(rows[-1])
     Console().print(table(rows))
     print(dict(Counter(row.status for row in rows)))
     return int(any(row.status == "wrong" for row in rows))

@@ -8,13 +8,12 @@ method, with and without corrected weights. The second runs `fxprune prune` on a
 """
 
 import argparse
-import json
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,6 +25,7 @@ from examples.cifar_data import Cifar, load
 from examples.cifar_resnet import pretrained
 from fxprune.onnx.criteria import METHODS
 from tests.benchmarks.quantization import measured
+from tests.benchmarks.results import save
 from tests.vision import torchvision
 
 BATCH = 64
@@ -118,15 +118,14 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.speed:
-            found: object = speed(Path(folder))
+            found: list[object] = [speed(Path(folder))]
         else:
             if not (options.data and options.weights):
                 parser.error("give --data and --weights, or --speed")
             rows = accuracies(options, load(options.data), Path(folder))
             Console().print(table(rows))
-            found = [asdict(row) for row in rows]
-    if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+            found = list(rows)
+    save(options.json, found)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ and quantised: dynamic, and static with calibration on training images. All 10,0
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from rich.table import Table
 import fxprune
 from examples.cifar_data import Cifar, load
 from examples.cifar_resnet import pretrained
+from tests.benchmarks.results import save
 
 EXAMPLE = torch.zeros(1, 3, 32, 32)
 BATCH = 100
@@ -113,8 +113,7 @@ def main() -> None:
             for row in rows(name, path, data, options.samples)
         ]
     Console().print(table(found))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in found], indent=1))
+    save(options.json, found)
 
 
 if __name__ == "__main__":

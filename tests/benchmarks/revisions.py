@@ -24,6 +24,7 @@ import torch
 from tests.vision import torchvision
 import transformers as hf
 import fxprune
+from tests.benchmarks.results import save
 
 warnings.simplefilter("ignore"), logging.disable(logging.WARNING), torch.set_num_threads(1)
 root, name, runs = sys.argv[1:]
@@ -115,8 +116,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with checkout(arguments.revision) as before:
         rows = [row(name, before, arguments.rounds) for name in arguments.models]
-    if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2))
+    save(arguments.json, rows)
 
 
 if __name__ == "__main__":

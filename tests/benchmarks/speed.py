@@ -14,7 +14,6 @@ otherwise page faults, a tenth of a step and more, hit one candidate or the othe
 
 import argparse
 import copy
-import json
 import random
 import statistics
 import tempfile
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 import fxprune
 from examples.cifar_resnet import CifarResNet
 from tests.benchmarks.autobot import stream
+from tests.benchmarks.results import save
 from tests.vision import torchvision
 
 from examples.language_model import Setting, llama  # isort: skip  (torchvision comes first)
@@ -304,8 +304,7 @@ def main() -> None:
         rows = scattering(options.runs)
     else:
         rows = families(options.runs)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    save(options.json, rows)
 
 
 if __name__ == "__main__":

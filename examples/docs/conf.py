@@ -10,6 +10,7 @@ import torch  # noqa: E402
 
 import fxprune  # noqa: E402
 import tests.vision  # noqa: E402, F401  (before a trainer imports torchvision)
+from examples.docs.tables import with_changes  # noqa: E402
 
 torch.set_num_threads(1)  # the gallery's networks are small
 
@@ -55,3 +56,12 @@ sphinx_gallery_conf = {
     "reset_modules": ("matplotlib", "examples.docs.digits.restyle"),
     "within_subsection_order": "FileNameSortKey",
 }
+
+
+def setup(app):  # type: ignore[no-untyped-def]
+    """Pages say under their tables whether the code has changed since these were measured."""
+
+    def say(app, page, source):  # type: ignore[no-untyped-def]
+        source[0] = with_changes(source[0])
+
+    app.connect("source-read", say)

@@ -5,20 +5,27 @@
     python -m tests.benchmarks.criteria --json criteria.json
     python -m tests.benchmarks.speed --json speed.json
     python -m tests.benchmarks.revisions a50b2c7 --json revisions.json
+    python -m tests.benchmarks.latency --reach .5 --models cifar20 cifar56 mobilenet_v2 \
+        --json time.json
     python -m examples.docs.tables    # writes them into the pages, between the marks
 
 A page says where a table goes: `<!-- table: NAME -->` before it, `<!-- end of table -->` behind.
+Below it stands on which code it was measured; the site adds whether that has changed since, as far
+as git knows where it is built.
 """
 
 import json
 import re
 import statistics
+import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 PAGES = Path(__file__).parent / "measured"
+ROOT = Path(__file__).parents[2]
+MEASURED = re.compile(r"Measured on `([0-9a-f]{7,40})`(?: with changes)?, [\d-]+\.")
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 Rows = list[dict[str, Any]]
 
@@ -100,9 +107,57 @@ def revisions(rows: Rows) -> str:
     )
 
 
+def time(rows: Rows) -> str:
+    """A row for each model, what measures, and target."""
+    columns = ("model", "by", "wanted", "as predicted", "in the end", "once more", "MACs")
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        shares = (row[name] for name in ("target", "first", "share", "again", "macs"))
+        effort = (str(row["multiple"]), str(row["measured"]), f"{row['seconds']:.0f}")
+        return [row["model"], row["route"], *(f"{share:.1%}" for share in shares), *effort]
+
+    return markdown((*columns, "widths", "measured", "seconds"), map(cells, rows))
+
+
 TABLES: MappingProxyType[str, Callable[[Rows], str]] = MappingProxyType(
-    {"exactness": exactness, "criteria": criteria, "speed": speed, "revisions": revisions}
+    {
+        "exactness": exactness,
+        "criteria": criteria,
+        "speed": speed,
+        "revisions": revisions,
+        "time": time,
+    }
 )
+
+
+def provenance(measured: Rows) -> str:
+    """On which code the rows of a table were measured, and when; a line for each."""
+    lines = []
+    for one in measured:
+        commit = one["commit"].removesuffix("-dirty")
+        changed = " with changes" if commit != one["commit"] else ""
+        lines.append(f"Measured on `{commit}`{changed}, {one['date']}.\n")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def with_changes(page: str, root: Path = ROOT) -> str:
+    """A page that says under its tables whether the code has changed since they were measured."""
+
+    def told(match: re.Match[str]) -> str:
+        if not has_changed(match[1], root):
+            return match[0]
+        return f"{match[0]} The code of fxprune and passes has changed since."
+
+    return MEASURED.sub(told, page)
+
+
+def has_changed(commit: str, root: Path = ROOT) -> bool:
+    """Whether the code differs from that of a commit; False where git does not know that."""
+    words = ["git", "-C", str(root), "diff", "--quiet", commit, "--", "fxprune", "passes"]
+    try:
+        return subprocess.run(words, capture_output=True, check=False).returncode == 1
+    except OSError:
+        return False
 
 
 def filled(page: str) -> str:
@@ -110,8 +165,8 @@ def filled(page: str) -> str:
 
     def made(match: re.Match[str]) -> str:
         before, name, after = match.groups()
-        results = json.loads((PAGES / "results" / f"{name}.json").read_text())
-        return f"{before}\n{TABLES[name](results)}\n{after}"
+        found = json.loads((PAGES / "results" / f"{name}.json").read_text())
+        return f"{before}\n{TABLES[name](found['rows'])}\n{provenance(found['measured'])}{after}"
 
     return MARKED.sub(made, page)
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.benchmarks.results import save
+
 ROOT = Path(__file__).parents[2]
 MODELS = ("llama", "gpt2", "bert", "vit_b_16", "resnet50", "mobilenet_v3_large", "convnext_tiny")
 
@@ -24,7 +26,6 @@ import torch
 from tests.vision import torchvision
 import transformers as hf
 import fxprune
-from tests.benchmarks.results import save
 
 warnings.simplefilter("ignore"), logging.disable(logging.WARNING), torch.set_num_threads(1)
 root, name, runs = sys.argv[1:]

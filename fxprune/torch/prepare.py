@@ -98,7 +98,8 @@ def prepare(
             (as thop and AutoBot count them), "memory" (elements of all arrays) and "peak" (elements
             alive at one time) to shares (up to 1) or absolute numbers (above 1). "latency" is a
             share and "latency_ms" a number of milliseconds of a predicted time per sample: an
-            estimate from layers that are timed on this machine now, which takes seconds. The path
+            estimate from layers that are timed on this machine now, which takes seconds;
+            `reach_latency` corrects it by measuring, and `prune` does so by itself. The path
             of a module maps to a target for what is inside it: `{"macs": 0.5, "layer1": {"params":
             0.8}}`; a pattern, `"*.mlp"`, gives one to each of the outermost modules that match, and
             of several the longest decides.

@@ -78,7 +78,7 @@ def prune(
         clock: by what targets on "latency" and "latency_ms" of the model are measured, see
             `Clock`; torch with one thread and one sample, if missing. What is predicted, as for
             `prepare`, is corrected until it holds, see `reach_latency`. With `factorise` and with
-            `least_score` it stays a prediction.
+            `least_score` it stays a prediction, and so do those inside of modules.
         score: what the smaller model must keep, one of those that `search` takes, for instance
             `fxprune.scores.accuracy(loader)`. The smallest model that does, and that is not smaller
             than `target`, is then found by bisection, every step measured.

@@ -96,6 +96,16 @@ def test_wrong_measure_is_noticed(wanted, time_of, wrong, when):
     assert len(searched.shares) < 30
 
 
+def test_lucky_measure_is_not_believed():
+    counts = itertools.count()
+
+    def time_of(width: int) -> float:
+        return 0.3 + 0.7 * width / WIDTH
+
+    _, found = search(0.5, time_of, lambda w: time_of(w) * (1.0 if next(counts) else 0.5 / 0.65))
+    check(found, 0.5, time_of)
+
+
 def test_jump_over_the_target_ends_below_it():
     _, found = search(0.5, lambda width: 0.3 if width < 700 else 1.0)
     assert (found.keep, found.share) == (699, 0.3)

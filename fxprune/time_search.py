@@ -35,7 +35,7 @@ _MOST = 14
 _DISTURBED = 1.1
 """By how much the whole model may be slower than it was, so that a measurement counts."""
 
-_PATIENCE = 8
+_PATIENCE = 4
 """How often a model is measured while something else keeps the whole one slow."""
 
 _CLOSEST = 1e-3

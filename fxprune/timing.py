@@ -37,7 +37,7 @@ class Share:
 
 _TURN_MS = 10.0
 _LEAST_CALLS = 2
-_LEAST_ROUNDS, _MOST_ROUNDS = 9, 60
+_LEAST_ROUNDS, _MOST_ROUNDS = 9, 40
 _CALM = 1.05
 """By how much a run may be slower than in its fastest round, so that the round counts."""
 _PRECISION = 0.003

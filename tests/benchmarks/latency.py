@@ -1,7 +1,8 @@
 """How far is a predicted latency from the measured one, and does a target on it hold?
 
     python -m tests.benchmarks.latency --models cifar20 resnet18 mobilenet_v2 --json latency.json
-    python -m tests.benchmarks.latency --reach 0.5 --models cifar20 cifar56 --json reached.json
+    python -m tests.benchmarks.latency --reach 0.5 --models cifar20 cifar56 --json time.json
+    python -m tests.benchmarks.latency --blocks --models cifar20 --json blocks.json
 
 The first looks at folded networks of random widths. Every network is measured by evaluations of one
 sample, the networks taking turns. Printed are the error of the full network's time, the errors of
@@ -9,7 +10,8 @@ the others' times as shares of that (which is what a target of 0.6 is about), an
 correlation of predicted and measured times.
 
 The second prunes networks to a share of their time, by torch and by ONNX Runtime, as modules and as
-files, with one thread and one sample, and measures what comes out once more.
+files, with one thread and one sample, and measures what comes out once more. The third removes each
+block of a network: does it save the time that is predicted for it?
 """
 
 import argparse
@@ -19,6 +21,8 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ from fxprune.clocks import ONNX_RUNTIME, TORCH
 from fxprune.onnx.frontend.loading import load_onnx
 from fxprune.onnx.latency import feeds_of, timed_run
 from fxprune.time_search import Stopwatch
+from fxprune.timing import Run
 from fxprune.torch.budget.latency import Latency, measure_latency
 from fxprune.torch.reach_latency import measuring, module_run
 from fxprune.torch.record import gated_record
@@ -184,6 +189,29 @@ def _again_as_files(whole: Path, result: fxprune.OnnxResult) -> float:
         return watch.measured("small").share
 
 
+def block_prices(name: str) -> Iterator[dict[str, Any]]:
+    """The share of the time that is saved without each block, predicted and measured by torch."""
+    model, example = network(name)
+    gated = fxprune.prepare(model, example, target=1.0)
+    analysis = gated_record(gated)[1].analysis
+    latency, full = measure_latency(model, analysis), analysis.costs.full
+    clock = fxprune.Clock(TORCH)
+
+    def run_of(block: str | None) -> AbstractContextManager[Run]:
+        if block is None:
+            return module_run(copy.deepcopy(model), (example,), clock)
+        without = copy.deepcopy(gated)
+        fxprune.set_keep_set(without, {block: [False]})
+        return module_run(fxprune.fold(without), (example,), clock)
+
+    with measuring(clock, model), Stopwatch(run_of) as watch:
+        for branch in analysis.branches:
+            predicted = 1 - latency({**full, branch.name: 0}) / latency(full)
+            saved = 1 - watch.measured(branch.name).share
+            print(f"{name:14} {branch.name:14} saves {saved:.1%}, predicted {predicted:.1%}")
+            yield {"model": name, "block": branch.name, "predicted": predicted, "saved": saved}
+
+
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
@@ -192,6 +220,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--reach", type=float, nargs="+", default=[], metavar="SHARE")
+    parser.add_argument("--blocks", action="store_true")
     parser.add_argument("--routes", nargs="+", default=[TORCH, ONNX_RUNTIME, FILES])
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -203,7 +232,9 @@ def main() -> None:
             if (name, route, target) not in done:
                 torch.manual_seed(0)
                 results.add(reached(name, target, route))
-        for round_to in () if options.reach else options.round_to:
+        for row in block_prices(name) if options.blocks else ():
+            results.add(row)
+        for round_to in () if options.reach or options.blocks else options.round_to:
             results.add(compare(name, options.networks, round_to, options.rounds))
 
 

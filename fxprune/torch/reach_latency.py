@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.clocks import ONNX_RUNTIME, TORCH, Clock, clock_for
+from fxprune.errors import InputError
 from fxprune.extras import naming_extras
 from fxprune.filling import kept_first
 from fxprune.time_search import reaching
@@ -47,13 +48,17 @@ def reach_latency(
         clock: by what is measured; torch with one thread and one sample, if missing.
 
     Raises:
-        InputError: an argument does not fit, or the target has no latency.
+        InputError: an argument does not fit, or the target has no latency; a share of the time is
+            none any more of a model that was shrunk.
         TargetError: no model is fast enough.
     """
     times = gated_record(gated)[1].times
-    chosen = clock_for(times, Clock() if clock is None else clock)
-    assert chosen is not None
-    reach_times(gated, importance, times, chosen)
+    if not times:
+        raise InputError(
+            'gated has no target on its time: give prepare(..., target={"latency": 0.5}); what has '
+            'been shrunk can be measured for "latency_ms" alone'
+        )
+    reach_times(gated, importance, times, clock_for(times, clock) or Clock())
 
 
 def reach_times(

@@ -96,6 +96,8 @@ def shrink(gated: nn.Module, optimizer: Optimizer) -> int:
     now = replace(smaller, program=program, analysis=analysis, ignored=ignored, leaves=leaves)
     now = replace(now, pairs=forms_of(folded))
     now = replace(now, configuration=carried_rules(record.configuration, origins))
+    milliseconds = {name: time for name, time in record.times.items() if name == "latency_ms"}
+    now = replace(now, times=milliseconds)  # shares are of a model that is no more
     attach(part, now)
     part.train(mode)
     _exchange(optimizer, former, dict(part.named_parameters()), plan_of(record, keep).slices)

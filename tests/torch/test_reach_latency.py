@@ -85,6 +85,14 @@ def test_times_that_no_module_reaches_are_told():
         fxprune.prune(model, images(1), target={"latency_ms": 1e-6})
 
 
+def test_share_of_a_model_that_is_no_more_is_not_measured(counted_time):
+    for name, left in (("latency", {}), ("latency_ms", {"latency_ms": 12.0})):
+        gated = fxprune.prepare(CifarResNet(8).eval(), X, target={name: left.get(name, 0.5)})
+        fxprune.reach_target(gated)
+        fxprune.shrink(gated, torch.optim.SGD(gated.parameters(), lr=0.1))
+        assert record_of(gated).times == left
+
+
 def test_what_cannot_be_measured_is_refused():
     model, x = randomise(Residual()).eval(), images(1)
     clock = fxprune.Clock()
@@ -92,7 +100,7 @@ def test_what_cannot_be_measured_is_refused():
         fxprune.prune(model, x, target=0.5, clock=clock)
     with pytest.raises(InputError, match="clock= does not go with factorise="):
         fxprune.prune(model, x, target={"latency": 0.5}, factorise="low_rank", clock=clock)
-    with pytest.raises(InputError, match="clock= measures targets on time, and there is none"):
+    with pytest.raises(InputError, match="gated has no target on its time"):
         fxprune.reach_latency(fxprune.prepare(model, x, target=0.5))
     with pytest.raises(InputError, match=r"providers is .*: give them with runtime="):
         fxprune.Clock("torch", providers=["CPUExecutionProvider"])

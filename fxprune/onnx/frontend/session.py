@@ -103,7 +103,7 @@ class Session:
         return results
 
     def timed(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str]) -> Run:
-        """A run to be timed: nothing watches it, which takes a third of a millisecond a run.
+        """A run to be timed: no thread is started to watch it.
 
         Raises:
             InputError: the model does not accept the inputs, or does not end.

@@ -29,8 +29,8 @@ _NEAR = 0.02
 MULTIPLES = (1, 4, 8, 16)
 """Widths are tried as multiples of these; which of them a machine likes is measured."""
 
-_MOST = 14
-"""How many models of one multiple are measured at most."""
+_MOST, _MOST_IN_ALL = 14, 40
+"""How many models of one multiple are measured at most, and how often any are."""
 
 _DISTURBED = 1.1
 """By how much the whole model may be slower than it was, so that a measurement counts."""
@@ -219,7 +219,7 @@ class TimeSearch(Generic[Keep]):
         two models, the smaller one is widened in finer steps.
         """
         before = float("inf")
-        for _ in range(_MOST):
+        for _ in range(min(_MOST, _MOST_IN_ALL - len(self.shares))):
             near = [trial for trial in family.trials if self._is_within(trial, _NEAR)]
             if near:
                 self._repeat(near[0])

@@ -44,7 +44,7 @@ def reach_latency(
         gated: what `prepare` returned for such a target; it is changed in place, and its gates stop
             learning. Other limits of the target hold, too.
         importance: how much each position matters, as for `reach_target`; if missing, what the
-            method has learned.
+            method has learned, or norms of weights.
         clock: by what is measured; torch with one thread and one sample, if missing.
 
     Raises:
@@ -71,8 +71,7 @@ def reach_times(
     _, part = traced_part(gated)
     gates, record = gated_record(part)
     check_weights(part)
-    given = None if importance is None else torch.from_numpy(ranked(part, importance))
-    rank = gates.method.rank().detach().cpu().double() if given is None else given
+    rank = _rank(part, importance)
     clock = clock if clock.runtime else replace(clock, runtime=TORCH)
     budget, costs = gates.method.budget, record.analysis.costs
     predicted = budget.costs.polynomials["latency"](budget.costs.full)
@@ -109,6 +108,16 @@ def reach_times(
     gates.method.keep(torch.tensor(found.keep))
     timed = search.timed(found, clock, provider)
     attach(part, replace(record, timed=timed, targets=dict(gates.method.budget.limit)))
+
+
+def _rank(gated: nn.Module, importance: Mapping[str, Any] | None) -> Tensor:
+    """Which positions to keep: as is given, by what the method has learned, or by weights."""
+    if importance is not None:
+        return torch.from_numpy(ranked(gated, importance))
+    gates = gates_of(gated)
+    gates.method.weigh(gates.norms)
+    known = None if gates.method.has_learned else gates.norms()
+    return (gates.method.rank() if known is None else known).detach().cpu().double()
 
 
 def _onnx() -> Any:

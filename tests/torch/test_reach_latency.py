@@ -60,6 +60,16 @@ def test_gates_that_have_learned_reach_the_time_with_other_limits(counted_runs):
     assert fxprune.report(folded, latency=False).timed == report.timed
 
 
+def test_gates_that_have_learned_nothing_go_by_weights(counted_runs):
+    model = randomise(CifarResNet(8)).eval()
+    gated = fxprune.prepare(model, X, target={"latency": 0.6})
+    norms = fxprune.importance(gated)
+    fxprune.reach_latency(gated)
+    for name, kept in fxprune.keep_set(gated).items():
+        if kept.any() and not kept.all():
+            assert norms[name][kept].min() >= norms[name][~kept].max(), name
+
+
 def test_time_is_saved_with_a_model_and_loaded(counted_runs, tmp_path):
     small = fxprune.prune(CifarResNet(8).eval(), X, target={"latency": 0.6})
     loaded = fxprune.load(fxprune.save(small, tmp_path / "saved"), CifarResNet(8))

@@ -13,7 +13,7 @@ TORCH, ONNX_RUNTIME = "torch", "onnxruntime"
 class Clock:
     """How targets on latency are measured: by what, with how many threads, on how many samples.
 
-    >>> fxprune.Clock("onnxruntime", threads=4)
+    >>> Clock("onnxruntime", threads=4)
     Clock(runtime='onnxruntime', threads=4, batch=1, providers=None)
 
     Args:

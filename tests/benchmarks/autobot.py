@@ -40,7 +40,8 @@ import fxprune
 from examples.cifar_data import Cifar, load
 from examples.cifar_resnet import CifarResNet, pretrained
 from examples.cifar_train import accuracy
-from tests.benchmarks.cifar10_peers import EXAMPLE, METHODS, Job, append, count, prune_until
+from tests.benchmarks.cifar10_peers import EXAMPLE, METHODS, Job, count, prune_until
+from tests.benchmarks.results import append
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 BATCHES, BATCH_SIZE = 200, 64

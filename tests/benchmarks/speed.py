@@ -35,7 +35,8 @@ from tests.benchmarks.autobot import stream
 from tests.benchmarks.results import save
 from tests.vision import torchvision
 
-from examples.language_model import Setting, llama  # isort: skip  (torchvision comes first)
+import timm  # isort: skip  (torchvision comes first)
+from examples.language_model import Setting, llama  # isort: skip
 
 MODELS = (
     "resnet18",
@@ -44,7 +45,13 @@ MODELS = (
     "mobilenet_v3_large",
     "efficientnet_b0",
     "convnext_tiny",
+    "regnet_y_400mf",
+    "vit_b_16",
+    "mobilenetv4_conv_small",
+    "convnextv2_atto",
+    "repvit_m0_9",
 )
+"""Of torchvision, the last three of timm."""
 DEPTHS = (20, 56, 110, 218, 434, 866, 1202)
 TORCH_PRUNING_DEPTH = 434
 """Deeper networks are left out for Torch-Pruning: its recursive walk takes minutes."""
@@ -77,30 +84,39 @@ CANDIDATES: dict[str, Callable[[nn.Module, Tensor], nn.Module]] = {
 }
 
 
-def seconds(action: Callable[[], Any]) -> float:
-    """Wall-clock time of one call."""
-    start = time.perf_counter()
+def seconds(action: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Time of one call, by the clock on the wall or that of the processor."""
+    start = clock()
     action()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def compare(
     model: nn.Module, example: Tensor, runs: int, names: tuple[str, ...]
 ) -> dict[str, float]:
-    """Median seconds by candidate; every run gets a fresh copy, made outside the clock."""
+    """Median CPU seconds by candidate; every run gets a fresh copy, made outside the clock."""
     times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(runs):
         for name in names:
             fresh = copy.deepcopy(model)
-            times[name].append(seconds(lambda: CANDIDATES[name](fresh, example)))  # noqa: B023
+            run = partial(CANDIDATES[name], fresh, example)
+            times[name].append(seconds(run, time.process_time))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def made(name: str) -> nn.Module:
+    """A model of torchvision or timm, with random weights."""
+    if name in torchvision.models.list_models():
+        return torchvision.models.get_model(name, weights=None).eval()  # type: ignore[no-any-return]
+    return timm.create_model(name).eval()
+
+
 def families(runs: int) -> list[dict[str, Any]]:
-    """The torchvision models, at 224 x 224."""
+    """The models of torchvision and timm, at 224 x 224, on one thread."""
+    torch.set_num_threads(1)
     rows = []
     for name in MODELS:
-        model = torchvision.models.get_model(name, weights=None).eval()
+        model = made(name)
         found = compare(model, torch.zeros(1, 3, 224, 224), runs, tuple(CANDIDATES))
         rows.append({"model": name, **found, "ratio": found["fxprune"] / found["torch-pruning"]})
         print(

@@ -27,6 +27,7 @@ from fxprune.torch.backend.optimizer import check_optimizer, fold_optimizer
 from fxprune.torch.backend.outline import Recording
 from fxprune.torch.backend.parts import Whole
 from fxprune.torch.checks import Model, check_finite, check_weights
+from fxprune.torch.frontend.global_names import looked_at_once
 from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.frontend.states import forget
 from fxprune.torch.frontend.trace import Arguments
@@ -208,6 +209,7 @@ def _finish(folded: nn.Module, record: Record, keep: KeepSet) -> None:
 
 
 @collected_later()
+@looked_at_once()
 def fold_in_kind(
     gated: nn.Module, record: Record, keep: KeepSet, promises: Promises | None = None
 ) -> nn.Module:

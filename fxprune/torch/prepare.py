@@ -40,6 +40,7 @@ from fxprune.torch.budget.latency import measure_latency
 from fxprune.torch.checks import Model, check_finite, check_model
 from fxprune.torch.fold import with_part
 from fxprune.torch.frontend.examples import check_examples, inputs_of_part
+from fxprune.torch.frontend.global_names import looked_at_once
 from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.gates.method import Settings
 from fxprune.torch.gates.methods import settings_of
@@ -54,6 +55,7 @@ _log = logging.getLogger("fxprune")
 
 
 @collected_later()
+@looked_at_once()
 def prepare(
     model: Model,
     example_inputs: Any = None,

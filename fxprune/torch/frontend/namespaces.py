@@ -5,10 +5,12 @@ Torch's own code and Python's library do not count: nothing is ever replaced the
 
 import functools
 import sys
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 _NOT_OWN = frozenset(("torch", "torchgen", "functorch", "numpy", "fxprune", "builtins"))
@@ -66,7 +68,14 @@ def _reached(roots: Iterable[Any], known: Iterable[Namespace] = ()) -> list[Name
 
 
 def _held(module: nn.Module) -> list[Any]:
-    return [value for value in module.__dict__.values() if _is_code(value)]
+    held = module.__dict__.values()
+    return [value for value in held if type(value) not in _NO_CODE and _is_code(value)]
+
+
+_NO_CODE = frozenset(
+    (bool, int, float, str, tuple, list, dict, set, OrderedDict, type(None), torch.device)
+)
+"""What modules hold mostly."""
 
 
 def _is_code(value: Any) -> bool:

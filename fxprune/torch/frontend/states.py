@@ -14,37 +14,37 @@ from typing import Any
 from torch import Tensor, nn
 
 from fxprune.torch.frontend.flags import TrainingFlag
-from fxprune.torch.frontend.namespaces import Namespace, is_own
+from fxprune.torch.frontend.global_names import Container, Globals, look_again
+from fxprune.torch.frontend.namespaces import is_own
 from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.numbers import TracedNumber
 from fxprune.torch.frontend.owners import Kept
 
 _OF_TORCH = ("_parameters", "_buffers", "_modules")
 _CONTAINERS = (dict, list, set, deque)
-_Container = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
 
 
 @contextmanager
-def restored_state(model: nn.Module, namespaces: Sequence[Namespace]) -> Iterator[Kept]:
+def restored_state(model: nn.Module, found: Sequence[Globals]) -> Iterator[Kept]:
     """Undo what forward writes on the modules, and what it keeps of the trace in globals.
 
     What is handed out has in the end the attributes in which forward keeps arrays.
     """
-    containers = _containers(m.__dict__ for m in model.modules())
-    held = [(item, item.copy()) for item in containers if item]
-    empty = [item for item in containers if not item]  # most are, and stay so
-    known = set(map(id, containers))
-    kept = [(item, item.copy()) for item in _globals(namespaces) if id(item) not in known]
-    found: Kept = {}
+    full, empty = _containers(m.__dict__ for m in model.modules())
+    held = [(item, item.copy()) for item in full]
+    kept: Kept = {}
     try:
-        yield found
+        yield kept
     finally:
         held += [(item, _emptied(item)) for item in empty if item]
-        found |= _kept_arrays(model, {id(item): before for item, before in held})
-        for container, before in held:
+        if changed := [each for each in held if not _is_same(*each)]:
+            kept |= _kept_arrays(model, {id(item): before for item, before in held})
+        for container, before in changed:
             _refill(container, before)
-        for container, before in kept:
-            _take_out_traces(container, before)
+        for each in found:
+            for container, before in each.changed():
+                _take_out_traces(container, before)
+                look_again(each)
 
 
 def _kept_arrays(model: nn.Module, before: Mapping[int, Any]) -> Kept:
@@ -87,25 +87,29 @@ def forget(model: nn.Module, kept: Kept) -> None:
             del place[name]
 
 
-def _containers(roots: Iterable[_Container]) -> list[_Container]:
-    """The containers that hang on `roots`, by way of one another and of the model's objects."""
-    found: dict[int, _Container] = {}
+def _containers(roots: Iterable[Container]) -> tuple[list[Container], list[Container]]:
+    """The containers that hang on `roots`, by way of one another and of the model's objects.
+
+    Those that hold something, and those that do not, as most.
+    """
+    full: dict[int, Container] = {}
+    empty: list[Container] = []
     pending: list[Any] = list(roots)
     while pending:
         item = pending.pop()
-        if id(item) in found:
+        if id(item) in full:
             continue
         if isinstance(item, _CONTAINERS):
-            found[id(item)] = item
+            full[id(item)] = item
         for inner in _held_by(item):
             kind = type(inner)
             if kind in _USUAL_ENDS:
                 continue
             if kind in _USUAL_CONTAINERS and not inner:
-                found[id(inner)] = inner
+                empty.append(inner)
             else:
                 pending.append(inner)
-    return list(found.values())
+    return list(full.values()), empty
 
 
 _ENDS = (bool, int, float, str, bytes, type(None), Tensor, type)
@@ -113,7 +117,7 @@ _USUAL_ENDS = frozenset((*_ENDS, nn.Parameter))
 _USUAL_CONTAINERS = frozenset((*_CONTAINERS, OrderedDict))
 
 
-def _emptied(container: _Container) -> _Container:
+def _emptied(container: Container) -> Container:
     """What a container was before it was filled."""
     before = container.copy()
     before.clear()
@@ -130,11 +134,15 @@ def _held_by(item: Any) -> Iterable[Any]:
     return [vars(item)] if is_own(type(item)) and hasattr(item, "__dict__") else []
 
 
-def _globals(namespaces: Sequence[Namespace]) -> Iterator[_Container]:
-    """The globals of the model's code, and the containers among them."""
-    for namespace in namespaces:
-        yield namespace
-        yield from (value for value in list(namespace.values()) if type(value) in _CONTAINERS)
+def _is_same(container: Any, before: Any) -> bool:
+    """Whether a container holds the very objects that it held before, in their order."""
+    if len(container) != len(before):
+        return False
+    if isinstance(container, set):
+        return set(map(id, container)) == set(map(id, before))
+    if isinstance(container, dict) and not all(map(is_, container.values(), before.values())):
+        return False
+    return all(map(is_, container, before))
 
 
 def _refill(container: Any, before: Any) -> None:
@@ -144,11 +152,9 @@ def _refill(container: Any, before: Any) -> None:
 
 def _take_out_traces(container: Any, before: Any) -> None:
     if not isinstance(container, dict):
-        if len(container) != len(before) and any(map(_is_traced, container)):
+        if any(map(_is_traced, container)):
             _refill(container, before)
         return
-    if len(container) == len(before) and all(map(is_, container.values(), before.values())):
-        return  # as nearly always
     for key in [key for key, value in container.items() if value is not before.get(key)]:
         if not (_is_traced(container[key]) or _is_traced(key)):
             continue

@@ -7,11 +7,9 @@ time only; everything is put back afterwards, and while a module is imported.
 
 import functools
 import sys
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -22,6 +20,13 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from fxprune.passes.operators import OPERATORS
 from fxprune.torch.frontend.experts import experts_at_once
+from fxprune.torch.frontend.global_names import (
+    Globals,
+    as_written,
+    globals_in,
+    namespaces_with,
+    replaced_in,
+)
 from fxprune.torch.frontend.leaves import is_leaf
 from fxprune.torch.frontend.namespaces import Namespace, is_own
 from fxprune.torch.frontend.origins import remembering
@@ -40,6 +45,7 @@ def watched(
 
     `namespaces` are those of its code, `leaves` the paths of modules that are not to be entered.
     """
+    found = globals_in(namespaces)
     stand_ins = StandIns(
         [
             _training(recorder),
@@ -49,7 +55,7 @@ def watched(
             *_recurrences(recorder),
             *experts_at_once(recorder),
             *_whole(recorder, _whole_functions()),
-            *_names(recorder, model, namespaces),
+            *_names(recorder, model, found),
         ]
     )
 
@@ -59,7 +65,7 @@ def watched(
             yield
 
     with (
-        restored_state(model, namespaces) as kept,
+        restored_state(model, found) as kept,
         remembering(model),
         undisturbed_imports(aside),
         stand_ins.in_place(),
@@ -218,50 +224,35 @@ def _whole_functions() -> list[Any]:
 
 def _whole(recorder: Recorder, functions: Sequence[Any]) -> Iterator[StandIn]:
     """A recording stand-in wherever a module has imported one of `functions`."""
-    stand_ins = [(f.__name__, f, _stand_in(recorder, f)) for f in functions]
-    names = {function.__name__ for function in functions}
-    for module in list(sys.modules.values()):
-        namespace = getattr(module, "__dict__", {})
-        if namespace.keys().isdisjoint(names):
-            continue
-        for name, function, stand_in in stand_ins:
-            if namespace.get(name) is function:
-                yield StandIn(namespace, name, stand_in)
+    for function in functions:
+        stand_in = _stand_in(recorder, function)
+        for namespace in namespaces_with(function.__name__, function):
+            yield StandIn(namespace, function.__name__, stand_in)
 
 
-def _names(
-    recorder: Recorder, model: nn.Module, namespaces: Sequence[Namespace]
-) -> Iterator[StandIn]:
+def _names(recorder: Recorder, model: nn.Module, found: Sequence[Globals]) -> Iterator[StandIn]:
     """What goes by another meaning in the model's own code.
 
     Python's `len` and `range` tell where a number comes from. Functions that torch has compiled
     run as they were written. One that keeps its results would keep arrays without data.
     """
     own = {"len": recorder.sizes.length, "range": recorder.sizes.spy_on_range()}
-    classes = dict.fromkeys(base for m in model.modules() for base in type(m).__mro__)
-    for namespace in namespaces:
+    for each in found:
         yield from (
-            StandIn(namespace, name, new) for name, new in own.items() if name not in namespace
+            StandIn(each.names, name, new) for name, new in own.items() if name not in each.names
         )
-    owners = [*namespaces, *filter(is_own, classes), *(m.__dict__ for m in model.modules())]
-    for owner in owners:
-        for name, value in list((owner if isinstance(owner, dict) else vars(owner)).items()):
-            if type(value) not in _NO_FUNCTIONS and (new := _as_written(recorder, value)):
-                yield StandIn(owner, name, new)
+        yield from _as_written(recorder, each.names, each.replaced)
+    classes = dict.fromkeys(base for m in model.modules() for base in type(m).__mro__)
+    for kind in filter(is_own, classes):
+        yield from _as_written(recorder, kind, replaced_in(vars(kind)))
+    for module in model.modules():
+        yield from _as_written(recorder, module.__dict__, replaced_in(module.__dict__))
 
 
-_NO_FUNCTIONS = frozenset(
-    (bool, int, float, str, tuple, list, dict, OrderedDict, type(None), type, ModuleType)
-)
-"""What most attributes and globals are."""
-
-
-def _as_written(recorder: Recorder, value: Any) -> Any:
-    """What stands in for a function that is cached, compiled or scripted."""
-    if isinstance(value, FunctionType):
-        return getattr(value, "_torchdynamo_orig_callable", None)
-    if isinstance(value, functools._lru_cache_wrapper):
-        return value.__wrapped__
-    if is_scripted(value):
-        return _stand_in(recorder, Scripted(value))
-    return getattr(value, "__dict__", {}).get("_torchdynamo_orig_callable")
+def _as_written(
+    recorder: Recorder, owner: Any, functions: Sequence[tuple[str, Any]]
+) -> Iterator[StandIn]:
+    """What stands in for functions that are cached, compiled or scripted."""
+    for name, value in functions:
+        new = _stand_in(recorder, Scripted(value)) if is_scripted(value) else as_written(value)
+        yield StandIn(owner, name, new)

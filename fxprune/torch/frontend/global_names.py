@@ -1,0 +1,122 @@
+"""What do the globals of a model's code hold? Looked at once for all recordings of a verb.
+
+A model of a large library reaches hundreds of modules with ten thousand globals, and a verb records
+it, and parts of it, several times.
+"""
+
+import functools
+import sys
+from abc import ABCMeta
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import EnumMeta
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from operator import is_
+from types import FunctionType, ModuleType
+from typing import Any
+
+from fxprune.torch.frontend.namespaces import Namespace
+from fxprune.torch.frontend.scripted import is_scripted
+
+Container = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
+_CONTAINERS = frozenset((dict, list, set, deque))
+
+
+class Globals:
+    """The globals of one Python module, and the containers among them, as they were."""
+
+    def __init__(self, names: Namespace) -> None:
+        self.names = names
+        self._before = names.copy()
+        self._containers: list[tuple[Container, Container]] = [
+            (v, v.copy()) for v in self._before.values() if type(v) in _CONTAINERS
+        ]
+        self.replaced = replaced_in(self._before)
+
+    def changed(self) -> list[tuple[Container, Container]]:
+        """What holds other things than it did, each with what it was."""
+        every = ((self.names, self._before), *self._containers)
+        return [(now, before) for now, before in every if not _holds_same(now, before)]
+
+
+def _holds_same(container: Any, before: Any) -> bool:
+    """Whether a container holds as many things, a mapping the very same."""
+    if len(container) != len(before):
+        return False
+    return not isinstance(container, dict) or all(map(is_, container.values(), before.values()))
+
+
+def replaced_in(items: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The names of functions that are cached, compiled or scripted, which none of most owners has,
+    with these."""
+    if _NO_FUNCTIONS.issuperset(map(type, items.values())):
+        return []
+    named = [each for each in items.items() if type(each[1]) not in _NO_FUNCTIONS]
+    return [each for each in named if _is_replaced(each[1])]
+
+
+_NO_FUNCTIONS = frozenset((bool, int, float, str, tuple, list, dict, set, OrderedDict, type(None),
+    type, ABCMeta, EnumMeta, ModuleType, ModuleSpec, SourceFileLoader))  # fmt: skip
+"""What most attributes and globals are."""
+_COMPILED = "_torchdynamo_orig_callable"
+
+
+def _is_replaced(value: Any) -> bool:
+    if isinstance(value, FunctionType):
+        return bool(value.__dict__) and _COMPILED in value.__dict__
+    return as_written(value) is not None or is_scripted(value)
+
+
+def as_written(value: Any) -> Any:
+    """The function that one that is cached or compiled was made of, if any."""
+    if isinstance(value, functools._lru_cache_wrapper):
+        return value.__wrapped__
+    return getattr(value, "__dict__", {}).get(_COMPILED)
+
+
+class _Looked:
+    """What a verb has looked at."""
+
+    def __init__(self) -> None:
+        self.globals: dict[int, Globals] = {}
+        self.named: dict[tuple[Any, ...], list[Namespace]] = {}
+
+
+_LOOKED: ContextVar[_Looked | None] = ContextVar("globals", default=None)
+
+
+@contextmanager
+def looked_at_once() -> Iterator[None]:
+    """Until the end globals that stay the same are looked at once. Also a decorator."""
+    token = _LOOKED.set(_LOOKED.get() or _Looked())
+    try:
+        yield
+    finally:
+        _LOOKED.reset(token)
+
+
+def globals_in(namespaces: Sequence[Namespace]) -> list[Globals]:
+    """What is in namespaces."""
+    known = (_LOOKED.get() or _Looked()).globals
+    for names in namespaces:
+        if id(names) not in known:
+            known[id(names)] = Globals(names)
+    return [known[id(names)] for names in namespaces]
+
+
+def look_again(found: Globals) -> None:
+    """Forget globals that have changed."""
+    if (looked := _LOOKED.get()) is not None:
+        looked.globals.pop(id(found.names), None)
+
+
+def namespaces_with(name: str, value: Any) -> list[Namespace]:
+    """The globals of all modules that know something by a name."""
+    known = (_LOOKED.get() or _Looked()).named
+    key = (name, id(value), len(sys.modules))
+    if key not in known:
+        every = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
+        known[key] = [each for each in every if name in each and each[name] is value]
+    return known[key]

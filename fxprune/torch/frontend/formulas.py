@@ -8,6 +8,7 @@ too; torch answers for all else, and for what is wrong.
 
 import operator
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -52,17 +53,26 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.is_contiguous()
 
 
+_META = torch.device("meta")
+
+
 def _made(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device="meta")
+    return torch.empty(shape, dtype=like.dtype, device=_META)
+
+
+def _has_one_order(x: Tensor) -> bool:
+    """Whether the order of its axes in memory is the only one that their strides allow."""
+    strides = x.stride()
+    return not (1 in x.shape or 0 in strides or len(set(strides)) < len(strides))
 
 
 def _ordered(like: Tensor) -> Tensor | None:
     """An array of the shape of another whose axes lie in memory in the order of that one."""
     if like.is_contiguous():
         return _made(like, like.shape)
+    if not _has_one_order(like):
+        return None
     strides = like.stride()
-    if 1 in like.shape or 0 in strides or len(set(strides)) < len(strides):
-        return None  # several orders are one
     order = sorted(range(like.dim()), key=strides.__getitem__)
     found, step = [0] * like.dim(), 1
     for axis in order:
@@ -75,7 +85,10 @@ def _of_one(x: Any) -> Tensor | None:
 
 
 def _of_two(x: Any, y: Any) -> Tensor | None:
-    """Two arrays, or an array and a number, broadcast. The first array says the order in memory."""
+    """Two arrays, or an array and a number, broadcast.
+
+    The first array says the order in memory, the second if the first has one axis at most.
+    """
     if not (isinstance(x, Tensor) and isinstance(y, Tensor)):
         array, number = (x, y) if isinstance(x, Tensor) else (y, x)
         return _of_one(array) if type(number) in (int, float) else None
@@ -86,7 +99,29 @@ def _of_two(x: Any, y: Any) -> Tensor | None:
         return None
     if x.is_contiguous() and y.is_contiguous():
         return _made(x, shape)
-    return _ordered(x) if shape == x.shape else None
+    if shape == x.shape:
+        return _ordered(x)
+    return _ordered(y) if shape == y.shape and sum(n > 1 for n in x.shape) <= 1 else None
+
+
+def _overwritten(x: Any, y: Any = 0) -> Tensor | None:
+    """An array that takes up another, or a number, and stays what it is."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        return None
+    if not x.is_contiguous() and not _has_one_order(x):
+        return None
+    if not isinstance(y, Tensor):
+        return x if type(y) in (int, float) else None
+    shares = x.untyped_storage()._cdata == y.untyped_storage()._cdata
+    fits = x.dtype == y.dtype and _broadcast(x.shape, y.shape) == x.shape
+    return x if fits and not shares else None
+
+
+def _of_three(x: Any, one: Any, other: Any) -> Tensor | None:
+    product = _of_two(one, other)
+    known = product is not None and isinstance(one, Tensor) and isinstance(other, Tensor)
+    plain = known and x.is_contiguous() and one.is_contiguous() and other.is_contiguous()
+    return _of_two(x, product) if plain else None
 
 
 def _broadcast(one: torch.Size, other: torch.Size) -> tuple[int, ...] | None:
@@ -114,6 +149,31 @@ def _mean(x: Any, dim: Any = None, keepdim: Any = False) -> Tensor | None:
     if keepdim:
         return _made(x, tuple(1 if i in gone else n for i, n in enumerate(x.shape)))
     return _made(x, tuple(n for i, n in enumerate(x.shape) if i not in gone))
+
+
+def _norm(
+    x: Any, p: Any = "fro", dim: Any = None, keepdim: Any = False, dtype: Any = None
+) -> Tensor | None:
+    known = dtype is None and (p == "fro" or type(p) in (int, float))
+    return _mean(x, dim, keepdim) if known else None
+
+
+def _contiguous(x: Any) -> Tensor | None:
+    if not isinstance(x, Tensor) or x.layout is not torch.strided:
+        return None
+    return x if x.is_contiguous() else _made(x, x.shape)
+
+
+def _reshaped(x: Any, *shape: Any) -> Tensor | None:
+    """Of what lies in memory as it must, a view; else a copy."""
+    sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], list | tuple) else shape
+    if not isinstance(x, Tensor) or not all(type(size) is int for size in sizes):
+        return None
+    if x.numel() and (x.is_contiguous() or _has_one_order(x)):
+        for each in (x, _made(x, x.shape)):
+            with suppress(RuntimeError):  # no view has that shape
+                return each.view(sizes)
+    return None
 
 
 def _cat(tensors: Any, dim: Any = 0) -> Tensor | None:
@@ -202,7 +262,7 @@ def _product(one: Any, other: Any) -> Tensor | None:
 
 
 def _layer_norm(
-    x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, *rest: Any
+    x: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: Any = 0, *rest: Any
 ) -> Tensor | None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         return None
@@ -272,7 +332,13 @@ FORMULAS: dict[Any, Formula] = {
     torch.cat: _cat,
     functional.linear: _linear,
     torch.addmm: _added_product,
-    torch.layer_norm: _layer_norm,
+    **dict.fromkeys((torch.layer_norm, functional.layer_norm), _layer_norm),
+    **{getattr(Tensor, f"{name}_"): _overwritten for name in (*_BINARY, "relu")},
+    **dict.fromkeys((operator.iadd, operator.isub, operator.imul, torch.relu_), _overwritten),
+    **dict.fromkeys((torch.addcmul, Tensor.addcmul), _of_three),
+    **dict.fromkeys((torch.norm, Tensor.norm), _norm),
+    Tensor.contiguous: _contiguous,
+    **dict.fromkeys((torch.reshape, Tensor.reshape), _reshaped),
     **dict.fromkeys((torch.matmul, Tensor.matmul, operator.matmul), _product),
     functional.scaled_dot_product_attention: _attention,
     **({GROUPED: _in_groups} if GROUPED else {}),

@@ -1,6 +1,7 @@
 """What shape does a module return? Modules run on the meta device, the frequent ones by formula."""
 
 import copy
+import functools
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,9 @@ from torch.utils._pytree import tree_map
 from fxprune.torch.frontend.formulas import ByFormula
 from fxprune.torch.frontend.module_spellings import module_spelling
 from fxprune.torch.frontend.nests import leaves_of
+
+
+_META = torch.device("meta")
 
 
 class MetaModules:
@@ -36,6 +40,8 @@ class MetaModules:
             result = self._by_formula(module, args[0])
             if result is not None:
                 return result
+        if not kwargs and len(args) == 1 and _calls_one_after_another(module):
+            return functools.reduce(lambda x, child: self.call(child, (x,), {}), module, *args)
         if isinstance(module, torch.jit.ScriptModule):
             return self._for_real(module, args, kwargs)
         tensors = itertools.chain(module.named_parameters(), module.named_buffers())
@@ -54,7 +60,7 @@ class MetaModules:
         """What the frequent modules return, None where that has to be tried."""
         if x.is_floating_point():
             shape = _module_shape(module, tuple(x.shape))
-            return None if shape is None else x.new_empty(shape)
+            return None if shape is None else torch.empty(shape, dtype=x.dtype, device=_META)
         if type(module) is nn.Embedding and x.dtype in (torch.int64, torch.int32):
             return self.twin(module.weight).new_empty((*x.shape, module.embedding_dim))
         return None
@@ -113,6 +119,14 @@ def shaped_by_trial(func: Any, args: Any, kwargs: Any) -> Any:
     if shapes[0] != shapes[1]:
         raise NotImplementedError("the shape of what it returns depends on values")
     return zeros
+
+
+def _calls_one_after_another(module: nn.Module) -> bool:
+    """Whether a module only calls those in it, each on what the one before returned."""
+    kind = type(module)
+    if kind.forward is not nn.Sequential.forward or kind.__iter__ is not nn.Sequential.__iter__:
+        return False
+    return not any(m._forward_hooks or m._forward_pre_hooks for m in (module, *module.children()))
 
 
 _SAME_SHAPE = (nn.modules.batchnorm._BatchNorm, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish,

@@ -68,6 +68,34 @@ def test_of_two(data):
 
 
 @given(st.data())
+def test_of_two_that_write_into_the_first(data):
+    one = data.draw(arrays())
+    shape = data.draw(st.sampled_from((one.shape, one.shape[1:], (1,), (2, 3))))
+    other = data.draw(st.one_of(arrays(shape), arrays(shape, one.dtype), numbers(), st.just(one)))
+    for function in (Tensor.add_, Tensor.mul_, Tensor.div_, operator.iadd):
+        same_as_torch(function, one, other)
+    same_as_torch(torch.relu_, one)
+    assert by_formula(Tensor.add_, (one, one[..., :1] if one.dim() else one), {}) is None
+
+
+@given(st.data())
+def test_of_three(data):
+    one = data.draw(arrays())
+    shape = st.sampled_from((one.shape, one.shape[1:], (1,)))
+    others = [data.draw(arrays(data.draw(shape), one.dtype)) for _ in range(2)]
+    same_as_torch(torch.addcmul, one, *others)
+
+
+@given(st.data())
+def test_other_shapes(data):
+    x = data.draw(arrays())
+    same_as_torch(Tensor.contiguous, x)
+    sizes = data.draw(st.sampled_from(((-1,), x.shape, (*x.shape[:-2], -1), (2, -1), (5,))))
+    same_as_torch(Tensor.reshape, x, *sizes)
+    same_as_torch(torch.reshape, x, sizes)
+
+
+@given(st.data())
 def test_of_one(data):
     same_as_torch(data.draw(st.sampled_from(OF_ONE)), data.draw(arrays()))
     same_as_torch(operator.pow, data.draw(arrays()), data.draw(numbers()))
@@ -79,6 +107,8 @@ def test_means(data):
     axes = st.integers(-5, 4)
     dim = data.draw(st.one_of(axes, st.lists(axes, max_size=3), st.none()))
     same_as_torch(torch.mean, x, dim, keepdim=data.draw(st.booleans()))
+    order = data.draw(st.sampled_from((2, 1, "fro", float("inf"), "nuc")))
+    same_as_torch(Tensor.norm, x, order, dim, keepdim=data.draw(st.booleans()))
 
 
 @given(st.data())
@@ -106,6 +136,7 @@ def test_norms(data):
     own = x.shape[data.draw(st.integers(0, 3)) :]
     weight = data.draw(st.one_of(st.none(), arrays(own), arrays(own, x.dtype)))
     same_as_torch(torch.layer_norm, x, own, weight)
+    same_as_torch(F.layer_norm, x, own, weight, eps=1e-3)
 
 
 @given(st.data())
@@ -158,6 +189,9 @@ def test_formulas_say_something():
         (y, x, x.T @ x),
         (x, x.T),
         (x, (3,)),
+        (x, 2, 1),
+        (x.T, 6),
+        (x, x, x),
     )
     for function in FORMULAS:
         name = getattr(function, "__name__", "")

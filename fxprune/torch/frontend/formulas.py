@@ -167,7 +167,7 @@ def _contiguous(x: Any) -> Tensor | None:
 def _reshaped(x: Any, *shape: Any) -> Tensor | None:
     """Of what lies in memory as it must, a view; else a copy."""
     sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], list | tuple) else shape
-    if not isinstance(x, Tensor) or not all(type(size) is int for size in sizes):
+    if not (shape and isinstance(x, Tensor) and all(type(size) is int for size in sizes)):
         return None
     if x.numel() and (x.is_contiguous() or _has_one_order(x)):
         for each in (x, _made(x, x.shape)):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.errors import InputError
+from fxprune.torch.frontend.walk import modules_in, named_buffers, named_parameters, named_tensors
 from fxprune.torch.gates.module import Gates
 from fxprune.torch.wrapping import check_module, check_whole, unwrapped
 
@@ -17,7 +18,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def check_model(model: nn.Module, *, empty: bool = False) -> None:
     """Raise InputError unless `model` is a plain module with values; `empty` ones may have none."""
     check_module("model", model)
-    if any(isinstance(module, Gates) for module in model.modules()):
+    if any(isinstance(module, Gates) for module in modules_in(model)):
         raise InputError("the model is gated already: pass the original or a folded one")
     if unwrapped(model) is not model:
         inner = type(unwrapped(model)).__name__
@@ -26,10 +27,10 @@ def check_model(model: nn.Module, *, empty: bool = False) -> None:
             f"the {inner}, then wrap what prepare returns"
         )
     check_whole(model, "prepare the model first, then shard what prepare returns")
-    tensors = [*model.named_parameters(), *model.named_buffers()]
+    tensors = named_tensors(model)
     if lazy := [name for name, p in tensors if nn.parameter.is_lazy(p)]:
         raise InputError(f"{lazy[0]} has no shape yet: run the model once before preparing it")
-    if sparse := [n for n, p in model.named_parameters() if p.layout is not torch.strided]:
+    if sparse := [n for n, p in named_parameters(model) if p.layout is not torch.strided]:
         raise InputError(
             f"{sparse[0]} is a sparse parameter, which torch itself cannot copy: hold it as a "
             "buffer, or dense"
@@ -40,7 +41,7 @@ def check_model(model: nn.Module, *, empty: bool = False) -> None:
 
 def check_weights(model: nn.Module) -> None:
     """Raise InputError where a tensor has no values."""
-    tensors = (*model.named_parameters(), *model.named_buffers())
+    tensors = named_tensors(model)
     if meta := next((name for name, tensor in tensors if tensor.is_meta), ""):
         raise InputError(
             f"{meta} of the model is on the meta device, so it has no values, which this needs: "
@@ -56,9 +57,9 @@ def has_weights(model: nn.Module) -> bool:
 
 def check_finite(model: nn.Module) -> None:
     """Parameters are finite and buffers are numbers (a mask may hold -inf)."""
-    for name, buffer in model.named_buffers():
+    for name, buffer in named_buffers(model):
         check_values(name, buffer, endless=True)
-    for name, parameter in model.named_parameters():
+    for name, parameter in named_parameters(model):
         check_values(name, parameter.detach())
 
 

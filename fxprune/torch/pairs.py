@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fxprune.passes.factorisation import FORMS, Layer
+from fxprune.torch.frontend.walk import named_modules
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LAYERS = (nn.Linear, nn.Embedding, *CONVOLUTIONS)
@@ -81,7 +82,7 @@ def pairs_of(model: nn.Module) -> dict[str, Pair]:
     """The layers of a model that are two, by path; of one in a removed branch nothing is left."""
     return {
         path: module
-        for path, module in model.named_modules()
+        for path, module in named_modules(model)
         if isinstance(module, Pair) and len(module) == 2
         if all(layer._parameters.get("weight") is not None for layer in module)
     }

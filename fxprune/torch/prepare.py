@@ -42,6 +42,7 @@ from fxprune.torch.fold import with_part
 from fxprune.torch.frontend.examples import check_examples, inputs_of_part
 from fxprune.torch.frontend.global_names import looked_at_once
 from fxprune.torch.frontend.program import Program, read_model
+from fxprune.torch.frontend.walk import named_modules, named_parameters
 from fxprune.torch.gates.method import Settings
 from fxprune.torch.gates.methods import settings_of
 from fxprune.torch.gating import method_for, with_gates
@@ -178,7 +179,7 @@ def prepare(
     left_alone = ignored_in(model, ignore)
     leaves = tuple(_paths_of(model, leaf, "leaf"))
     program = read_model(model, examples, frozenset(leaves))
-    modules = [path for path, _ in model.named_modules() if path]
+    modules = [path for path, _ in named_modules(model) if path]
     analysis = analyse(program.ir, left_alone.parameters, scatter)
     analysis = left_alone.pinned(analysis, modules)
     recording = Recording(model, program, examples, frozenset(leaves))
@@ -294,8 +295,8 @@ def _with_layers_that_can_be_told(model: nn.Module, analysis: Analysis) -> Analy
 
 def _prepare_part(model: nn.Module, scope: str, example_inputs: Any, **options: Any) -> nn.Module:
     """A copy of a model in which one part is gated."""
-    if scope not in dict(model.named_modules()):
-        parts = [path for path, _ in model.named_modules() if path]
+    if scope not in dict(named_modules(model)):
+        parts = [path for path, _ in named_modules(model) if path]
         raise InputError(f"scope: the model has no module {scope!r}{near(scope, parts)}")
     part = model.get_submodule(scope)
     inputs = None if example_inputs is None else inputs_of_part(model, part, example_inputs)
@@ -321,13 +322,13 @@ def _check_settings(scope: str, scatter: bool, shrink_every: int) -> None:
 def ignored_in(model: nn.Module, ignore: Iterable[str | nn.Module]) -> Ignored:
     """What of a model is left alone."""
     wanted = [selector_of(text) for text in _texts_of(model, ignore, "ignore")]
-    parameters = {name: [name] for name, _ in model.named_parameters()}
-    return ignored(wanted, parameters, [path for path, _ in model.named_modules() if path])
+    parameters = {name: [name] for name, _ in named_parameters(model)}
+    return ignored(wanted, parameters, [path for path, _ in named_modules(model) if path])
 
 
 def _texts_of(model: nn.Module, items: Iterable[str | nn.Module], argument: str) -> Iterator[str]:
     """Texts as they are, and the paths of modules."""
-    paths = {id(module): path for path, module in model.named_modules()}
+    paths = {id(module): path for path, module in named_modules(model)}
     wanted = "names of modules, or modules"
     given = [items] if isinstance(items, nn.Module) else names(argument, items, wanted, object)
     for item in given:
@@ -339,8 +340,8 @@ def _texts_of(model: nn.Module, items: Iterable[str | nn.Module], argument: str)
 
 def _paths_of(model: nn.Module, items: Iterable[str | nn.Module], argument: str) -> Iterator[str]:
     """The paths of modules (or parameters) given by name or as they are."""
-    modules = dict(model.named_modules())
-    known = {*modules, *(name for name, _ in model.named_parameters())}
+    modules = dict(named_modules(model))
+    known = {*modules, *(name for name, _ in named_parameters(model))}
     for path in _texts_of(model, items, argument):
         if path not in known:
             close = ", ".join(sorted(name for name in modules if name)[:10])

@@ -13,6 +13,7 @@ from fxprune.passes.analyse import Analysis
 from fxprune.torch.backend.configuration import ConfigurationRule
 from fxprune.torch.frontend.program import Program
 from fxprune.torch.frontend.trace import Arguments
+from fxprune.torch.frontend.walk import named_modules
 from fxprune.torch.gates.module import PREFIX, Gates
 from fxprune.torch.wrapping import check_module, unwrapped
 
@@ -104,7 +105,7 @@ def traced_part(module: nn.Module) -> tuple[str, nn.Module]:
     module = unwrapped(module)
     if record_of(module) is not None:
         return "", module
-    parts = [(path, part) for path, part in module.named_modules() if record_of(part) is not None]
+    parts = [(path, part) for path, part in named_modules(module) if record_of(part) is not None]
     if len(parts) > 1:
         paths = ", ".join(path for path, _ in parts)
         raise InputError(f"several parts were prepared ({paths}): pass one of them")

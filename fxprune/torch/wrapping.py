@@ -9,6 +9,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from fxprune.errors import InputError
+from fxprune.torch.frontend.walk import named_modules, named_parameters
 
 GATHER = (
     "call torch.distributed.checkpoint.state_dict.get_model_state_dict(sharded, "
@@ -47,8 +48,8 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def check_whole(module: nn.Module, advice: str) -> None:
     """Raise InputError, with what to do, where tensors of a module are sharded over processes."""
-    sharded = [name for name, part in module.named_modules() if hasattr(type(part), "unshard")]
-    sharded += [name for name, p in module.named_parameters() if hasattr(p, "full_tensor")]
+    sharded = [name for name, part in named_modules(module) if hasattr(type(part), "unshard")]
+    sharded += [name for name, p in named_parameters(module) if hasattr(p, "full_tensor")]
     if sharded:
         place = sharded[0] or type(module).__name__
         raise InputError(f"{place} is sharded over processes: {advice}")

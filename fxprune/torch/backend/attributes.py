@@ -23,6 +23,7 @@ from fxprune.torch.frontend.origins import (
 from fxprune.torch.frontend.owners import ORIGINS, OWNER
 from fxprune.torch.frontend.program import Program
 from fxprune.torch.frontend.spellings import NAMES, bare_name
+from fxprune.torch.frontend.walk import modules_in
 
 Values = dict[Attribute, int]
 """New values of attributes."""
@@ -230,7 +231,7 @@ def write(model: nn.Module, values: Values) -> None:
 
 def write_attention_sizes(model: nn.Module) -> None:
     """Let torch's attention layers, which compare sizes with their own, have those of weights."""
-    for layer in model.modules():
+    for layer in modules_in(model):
         if not isinstance(layer, nn.MultiheadAttention):
             continue
         own = layer._parameters

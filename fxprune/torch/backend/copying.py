@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fxprune.torch.backend.derived import is_derived
 from fxprune.torch.frontend.nests import leaves_of
+from fxprune.torch.frontend.walk import tensors_in
 
 _IMMUTABLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
 _PLAIN = frozenset(_IMMUTABLE)
@@ -29,8 +30,7 @@ def copy_module(
     """
     memo: dict[int, Any] = {id(module): module for module in shared}
     if share_tensors:
-        for tensor in (*model.parameters(), *model.buffers()):
-            memo[id(tensor)] = tensor
+        memo |= {id(tensor): tensor for tensor in tensors_in(model)}
     return _copied(model, memo)
 
 

@@ -29,12 +29,13 @@ from fxprune.torch.backend.outline import Recording
 from fxprune.torch.backend.places import joined, lengths_of_uneven_lists, numbered_in
 from fxprune.torch.backend.proof import first_difference, normal_form
 from fxprune.torch.frontend.nests import leaves_of
+from fxprune.torch.frontend.walk import named_modules
 
 
 def idle_layers(model: nn.Module) -> list[list[str]]:
     """The layers of each list that only hand on what they are given, where others do more."""
     found = []
-    for path, layers in model.named_modules():
+    for path, layers in named_modules(model):
         if isinstance(layers, nn.ModuleList | nn.Sequential):
             idle = [name for name, layer in layers.named_children() if _hands_on(layer)]
             if 0 < len(idle) < len(layers):

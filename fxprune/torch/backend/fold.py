@@ -19,6 +19,7 @@ from fxprune.torch.frontend.meta import real_device_of
 from fxprune.torch.frontend.modes import remove_dead
 from fxprune.torch.frontend.program import Program, index_items
 from fxprune.torch.frontend.spellings import bare_name
+from fxprune.torch.frontend.walk import modules_in, named_modules
 
 Take = Callable[[Tensor, Sequence[Slice]], Tensor]
 """What a folded model has for a tensor of which some positions, or all, are kept."""
@@ -157,7 +158,7 @@ def _write_ranges(node: fx.Node, changes: Changes) -> None:
 
 def _overwritten_memory(model: nn.Module, graph: fx.Graph) -> set[fx.Node]:
     """The nodes whose result some later operator may write into."""
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = dict(named_modules(model, again=True))
     origins = memory_origins(modules, graph)
     written = {origins[operand] for n in graph.nodes if (operand := overwritten(modules, n))}
     return {node for node in graph.nodes if origins[node] in written}
@@ -243,7 +244,7 @@ def take_parameters(
                 new = take(container[leaf], by_name.get(name, []))
                 replaced[id(container[leaf])] = new
             container[leaf] = new
-    for module in model.modules():
+    for module in modules_in(model):
         for value in module.__dict__.values():
             if isinstance(value, list):
                 value[:] = [replaced.get(id(item), item) for item in value]

@@ -3,6 +3,7 @@
 from torch import nn
 
 from fxprune.torch.backend.derived import base_of, derived, reducing
+from fxprune.torch.frontend.walk import named_parameters
 from fxprune.torch.gates.module import PREFIX
 
 _FROZEN = "_fxprune_frozen"
@@ -11,7 +12,7 @@ _FROZEN = "_fxprune_frozen"
 def freeze(model: nn.Module) -> None:
     """Keep every parameter outside the gates, and the modes of all layers, as they are."""
     mode = model.training
-    own = [(n, p) for n, p in model.named_parameters() if n.split(".")[0] != PREFIX]
+    own = [(n, p) for n, p in named_parameters(model) if n.split(".")[0] != PREFIX]
     model.__dict__[_FROZEN] = tuple(name for name, p in own if p.requires_grad)
     for _, parameter in own:
         parameter.requires_grad_(False)
@@ -22,7 +23,7 @@ def freeze(model: nn.Module) -> None:
 def thaw(model: nn.Module) -> None:
     """Let the parameters of what was made from a frozen model learn as they did before."""
     for name in model.__dict__.pop(_FROZEN, ()):
-        if (parameter := dict(model.named_parameters()).get(name)) is not None:
+        if (parameter := dict(named_parameters(model)).get(name)) is not None:
             parameter.requires_grad_()
 
 

@@ -13,6 +13,7 @@ from fxprune.torch.backend.derived import base_of, derived, state_of
 from fxprune.torch.backend.forwards import codes_of, forward_of
 from fxprune.torch.frontend.packing import Row, pack_graph, unpack_graph
 from fxprune.torch.frontend.values import CONSTANT
+from fxprune.torch.frontend.walk import named_modules
 
 _log = logging.getLogger("fxprune")
 
@@ -48,7 +49,7 @@ def _warn_of_hooks(module: nn.Module, graph: fx.Graph) -> None:
     """The code of modules inside is a part of the graph now, so their hooks are not called."""
     hooked = {
         path
-        for path, child in module.named_modules()
+        for path, child in named_modules(module)
         if path and (child._forward_hooks or child._forward_pre_hooks)
     }
     called = [str(node.target) for node in graph.nodes if node.op == "call_module"]
@@ -66,7 +67,7 @@ def generated_code(model: nn.Module) -> dict[str, str]:
     """The modules of a model whose code is generated, with the reason."""
     return {
         path: str(getattr(type(module), REASON))
-        for path, module in model.named_modules()
+        for path, module in named_modules(model)
         if is_generated(module)
     }
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fxprune.torch.backend import masked_forms
 from fxprune.torch.backend.derived import base_of, derived, state_of
+from fxprune.torch.frontend.walk import modules_in
 from fxprune.torch.gates.module import Gates
 
 GATES = "_fxprune_gates"
@@ -85,7 +86,7 @@ def gate_layer(layer: nn.Module, edits: LayerEdits, gates: Gates) -> None:
 
 def ungate_modules(model: nn.Module) -> None:
     """Give back their own classes to all modules of a model that refer to gates."""
-    for module in model.modules():
+    for module in modules_in(model):
         if module.__dict__.pop(GATES, None) is not None:
             module.__class__ = base_of(type(module))
 

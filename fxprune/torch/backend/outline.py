@@ -25,6 +25,7 @@ from fxprune.torch.frontend.owners import OWNER, Handed, OwnedGraph
 from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.frontend.spellings import bare_name
 from fxprune.torch.frontend.trace import Arguments, trace
+from fxprune.torch.frontend.walk import named_modules
 from fxprune.torch.frontend.ways import Way, selected, ways_of
 
 _log = logging.getLogger("fxprune")
@@ -264,7 +265,7 @@ class _Module:
 def _are_twins(one: nn.Module, other: nn.Module, whole: Collection[str]) -> bool:
     """Whether code does the same in both. What is called `whole` may differ in rates and the like,
     which change no shape."""
-    ours, theirs = (dict(each.named_modules()) for each in (one, other))
+    ours, theirs = (dict(named_modules(each)) for each in (one, other))
 
     @cache
     def is_whole(path: str) -> bool:

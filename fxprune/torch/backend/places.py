@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from fxprune.torch.backend.constructor import is_configuration
+from fxprune.torch.frontend.walk import modules_in, named_modules
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Numbered:
 def numbered_in(model: nn.Module) -> Iterator[Numbered]:
     """All such modules of a model, by list, place and attribute."""
     uneven = lengths_of_uneven_lists(model)
-    for path, layers in model.named_modules():
+    for path, layers in named_modules(model):
         if isinstance(layers, nn.ModuleList | nn.Sequential) and len(layers) > 1:
             for (place, attribute), found in _numbers(list(layers)).items():
                 if len(found) > 1 and all(number == layer for layer, number in found.items()):
@@ -57,7 +58,7 @@ def places(model: nn.Module, paths: Iterable[str]) -> dict[str, list[str]]:
 
 def _are_alike(layers: Sequence[nn.Module]) -> bool:
     """Whether layers are made of the same classes."""
-    kinds = [[(path, type(module)) for path, module in layer.named_modules()] for layer in layers]
+    kinds = [[(path, type(module)) for path, module in named_modules(layer)] for layer in layers]
     return all(each == kinds[0] for each in kinds[1:])
 
 
@@ -96,7 +97,7 @@ def _numbers(layers: Sequence[nn.Module]) -> dict[tuple[str, str], dict[int, int
     """The whole numbers that modules of layers keep, by place and attribute, then by layer."""
     found: dict[tuple[str, str], dict[int, int]] = {}
     for index, layer in enumerate(layers):
-        for place, module in layer.named_modules():
+        for place, module in named_modules(layer):
             for name, value in module.__dict__.items():
                 if type(value) is int and (index == 0) == (value == 0):
                     found.setdefault((place, name), {})[index] = value
@@ -105,7 +106,7 @@ def _numbers(layers: Sequence[nn.Module]) -> dict[tuple[str, str], dict[int, int
 
 def lengths_of_uneven_lists(model: nn.Module) -> set[int]:
     """The lengths of lists in configurations that do not say the same of all layers."""
-    held = (value for module in model.modules() for value in module.__dict__.values())
+    held = (value for module in modules_in(model) for value in module.__dict__.values())
     said = (value for item in held if is_configuration(item) for value in vars(item).values())
     return {len(value) for value in said if isinstance(value, list | tuple) and _is_uneven(value)}
 

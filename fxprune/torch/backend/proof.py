@@ -17,6 +17,7 @@ from fxprune.torch.frontend.program import index_items
 from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 from fxprune.torch.frontend.values import CONSTANT
+from fxprune.torch.frontend.walk import named_modules
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class _Form:
     """Writes the lines of one graph."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph, names: Mapping[int, str]) -> None:
-        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._modules = dict(named_modules(model, again=True))
         self._graph = graph
         self._lines: list[Line] = []
         self._written: dict[fx.Node, Any] = {}
@@ -233,7 +234,7 @@ def _first_names(model: nn.Module, known: Mapping[int, str]) -> dict[str, str]:
     """For every tensor of a model the first of its names, if it is not known by another."""
     first = dict(known)
     names: dict[str, str] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
+    for path, module in named_modules(model, again=True):
         for name, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None:
                 full = f"{path}.{name}" if path else name

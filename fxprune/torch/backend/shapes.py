@@ -12,6 +12,7 @@ from fxprune.torch.frontend.meta import MetaModules, shaped_by_trial
 from fxprune.torch.frontend.nests import mapped
 from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.values import CONSTANT
+from fxprune.torch.frontend.walk import named_modules
 
 
 def with_values(model: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...]) -> fx.Graph:
@@ -32,7 +33,7 @@ class _Run:
     def __init__(self, model: nn.Module) -> None:
         self.modules = MetaModules({})
         self._model = model
-        self._own = dict(model.named_modules(remove_duplicate=False))
+        self._own = dict(named_modules(model, again=True))
 
     def computed(self, node: fx.Node) -> Any:
         """What a node returns for the values of its arguments."""

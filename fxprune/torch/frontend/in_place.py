@@ -14,6 +14,7 @@ from fxprune.errors import TraceError
 from fxprune.passes.kinds import SHARING
 from fxprune.torch.frontend.module_spellings import module_spelling
 from fxprune.torch.frontend.spellings import NAMES, bare_name
+from fxprune.torch.frontend.walk import named_modules
 
 Modules = Mapping[str, nn.Module]
 """The modules of a model by path."""
@@ -28,7 +29,7 @@ def follow_in_place(model: nn.Module, graph: fx.Graph) -> None:
     Raises:
         TraceError: what is overwritten is read later under another name.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = dict(named_modules(model, again=True))
     order = {node: index for index, node in enumerate(graph.nodes)}
     origins = memory_origins(modules, graph)
     sharing: dict[fx.Node, list[fx.Node]] = {}

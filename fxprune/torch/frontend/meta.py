@@ -1,8 +1,6 @@
 """What shape does a module return? Modules run on the meta device, the frequent ones by formula."""
 
 import copy
-import functools
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +11,7 @@ from torch.utils._pytree import tree_map
 from fxprune.torch.frontend.formulas import ByFormula
 from fxprune.torch.frontend.module_spellings import module_spelling
 from fxprune.torch.frontend.nests import leaves_of
-
+from fxprune.torch.frontend.walk import named_tensors
 
 _META = torch.device("meta")
 
@@ -41,11 +39,13 @@ class MetaModules:
             if result is not None:
                 return result
         if not kwargs and len(args) == 1 and _calls_one_after_another(module):
-            return functools.reduce(lambda x, child: self.call(child, (x,), {}), module, *args)
+            result = args[0]
+            for child in module._modules.values():
+                result = self.call(child, (result,), {})  # type: ignore[arg-type]
+            return result
         if isinstance(module, torch.jit.ScriptModule):
             return self._for_real(module, args, kwargs)
-        tensors = itertools.chain(module.named_parameters(), module.named_buffers())
-        state = {name: self.twin(tensor) for name, tensor in tensors}
+        state = {name: self.twin(tensor) for name, tensor in named_tensors(module)}
         try:
             with ByFormula():
                 if not state:
@@ -123,8 +123,10 @@ def shaped_by_trial(func: Any, args: Any, kwargs: Any) -> Any:
 
 def _calls_one_after_another(module: nn.Module) -> bool:
     """Whether a module only calls those in it, each on what the one before returned."""
-    kind = type(module)
-    if kind.forward is not nn.Sequential.forward or kind.__iter__ is not nn.Sequential.__iter__:
+    if not isinstance(module, nn.Sequential):
+        return False
+    kind, own = type(module), nn.Sequential
+    if kind.forward is not own.forward or kind.__iter__ is not own.__iter__:
         return False
     return not any(m._forward_hooks or m._forward_pre_hooks for m in (module, *module.children()))
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from fxprune.torch.frontend.walk import modules_in
+
 _NOT_OWN = frozenset(("torch", "torchgen", "functorch", "numpy", "fxprune", "builtins"))
 _CODE = (FunctionType, type, ModuleType, functools.partial, staticmethod, classmethod, property,
          functools._lru_cache_wrapper)  # fmt: skip
@@ -38,8 +40,9 @@ class OwnCode:
 
 def namespaces_of(model: nn.Module) -> list[Namespace]:
     """The globals of all code that a model's forward may run."""
-    kinds = frozenset(type(module) for module in model.modules())
-    held = [item for module in model.modules() for item in _held(module)]
+    modules = modules_in(model)
+    kinds = frozenset(map(type, modules))
+    held = [item for module in modules for item in _held(module)]
     return _reached(held, _of_classes(kinds, len(sys.modules)))
 
 

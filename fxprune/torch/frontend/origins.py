@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxprune.torch.frontend.leaves import is_leaf
+from fxprune.torch.frontend.walk import named_modules
 
 CallSlot = tuple[str | int, ...]
 """Where an argument stands in a call: `("args", 1, 0)`, `("kwargs", "shape", 2)`."""
@@ -195,7 +196,7 @@ def remembering(model: nn.Module) -> Iterator[None]:
     written: list[tuple[dict[str, Any], str, Any]] = []
     seen: set[int] = set()
     try:
-        for path, module in model.named_modules():
+        for path, module in named_modules(model):
             if not is_leaf(module):
                 _remember(path, (), module.__dict__, written, seen)
         yield

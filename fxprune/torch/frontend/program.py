@@ -26,6 +26,7 @@ from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.spellings import NAMES, Call, Spelling, bare_name, spatial_rank
 from fxprune.torch.frontend.trace import Arguments, trace
 from fxprune.torch.frontend.values import CONSTANT
+from fxprune.torch.frontend.walk import named_modules, named_parameters
 from fxprune.torch.frontend.ways import EXAMPLE, WAYS, Way, merge, ways_of
 
 _log = logging.getLogger("fxprune")
@@ -109,7 +110,7 @@ class _Translation:
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
         self._fx = graph
-        self._modules = dict(model.named_modules(remove_duplicate=False))
+        self._modules = dict(named_modules(model, again=True))
         self._values: dict[fx.Node, Any] = {}
         self._nodes: list[Node] = []
         self._inputs: list[Value] = []
@@ -119,7 +120,7 @@ class _Translation:
         self._collect_parameters(model)
 
     def _collect_parameters(self, model: nn.Module) -> None:
-        trained = {id(p) for p in model.parameters()}
+        trained = {id(p) for _, p in named_parameters(model)}
         names: dict[int, list[str]] = {}
         tensors: dict[int, Tensor] = {}
         for path, module in self._modules.items():
@@ -234,9 +235,9 @@ class _Translation:
         tensors = [getattr(module, name, None) for name in spelling.parameters.split()]
         if any(tensor is not None and id(tensor) not in self._parameters for tensor in tensors):
             # Computed by a parametrization or a hook, so there is nothing to slice.
-            own = [self._parameters[id(p)] for p in module.parameters() if _is_sliced(p)]
+            known = [self._parameters[id(p)] for p in module.parameters() if _is_sliced(p)]
             return self._emit(
-                node, f"parametrised {type(module).__name__}", (*operands, *own), result
+                node, f"parametrised {type(module).__name__}", (*operands, *known), result
             )
         sizes = {name: read(module) for name, read in spelling.sizes.items()}
         sizes.update(spatial_rank(type(module).__name__))

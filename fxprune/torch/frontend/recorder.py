@@ -51,6 +51,7 @@ from fxprune.torch.frontend.regions import Regions
 from fxprune.torch.frontend.sizes import Sizes
 from fxprune.torch.frontend.spellings import NAMES, bare_name_of
 from fxprune.torch.frontend.values import CONSTANT, KnownValues, UndecidedError
+from fxprune.torch.frontend.walk import named_modules, named_tensors
 
 
 class Recorder(TorchFunctionMode):
@@ -70,11 +71,9 @@ class Recorder(TorchFunctionMode):
         self._thread = threading.get_ident()
         self.decisions = Decisions()
         self.device = device_of(root)
-        self._modules = dict(root.named_modules())
+        self._modules = dict(named_modules(root))
         self._paths = {id(module): name for name, module in self._modules.items()}
-        self._names = {
-            id(tensor): name for name, tensor in (*root.named_parameters(), *root.named_buffers())
-        }
+        self._names = {id(tensor): name for name, tensor in named_tensors(root)}
         self._nodes: dict[int, fx.Node] = {}
         self._alive: list[Any] = []  # a tensor that is gone could lend its id to another
         self._attributes: dict[str, fx.Node] = {}

@@ -19,6 +19,7 @@ from fxprune.torch.frontend.namespaces import is_own
 from fxprune.torch.frontend.nests import leaves_of
 from fxprune.torch.frontend.numbers import TracedNumber
 from fxprune.torch.frontend.owners import Kept
+from fxprune.torch.frontend.walk import modules_in, named_modules
 
 _OF_TORCH = ("_parameters", "_buffers", "_modules")
 _CONTAINERS = (dict, list, set, deque)
@@ -30,7 +31,7 @@ def restored_state(model: nn.Module, found: Sequence[Globals]) -> Iterator[Kept]
 
     What is handed out has in the end the attributes in which forward keeps arrays.
     """
-    full, empty = _containers(m.__dict__ for m in model.modules())
+    full, empty = _containers(m.__dict__ for m in modules_in(model))
     held = [(item, item.copy()) for item in full]
     kept: Kept = {}
     try:
@@ -50,7 +51,7 @@ def restored_state(model: nn.Module, found: Sequence[Globals]) -> Iterator[Kept]
 def _kept_arrays(model: nn.Module, before: Mapping[int, Any]) -> Kept:
     """The attributes of modules in which there are other arrays, or buffers of other shapes."""
     found: Kept = {}
-    for path, module in model.named_modules():
+    for path, module in named_modules(model):
         old, buffers = before.get(id(module.__dict__)), before.get(id(module._buffers), {})
         if old is None or not isinstance(module._buffers, dict):
             continue  # new, or a scripted module, which keeps things elsewhere
@@ -75,7 +76,7 @@ def _arrays(value: Any) -> Iterator[Tensor]:
 
 def forget(model: nn.Module, kept: Kept) -> None:
     """Let modules hold what they held before forward kept arrays in them, which may be stale."""
-    modules = dict(model.named_modules())
+    modules = dict(named_modules(model))
     for (path, name), held in kept.items():
         if path not in modules:
             continue  # went with its branch

@@ -29,6 +29,7 @@ from fxprune.torch.frontend.owners import OwnedGraph
 from fxprune.torch.frontend.recorder import Recorder
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 from fxprune.torch.frontend.values import UndecidedError
+from fxprune.torch.frontend.walk import modules_in, tensors_in
 from fxprune.torch.frontend.watch import told_of_trace
 from fxprune.torch.frontend.ways import Way
 
@@ -102,9 +103,9 @@ def _stand_in(subjects: Sequence[Subject]) -> int:
     arrays = (x for subject in subjects for x in subject.inputs if isinstance(x, Tensor))
     taken = {size for array in arrays for size in array.shape[1:]}
     model = subjects[0].model
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in tensors_in(model):
         taken.update(tensor.shape)
-    for module in model.modules():
+    for module in modules_in(model):
         own = (value for name, value in vars(module).items() if not name.startswith("_"))
         taken.update(each for value in own for each in leaves_of(value) if type(each) is int)
     return next((size for size in _BATCHES if size not in taken), 0)

@@ -11,6 +11,7 @@ from torch import fx
 from fxprune.errors import FxpruneError
 from fxprune.torch.frontend.in_place import Modules, works_in_place
 from fxprune.torch.frontend.spellings import bare_name
+from fxprune.torch.frontend.walk import named_buffers
 
 CONSTANT = "fxprune_constant"
 """Key in a node's meta: the tensor that forward makes from nothing, under the node's target."""
@@ -35,7 +36,7 @@ class KnownValues:
     def __init__(self, modules: Modules, device: torch.device) -> None:
         self._modules = modules
         self._device = device
-        buffers = modules[""].named_buffers()
+        buffers = named_buffers(modules[""])
         self._buffers = {n: b for n, b in buffers if not b.is_floating_point()}
         self._values: dict[tuple[fx.Node, Batch], Any] = {}
         self._sized: set[fx.Node] = set()

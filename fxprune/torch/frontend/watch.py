@@ -35,6 +35,7 @@ from fxprune.torch.frontend.scripted import Scripted, is_scripted
 from fxprune.torch.frontend.spellings import NAMES
 from fxprune.torch.frontend.stand_ins import StandIn, StandIns, undisturbed_imports
 from fxprune.torch.frontend.states import restored_state
+from fxprune.torch.frontend.walk import modules_in
 
 
 @contextmanager
@@ -242,10 +243,11 @@ def _names(recorder: Recorder, model: nn.Module, found: Sequence[Globals]) -> It
             StandIn(each.names, name, new) for name, new in own.items() if name not in each.names
         )
         yield from _as_written(recorder, each.names, each.replaced)
-    classes = dict.fromkeys(base for m in model.modules() for base in type(m).__mro__)
+    modules = modules_in(model)
+    classes = dict.fromkeys(base for m in modules for base in type(m).__mro__)
     for kind in filter(is_own, classes):
         yield from _as_written(recorder, kind, replaced_in(vars(kind)))
-    for module in model.modules():
+    for module in modules:
         yield from _as_written(recorder, module.__dict__, replaced_in(module.__dict__))
 
 

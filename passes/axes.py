@@ -25,6 +25,9 @@ class Space:
     id: int
     size: int
 
+    def __hash__(self) -> int:
+        return self.id
+
     def __str__(self) -> str:
         return f"s{self.id}:{self.size}"
 
@@ -109,6 +112,8 @@ def interpret(
 
 def spaces(axis: Axis) -> Sequence[Space]:
     """The leaves of an axis, left to right, with repetitions."""
+    if isinstance(axis, Space):  # as most
+        return [axis]
     return interpret(axis, lambda space: [space], _joined, _joined)
 
 

@@ -79,20 +79,21 @@ def cost_polynomials(
     unit = math.gcd(8, *(parameter.bits for parameter in graph.parameters))
     divisors = {"params": 1, "bytes": 8 // unit}  # what is stored does not depend on samples
 
-    def add(cost: str, axes: tuple[Axis, ...], guard: tuple[str, ...], factor: int = 1) -> None:
-        count = whole if cost in divisors else sizes
-        add_to(totals[cost], times({tuple(sorted(guard)): 1}, count.of(*axes)), factor)
+    def add(
+        axes: tuple[Axis, ...], guard: tuple[str, ...], factors: Mapping[str, int], count: Sizes
+    ) -> None:
+        product = times({tuple(sorted(guard)): 1}, count.of(*axes))
+        for cost, factor in factors.items():
+            add_to(totals[cost], product, factor)
 
     for contraction in types.contractions:
         if contraction.node in evaluated:
-            for cost in ("macs", "flops"):
-                add(cost, contraction.axes, guards.get(contraction.node, ()))
+            guard = guards.get(contraction.node, ())
+            add(contraction.axes, guard, {"macs": 1, "flops": 1}, sizes)
     for node in graph.nodes:
         for value in node.outputs if node.name in evaluated and node.op not in COPIES else ():
-            add("memory", types.axes[value.name], guards.get(node.name, ()))
-            if node.op in FLOPS:
-                more = FLOPS[node.op](node)
-                add("flops", types.axes[value.name], guards.get(node.name, ()), more)
+            more = {"flops": FLOPS[node.op](node)} if node.op in FLOPS else {}
+            add(types.axes[value.name], guards.get(node.name, ()), {"memory": 1} | more, sizes)
     users, owners = graph.users(), homes_of_parameters(graph)
     for parameter in graph.parameters:
         if parameter.trained and lies_in(owners[parameter.name], inside):
@@ -100,8 +101,9 @@ def cost_polynomials(
             readers = [guards.get(user.name, ()) for user in users.get(parameter.name, ())]
             for sign, shared in _alive(readers):
                 plain = 1 if axes is not None else math.prod(parameter.shape)
-                add("params", axes or (), shared, sign * plain)
-                add("bytes", axes or (), shared, sign * plain * parameter.bits // unit)
+                plain *= sign
+                factors = {"params": plain, "bytes": plain * parameter.bits // unit}
+                add(axes or (), shared, factors, whole)
     full = {g.name: g.size for g in groups if not g.pin} | {b.name: 1 for b in branches}
     found: dict[str, Cost] = {
         name: polynomial(total, divisors.get(name, single.divisor))

@@ -93,6 +93,8 @@ def _total(parts: Iterable[Monomials]) -> Monomials:
 
 def times(left: Monomials, right: Monomials) -> Monomials:
     """The product of two sums."""
+    if left == ONE:
+        return dict(right)
     result: Monomials = {}
     for names, coefficient in left.items():
         for others, factor in right.items():

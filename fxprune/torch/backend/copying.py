@@ -6,6 +6,7 @@ going to replace them.
 """
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,8 @@ from fxprune.torch.frontend.walk import tensors_in
 
 _IMMUTABLE = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, type)
 _PLAIN = frozenset(_IMMUTABLE)
+_CONTAINERS = frozenset((dict, OrderedDict, set))
+"""What modules hold many of that are empty, beside what is plain."""
 _TENSORS = ("_parameters", "_buffers")
 
 
@@ -54,14 +57,14 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
 
 def _copied_attribute(name: str, value: Any, memo: dict[int, Any]) -> Any:
-    if isinstance(value, (dict, set)) and not value:
-        return type(value)()
-    if isinstance(value, (*_IMMUTABLE, torch.jit.ScriptFunction)):
-        return value
+    if type(value) in _CONTAINERS and not value:
+        return value.copy()
     if name in _TENSORS:
         return {key: _copied_tensor(tensor, memo) for key, tensor in value.items()}
     if name == "_modules":
         return {k: None if child is None else _copied(child, memo) for k, child in value.items()}
+    if isinstance(value, (*_IMMUTABLE, torch.jit.ScriptFunction)):
+        return value
     if isinstance(value, tuple) and all(isinstance(item, _IMMUTABLE) for item in value):
         return value
     for leaf in leaves_of(value):

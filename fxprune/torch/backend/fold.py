@@ -19,7 +19,7 @@ from fxprune.torch.frontend.meta import real_device_of
 from fxprune.torch.frontend.modes import remove_dead
 from fxprune.torch.frontend.program import Program, index_items
 from fxprune.torch.frontend.spellings import bare_name
-from fxprune.torch.frontend.walk import modules_in, named_modules
+from fxprune.torch.frontend.walk import named_modules
 
 Take = Callable[[Tensor, Sequence[Slice]], Tensor]
 """What a folded model has for a tensor of which some positions, or all, are kept."""
@@ -234,30 +234,28 @@ def take_parameters(
     """
     by_name = by_parameter(slices)
     replaced: dict[int, Tensor] = {}
+    modules = dict(named_modules(model, again=True))
     for name, aliases in program.aliases.items():
         new: Tensor | None = None
         for alias in aliases:
-            container, leaf = _place(model, alias)
+            container, leaf = _place(modules, alias)
             if container is None:
                 continue  # removed with its branch
             if new is None:
                 new = take(container[leaf], by_name.get(name, []))
                 replaced[id(container[leaf])] = new
             container[leaf] = new
-    for module in modules_in(model):
+    for module in modules.values():
         for value in module.__dict__.values():
             if isinstance(value, list):
                 value[:] = [replaced.get(id(item), item) for item in value]
 
 
-def _place(model: nn.Module, name: str) -> tuple[dict[str, Any] | None, str]:
+def _place(modules: Mapping[str, nn.Module], name: str) -> tuple[dict[str, Any] | None, str]:
     """The container that holds a parameter or buffer (None if it is gone) and its key there."""
     parent, _, leaf = name.rpartition(".")
-    try:
-        owner = model.get_submodule(parent)
-    except AttributeError:
-        return None, leaf
-    for container in (owner._parameters, owner._buffers):
+    owner = modules.get(parent)
+    for container in () if owner is None else (owner._parameters, owner._buffers):
         if leaf in container:
             return container, leaf
     return None, leaf

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
@@ -371,7 +372,7 @@ def matched(
     """The nodes of a module in a graph with those of a graph of one call of it, in order."""
     names: dict[str, str] = {}
     inner = list(_inside(path, children))
-    own = [node for node in graph.nodes if lies_in(str(node.meta.get(OWNER, "")), path)]
+    own = nodes_of(graph, path)
     for arrays in (True, False):
         before = list(_calls(own, arrays, children))
         after = list(_calls(alone.nodes, arrays, inner))
@@ -383,6 +384,22 @@ def matched(
         elif arrays:
             return {}
     return names
+
+
+def nodes_of(graph: fx.Graph, path: str) -> list[fx.Node]:
+    """The nodes in the code of a module and of those in it; the graph does not change."""
+    known = _NODES.get(graph)
+    if known is None:
+        known = _NODES[graph] = {}
+        for node in graph.nodes:
+            owner = str(node.meta.get(OWNER, ""))
+            while owner:
+                known.setdefault(owner, []).append(node)
+                owner = owner.rpartition(".")[0]
+    return known.get(path, []) if path else list(graph.nodes)
+
+
+_NODES: WeakKeyDictionary[fx.Graph, dict[str, list[fx.Node]]] = WeakKeyDictionary()
 
 
 # Plans ----------------------------------------------------------------------------------------

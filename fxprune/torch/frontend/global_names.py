@@ -30,22 +30,22 @@ class Globals:
     def __init__(self, names: Namespace) -> None:
         self.names = names
         self._before = names.copy()
-        self._containers: list[tuple[Container, Container]] = [
-            (v, v.copy()) for v in self._before.values() if type(v) in _CONTAINERS
-        ]
+        held = [(v, v.copy()) for v in self._before.values() if type(v) in _CONTAINERS]
+        self._mappings = [(names, self._before), *(each for each in held if type(each[0]) is dict)]
+        self._others = [each for each in held if type(each[0]) is not dict]
         self.replaced = replaced_in(self._before)
 
     def changed(self) -> list[tuple[Container, Container]]:
-        """What holds other things than it did, each with what it was."""
-        every = ((self.names, self._before), *self._containers)
-        return [(now, before) for now, before in every if not _holds_same(now, before)]
-
-
-def _holds_same(container: Any, before: Any) -> bool:
-    """Whether a container holds as many things, a mapping the very same."""
-    if len(container) != len(before):
-        return False
-    return not isinstance(container, dict) or all(map(is_, container.values(), before.values()))
+        """What holds other things than it did, or more or fewer if it is no mapping; each with what
+        it was."""
+        found: list[tuple[Container, Container]] = [
+            (now, before) for now, before in self._others if len(now) != len(before)
+        ]
+        return found + [
+            (now, before)
+            for now, before in self._mappings
+            if len(now) != len(before) or not all(map(is_, now.values(), before.values()))
+        ]
 
 
 def replaced_in(items: Mapping[str, Any]) -> list[tuple[str, Any]]:

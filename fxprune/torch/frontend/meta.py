@@ -34,10 +34,9 @@ class MetaModules:
 
     def call(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the module returns for meta tensors."""
-        if not kwargs and len(args) == 1 and isinstance(args[0], Tensor):
-            result = self._by_formula(module, args[0])
-            if result is not None:
-                return result
+        result = self.by_formula(module, args, kwargs)
+        if result is not None:
+            return result
         if not kwargs and len(args) == 1 and _calls_one_after_another(module):
             result = args[0]
             for child in module._modules.values():
@@ -56,8 +55,13 @@ class MetaModules:
                 raise
             return self._for_real(module, args, kwargs)
 
-    def _by_formula(self, module: nn.Module, x: Tensor) -> Tensor | None:
+    def by_formula(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Tensor | None:
         """What the frequent modules return, None where that has to be tried."""
+        if kwargs or len(args) != 1 or not isinstance(args[0], Tensor):
+            return None
+        x = args[0]
         if x.is_floating_point():
             shape = _module_shape(module, tuple(x.shape))
             return None if shape is None else torch.empty(shape, dtype=x.dtype, device=_META)

@@ -11,8 +11,8 @@ import math
 import operator
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ from fxprune.torch.frontend.nests import leaves_of, mapped, rebuilt
 from fxprune.torch.frontend.numbers import TracedNumber, plain_number
 from fxprune.torch.frontend.origins import OwnFloat, OwnInt, origins_in
 from fxprune.torch.frontend.owners import ORIGINS, OWNER, Handed, OwnedGraph
-from fxprune.torch.frontend.regions import Regions
+from fxprune.torch.frontend.regions import Pause, Regions
 from fxprune.torch.frontend.sizes import Sizes
 from fxprune.torch.frontend.spellings import NAMES, bare_name_of
 from fxprune.torch.frontend.values import CONSTANT, KnownValues, UndecidedError
@@ -67,7 +67,7 @@ class Recorder(TorchFunctionMode):
         self.branched_on_mode = False
         self.ended = False
         self.known_results: Mapping[str, Any] = {}
-        self._silent = False
+        self.silent = False
         self._thread = threading.get_ident()
         self.decisions = Decisions()
         self.device = device_of(root)
@@ -91,11 +91,11 @@ class Recorder(TorchFunctionMode):
     @property
     def paused(self) -> bool:
         """Whether calls pass unseen: for a while, after the end, and those of other threads."""
-        return self._silent or threading.get_ident() != self._thread
+        return self.silent or threading.get_ident() != self._thread
 
     def let_go(self) -> None:
         """Forget the model, which would else live until Python looks for cycles of references."""
-        self.ended = self._silent = True
+        self.ended = self.silent = True
         self._modules.clear()
         self._alive.clear()
         self._views.clear()
@@ -300,14 +300,19 @@ class Recorder(TorchFunctionMode):
     def call_module(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> Any:
         """Record the call of a leaf module."""
         with self.pause():
-            path = self._paths[id(module)]
-            node = self.graph.call_module(path, self.to_nodes(args), self.to_nodes(kwargs))
-            arguments, keywords = self._to_meta(args), self._to_meta(kwargs)
-            target = self._overwritten(node, args, kwargs)
-            result = self._compute(node, lambda: self._returned(path, arguments, keywords))
+            with torch._C.DisableTorchFunction():  # no call made here is the model's
+                path = self._paths[id(module)]
+                node = self.graph.call_module(path, self.to_nodes(args), self.to_nodes(kwargs))
+                arguments, keywords = self._to_meta(args), self._to_meta(kwargs)
+                target = self._overwritten(node, args, kwargs)
+                known = path in self.known_results
+                result = None if known else self._meta.by_formula(module, arguments, keywords)
+            if result is None:
+                result = self._compute(node, lambda: self._returned(path, arguments, keywords))
             if target is not None:
                 return self._renew(target, node)
-            return self._introduce(node, self._apart(result, (arguments, keywords)))
+            with torch._C.DisableTorchFunction():
+                return self._introduce(node, self._apart(result, (arguments, keywords)))
 
     def _returned(self, path: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What a leaf module returns for meta tensors."""
@@ -384,14 +389,9 @@ class Recorder(TorchFunctionMode):
         node = self._nodes.get(id(tensor))
         return None if node is None or node.op == "get_attr" else node
 
-    @contextmanager
-    def pause(self) -> Iterator[None]:
+    def pause(self) -> Pause:
         """Let torch calls through unseen."""
-        before, self._silent = self._silent, True
-        try:
-            yield
-        finally:
-            self._silent = before
+        return Pause(self)
 
     def _value(self, func: Any, args: tuple[Any, ...], kwargs: Any) -> Any:
         """Answer a question about values."""

@@ -42,6 +42,27 @@ class Notes(Protocol):
         """Let torch calls through unseen."""
 
 
+class Silent(Protocol):
+    """What can see nothing for a while."""
+
+    silent: bool
+
+
+class Pause:
+    """That while; torch's calls are many, and a generator would take longer than some of them."""
+
+    __slots__ = ("_before", "_recorder")
+
+    def __init__(self, recorder: Silent) -> None:
+        self._recorder = recorder
+
+    def __enter__(self) -> None:
+        self._before, self._recorder.silent = self._recorder.silent, True
+
+    def __exit__(self, *error: object) -> None:
+        self._recorder.silent = self._before
+
+
 class Regions:
     """Notes where regions begin and end while a forward runs."""
 

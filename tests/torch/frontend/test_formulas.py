@@ -213,13 +213,13 @@ MODULES = {
 
 @pytest.mark.parametrize(("module", "shape"), MODULES.values(), ids=MODULES)
 def test_modules(module, shape):
-    known = MetaModules({})._by_formula(module, torch.empty(shape, device="meta"))
+    known = MetaModules({}).by_formula(module, (torch.empty(shape, device="meta"),), {})
     assert described(known) == described(module(torch.empty(shape)))
 
 
 def test_embeddings():
     embedding, tokens = nn.Embedding(5, 3, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.long)
-    known = MetaModules({})._by_formula(embedding, tokens.to("meta"))
+    known = MetaModules({}).by_formula(embedding, (tokens.to("meta"),), {})
     assert described(known) == described(embedding(tokens))
 
 
@@ -227,4 +227,4 @@ def test_layers_of_another_size_are_left_to_torch():
     for module, shape in MODULES.values():
         if not isinstance(module, nn.AdaptiveAvgPool2d):
             wrong = torch.empty((*(n + 1 for n in shape),), device="meta")
-            assert MetaModules({})._by_formula(module, wrong) is None
+            assert MetaModules({}).by_formula(module, (wrong,), {}) is None

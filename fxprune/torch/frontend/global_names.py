@@ -4,6 +4,7 @@ A model of a large library reaches hundreds of modules with ten thousand globals
 it, and parts of it, several times.
 """
 
+import builtins
 import functools
 import sys
 from abc import ABCMeta
@@ -22,6 +23,8 @@ from fxprune.torch.frontend.scripted import is_scripted
 
 Container = dict[Any, Any] | list[Any] | set[Any] | deque[Any]
 _CONTAINERS = frozenset((dict, list, set, deque))
+_BUILTINS = vars(builtins)
+"""What every module has as `__builtins__`, and no model writes into."""
 
 
 class Globals:
@@ -30,7 +33,11 @@ class Globals:
     def __init__(self, names: Namespace) -> None:
         self.names = names
         self._before = names.copy()
-        held = [(v, v.copy()) for v in self._before.values() if type(v) in _CONTAINERS]
+        held = [
+            (value, value.copy())
+            for value in self._before.values()
+            if type(value) in _CONTAINERS and value is not _BUILTINS
+        ]
         self._mappings = [(names, self._before), *(each for each in held if type(each[0]) is dict)]
         self._others = [each for each in held if type(each[0]) is not dict]
         self.replaced = replaced_in(self._before)

@@ -224,22 +224,32 @@ class _Wanted:
     """The lines of the graph that a plan made, by way, for inputs of some shape."""
 
     def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
-        self._model = model
-        self._graphs = {way: select(graph, way) for way in ways_of(graph)}
+        self._model, self._graph = model, graph
+        self._sized: dict[Any, fx.Graph] = {}
         self._lines: dict[Any, list[Line]] = {}
 
     def ways(self) -> set[Way]:
         """The examples, and training and evaluation apart where they differ."""
-        return set(self._graphs)
+        return set(ways_of(self._graph))
 
     def lines(self, way: Way, like: fx.Graph) -> list[Line]:
         """Those for the inputs that another graph was recorded with."""
-        inputs = [node.meta["value"] for node in like.nodes if node.op == "placeholder"]
+        inputs = tuple(node.meta["value"] for node in like.nodes if node.op == "placeholder")
         key = (way, str([getattr(x, "shape", x) for x in inputs]))
         if key not in self._lines:
-            sized = with_values(self._model, self._graphs[way], tuple(inputs))
-            self._lines[key] = normal_form(self._model, sized)
+            sized = self._with_values(key, inputs)
+            self._lines[key] = normal_form(self._model, sized, way=way)
         return self._lines[key]
+
+    def _with_values(self, key: tuple[Way, str], inputs: tuple[Any, ...]) -> fx.Graph:
+        """The graph with the values of a run: of all ways at once where they have one example."""
+        way, shapes = key
+        places = [node for node in self._graph.nodes if node.op == "placeholder"]
+        if len({each.example for each in self.ways()}) > 1 or len(places) != len(inputs):
+            return with_values(self._model, select(self._graph, way), inputs)
+        if shapes not in self._sized:
+            self._sized[shapes] = with_values(self._model, self._graph, inputs)
+        return self._sized[shapes]
 
 
 def _difference(fold: Fold, small: nn.Module, wanted: _Wanted) -> tuple[str, str] | None:

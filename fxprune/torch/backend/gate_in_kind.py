@@ -34,7 +34,15 @@ from fxprune.torch.backend.layers import (
 )
 from fxprune.torch.backend.masked_calls import form_of
 from fxprune.torch.backend.operands import parameter_names
-from fxprune.torch.backend.outline import Alone, agree, alone, matched, outline, plan_in
+from fxprune.torch.backend.outline import (
+    Alone,
+    agree,
+    alone,
+    matched,
+    nodes_of,
+    outline,
+    plan_in,
+)
 from fxprune.torch.backend.owned import masks_of_parameters, runs_inside
 from fxprune.torch.backend.parts import Part, Whole, part_at
 from fxprune.torch.frontend.owners import OWNER
@@ -313,8 +321,8 @@ class _Job:
 
     def _translated(self, part: Part) -> GatePlan | None:
         """The edits of the whole at the same calls of a part, where all of its calls are there."""
-        graph = part.recording.program.graph
-        names = matched(self.whole.program.graph, part.path, graph, ())
+        own = nodes_of(self.whole.program.graph, part.path)
+        names = matched(own, part.path, part.recording.program.graph.nodes, ())
         edits = [edit for name in names for edit in self._edits.get(name, ())]
         return plan_in(_plan_of(edits), names) if names and agree(names, edits) else None
 

@@ -27,7 +27,7 @@ from fxprune.torch.frontend.program import Program, read_model
 from fxprune.torch.frontend.spellings import bare_name
 from fxprune.torch.frontend.trace import Arguments, trace
 from fxprune.torch.frontend.walk import named_modules
-from fxprune.torch.frontend.ways import Way, selected, ways_of
+from fxprune.torch.frontend.ways import Way, run_of, ways_of
 
 _log = logging.getLogger("fxprune")
 
@@ -109,7 +109,7 @@ def outline(
     except FxpruneError as error:
         _log.debug("modules cannot be called whole: %s", error)
         return same
-    names = matched(program.graph, "", again.graph, children)
+    names = matched(program.graph.nodes, "", again.graph.nodes, children)
     own = {name for name in edited if not any(lies_in(owners[name], path) for path in children)}
     if _calls_for_effect(again.graph, children) or not names.keys() >= own:
         return same
@@ -351,15 +351,14 @@ def _names_in_calls(
     one, unless calls of several forms are several examples.
     """
     if forms > 1:
-        return matched(whole.graph, path, program.graph, children)
+        return matched(nodes_of(whole.graph, path), path, program.graph.nodes, children)
     names: dict[str, str] = {}
     for way in ways_of(whole.graph):
         like = [own for own in ways_of(program.graph) if own.training in (None, way.training)]
         if not like:
             return {}
-        found = matched(
-            selected(whole.graph, way), path, selected(program.graph, like[0]), children
-        )
+        before, after = nodes_of(whole.graph, path, way), nodes_of(program.graph, "", like[0])
+        found = matched(before, path, after, children)
         if any(names.get(old, new) != new for old, new in found.items()):
             return {}
         names |= found
@@ -367,15 +366,14 @@ def _names_in_calls(
 
 
 def matched(
-    graph: fx.Graph, path: str, alone: fx.Graph, children: Collection[str]
+    own: Iterable[fx.Node], path: str, alone: Iterable[fx.Node], children: Collection[str]
 ) -> dict[str, str]:
-    """The nodes of a module in a graph with those of a graph of one call of it, in order."""
+    """The nodes in the code of a module with those of a graph of one call of it, in order."""
     names: dict[str, str] = {}
-    inner = list(_inside(path, children))
-    own = nodes_of(graph, path)
+    own, alone, inner = list(own), list(alone), list(_inside(path, children))
     for arrays in (True, False):
         before = list(_calls(own, arrays, children))
-        after = list(_calls(alone.nodes, arrays, inner))
+        after = list(_calls(alone, arrays, inner))
         calls = len(before) // max(len(after), 1)
         called = [_called(node, path) for node in before]
         if called == [_called(node) for node in after] * calls:
@@ -386,20 +384,31 @@ def matched(
     return names
 
 
-def nodes_of(graph: fx.Graph, path: str) -> list[fx.Node]:
-    """The nodes in the code of a module and of those in it; the graph does not change."""
-    known = _NODES.get(graph)
-    if known is None:
-        known = _NODES[graph] = {}
-        for node in graph.nodes:
-            owner = str(node.meta.get(OWNER, ""))
-            while owner:
-                known.setdefault(owner, []).append(node)
-                owner = owner.rpartition(".")[0]
-    return known.get(path, []) if path else list(graph.nodes)
+def nodes_of(graph: fx.Graph, path: str, way: Way | None = None) -> list[fx.Node]:
+    """The nodes in the code of a module and of those inside, that a way runs or all in order.
+
+    The graph does not change: it is looked through once.
+    """
+    by_way = _NODES.setdefault(graph, {})
+    if way not in by_way:
+        by_way[way] = {}
+        for node in graph.nodes if way is None else run_of(graph, way)[0]:
+            for owner in _and_around(str(node.meta.get(OWNER, ""))):
+                by_way[way].setdefault(owner, []).append(node)
+    return by_way[way].get(path, [])
 
 
-_NODES: WeakKeyDictionary[fx.Graph, dict[str, list[fx.Node]]] = WeakKeyDictionary()
+_NODES: WeakKeyDictionary[fx.Graph, dict[Way | None, dict[str, list[fx.Node]]]] = (
+    WeakKeyDictionary()
+)
+
+
+def _and_around(path: str) -> Iterator[str]:
+    """A module and those that it lies in, up to the model itself."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+    yield ""
 
 
 # Plans ----------------------------------------------------------------------------------------

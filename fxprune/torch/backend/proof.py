@@ -5,7 +5,7 @@ in the example; reshapes, splits and fills are told by the shapes that they make
 lines are the same function of inputs that take the same path.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from fxprune.torch.frontend.regions import EFFECTS
 from fxprune.torch.frontend.spellings import NAMES, bare_name
 from fxprune.torch.frontend.values import CONSTANT
 from fxprune.torch.frontend.walk import named_modules
+from fxprune.torch.frontend.ways import Way, run_of
+
+_ONLY = Way()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +32,10 @@ class Line:
 
 
 def normal_form(
-    model: nn.Module, graph: fx.Graph, names: Mapping[int, str] | None = None
+    model: nn.Module, graph: fx.Graph, names: Mapping[int, str] | None = None, way: Way = _ONLY
 ) -> list[Line]:
-    """The lines of a graph, in order; `names` are those of tensors, by identity."""
-    return _Form(model, graph, names or {}).lines()
+    """The lines of a way of a graph, in order; `names` are those of tensors, by identity."""
+    return _Form(model, graph, names or {}, way).lines()
 
 
 def first_difference(one: list[Line], other: list[Line]) -> Line | None:
@@ -49,9 +52,12 @@ def first_difference(one: list[Line], other: list[Line]) -> Line | None:
 class _Form:
     """Writes the lines of one graph."""
 
-    def __init__(self, model: nn.Module, graph: fx.Graph, names: Mapping[int, str]) -> None:
+    def __init__(
+        self, model: nn.Module, graph: fx.Graph, names: Mapping[int, str], way: Way
+    ) -> None:
         self._modules = dict(named_modules(model, again=True))
-        self._graph = graph
+        self._output = graph.output_node()
+        self._nodes, self._result = run_of(graph, way)
         self._lines: list[Line] = []
         self._written: dict[fx.Node, Any] = {}
         self._reshaped: dict[fx.Node, fx.Node] = {}  # not written before somebody reads it
@@ -59,11 +65,12 @@ class _Form:
 
     def lines(self) -> list[Line]:
         """What leads to the output, in order."""
-        needed = _needed(self._graph)
-        for node in self._graph.nodes:
+        needed = _needed(self._nodes, self._result)
+        for node in self._nodes:
             text = self._line(node) if node in needed else None
             if text is not None:
                 self._write(node, text)
+        self._write(self._output, ("output", self._argument(self._result)))
         return self._lines
 
     def _write(self, node: fx.Node, text: tuple[Any, ...]) -> None:
@@ -97,8 +104,6 @@ class _Form:
             return None
         if node.op == "placeholder":
             return ("input", node.target)
-        if node.op == "output":
-            return ("output", self._argument(node.args[0]))
         if node.op == "call_module":
             own = self._described(str(node.target))
             return ("module", own, self._argument(node.args), self._argument(node.kwargs))
@@ -220,13 +225,14 @@ def _holds_arrays(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
-def _needed(graph: fx.Graph) -> set[fx.Node]:
-    """The nodes that lead to the output, inputs and effects."""
+def _needed(nodes: Sequence[fx.Node], result: Any) -> set[fx.Node]:
+    """The nodes that lead to the result, inputs and effects."""
     needed: set[fx.Node] = set()
-    for node in reversed(graph.nodes):
-        always = node.op in ("output", "placeholder") or node.target in EFFECTS
-        if always or not needed.isdisjoint(node.users):
+    fx.map_arg(result, needed.add)
+    for node in reversed(nodes):
+        if node in needed or node.op == "placeholder" or node.target in EFFECTS:
             needed.add(node)
+            needed.update(node.all_input_nodes)
     return needed
 
 

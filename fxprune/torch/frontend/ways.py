@@ -7,7 +7,6 @@ of them, marked by `WAYS` in the meta of its output.
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from torch import fx
 
@@ -85,28 +84,28 @@ def _copied_calls(graph: OwnedGraph, copies: Mapping[fx.Node, fx.Node]) -> dict[
 
 def select(graph: fx.Graph, way: Way) -> fx.Graph:
     """The part of a graph that one of its ways runs, in the order of its code."""
-    ways = ways_of(graph)
-    if len(ways) == 1:
+    if len(ways_of(graph)) == 1:
         return graph
     copy = PlainGraph()
     copy.set_codegen(graph._codegen)
-    returned: Any = graph.output_node().args[0]
     copies: dict[fx.Node, fx.Node] = {}
-    for node in _in_order(graph, way, returned[ways.index(way)]):
+    nodes, result = run_of(graph, way)
+    for node in nodes:
         copies[node] = copy.node_copy(node, copies.__getitem__)
-    copy.output(fx.map_arg(returned[ways.index(way)], copies.__getitem__))
+    copy.output(fx.map_arg(result, copies.__getitem__))
     return copy
 
 
-def selected(graph: fx.Graph, way: Way) -> fx.Graph:
-    """What `select` gives of a graph that does not change, to be read only; made once."""
-    known = _SELECTED.setdefault(graph, {})
-    if way not in known:
-        known[way] = select(graph, way)
-    return known[way]
+def run_of(graph: fx.Graph, way: Way) -> tuple[list[fx.Node], Any]:
+    """The nodes that a way runs, in the order of its code, and what it returns.
 
-
-_SELECTED: WeakKeyDictionary[fx.Graph, dict[Way, fx.Graph]] = WeakKeyDictionary()
+    A graph of one way has that of all.
+    """
+    ways, returned = ways_of(graph), graph.output_node().args[0]
+    if len(ways) == 1:
+        return [node for node in graph.nodes if node.op != "output"], returned
+    result = returned[ways.index(way)]  # type: ignore[index]
+    return list(_in_order(graph, way, result)), result
 
 
 def _in_order(graph: fx.Graph, way: Way, result: Any) -> Iterator[fx.Node]:

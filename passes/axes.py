@@ -114,7 +114,10 @@ def spaces(axis: Axis) -> Sequence[Space]:
     """The leaves of an axis, left to right, with repetitions."""
     if isinstance(axis, Space):  # as most
         return [axis]
-    return interpret(axis, lambda space: [space], _joined, _joined)
+    found: list[Space] = []
+    for part in axis.factors if isinstance(axis, Prod) else axis.parts:
+        found.extend(spaces(part))
+    return found
 
 
 def _joined(lists: list[list[T]]) -> list[T]:
@@ -196,6 +199,8 @@ class Unifier:
         What bound spaces stand for is put into one another from the last one on; chains of them
         are as long as the model is deep, and short from then on.
         """
+        if isinstance(axis, Space) and axis not in self._bound:
+            return axis
         pending = self._bound_leaves(axis)
         if not pending:
             return axis
@@ -217,6 +222,8 @@ class Unifier:
         return [leaf for leaf in spaces(axis) if leaf in self._bound]
 
     def _put_in(self, axis: Axis) -> Axis:
+        if isinstance(axis, Space):
+            return self._bound.get(axis, axis)
         return interpret(
             axis,
             lambda space: self._bound.get(space, space),

@@ -8,6 +8,7 @@ folding rewrites). Anything a rule cannot express is pinned, with the reason.
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from types import MappingProxyType
 
 from fxprune.ir import Graph, Node, Value, ValueKind
@@ -307,7 +308,7 @@ def _dims_of(operand: Operand, name: str, bound: Bindings) -> list[int]:
 
 
 def _resolved(state: Inference) -> Types:
-    resolve = state.unifier.resolve
+    resolve = cache(state.unifier.resolve)
     axes = {name: tuple(map(resolve, axes)) for name, axes in state.axes.items()}
     leaves = dict.fromkeys(s for value in axes.values() for axis in value for s in spaces(axis))
     return Types(

@@ -235,8 +235,6 @@ def _add_point(points: list[Monomials], point: Monomials) -> None:
 
 def _is_within(small: Monomials, large: Monomials) -> bool:
     """Whether `small` is never above `large`, seen from the coefficients."""
-    if any(c > 0 and names not in large for names, c in small.items()):
+    if any(coefficient > large.get(names, 0) for names, coefficient in small.items()):
         return False
-    difference = dict(large)
-    add_to(difference, small, -1)
-    return all(coefficient >= 0 for coefficient in difference.values())
+    return all(coefficient >= 0 for names, coefficient in large.items() if names not in small)

@@ -6,11 +6,11 @@ what they find for ever. So everything is put back while they are, and replaced 
 
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, NamedTuple
 
 _ABSENT = object()
@@ -27,8 +27,17 @@ class StandIn(NamedTuple):
 class StandIns:
     """Replaces attributes; `aside` puts everything back for a while."""
 
-    def __init__(self, stand_ins: Sequence[StandIn]) -> None:
+    def __init__(
+        self,
+        stand_ins: Sequence[StandIn],
+        shadowed: Sequence[dict[str, Any]] = (),
+        shadows: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        """In the globals that are `shadowed` each of `shadows` hides what Python has by its name,
+        unless they have something themselves."""
         self._stand_ins = tuple(stand_ins)
+        self._shadowed, self._shadows = shadowed, shadows
+        self._hidden: list[tuple[dict[str, Any], str]] = []
         self._originals: list[tuple[StandIn, Any]] = []
 
     @contextmanager
@@ -55,8 +64,16 @@ class StandIns:
         for item in self._stand_ins:
             self._originals.append((item, _own(item.owner, item.name)))
             _set(item.owner, item.name, item.new)
+        for name, new in self._shadows.items():
+            absent = [owner for owner in self._shadowed if name not in owner]
+            for owner in absent:
+                owner[name] = new
+            self._hidden += [(owner, name) for owner in absent]
 
     def _put_back(self) -> None:
+        while self._hidden:
+            owner, name = self._hidden.pop()
+            owner.pop(name, None)
         while self._originals:
             item, original = self._originals[-1]
             _set(item.owner, item.name, original)

@@ -102,11 +102,8 @@ def _containers(roots: Iterable[Container]) -> tuple[list[Container], list[Conta
             continue
         if isinstance(item, _CONTAINERS):
             full[id(item)] = item
-        for inner in _held_by(item):
-            kind = type(inner)
-            if kind in _USUAL_ENDS:
-                continue
-            if kind in _USUAL_CONTAINERS and not inner:
+        for inner in [each for each in _held_by(item) if type(each) not in _USUAL_ENDS]:
+            if type(inner) in _USUAL_CONTAINERS and not inner:
                 empty.append(inner)
             else:
                 pending.append(inner)

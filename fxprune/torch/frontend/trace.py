@@ -106,9 +106,13 @@ def _stand_in(subjects: Sequence[Subject]) -> int:
     for tensor in tensors_in(model):
         taken.update(tensor.shape)
     for module in modules_in(model):
-        own = (value for name, value in vars(module).items() if not name.startswith("_"))
-        taken.update(each for value in own for each in leaves_of(value) if type(each) is int)
+        for name, value in vars(module).items():
+            if type(value) not in _NO_SIZES and not name.startswith("_"):
+                taken.update(each for each in leaves_of(value) if type(each) is int)
     return next((size for size in _BATCHES if size not in taken), 0)
+
+
+_NO_SIZES = frozenset((bool, float, str, type(None)))
 
 
 def _trace(subjects: Sequence[Subject], both: bool) -> list[tuple[Way, OwnedGraph]]:

@@ -45,6 +45,7 @@ def watched(
     """Let everything that runs inside be recorded; the model is restored at the end.
 
     `namespaces` are those of its code, `leaves` the paths of modules that are not to be entered.
+    In its own code Python's `len` and `range` tell where a number comes from.
     """
     found = globals_in(namespaces)
     stand_ins = StandIns(
@@ -56,8 +57,10 @@ def watched(
             *_recurrences(recorder),
             *experts_at_once(recorder),
             *_whole(recorder, _whole_functions()),
-            *_names(recorder, model, found),
-        ]
+            *_functions_as_written(recorder, model, found),
+        ],
+        namespaces,
+        {"len": recorder.sizes.length, "range": recorder.sizes.spy_on_range()},
     )
 
     @contextmanager
@@ -231,17 +234,15 @@ def _whole(recorder: Recorder, functions: Sequence[Any]) -> Iterator[StandIn]:
             yield StandIn(namespace, function.__name__, stand_in)
 
 
-def _names(recorder: Recorder, model: nn.Module, found: Sequence[Globals]) -> Iterator[StandIn]:
-    """What goes by another meaning in the model's own code.
+def _functions_as_written(
+    recorder: Recorder, model: nn.Module, found: Sequence[Globals]
+) -> Iterator[StandIn]:
+    """Functions of the model's own code that run as they were written.
 
-    Python's `len` and `range` tell where a number comes from. Functions that torch has compiled
-    run as they were written. One that keeps its results would keep arrays without data.
+    Those that torch has compiled, and those that keep their results: they would keep arrays without
+    data.
     """
-    own = {"len": recorder.sizes.length, "range": recorder.sizes.spy_on_range()}
     for each in found:
-        yield from (
-            StandIn(each.names, name, new) for name, new in own.items() if name not in each.names
-        )
         yield from _as_written(recorder, each.names, each.replaced)
     modules = modules_in(model)
     classes = dict.fromkeys(base for m in modules for base in type(m).__mro__)

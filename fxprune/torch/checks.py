@@ -70,7 +70,7 @@ def check_values(name: str, values: Tensor, *, endless: bool = False) -> None:
     if endless:
         if values.is_floating_point() and math.isnan(values.sum()) and bool(values.isnan().any()):
             raise InputError(f"{name} holds NaN: restore a sound checkpoint first")
-    elif not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
+    elif not math.isfinite(abs(values.sum().item())) and not bool(torch.isfinite(values).all()):
         raise InputError(
             f"{name} holds NaN or infinite values: masking would spread them; restore "
             "a sound checkpoint first"

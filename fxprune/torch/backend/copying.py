@@ -46,19 +46,22 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         return own_way
     clone: nn.Module = type(module).__new__(type(module))
     memo[id(module)] = clone
-    clone.__dict__ = {
-        name: value if type(value) in _PLAIN else _copied_attribute(name, value, memo)
-        for name, value in module.__dict__.items()
-        if name != "_compiled_call_impl"  # module.compile() left it, and it calls the original
-    }
+    own: dict[str, Any] = {}
+    for name, value in module.__dict__.items():
+        kind = type(value)
+        if kind in _PLAIN:
+            own[name] = value
+        elif kind in _CONTAINERS and not value:  # as most
+            own[name] = value.copy()
+        elif name != "_compiled_call_impl":  # module.compile() left it, and it calls the original
+            own[name] = _copied_attribute(name, value, memo)
+    clone.__dict__ = own
     if type(module).__name__ == "OptimizedModule":  # it has compiled the original
         clone._initialize()  # type: ignore[operator]
     return clone
 
 
 def _copied_attribute(name: str, value: Any, memo: dict[int, Any]) -> Any:
-    if type(value) in _CONTAINERS and not value:
-        return value.copy()
     if name in _TENSORS:
         return {key: _copied_tensor(tensor, memo) for key, tensor in value.items()}
     if name == "_modules":

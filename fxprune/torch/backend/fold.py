@@ -271,11 +271,10 @@ def by_parameter(slices: Iterable[Slice]) -> dict[str, list[Slice]]:
 
 def sliced(tensor: Tensor, slices: Iterable[Slice]) -> Tensor:
     """The kept positions of a parameter or buffer, as one of its kind."""
-    with torch.no_grad():
-        result = tensor.detach()
-        for item in slices:
-            index = torch.from_numpy(numpy.array(item.kept, dtype=numpy.int64))
-            result = result.index_select(item.dim, index.to(tensor.device))
+    result = tensor.detach()
+    for item in slices:
+        index = torch.from_numpy(numpy.array(item.kept, dtype=numpy.int64))
+        result = result.index_select(item.dim, index.to(tensor.device))
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(result, requires_grad=tensor.requires_grad)
     return result

@@ -95,13 +95,19 @@ def _has_parameters(module: nn.Module) -> bool:
 
 def _numbers(layers: Sequence[nn.Module]) -> dict[tuple[str, str], dict[int, int]]:
     """The whole numbers that modules of layers keep, by place and attribute, then by layer."""
-    found: dict[tuple[str, str], dict[int, int]] = {}
-    for index, layer in enumerate(layers):
-        for place, module in named_modules(layer):
-            for name, value in module.__dict__.items():
-                if type(value) is int and (index == 0) == (value == 0):
-                    found.setdefault((place, name), {})[index] = value
-    return {key: numbers for key, numbers in found.items() if 0 in numbers}
+    found: dict[tuple[str, str], dict[int, int]] = {
+        (place, name): {0: 0}
+        for place, module in named_modules(layers[0])
+        for name, value in module.__dict__.items()
+        if type(value) is int and value == 0
+    }
+    for index, layer in enumerate(layers[1:], 1) if found else ():
+        modules = dict(named_modules(layer))
+        for place, name in found:
+            value = vars(modules[place]).get(name) if place in modules else None
+            if type(value) is int and value:
+                found[place, name][index] = value
+    return found
 
 
 def lengths_of_uneven_lists(model: nn.Module) -> set[int]:

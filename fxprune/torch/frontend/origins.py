@@ -9,6 +9,7 @@ ints; in the recorded calls they are plain again, and the calls remember where t
 """
 
 import operator
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -213,7 +214,7 @@ def _remember(
     seen: set[int],
 ) -> None:
     for name, value in list(holder.items()):
-        if name.startswith("_"):
+        if type(value) in _NO_NUMBERS or name.startswith("_"):
             continue
         if _is_configuration(value) and len(names) < 2 and id(value) not in seen:
             seen.add(id(value))
@@ -222,6 +223,10 @@ def _remember(
         if new is not value:
             written.append((holder, name, value))
             holder[name] = new
+
+
+_NO_NUMBERS = frozenset((bool, float, str, type(None), dict, OrderedDict, set))
+"""What most attributes are."""
 
 
 def _remembered(value: Any, path: str, names: tuple[str | int, ...]) -> Any:

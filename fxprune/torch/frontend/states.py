@@ -31,14 +31,14 @@ def restored_state(model: nn.Module, found: Sequence[Globals]) -> Iterator[Kept]
 
     What is handed out has in the end the attributes in which forward keeps arrays.
     """
-    full, empty = _containers(m.__dict__ for m in modules_in(model))
+    full, empty = _containers(modules_in(model))
     held = [(item, item.copy()) for item in full]
     kept: Kept = {}
     try:
         yield kept
     finally:
         held += [(item, _emptied(item)) for item in empty if item]
-        if changed := [each for each in held if not _is_same(*each)]:
+        if changed := [(now, before) for now, before in held if not _is_same(now, before)]:
             kept |= _kept_arrays(model, {id(item): before for item, before in held})
         for container, before in changed:
             _refill(container, before)
@@ -88,24 +88,28 @@ def forget(model: nn.Module, kept: Kept) -> None:
             del place[name]
 
 
-def _containers(roots: Iterable[Container]) -> tuple[list[Container], list[Container]]:
-    """The containers that hang on `roots`, by way of one another and of the model's objects.
+def _containers(modules: Sequence[nn.Module]) -> tuple[list[Container], list[Container]]:
+    """The containers that hang on modules, by way of one another and of the model's objects.
 
     Those that hold something, and those that do not, as most.
     """
+    known = set(map(id, modules))
     full: dict[int, Container] = {}
     empty: list[Container] = []
-    pending: list[Any] = list(roots)
+    pending: list[Any] = [module.__dict__ for module in modules]
     while pending:
         item = pending.pop()
         if id(item) in full:
             continue
         if isinstance(item, _CONTAINERS):
             full[id(item)] = item
-        for inner in [each for each in _held_by(item) if type(each) not in _USUAL_ENDS]:
-            if type(inner) in _USUAL_CONTAINERS and not inner:
+        for inner in [x for x in _held_by(item) if type(x) not in _USUAL_ENDS]:
+            kind = type(inner)
+            if kind in _USUAL_CONTAINERS and not inner:
                 empty.append(inner)
-            else:
+            elif kind is tuple:
+                pending += [x for x in inner if type(x) not in _USUAL_ENDS]
+            elif id(inner) not in known:
                 pending.append(inner)
     return list(full.values()), empty
 
@@ -123,7 +127,7 @@ def _emptied(container: Container) -> Container:
 
 
 def _held_by(item: Any) -> Iterable[Any]:
-    if isinstance(item, dict | Mapping):  # the first is quicker to tell
+    if isinstance(item, dict) or isinstance(item, Mapping):  # noqa: SIM101  (the first is quicker)
         return item.values()
     if isinstance(item, (*_CONTAINERS, tuple)):
         return item

@@ -1,6 +1,7 @@
 """How long do prepare and fold take, beside Torch-Pruning's graph and step, and how do both grow?
 
     python -m tests.benchmarks.speed --json speed.json
+    python -m tests.benchmarks.speed --profile           # which passes take how much of it
     python -m tests.benchmarks.speed --depth             # ResNets of 20 to 1202 layers
     MALLOC_MMAP_THRESHOLD_=4000000000 MALLOC_TRIM_THRESHOLD_=8000000000 \\
         python -m tests.benchmarks.speed --step          # a gated training step against a plain one
@@ -14,6 +15,9 @@ otherwise page faults, a tenth of a step and more, hit one candidate or the othe
 
 import argparse
 import copy
+import cProfile
+import gc
+import pstats
 import random
 import statistics
 import tempfile
@@ -58,8 +62,8 @@ TORCH_PRUNING_DEPTH = 434
 
 
 def with_fxprune(model: nn.Module, example: Tensor) -> nn.Module:
-    """Half of the multiply-accumulates closed by rank, then folded."""
-    gated = fxprune.prepare(model, example, target=0.5)
+    """Half of the multiply-accumulates closed by rank, then folded; no copy, as the other."""
+    gated = fxprune.prepare(model, example, target=0.5, copy=False)
     fxprune.reach_target(gated)
     return fxprune.fold(gated)
 
@@ -99,6 +103,7 @@ def compare(
     for _ in range(runs):
         for name in names:
             fresh = copy.deepcopy(model)
+            gc.collect()  # what one leaves in cycles is not the other's
             run = partial(CANDIDATES[name], fresh, example)
             times[name].append(seconds(run, time.process_time))
     return {name: statistics.median(values) for name, values in times.items()}
@@ -109,6 +114,43 @@ def made(name: str) -> nn.Module:
     if name in torchvision.models.list_models():
         return torchvision.models.get_model(name, weights=None).eval()  # type: ignore[no-any-return]
     return timm.create_model(name).eval()
+
+
+PASSES = (
+    "trace",
+    "infer",
+    "cost_polynomials",
+    "labelled",
+    "find_branches",
+    "gate",
+    "without_gates",
+    "edited_graph",
+    "take_parameters",
+    "normal_form",
+    "with_values",
+)
+"""Functions whose shares of the time are of interest."""
+
+
+def shares() -> None:
+    """The largest passes of each model, by their share of the time under Python's profiler.
+
+    Recordings are of the model, of parts of it, and of what was folded; other passes lie in none.
+    """
+    torch.set_num_threads(1)
+    for name in MODELS:
+        model, example = made(name), torch.zeros(1, 3, 224, 224)
+        with_fxprune(copy.deepcopy(model), example)  # imports what it needs
+        profile = cProfile.Profile()
+        profile.runcall(with_fxprune, model, example)
+        stats: Any = pstats.Stats(profile)
+        found = {
+            function: cumulative / stats.total_tt
+            for (file, _, function), (_, _, _, cumulative, _) in stats.stats.items()
+            if "fxprune" in file and function in PASSES
+        }
+        largest = sorted(found.items(), key=lambda item: -item[1])[:6]
+        print(f"{name:24}", "   ".join(f"{each} {share:.0%}" for each, share in largest))
 
 
 def families(runs: int) -> list[dict[str, Any]]:
@@ -301,6 +343,7 @@ def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--profile", action="store_true")
     parser.add_argument("--depth", action="store_true")
     parser.add_argument("--step", action="store_true")
     parser.add_argument("--network", default="", help="one of them, for --step: Llama")
@@ -310,7 +353,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    if options.depth:
+    rows: list[dict[str, Any]] = []
+    if options.profile:
+        shares()
+    elif options.depth:
         rows = growth()
     elif options.step:
         rows = steps(options.runs, options.network)

@@ -83,21 +83,15 @@ def as_written(value: Any) -> Any:
     return getattr(value, "__dict__", {}).get(_COMPILED)
 
 
-class _Looked:
-    """What a verb has looked at."""
-
-    def __init__(self) -> None:
-        self.globals: dict[int, Globals] = {}
-        self.named: dict[tuple[Any, ...], list[Namespace]] = {}
-
-
-_LOOKED: ContextVar[_Looked | None] = ContextVar("globals", default=None)
+_LOOKED: ContextVar[dict[int, Globals] | None] = ContextVar("globals", default=None)
+"""What a verb has looked at."""
 
 
 @contextmanager
 def looked_at_once() -> Iterator[None]:
     """Until the end globals that stay the same are looked at once. Also a decorator."""
-    token = _LOOKED.set(_LOOKED.get() or _Looked())
+    known = _LOOKED.get()
+    token = _LOOKED.set({} if known is None else known)
     try:
         yield
     finally:
@@ -106,7 +100,9 @@ def looked_at_once() -> Iterator[None]:
 
 def globals_in(namespaces: Sequence[Namespace]) -> list[Globals]:
     """What is in namespaces."""
-    known = (_LOOKED.get() or _Looked()).globals
+    known = _LOOKED.get()
+    if known is None:
+        return [Globals(names) for names in namespaces]
     for names in namespaces:
         if id(names) not in known:
             known[id(names)] = Globals(names)
@@ -115,15 +111,19 @@ def globals_in(namespaces: Sequence[Namespace]) -> list[Globals]:
 
 def look_again(found: Globals) -> None:
     """Forget globals that have changed."""
-    if (looked := _LOOKED.get()) is not None:
-        looked.globals.pop(id(found.names), None)
+    if (known := _LOOKED.get()) is not None:
+        known.pop(id(found.names), None)
 
 
-def namespaces_with(name: str, value: Any) -> list[Namespace]:
-    """The globals of all modules that know something by a name."""
-    known = (_LOOKED.get() or _Looked()).named
-    key = (name, id(value), len(sys.modules))
-    if key not in known:
-        every = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
-        known[key] = [each for each in every if name in each and each[name] is value]
-    return known[key]
+def namespaces_with(name: str, value: Any, own: Sequence[Namespace]) -> list[Namespace]:
+    """The globals of modules that know something by a name: `own` ones, and all that did so when
+    there were as many modules as now."""
+    every = (*own, *_that_had(name, value, len(sys.modules)))
+    found = {id(names): names for names in every if names.get(name) is value}
+    return list(found.values())
+
+
+@functools.lru_cache(maxsize=16)
+def _that_had(name: str, value: Any, modules: int) -> tuple[Namespace, ...]:
+    every = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
+    return tuple(each for each in every if name in each and each[name] is value)

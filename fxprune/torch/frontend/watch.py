@@ -56,7 +56,7 @@ def watched(
             _functions_of_autograd(recorder),
             *_recurrences(recorder),
             *experts_at_once(recorder),
-            *_whole(recorder, _whole_functions()),
+            *_whole(recorder, _whole_functions(), namespaces),
             *_functions_as_written(recorder, model, found),
         ],
         namespaces,
@@ -226,11 +226,13 @@ def _whole_functions() -> list[Any]:
     return found
 
 
-def _whole(recorder: Recorder, functions: Sequence[Any]) -> Iterator[StandIn]:
+def _whole(
+    recorder: Recorder, functions: Sequence[Any], namespaces: Sequence[Namespace]
+) -> Iterator[StandIn]:
     """A recording stand-in wherever a module has imported one of `functions`."""
     for function in functions:
         stand_in = _stand_in(recorder, function)
-        for namespace in namespaces_with(function.__name__, function):
+        for namespace in namespaces_with(function.__name__, function, namespaces):
             yield StandIn(namespace, function.__name__, stand_in)
 
 

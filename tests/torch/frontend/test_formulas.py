@@ -217,6 +217,14 @@ def test_modules(module, shape):
     assert described(known) == described(module(torch.empty(shape)))
 
 
+def test_layers_one_after_another_are_those_of_torch_with_their_hooks():
+    layers, x = nn.Sequential(nn.Linear(4, 3), nn.Sequential(nn.ReLU())), torch.empty(2, 4)
+    known = MetaModules({}).call(layers, (x.to("meta"),), {})
+    assert described(known) == described(layers(x))
+    layers[1].register_forward_hook(lambda layer, given, result: result[:, :1])
+    assert MetaModules({}).call(layers, (x.to("meta"),), {}).shape == (2, 1)
+
+
 def test_embeddings():
     embedding, tokens = nn.Embedding(5, 3, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.long)
     known = MetaModules({}).by_formula(embedding, (tokens.to("meta"),), {})

@@ -187,6 +187,28 @@ class Keeps:
         self.shapes, self.last = [], None
 
 
+def filled(number):
+    return torch.full((), float(number))
+
+
+lookup = filled
+"""What a forward makes a function of that keeps its results."""
+
+
+def test_what_keeps_results_from_the_second_run_on_keeps_nothing_of_the_trace(monkeypatch):
+    monkeypatch.setitem(globals(), "lookup", filled)
+
+    def inside(network, x):
+        y = x * lookup(3)
+        if lookup is filled:
+            globals()["lookup"] = functools.lru_cache(filled)
+        return y if network.training else y + 1
+
+    fxprune.prepare(Network(inside), inputs())
+    assert lookup is not filled
+    assert not lookup(3).is_meta
+
+
 def test_forward_keeps_nothing_of_the_trace():
     def inside(model, x):
         model.shapes.append(x.shape)

@@ -15,8 +15,8 @@ from contextvars import ContextVar
 from enum import EnumMeta
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from operator import is_
-from types import FunctionType, ModuleType
-from typing import Any
+from types import BuiltinFunctionType, FunctionType, GenericAlias, ModuleType, UnionType
+from typing import Any, Optional
 
 from fxprune.torch.frontend.namespaces import Namespace
 from fxprune.torch.frontend.scripted import is_scripted
@@ -65,14 +65,15 @@ def replaced_in(items: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 _NO_FUNCTIONS = frozenset((bool, int, float, str, tuple, list, dict, set, OrderedDict, type(None),
-    type, ABCMeta, EnumMeta, ModuleType, ModuleSpec, SourceFileLoader))  # fmt: skip
+    type, ABCMeta, EnumMeta, ModuleType, ModuleSpec, SourceFileLoader, BuiltinFunctionType,
+    GenericAlias, UnionType, type(Optional)))  # fmt: skip
 """What most attributes and globals are."""
 _COMPILED = "_torchdynamo_orig_callable"
 
 
 def _is_replaced(value: Any) -> bool:
-    if isinstance(value, FunctionType):
-        return bool(value.__dict__) and _COMPILED in value.__dict__
+    if type(value) is FunctionType:
+        return hasattr(value, _COMPILED)
     return as_written(value) is not None or is_scripted(value)
 
 

@@ -28,6 +28,8 @@ def rebuilt(container: Any, items: list[Any]) -> Any:
 
 def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
     """`function` applied to the items of a container; anything else as it is."""
+    if type(value) in _LEAVES:
+        return value
     if isinstance(value, Mapping):
         return {key: function(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -38,8 +40,12 @@ def mapped(value: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def leaves_of(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        return [leaf for item in value.values() for leaf in leaves_of(item)]
-    if isinstance(value, list | tuple):
+    """What containers hold that is none, in order."""
+    if isinstance(value, list | tuple):  # quicker to tell than mappings
         return [leaf for item in value for leaf in leaves_of(item)]
+    if type(value) not in _LEAVES and isinstance(value, Mapping):
+        return [leaf for item in value.values() for leaf in leaves_of(item)]
     return [value]
+
+
+_LEAVES = frozenset((bool, int, float, str, type(None), Tensor))

@@ -107,7 +107,9 @@ def _stand_in(subjects: Sequence[Subject]) -> int:
         taken.update(tensor.shape)
     for module in modules_in(model):
         for name, value in vars(module).items():
-            if type(value) not in _NO_SIZES and not name.startswith("_"):
+            if type(value) is int:
+                taken.add(value)
+            elif type(value) not in _NO_SIZES and not name.startswith("_"):
                 taken.update(each for each in leaves_of(value) if type(each) is int)
     return next((size for size in _BATCHES if size not in taken), 0)
 

@@ -166,7 +166,8 @@ class Inference:
 
     def unify(self, left: Axis, right: Axis, node: Node) -> None:
         """`node` makes two axes equal."""
-        self.unifier.unify(left, right, node.place)
+        if left is not right:
+            self.unifier.unify(left, right, node.place)
 
     def split(self, axis: Axis, at: int) -> tuple[Axis, Axis]:
         """Cut an axis in two."""

@@ -129,16 +129,20 @@ def _match(state: Inference, node: Node, operator: Operator) -> Bindings | None:
         return None
     bound: Bindings = {}
     for term, axes in dims:
+        if len(term.names) == 1 and not term.star:  # as most
+            (known,) = bound.setdefault(term.names[0], axes)
+            state.unify(axes[0], known, node)
+            continue
         if not term.star:
             names = [
                 bound.setdefault(n, (_name_axis(state, n, term, axes, sizes),)) for n in term.names
             ]
             state.unify(axes[0], product(*(axis for (axis,) in names)), node)
             continue
-        known = bound.setdefault(term.names[0], axes)
-        if len(known) != len(axes):
+        run = bound.setdefault(term.names[0], axes)
+        if len(run) != len(axes):
             return None
-        for left, right in zip(known, axes, strict=True):
+        for left, right in zip(run, axes, strict=True):
             state.unify(left, right, node)
     for name in operator.pinned:
         for axis in bound.get(name, ()):

@@ -235,6 +235,7 @@ def _add_point(points: list[Monomials], point: Monomials) -> None:
 
 def _is_within(small: Monomials, large: Monomials) -> bool:
     """Whether `small` is never above `large`, seen from the coefficients."""
-    if any(coefficient > large.get(names, 0) for names, coefficient in small.items()):
-        return False
+    for names, coefficient in small.items():  # quicker than any(): most ends soon
+        if coefficient > large.get(names, 0):
+            return False
     return all(coefficient >= 0 for names, coefficient in large.items() if names not in small)

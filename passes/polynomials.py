@@ -63,16 +63,14 @@ class Sizes:
     ) -> None:
         self._names = names
         self._constants = constants or {}
-        self._known: dict[Axis, Monomials] = {}
+        self._known: dict[tuple[Axis, ...], Monomials] = {}
 
     def of(self, *axes: Axis) -> Monomials:
-        """The product of the sizes of `axes`."""
-        result = ONE
-        for axis in axes:
-            if axis not in self._known:
-                self._known[axis] = interpret(axis, self._of_space, _product, _total)
-            result = times(result, self._known[axis])
-        return result
+        """The product of the sizes of `axes`, to be read only."""
+        if axes not in self._known:
+            sizes = [interpret(axis, self._of_space, _product, _total) for axis in axes]
+            self._known[axes] = _product(sizes)
+        return self._known[axes]
 
     def _of_space(self, space: Space) -> Monomials:
         if space in self._names:

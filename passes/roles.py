@@ -92,6 +92,11 @@ class _Model:
             _Attention(a.heads & self.made, a.inside & self.made) for a in found if a is not None
         )
 
+    @cached_property
+    def between_weights(self) -> tuple[Space, ...]:
+        """What weights make and other weights alone sum over; two rules ask."""
+        return tuple(_ranks(self))
+
     def _operator(self, node: Node) -> _Attention | None:
         """The attention that one operator computes."""
         if node.op not in _HEADS_OF or node.inputs[0] is None or node.inputs[2] is None:
@@ -278,8 +283,12 @@ _ADDED: Mapping[str, Callable[[Node], Iterable[int]]] = {
 """The operands that are added up, or from which what is added is computed, by operator."""
 
 
-def _between_weights(model: _Model, known: _Known) -> Iterator[Space]:
+def _between_weights(model: _Model, known: _Known) -> Iterable[Space]:
     """Made by weights, or looked up in them, and summed over by one product with other weights."""
+    return model.between_weights
+
+
+def _ranks(model: _Model) -> Iterator[Space]:
     weighing = {p.node.name: p for p in model.products if p.parameters}
     users = model.graph.users()
     between: set[Space] = set()

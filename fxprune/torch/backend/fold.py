@@ -273,7 +273,7 @@ def sliced(tensor: Tensor, slices: Iterable[Slice]) -> Tensor:
     """The kept positions of a parameter or buffer, as one of its kind."""
     result = tensor.detach()
     for item in slices:
-        index = torch.from_numpy(numpy.array(item.kept, dtype=numpy.int64))
+        index = torch.from_numpy(numpy.fromiter(item.kept, numpy.int64, len(item.kept)))
         result = result.index_select(item.dim, index.to(tensor.device))
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(result, requires_grad=tensor.requires_grad)

@@ -84,7 +84,7 @@ def criteria(rows: Rows) -> str:
 
 
 def speed(rows: Rows) -> str:
-    """Seconds of both libraries for each model, and the median of their ratios."""
+    """CPU seconds of both libraries for each model, and the median of their ratios."""
     median = statistics.median(row["ratio"] for row in rows)
     return markdown(
         ("model", "fxprune (s)", "Torch-Pruning (s)", "ratio"),

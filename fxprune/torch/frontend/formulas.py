@@ -300,6 +300,7 @@ def _in_groups(rows: Any, matrices: Any, *args: Any, **kwargs: Any) -> Any:
 
 _UNARY = ("neg", "rsqrt", "sqrt", "exp", "sin", "cos", "tanh", "sigmoid", "erf", "abs", "square")
 _BINARY = ("mul", "sub", "add", "div")
+_ACTIVATIONS = ("relu", "relu6", "silu", "hardswish", "hardsigmoid")
 _RECURRENCES = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 _OPERATORS: dict[Any, Formula] = {
     operator.mul: _of_two,
@@ -318,6 +319,11 @@ def _activation(x: Any, approximate: Any = "none") -> Tensor | None:
     return _of_one(x) if approximate in ("none", "tanh") else None
 
 
+def _activated(x: Any, inplace: Any = False) -> Tensor | None:
+    """Of the functions that torch.nn.functional writes in Python."""
+    return _overwritten(x) if inplace else _of_one(x)
+
+
 GROUPED = getattr(torch, "_grouped_mm", None)
 """What multiplies rows with the matrix of their group, since torch 2.8."""
 
@@ -329,6 +335,7 @@ FORMULAS: dict[Any, Formula] = {
     **dict.fromkeys((torch.mean, Tensor.mean), _mean),
     **dict.fromkeys((torch._C._nn.silu, torch._C._nn.gelu), _activation),
     **dict.fromkeys((torch.relu, Tensor.relu), _of_one),
+    **{getattr(functional, name): _activated for name in _ACTIVATIONS},
     torch.cat: _cat,
     functional.linear: _linear,
     torch.addmm: _added_product,

@@ -98,6 +98,8 @@ def test_other_shapes(data):
 @given(st.data())
 def test_of_one(data):
     same_as_torch(data.draw(st.sampled_from(OF_ONE)), data.draw(arrays()))
+    activation = data.draw(st.sampled_from((F.relu, F.relu6, F.silu, F.hardswish, F.hardsigmoid)))
+    same_as_torch(activation, data.draw(arrays()), inplace=data.draw(st.booleans()))
     same_as_torch(operator.pow, data.draw(arrays()), data.draw(numbers()))
 
 

@@ -46,7 +46,7 @@ class Recording:
         """A model that was made from this one recorded in the same way, to be compared with it."""
         batch, told = self.program.batch, self.program.told
         arguments = (model, self.examples, self.leaves)
-        return dict(trace(*arguments, batch=batch, use=Use.LOOK, told=told))
+        return dict(trace(*arguments, batch=batch, use=Use.COMPARE, told=told))
 
     def to_run(self) -> "Recording":
         """The same, with a program that also runs on inputs of other types and sizes.

@@ -22,7 +22,7 @@ def record_and_follow(subject: Subject) -> Recorder:
     """Record forward, then let types and sizes that Python forgot follow the inputs, as far as the
     use of the graph asks for it."""
     recorder = record(subject)
-    if subject.use is Use.LOOK:
+    if subject.use in (Use.LOOK, Use.COMPARE):
         return recorder
     nodes = list(recorder.graph.nodes)  # before any of them is added for what follows
     runs, decisions = subject.use is Use.RUN, recorder.decisions

@@ -88,7 +88,9 @@ def trace(
                     graph.batch = stand_in
                 return found
             except (InputError, TraceError):
-                pass  # a model for so many samples
+                if use is Use.COMPARE:  # that with which it is compared ran with this batch
+                    raise
+                # a model for so many samples
         return _trace(subjects, both)
 
 
@@ -163,6 +165,8 @@ def _attempt(subject: Subject) -> Recorder:
     """Run forward as it is; where that needs to know values, as libraries run it under a trace."""
     if subject.told:
         return _told(subject)
+    if subject.use is Use.COMPARE:  # what it is compared with needed to know no more
+        return record_and_follow(subject)
     try:
         return record_and_follow(subject)
     except (CallError, UndecidedError):

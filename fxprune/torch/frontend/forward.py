@@ -25,9 +25,9 @@ _PLAIN = (bool, int, float, str, type(None))
 class Use(Enum):
     """What a graph is for, and so how much it has to know beyond what one run of forward tells.
 
-    `LOOK`: its shapes are read. `COMPARE`: it is compared with another, recorded in the same way, so
-    no other way is tried. `ANALYSIS`: it is read for inputs of any batch size. `RUN`: it runs, on
-    inputs of any batch size and type of data.
+    `LOOK`: its shapes are read. `COMPARE`: it is compared with another, recorded alike, so no other
+    way is tried. `ANALYSIS`: it is read for inputs of any batch size. `RUN`: it runs, on inputs of
+    any batch size and type of data.
     """
 
     LOOK = auto()

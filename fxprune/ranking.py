@@ -30,8 +30,8 @@ Part = tuple[slice, ...]
 WeightOf = Callable[[str], Callable[[Part], np.ndarray]]
 """From the name of a parameter to what gives parts of it, as doubles."""
 
-_PIECE = 1 << 20
-"""How many elements are measured at once."""
+_PIECE = 1 << 17
+"""How many elements are measured at once: what fits in a cache."""
 _ENDLESS = 1e30
 """What is larger stands for infinity, as in masks."""
 
@@ -62,7 +62,10 @@ def along(array: np.ndarray, dim: int) -> np.ndarray:
 
 def finite(array: np.ndarray) -> np.ndarray:
     """An array with zeros for what is no number, or endless."""
-    return np.where(np.abs(array) < _ENDLESS, array, 0.0)
+    sizes = np.abs(array)
+    if sizes.max(initial=0.0) < _ENDLESS:
+        return array
+    return np.where(sizes < _ENDLESS, array, 0.0)
 
 
 def measured(

@@ -199,7 +199,8 @@ class Gates(nn.Module):
 
     def settle(self, rank: Tensor | None = None) -> None:
         """Close what the target does not allow, the lowest ranked first, or the least learned."""
-        self.method.weigh(self.norms)
+        if rank is None:
+            self.method.weigh(self.norms)
         self.method.settle(rank)
 
     @property

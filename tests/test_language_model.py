@@ -1,6 +1,5 @@
 """The example that trains, prunes and recovers a language model, and the benchmark made of it."""
 
-import json
 import math
 import sys
 from itertools import islice
@@ -98,13 +97,14 @@ def test_the_example_runs(monkeypatch, capsys):
 def test_rows_are_kept_and_told(tmp_path, monkeypatch):
     pytest.importorskip("torch_pruning", reason="the peer is not installed")
     from tests.benchmarks import language_models
+    from tests.benchmarks.results import read
 
     monkeypatch.setattr(language_models, "METHODS", ("magnitude", "bn_scale"))
     monkeypatch.setattr(language_models, "REMOVED", (0.5,))
     monkeypatch.setattr(language_models, "PEERS", dict([*language_models.PEERS.items()][:1]))
     experiment = language_models.Experiment(QUICK, tmp_path, runs=1, count=8)
     experiment.run()
-    rows = json.loads((tmp_path / "rows.json").read_text())
+    rows = read(tmp_path / "rows.json")["rows"]
     assert rows == experiment.rows
     assert [(row["tool"], "error" in row) for row in rows] == [
         ("dense", False),

@@ -1,6 +1,5 @@
 """Every torchvision CNN: gated is the original, folded is the gated one, nothing else is pinned."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -20,6 +19,7 @@ from tests.benchmarks.exactness import (
     random_images,
     random_model,
 )
+from tests.benchmarks.results import read
 from tests.torch.models import half, relative_error
 
 FIRST = (
@@ -202,6 +202,6 @@ def test_command_prints_a_table_and_writes_json(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("sys.argv", command)
     main()
     assert "| squeezenet1_1 | " in capsys.readouterr().out
-    (written,) = json.loads(file.read_text())
+    (written,) = read(file)["rows"]
     assert written["model"] == "squeezenet1_1"
     assert written["error"] <= 1e-10

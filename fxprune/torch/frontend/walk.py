@@ -24,9 +24,8 @@ def named_modules(model: nn.Module, *, again: bool = False) -> list[tuple[str, n
         found.append((path, module))
         if inner := module._modules:
             prefix = f"{path}." if path else ""
-            pending += [(prefix + n, child) for n, child in inner.items() if child is not None][
-                ::-1
-            ]
+            inside = [(prefix + name, child) for name, child in inner.items() if child is not None]
+            pending += reversed(inside)
     return found
 
 

@@ -7,6 +7,8 @@
     python -m tests.benchmarks.revisions a50b2c7 --json revisions.json
     python -m tests.benchmarks.latency --reach .5 --models cifar20 cifar56 mobilenet_v2 \
         --json time.json
+    python -m tests.benchmarks.factorising --data DATA --weights WEIGHTS --depth 56 --macs .5 \
+        --bytes --stored float32 --images 2000 --json factorising.json
     python -m examples.docs.tables    # writes them into the pages, between the marks
 
 A page says where a table goes: `<!-- table: NAME -->` before it, `<!-- end of table -->` behind.
@@ -119,6 +121,21 @@ def time(rows: Rows) -> str:
     return markdown((*columns, "widths", "measured", "seconds"), map(cells, rows))
 
 
+def factorising(rows: Rows) -> str:
+    """A row for each way to prune, at each target."""
+    columns = ("network", "target", "what layers may lose", "stored in", "accuracy")
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        named = [row[name] for name in ("network", "target", "way", "stored")]
+        shares = (row[name] for name in ("macs", "params"))
+        figures = [f"{row['accuracy']:.2%}", *(f"{share:.1%}" for share in shares)]
+        return [*named, *figures, f"{row['time']:.2f}", str(row["pairs"])]
+
+    return markdown(
+        (*columns, "MACs", "parameters", "time", "layers that are two"), map(cells, rows)
+    )
+
+
 TABLES: MappingProxyType[str, Callable[[Rows], str]] = MappingProxyType(
     {
         "exactness": exactness,
@@ -126,6 +143,7 @@ TABLES: MappingProxyType[str, Callable[[Rows], str]] = MappingProxyType(
         "speed": speed,
         "revisions": revisions,
         "time": time,
+        "factorising": factorising,
     }
 )
 

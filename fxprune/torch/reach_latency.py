@@ -115,8 +115,11 @@ def _rank(gated: nn.Module, importance: Mapping[str, Any] | None) -> Tensor:
     if importance is not None:
         return torch.from_numpy(ranked(gated, importance))
     gates = gates_of(gated)
-    gates.method.weigh(gates.norms)
-    known = None if gates.method.has_learned else gates.norms()
+    if gates.method.has_learned:
+        gates.method.weigh(gates.norms)
+        known = None
+    else:
+        known = gates.norms()
     return (gates.method.rank() if known is None else known).detach().cpu().double()
 
 

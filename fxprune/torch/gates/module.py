@@ -199,7 +199,7 @@ class Gates(nn.Module):
 
     def settle(self, rank: Tensor | None = None) -> None:
         """Close what the target does not allow, the lowest ranked first, or the least learned."""
-        if rank is None:
+        if rank is None and self.method.has_learned:
             self.method.weigh(self.norms)
         self.method.settle(rank)
 
